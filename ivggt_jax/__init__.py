@@ -1,0 +1,24 @@
+"""Endless video to camera poses, depth, points and tracks in constant memory: InfiniteVGGT in JAX."""
+
+from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.geometry import cameras_from_pose, pose_from_cameras, unproject
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.stream import StreamState, infer_clip, init_stream, reset, scan, step, stream
+
+__all__ = [
+    "CacheConfig",
+    "Model",
+    "ModelConfig",
+    "Predictions",
+    "StreamState",
+    "cameras_from_pose",
+    "infer_clip",
+    "init_stream",
+    "pose_from_cameras",
+    "reset",
+    "scan",
+    "step",
+    "stream",
+    "unproject",
+]

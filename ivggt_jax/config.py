@@ -1,0 +1,141 @@
+"""Model and cache configurations: frozen, hashable, checked when built."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of a VGGT network; the defaults are the published 1,256,537,516-parameter model.
+
+    Raises ValueError when fields do not fit together.
+    """
+
+    image_size: int = 518
+    """Side in pixels of the square image that the learned position table covers."""
+    patch_size: int = 14
+    width: int = 1024
+    """Channels of encoder and aggregator tokens; the heads see twice as many."""
+    depth: int = 24
+    """Pairs of frame block and global block."""
+    heads: int = 16
+    encoder_depth: int = 24
+    encoder_heads: int = 16
+    register_tokens: int = 4
+    mlp_ratio: int = 4
+    rope_base: float = 100.0
+    camera_depth: int = 4
+    camera_heads: int = 16
+    camera_iterations: int = 4
+    dpt_layers: tuple[int, ...] = (4, 11, 17, 23)
+    """Aggregator layers that the dense heads read; the last must be the network's last."""
+    dpt_features: int = 256
+    dpt_channels: tuple[int, ...] = (256, 512, 1024, 1024)
+    track_features: int = 128
+    track_hidden: int = 384
+    track_depth: int = 6
+    track_heads: int = 8
+    track_levels: int = 7
+    track_radius: int = 4
+    track_iterations: int = 4
+    track_virtual: int = 64
+
+    def __post_init__(self) -> None:
+        for divisor, of in (("heads", "width"), ("encoder_heads", "width")):
+            if getattr(self, of) % getattr(self, divisor):
+                raise ValueError(f"{of} {getattr(self, of)} is not a multiple of {divisor} {getattr(self, divisor)}")
+        if self.head_dim % 4:
+            raise ValueError(
+                f"head dimension {self.head_dim} must be a multiple of 4 for the two-axis rotary embedding"
+            )
+        if 2 * self.width % self.camera_heads:
+            raise ValueError(f"2·width {2 * self.width} is not a multiple of camera_heads {self.camera_heads}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
+        if len(self.dpt_layers) != 4 or len(self.dpt_channels) != 4:
+            raise ValueError("dpt_layers and dpt_channels need four entries each")
+        if list(self.dpt_layers) != sorted(set(self.dpt_layers)) or self.dpt_layers[-1] != self.depth - 1:
+            raise ValueError(f"dpt_layers {self.dpt_layers} must rise and end with the last layer, {self.depth - 1}")
+
+    @classmethod
+    def vggt_1b(cls) -> "ModelConfig":
+        """The published full-size network (VGGT-1B, StreamVGGT, InfiniteVGGT)."""
+        return cls()
+
+    @classmethod
+    def tiny(cls) -> "ModelConfig":
+        """A 2.3 M-parameter network for tests; numerical references exist for it."""
+        return cls(
+            image_size=70, width=64, depth=4, heads=4, encoder_depth=2, encoder_heads=4,
+            camera_depth=2, camera_heads=8, dpt_layers=(0, 1, 2, 3), dpt_features=32, dpt_channels=(16, 24, 32, 32),
+            track_features=32, track_hidden=48, track_levels=3, track_radius=2,
+        )  # fmt: skip
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head of the aggregator."""
+        return self.width // self.heads
+
+    @property
+    def special_tokens(self) -> int:
+        """Camera and register tokens at the front of every frame."""
+        return 1 + self.register_tokens
+
+    def patch_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image; ValueError unless both sides are multiples of the patch size."""
+        if height <= 0 or width <= 0 or height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"image size {height}×{width} (height×width) must be multiples of {self.patch_size}")
+        return height // self.patch_size, width // self.patch_size
+
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        """Special and patch tokens of one frame (P in the documentation)."""
+        rows, columns = self.patch_grid(height, width)
+        return self.special_tokens + rows * columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig:
+    """What a stream remembers. Every buffer's size follows from this before the first frame.
+
+    Raises ValueError when fields contradict each other.
+    """
+
+    total_budget: int | None = 1_200_000
+    """Tokens kept over all layers; None keeps everything, and then `max_frames` is required."""
+    temperature: float = 0.5
+    """Of the softmax that shares the budget among layers (InfiniteVGGT's published 0.5)."""
+    policy: str = "diversity"
+    capacity_factor: float | None = 1.5
+    """Slots of a layer over its mean share; a layer's budget is clipped to it. None: the worst case, never clips."""
+    camera_cache: Literal["reference", "per_iteration"] = "reference"
+    """Whether an iteration of the camera head sees all iterations of earlier frames (as published) or its own only (as trained)."""
+    camera_frames: int = 512
+    """Frames in the camera ring, the first one pinned. An unbounded stream takes `max_frames`."""
+    max_frames: int | None = None
+    """Longest stream that will be fed, when known: buffers never need to be larger."""
+    track_window: int = 8
+    """Frames that the streaming tracker sees: the query frame and the last ones."""
+    dtype: str | None = None
+    """Of cached keys and values; None is the compute dtype."""
+
+    def __post_init__(self) -> None:
+        if self.total_budget is None and self.max_frames is None:
+            raise ValueError("an unbounded cache (total_budget=None) needs max_frames, the longest stream it must hold")
+        if self.total_budget is not None and self.total_budget <= 0:
+            raise ValueError(f"total_budget must be positive, not {self.total_budget}")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(f"max_frames must be at least 1, not {self.max_frames}")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        if self.capacity_factor is not None and self.capacity_factor < 1:
+            raise ValueError(f"capacity_factor must be at least 1 (a layer's mean share), not {self.capacity_factor}")
+        if self.camera_cache not in ("reference", "per_iteration"):
+            raise ValueError(f"camera_cache must be 'reference' or 'per_iteration', not {self.camera_cache!r}")
+        if self.camera_frames < 2:
+            raise ValueError(
+                f"camera_frames must be at least 2 (the first frame and the current one), not {self.camera_frames}"
+            )
+        if self.track_window < 2:
+            raise ValueError(
+                f"track_window must be at least 2 (the query frame and the current one), not {self.track_window}"
+            )

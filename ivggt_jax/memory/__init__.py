@@ -1,0 +1,1 @@
+"""What a stream remembers; knows no model."""

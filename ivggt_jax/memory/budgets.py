@@ -1,0 +1,58 @@
+"""How many tokens each layer may keep (InfiniteVGGT, §3.3): a softmax of the layers' diversity shares a total."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def layer_capacity(total: int, layers: int, factor: float | None, temperature: float) -> int:
+    """Most tokens a layer can be given: `factor` times the mean share, or without a factor the largest share possible.
+
+    The largest is that of a score of 0 among scores of 1: e^(1/τ)/(e^(1/τ)+L−1) of the total.
+    """
+    if factor is not None:
+        return min(math.ceil(factor * total / layers), total)
+    strongest = math.exp(1 / temperature)
+    return math.ceil(total * strongest / (strongest + layers - 1))
+
+
+def layer_budgets(
+    scores: jax.Array, total: int, temperature: float, least: int, most: int
+) -> tuple[jax.Array, jax.Array]:
+    """Budgets floor(total · softmax((1 − score)/τ)), int32 [batch,layer], from scores [batch,layer].
+
+    Kept within [least, most]: what that takes from or gives to some layers is shared by the others in proportion.
+    Also returns how many layers were clipped, int32 [batch].
+    """
+    # Not through logsumexp: that turns an exact 50,000 into 49,999.
+    logits = (1 - scores.astype(jnp.float32)) / temperature
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    shares = total * weights / weights.sum(-1, keepdims=True)
+    clipped = jnp.sum((jnp.floor(shares) < least) | (jnp.floor(shares) > most), axis=-1, dtype=jnp.int32)
+    limited = _share_within(shares, weights, total, least, most)
+    return jnp.floor(jnp.where(clipped[:, None] > 0, limited, shares)).astype(jnp.int32), clipped
+
+
+def _share_within(shares: jax.Array, weights: jax.Array, total: int, least: int, most: int) -> jax.Array:
+    """Shares of `total` in proportion to `weights` but within [least, most]: fix the violations, share the rest, again.
+
+    Fixing only the side whose violations weigh more makes it exact; every round fixes at least one layer.
+    """
+
+    def one_round(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        shares, fixed = carry
+        bounded = jnp.clip(shares, least, most)
+        violation = jnp.where(fixed, 0, bounded - shares)
+        excess = violation.sum(-1, keepdims=True)
+        fix = jnp.where(excess > 0, violation > 0, jnp.where(excess < 0, violation < 0, violation != 0))
+        shares = jnp.where(fix, bounded, shares)
+        fixed = fixed | fix
+        rest = total - jnp.where(fixed, shares, 0).sum(-1, keepdims=True)
+        weight = jnp.where(fixed, 0, weights).sum(-1, keepdims=True)
+        free = rest * weights / jnp.where(weight > 0, weight, 1)
+        return jnp.where(fixed, shares, free), fixed
+
+    shares, _ = lax.fori_loop(0, shares.shape[-1], one_round, (shares, jnp.zeros(shares.shape, bool)))
+    return jnp.clip(shares, least, most)

@@ -1,0 +1,146 @@
+"""The key-value cache of a stream: fixed buffers, append in place, evict by moving survivors into the victims' slots.
+
+All layers live in one set of buffers with a leading layer axis, which a scan over layers carries and updates in place.
+Slots [0, length) are live; the first `anchor` of them are the first frame and never move (InfiniteVGGT, arXiv 2601.02281, §3.2).
+"""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ivggt_jax.memory.policies import Policy
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of all layers. Different heads of a layer keep different tokens, equally many."""
+
+    keys: jax.Array
+    """[layer, batch, slot, head, head_dim], after normalisation and rotation."""
+    values: jax.Array
+    """[layer, batch, slot, head, head_dim]"""
+    origin: jax.Array
+    """[layer, batch, slot, head] int32: frame · tokens per frame + token. It moves with the key; dead slots hold leftovers."""
+    length: jax.Array
+    """[layer, batch] int32: live slots."""
+
+    @classmethod
+    def empty(cls, layers: int, batch: int, slots: int, heads: int, head_dim: int, dtype: jnp.dtype) -> "KVCache":
+        """A cache that holds nothing."""
+        shape = (layers, batch, slots, heads)
+        return cls(
+            keys=jnp.zeros((*shape, head_dim), dtype),
+            values=jnp.zeros((*shape, head_dim), dtype),
+            origin=jnp.zeros(shape, jnp.int32),
+            length=jnp.zeros((layers, batch), jnp.int32),
+        )
+
+
+def append(cache: KVCache, layer: jax.Array, keys: jax.Array, values: jax.Array, origin: jax.Array) -> KVCache:
+    """Put new tokens behind the live ones of one layer: keys, values [batch,token,head,head_dim], origin [batch,token].
+
+    The buffers must have room: `length + tokens` slots.
+    """
+    batch, tokens, heads, _ = keys.shape
+    entry = jnp.arange(batch)[:, None]
+    slot = cache.length[layer][:, None] + jnp.arange(tokens)
+    return KVCache(
+        keys=cache.keys.at[layer, entry, slot].set(keys.astype(cache.keys.dtype), mode="drop"),
+        values=cache.values.at[layer, entry, slot].set(values.astype(cache.values.dtype), mode="drop"),
+        origin=cache.origin.at[layer, entry, slot].set(
+            jnp.broadcast_to(origin[..., None], (batch, tokens, heads)), mode="drop"
+        ),
+        length=cache.length.at[layer].add(tokens),
+    )
+
+
+def evict(
+    cache: KVCache, layer: jax.Array, budget: jax.Array, score: jax.Array, anchor: int, policy: Policy
+) -> tuple[KVCache, jax.Array]:
+    """Bring one layer down to `budget` [batch] tokens by dropping, in every head, the most redundant candidates.
+
+    Candidates are all live tokens but the first `anchor`. Of equally redundant ones the lowest slot goes first.
+    Returns the cache and the layer's score [batch]: the mean redundancy of all candidates before selection where
+    something was evicted, the given `score` elsewhere. `budget` must be at least `anchor`.
+    """
+    length = cache.length[layer]
+    slots, heads = cache.keys.shape[2:4]
+    over = length > budget
+    slot = jnp.arange(slots)
+    live = slot < length[:, None]
+    candidates = jnp.broadcast_to((live & (slot >= anchor))[:, None], (length.shape[0], heads, slots))
+
+    def measure() -> jax.Array:
+        return policy(cache.keys[layer], live, candidates, cache.origin[layer])
+
+    # A scalar predicate: streams that are all within their budget cost nothing here.
+    redundancy = lax.cond(jnp.any(over), measure, lambda: jnp.zeros(candidates.shape, jnp.float32))
+    mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
+    cache = _evict_most_redundant(cache, layer, redundancy, budget, anchor, most=min(2 * anchor, slots))
+    return cache, jnp.where(over, mean, score)
+
+
+def _evict_most_redundant(
+    cache: KVCache, layer: jax.Array, redundancy: jax.Array, budget: jax.Array, anchor: int, most: int
+) -> KVCache:
+    """Rounds of at most `most` victims a head, until every stream is within its budget.
+
+    In steady state one round is enough; a layer whose budget falls by more takes several, with the same result.
+    """
+
+    def one_round(carry: tuple[KVCache, jax.Array]) -> tuple[KVCache, jax.Array]:
+        cache, redundancy = carry
+        length = cache.length[layer]
+        target = jnp.clip(budget, length - most, length)
+        holes, movers = _plan_moves(redundancy, length, target, anchor, most)
+        entry = jnp.arange(length.shape[0])[:, None, None]
+        head = jnp.arange(redundancy.shape[1])
+        hole, mover = holes.transpose(0, 2, 1), movers.transpose(0, 2, 1)
+
+        def move(rows: jax.Array) -> jax.Array:
+            moving = rows.at[layer, entry, mover, head].get(mode="clip")
+            return rows.at[layer, entry, hole, head].set(moving, mode="drop", unique_indices=False)
+
+        moved = jnp.take_along_axis(redundancy, movers, axis=2, mode="clip")
+        redundancy = redundancy.at[entry, head[:, None], holes].set(moved, mode="drop")
+        cache = replace(
+            cache,
+            keys=move(cache.keys),
+            values=move(cache.values),
+            origin=move(cache.origin),
+            length=cache.length.at[layer].set(target),
+        )
+        return cache, redundancy
+
+    def unfinished(carry: tuple[KVCache, jax.Array]) -> jax.Array:
+        return jnp.any(carry[0].length[layer] > budget)
+
+    return lax.while_loop(unfinished, one_round, (cache, redundancy))[0]
+
+
+def _plan_moves(
+    redundancy: jax.Array, length: jax.Array, target: jax.Array, anchor: int, most: int
+) -> tuple[jax.Array, jax.Array]:
+    """Which survivors move where when the `length − target` most redundant candidates go.
+
+    Holes are the victims' slots in [anchor, target), movers the survivors in [target, length): equally many in each
+    head. Both are [batch, head, most], ascending, padded with the number of slots (past the end: such moves are dropped).
+    """
+    batch, heads, slots = redundancy.shape
+    slot = jnp.arange(slots)
+    candidates = (slot >= anchor) & (slot < length[:, None])
+    _, ranked = lax.top_k(jnp.where(candidates[:, None], redundancy, -jnp.inf), most)
+    count = (length - target)[:, None, None]
+    victims = jnp.where(jnp.arange(most) < count, ranked, slots)
+    target = target[:, None, None]
+    holes = jnp.sort(jnp.where(victims < target, victims, slots), axis=-1)
+
+    tail = jnp.where(jnp.arange(most) < count, target + jnp.arange(most), slots)
+    entry, head = jnp.arange(batch)[:, None, None], jnp.arange(heads)[:, None]
+    place = jnp.where(victims >= target, victims - target, most)
+    gone = jnp.zeros((batch, heads, most), bool).at[entry, head, place].set(True, mode="drop")
+    movers = jnp.sort(jnp.where(gone, slots, tail), axis=-1)
+    return holes, movers

@@ -1,0 +1,130 @@
+"""One attention function. How it is computed (dense, chunk by chunk, cuDNN) follows from platform, type and size."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+CHUNK = 512
+"""Keys per step of the online softmax; cache buffers are a multiple of it."""
+DENSE_SCORES = 1 << 22
+"""Up to this many scores they are all held at once."""
+
+
+def attend(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Array | None = None) -> jax.Array:
+    """Scaled dot-product attention, softmax(q·kᵀ/√d)·v.
+
+    query [B,Q,H,D], keys and values [B,K,H,D] → [B,Q,H,D] in the query's dtype. With `length` [B], int32, only the first
+    `length` keys of each batch entry are seen; what the others hold, NaN included, has no influence.
+    """
+    return attend_layer(query, keys[None], values[None], 0, length)
+
+
+def attend_layer(
+    query: jax.Array, keys: jax.Array, values: jax.Array, layer: int | jax.Array, length: jax.Array | None
+) -> jax.Array:
+    """`attend` to one layer of stacked keys and values [layer,B,K,H,D], without copying that layer where it can be avoided."""
+    batch, queries, heads, head_dim = query.shape
+    slots = keys.shape[2]
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    on_gpu = jax.default_backend() == "gpu"
+    if on_gpu and half and head_dim % 8 == 0 and head_dim <= 128:
+        return _cudnn(query, keys[layer], values[layer], length)
+    if batch * queries * heads * slots <= DENSE_SCORES:
+        live = None if length is None else jnp.arange(slots) < length[:, None]
+        return attend_masked(query, keys[layer], values[layer], live)
+    return _chunked(query, keys, values, layer, length, heads_at_once=heads if on_gpu else 1)
+
+
+def attend_causal(query: jax.Array, keys: jax.Array, values: jax.Array, frames: int) -> jax.Array:
+    """Block-causal attention over a clip: tokens of frame t see all tokens of frames ≤ t.
+
+    All [B, frames·P, H, D]. Each frame's queries attend to a static prefix of the keys: no mask, and half the work.
+    """
+    tokens = query.shape[1] // frames
+    parts = [
+        attend(query[:, t * tokens : (t + 1) * tokens], keys[:, : (t + 1) * tokens], values[:, : (t + 1) * tokens])
+        for t in range(frames)
+    ]
+    return jnp.concatenate(parts, axis=1)
+
+
+def attend_masked(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array | None) -> jax.Array:
+    """`attend` with all scores held at once, to the keys that `live` [B,K] marks (None: all)."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys.astype(query.dtype), preferred_element_type=jnp.float32)
+    scores /= math.sqrt(query.shape[-1])
+    if live is not None:
+        scores = jnp.where(live[:, None, None, :], scores, -jnp.inf)
+        values = jnp.where(live[:, :, None, None], values, 0)
+    weights = jax.nn.softmax(scores, axis=-1)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(query.dtype), values.astype(query.dtype))
+
+
+def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Array | None) -> jax.Array:
+    return jax.nn.dot_product_attention(
+        query,
+        keys.astype(query.dtype),
+        values.astype(query.dtype),
+        key_value_seq_lengths=length,
+        query_seq_lengths=None if length is None else jnp.full_like(length, query.shape[1]),
+        implementation="cudnn",
+    )
+
+
+def _chunked(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    layer: int | jax.Array,
+    length: jax.Array | None,
+    heads_at_once: int,
+) -> jax.Array:
+    """Online softmax over chunks of keys (arXiv 2205.14135), one (batch entry, head) after the other on the CPU.
+
+    One large matrix product after the other runs several times faster there than a batch of them.
+    """
+    batch, queries, heads, head_dim = query.shape
+    slots = keys.shape[2]
+    chunk = min(CHUNK, slots)
+    layer = jnp.asarray(layer, jnp.int32)
+    scaled = query * jnp.asarray(1 / math.sqrt(head_dim), query.dtype)
+
+    def one_head(item: jax.Array) -> jax.Array:
+        entry, head = item // heads, item % heads
+        rows = lax.dynamic_slice(scaled, (entry, 0, head, 0), (1, queries, 1, head_dim))[0, :, 0]
+        live = slots if length is None else length[entry]
+
+        def step(index: jax.Array, carry: tuple) -> tuple:
+            maximum, total, output = carry
+            # The last chunk of an uneven buffer starts early: what the chunk before has seen is masked.
+            start = jnp.minimum(index * chunk, slots - chunk)
+            slot = start + jnp.arange(chunk)
+            seen = (slot >= index * chunk) & (slot < live)
+            where = (layer, entry, start, head, 0)
+            key, value = (
+                lax.dynamic_slice(x, where, (1, 1, chunk, 1, head_dim))[0, 0, :, 0].astype(query.dtype)
+                for x in (keys, values)
+            )
+            scores = jnp.dot(rows, key.T, preferred_element_type=jnp.float32)
+            scores = jnp.where(seen, scores, -jnp.inf)
+            new_maximum = jnp.maximum(maximum, scores.max(-1, keepdims=True))
+            weights = jnp.exp(scores - new_maximum)
+            shrink = jnp.exp(maximum - new_maximum)
+            part = jnp.dot(
+                weights.astype(query.dtype), jnp.where(seen[:, None], value, 0), preferred_element_type=jnp.float32
+            )
+            return new_maximum, total * shrink + weights.sum(-1, keepdims=True), output * shrink + part
+
+        start = (
+            jnp.full((queries, 1), -1e30, jnp.float32),
+            jnp.zeros((queries, 1), jnp.float32),
+            jnp.zeros((queries, head_dim), jnp.float32),
+        )
+        # A static trip count where there is one: reverse-mode derivatives need it.
+        trips = -(-live // chunk) if isinstance(live, int) else (live + chunk - 1) // chunk
+        _, total, output = lax.fori_loop(0, trips, step, start)
+        return (output / total).astype(query.dtype)
+
+    result = lax.map(one_head, jnp.arange(batch * heads), batch_size=heads_at_once if heads_at_once > 1 else None)
+    return result.reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)

@@ -1,0 +1,1 @@
+"""Camera, dense and track heads."""

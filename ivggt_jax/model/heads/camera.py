@@ -1,0 +1,88 @@
+"""Camera head: iterative refinement of a frame's pose encoding from its camera token (VGGT §3.3). Float32."""
+
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.attention import attend, attend_causal
+from ivggt_jax.model.layers import Block, Mlp, layer_norm, linear, stack
+
+POSE = 9
+"""Translation 3, quaternion xyzw 4, field of view (vertical, horizontal) 2."""
+Memory = TypeVar("Memory")
+TrunkStep = Callable[[jax.Array, jax.Array, jax.Array, Memory, jax.Array, int], tuple[jax.Array, Memory]]
+"""(query, keys, values, memory, layer, iteration) → (what the queries receive, memory)."""
+
+
+class CameraHead(nnx.Module):
+    """Pose encodings of a clip at once, or of one frame against a camera cache."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        features = 2 * config.width
+        self.iterations = config.camera_iterations
+        self.token_norm = layer_norm(features, epsilon=1e-5, rngs=rngs)
+        self.empty_pose = nnx.Param(jnp.zeros((1, POSE)))
+        self.embed_pose = linear(POSE, features, rngs=rngs)
+        self.modulation = linear(features, 3 * features, rngs=rngs)
+        self.trunk = stack(
+            lambda rngs: Block(
+                features, config.camera_heads, config.mlp_ratio, epsilon=1e-5, normalise_heads=False, rngs=rngs
+            ),
+            config.camera_depth,
+            rngs=rngs,
+        )
+        self.trunk_norm = layer_norm(features, epsilon=1e-5, rngs=rngs)
+        self.pose_branch = Mlp(features, features // 2, POSE, rngs=rngs)
+
+    def clip(self, tokens: jax.Array, mode: Literal["offline", "causal"]) -> jax.Array:
+        """Camera tokens [B,S,2·width] → activated pose encodings of every iteration [iteration,B,S,9]."""
+
+        def across(query, keys, values, memory, layer, iteration):
+            if mode == "offline":
+                return attend(query, keys, values), memory
+            return attend_causal(query, keys, values, tokens.shape[1]), memory
+
+        return self.refine(tokens, across, None)[0]
+
+    def refine(self, tokens: jax.Array, across: TrunkStep, memory: Memory) -> tuple[jax.Array, Memory]:
+        """All iterations on camera tokens [B,S,2·width]; `across` is how a trunk block attends.
+
+        Returns the activated encodings [iteration,B,S,9] and the memory.
+        """
+        tokens = self.token_norm(tokens.astype(jnp.float32))
+        plain = _standardise(tokens)
+        pose = jnp.zeros((*tokens.shape[:2], POSE))
+        poses = []
+        for iteration in range(self.iterations):
+            embedded = jnp.broadcast_to(self.empty_pose[...], pose.shape) if iteration == 0 else lax.stop_gradient(pose)
+            shift, scale, gate = jnp.split(self.modulation(jax.nn.silu(self.embed_pose(embedded))), 3, axis=-1)
+            x = gate * (plain * (1 + scale) + shift) + tokens
+
+            def step(carry, inputs, iteration=iteration):
+                x, memory = carry
+                block, layer = inputs
+                query, keys, values = block.project(x)
+                attended, memory = across(query, keys, values, memory, layer, iteration)
+                return (block.finish(x, attended), memory), None
+
+            layers = jax.tree.leaves(self.trunk)[0].shape[0]
+            (x, memory), _ = lax.scan(step, (x, memory), (self.trunk, jnp.arange(layers)))
+            pose = pose + self.pose_branch(self.trunk_norm(x))
+            poses.append(_activate(pose))
+        return jnp.stack(poses), memory
+
+
+def _activate(pose: jax.Array) -> jax.Array:
+    """A field of view is not negative; translation and quaternion are as they are."""
+    return jnp.concatenate([pose[..., :7], jax.nn.relu(pose[..., 7:])], axis=-1)
+
+
+def _standardise(x: jax.Array) -> jax.Array:
+    """LayerNorm without parameters, epsilon 1e-6."""
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)

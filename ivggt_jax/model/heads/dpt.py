@@ -1,0 +1,148 @@
+"""Dense prediction transformer head (arXiv 2103.13413): tokens of four layers to a map at image resolution. Float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.layers import layer_norm, linear
+
+UV_WEIGHT = 0.1
+
+
+class DenseHead(nnx.Module):
+    """DPT with an output per pixel: `channels` values and a confidence."""
+
+    def __init__(self, config: ModelConfig, channels: int, *, rngs: nnx.Rngs):
+        features = config.dpt_features
+        self.pyramid = Pyramid(config, features, embed=True, rngs=rngs)
+        self.reduce = conv(features, features // 2, rngs=rngs)
+        self.output1 = conv(features // 2, 32, rngs=rngs)
+        self.output2 = linear(32, channels + 1, rngs=rngs)
+
+    def __call__(self, layers: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+        """Patch tokens [layer,B,N,2·width] → raw values [B,H,W,channels] and confidence ≥ 1 [B,H,W]."""
+        x = self.reduce(self.pyramid(layers, height, width))
+        x = resize_aligned(x, height, width)
+        x = x + UV_WEIGHT * uv_embedding(height, width, x.shape[-1], width / height)
+        x = self.output2(jax.nn.relu(self.output1(x)))
+        return x[..., :-1], 1 + jnp.exp(x[..., -1])
+
+
+class FeatureHead(nnx.Module):
+    """DPT without position embedding or output layers: features at half the resolution, for the tracker."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.pyramid = Pyramid(config, config.track_features, embed=False, rngs=rngs)
+        self.output = conv(config.track_features, config.track_features, rngs=rngs)
+
+    def __call__(self, layers: jax.Array, height: int, width: int) -> jax.Array:
+        """Patch tokens [layer,B,N,2·width] → features [B,H/2,W/2,track_features]."""
+        return resize_aligned(self.output(self.pyramid(layers, height, width)), height // 2, width // 2)
+
+
+class Pyramid(nnx.Module):
+    """Tokens of four layers as maps of four sizes, fused from coarse to fine."""
+
+    def __init__(self, config: ModelConfig, features: int, *, embed: bool, rngs: nnx.Rngs):
+        c1, c2, c3, c4 = config.dpt_channels
+        self.patch_size = config.patch_size
+        self.embed = embed
+        self.norm = layer_norm(2 * config.width, epsilon=1e-5, rngs=rngs)
+        self.projections = nnx.List([linear(2 * config.width, c, rngs=rngs) for c in config.dpt_channels])
+        self.upsample4 = nnx.ConvTranspose(c1, c1, (4, 4), (4, 4), padding="VALID", transpose_kernel=True, rngs=rngs)
+        self.upsample2 = nnx.ConvTranspose(c2, c2, (2, 2), (2, 2), padding="VALID", transpose_kernel=True, rngs=rngs)
+        self.downsample = conv(c4, c4, stride=2, rngs=rngs)
+        self.laterals = nnx.List([conv(c, features, use_bias=False, rngs=rngs) for c in (c1, c2, c3, c4)])
+        self.fusions = nnx.List([Fusion(features, skip=i < 3, rngs=rngs) for i in range(4)])
+
+    def __call__(self, layers: jax.Array, height: int, width: int) -> jax.Array:
+        """Patch tokens [layer,B,N,2·width] → features [B, 8h, 8w, features] for h·w patches."""
+        rows, columns = height // self.patch_size, width // self.patch_size
+        maps = []
+        for tokens, project in zip(layers, self.projections, strict=True):
+            x = project(self.norm(tokens.astype(jnp.float32)))
+            x = x.reshape(-1, rows, columns, x.shape[-1])
+            if self.embed:
+                x = x + UV_WEIGHT * uv_embedding(rows, columns, x.shape[-1], width / height)
+            maps.append(x)
+        maps = [self.upsample4(maps[0]), self.upsample2(maps[1]), maps[2], self.downsample(maps[3])]
+        maps = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+
+        x = self.fusions[3](maps[3], None, (rows, columns))
+        x = self.fusions[2](x, maps[2], (2 * rows, 2 * columns))
+        x = self.fusions[1](x, maps[1], (4 * rows, 4 * columns))
+        return self.fusions[0](x, maps[0], (8 * rows, 8 * columns))
+
+
+class Fusion(nnx.Module):
+    """Add a finer map to a coarser one and resize the sum."""
+
+    def __init__(self, features: int, *, skip: bool, rngs: nnx.Rngs):
+        if skip:
+            self.skip = Residual(features, rngs=rngs)
+        self.residual = Residual(features, rngs=rngs)
+        self.out = linear(features, features, rngs=rngs)
+
+    def __call__(self, x: jax.Array, finer: jax.Array | None, size: tuple[int, int]) -> jax.Array:
+        """[B,h,w,features], with the finer map of the same shape or None → [B,*size,features]."""
+        if finer is not None:
+            x = x + self.skip(finer)
+        # A 1×1 convolution commutes with the interpolation (its weights sum to one): done on the smaller map.
+        return resize_aligned(self.out(self.residual(x)), *size)
+
+
+class Residual(nnx.Module):
+    """Two convolutions beside relu(x): the published network's ReLU is in place, so its skip carries relu(x), not x."""
+
+    def __init__(self, features: int, *, rngs: nnx.Rngs):
+        self.conv1 = conv(features, features, rngs=rngs)
+        self.conv2 = conv(features, features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B,h,w,features] → the same."""
+        x = jax.nn.relu(x)
+        return self.conv2(jax.nn.relu(self.conv1(x))) + x
+
+
+def conv(features_in: int, features_out: int, stride: int = 1, use_bias: bool = True, *, rngs: nnx.Rngs) -> nnx.Conv:
+    """3×3 convolution, padding 1."""
+    return nnx.Conv(features_in, features_out, (3, 3), stride, padding=1, use_bias=use_bias, rngs=rngs)
+
+
+def resize_aligned(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Bilinear resize [B,h,w,C] → [B,height,width,C] in which corner pixels stay in the corners."""
+    if x.shape[1:3] == (height, width):
+        return x
+    x = jnp.einsum("hr,brwc->bhwc", _interpolation(x.shape[1], height), x)
+    return jnp.einsum("wr,bhrc->bhwc", _interpolation(x.shape[2], width), x)
+
+
+def _interpolation(size: int, new_size: int) -> np.ndarray:
+    """Matrix [new_size,size] of linear interpolation with aligned corners."""
+    position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
+    lower = np.minimum(position.astype(int), size - 1)
+    upper = np.minimum(lower + 1, size - 1)
+    fraction = position - lower
+    matrix = np.zeros((new_size, size), np.float32)
+    rows = np.arange(new_size)
+    np.add.at(matrix, (rows, lower), 1 - fraction)
+    np.add.at(matrix, (rows, upper), fraction)
+    return matrix
+
+
+def uv_embedding(rows: int, columns: int, features: int, aspect: float) -> np.ndarray:
+    """Sinusoidal embedding [rows,columns,features] of where a pixel lies in an image of width/height `aspect`."""
+    diagonal = np.sqrt(aspect**2 + 1)
+    frequencies = 100.0 ** -(np.arange(features // 4) / (features / 4))
+
+    def axis(count: int, span: float) -> np.ndarray:
+        positions = np.linspace(-span * (count - 1) / count, span * (count - 1) / count, count)
+        angles = positions[:, None] * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+
+    x, y = axis(columns, aspect / diagonal), axis(rows, 1 / diagonal)
+    shape = (rows, columns, features // 2)
+    both = [np.broadcast_to(x[None, :], shape), np.broadcast_to(y[:, None], shape)]
+    return np.concatenate(both, axis=-1).astype(np.float32)

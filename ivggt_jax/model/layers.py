@@ -1,0 +1,90 @@
+"""The building blocks that encoder, aggregator and camera head share. A module's dtype is its parameters' dtype."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ivggt_jax.model.attention import attend
+from ivggt_jax.model.rope import Rotation, rotate
+
+ModuleT = TypeVar("ModuleT", bound=nnx.Module)
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""From query, keys and values [B,N,H,D] to what the queries receive."""
+
+
+def layer_norm(features: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with the two-pass variance (the one-pass default loses digits)."""
+    return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact GELU, x·Φ(x)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def linear(features_in: int, features_out: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """Linear layer, initialised like the vision transformers it comes from (normal, 1/√fan-in)."""
+    return nnx.Linear(features_in, features_out, kernel_init=nnx.initializers.lecun_normal(), rngs=rngs)
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, features: int, hidden: int, features_out: int | None = None, *, rngs: nnx.Rngs):
+        self.fc1 = linear(features, hidden, rngs=rngs)
+        self.fc2 = linear(hidden, features_out or features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., features] → [..., features_out]."""
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block with LayerScale; attention itself is the caller's.
+
+    `x` is [B,N,features]. Calling the block is `finish(x, attend(*project(x)))`; a stream puts its cache between the two.
+    """
+
+    def __init__(
+        self, features: int, heads: int, mlp_ratio: int, *, epsilon: float, normalise_heads: bool, rngs: nnx.Rngs
+    ):
+        self.heads = heads
+        self.norm1 = layer_norm(features, epsilon=epsilon, rngs=rngs)
+        self.qkv = linear(features, 3 * features, rngs=rngs)
+        if normalise_heads:
+            self.query_norm = layer_norm(features // heads, epsilon=1e-5, rngs=rngs)
+            self.key_norm = layer_norm(features // heads, epsilon=1e-5, rngs=rngs)
+        self.normalise_heads = normalise_heads
+        self.out = linear(features, features, rngs=rngs)
+        self.scale1 = nnx.Param(jnp.full(features, 0.1))
+        self.norm2 = layer_norm(features, epsilon=epsilon, rngs=rngs)
+        self.mlp = Mlp(features, mlp_ratio * features, rngs=rngs)
+        self.scale2 = nnx.Param(jnp.full(features, 0.1))
+
+    def project(self, x: jax.Array, rotation: Rotation | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Query, keys and values [B,N,head,head_dim]; normalised per head and rotated where the block does so."""
+        qkv = self.qkv(self.norm1(x))
+        qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, -1)
+        query, keys, values = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
+        if self.normalise_heads:
+            query, keys = self.query_norm(query), self.key_norm(keys)
+        if rotation is not None:
+            query, keys = rotate(query, rotation), rotate(keys, rotation)
+        return query, keys, values
+
+    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+        """Add what attention received [B,N,head,head_dim], then the MLP."""
+        x = x + self.scale1 * self.out(attended.reshape(x.shape))
+        return x + self.scale2 * self.mlp(self.norm2(x))
+
+    def __call__(self, x: jax.Array, rotation: Rotation | None = None, attend: Attend = attend) -> jax.Array:
+        """[B,N,features] → the same."""
+        return self.finish(x, attend(*self.project(x, rotation)))
+
+
+def stack(make: Callable[[nnx.Rngs], ModuleT], count: int, *, rngs: nnx.Rngs) -> ModuleT:
+    """`count` modules as one whose parameters have a leading layer axis, to be scanned over."""
+    return jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(rngs.params(), count))

@@ -1,0 +1,89 @@
+"""A model as a value: its configuration and a nested dict of arrays."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.vggt import VGGT
+
+Params = dict[str, Any]
+"""Nested dict of arrays, all keys strings."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Model:
+    """A configuration and its parameters: a pytree, so it goes through jit, grad and device_put as it is."""
+
+    config: ModelConfig = field(metadata={"static": True})
+    params: Params
+    """Nested dict of arrays; blocks of the same kind are stacked along a leading layer axis."""
+
+    @classmethod
+    def initialise(cls, config: ModelConfig, key: jax.Array) -> "Model":
+        """A model with random float32 parameters, as training from scratch begins."""
+        return cls(config, _plain(nnx.state(VGGT(config, rngs=nnx.Rngs(key)))))
+
+    @property
+    def network(self) -> VGGT:
+        """The module that computes with these parameters. For use inside jit: merging costs milliseconds."""
+        graph, state = _structure(self.config)
+        state = jax.tree.map(lambda x: x, state)
+        nnx.replace_by_pure_dict(state, self.params)
+        return nnx.merge(graph, state)
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The parameters' nested dict with shapes and float32 types in place of arrays."""
+    return _plain(_structure(config)[1])
+
+
+def compute_dtypes(paths: Mapping[str, Any], trunk: DTypeLike | None) -> dict[str, jnp.dtype]:
+    """Type of every parameter by its "/"-joined path: `trunk` for the aggregator, float32 for the heads.
+
+    None is bfloat16 on a GPU and float32 on a CPU.
+    """
+    if trunk is None:
+        trunk = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
+    return {path: jnp.dtype(trunk if path.startswith("aggregator/") else jnp.float32) for path in paths}
+
+
+def cast(model: Model, trunk: DTypeLike | None) -> Model:
+    """The model with its trunk in another type (see `compute_dtypes`)."""
+    flat = flatten(model.params)
+    dtypes = compute_dtypes(flat, trunk)
+    return Model(model.config, unflatten({path: x.astype(dtypes[path]) for path, x in flat.items()}))
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """Nested dict to one level with "/"-joined paths."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: not isinstance(x, dict))
+    return {"/".join(str(key.key) for key in path): x for path, x in leaves}
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """The inverse of `flatten`."""
+    nested: Params = {}
+    for path, x in flat.items():
+        *parents, leaf = path.split("/")
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = x
+    return nested
+
+
+def _plain(state: nnx.State) -> Params:
+    return unflatten(flatten(nnx.to_pure_dict(state)))
+
+
+@cache
+def _structure(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    return nnx.split(nnx.eval_shape(lambda: VGGT(config, rngs=nnx.Rngs(0))))

@@ -1,0 +1,115 @@
+"""The network as a whole, and what it predicts. No jit and no files here."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.aggregator import Aggregator
+from ivggt_jax.model.heads.camera import CameraHead
+from ivggt_jax.model.heads.dpt import DenseHead, FeatureHead
+from ivggt_jax.model.heads.track import Tracker
+
+HEADS = ("camera", "depth", "points", "tracks")
+DEFAULT_HEADS = ("camera", "depth", "points")
+PIXELS_AT_ONCE = 1 << 20
+"""Dense heads run on so many pixels at a time, at least a frame: their maps are what fills the memory."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What the model says of frames; a field is None when its head was left out.
+
+    Leading axes "…" are [B,S] from a clip, [B] from a step, [T,B] from a scan, none from a stream. H×W is the input's size.
+    """
+
+    pose_encoding: jax.Array | None = None
+    """[…,9] camera-from-world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal)."""
+    depth: jax.Array | None = None
+    """[…,H,W] up to the scene's scale."""
+    depth_confidence: jax.Array | None = None
+    """[…,H,W] ≥ 1"""
+    points: jax.Array | None = None
+    """[…,H,W,3] in the first camera's frame."""
+    points_confidence: jax.Array | None = None
+    """[…,H,W] ≥ 1"""
+    tracks: jax.Array | None = None
+    """[…,N,2] (x, y) in pixels."""
+    visibility: jax.Array | None = None
+    """[…,N] in [0,1]"""
+    track_confidence: jax.Array | None = None
+    """[…,N] in [0,1]"""
+    features: jax.Array | None = None
+    """[…,P,2·width] the last layer's tokens: camera, registers, patches in rows."""
+
+
+class VGGT(nnx.Module):
+    """Aggregator and heads (VGGT, arXiv 2503.11651; causal: StreamVGGT, 2507.11539; bounded: InfiniteVGGT, 2601.02281)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.aggregator = Aggregator(config, rngs=rngs)
+        self.camera = CameraHead(config, rngs=rngs)
+        self.depth = DenseHead(config, 1, rngs=rngs)
+        self.points = DenseHead(config, 3, rngs=rngs)
+        self.track_features = FeatureHead(config, rngs=rngs)
+        self.tracker = Tracker(config, rngs=rngs)
+
+    def clip(
+        self,
+        images: jax.Array,
+        *,
+        mode: Literal["offline", "causal"],
+        heads: Collection[str],
+        query_points: jax.Array | None = None,
+        features: bool = False,
+        remat: bool = False,
+    ) -> Predictions:
+        """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame."""
+        height, width = images.shape[2:4]
+        outputs = self.aggregator.clip(images, mode, remat)
+        found: dict[str, jax.Array] = self.dense(outputs, height, width, heads)
+        if "camera" in heads:
+            found["pose_encoding"] = self.camera.clip(outputs[-1, :, :, 0], mode)[-1]
+        if query_points is not None and "tracks" in heads:
+            maps = self.track_maps(outputs, height, width)
+            found["tracks"], found["visibility"], found["track_confidence"] = self.tracker(maps, query_points)
+        if features:
+            found["features"] = outputs[-1]
+        return Predictions(**found)
+
+    def dense(self, outputs: jax.Array, height: int, width: int, heads: Collection[str]) -> dict[str, jax.Array]:
+        """Depth and points, as far as `heads` asks, from layer outputs [layer,B,S,P,2·width]."""
+        found: dict[str, jax.Array] = {}
+        if "depth" in heads:
+            raw, found["depth_confidence"] = self._map_frames(self.depth, outputs, height, width)
+            found["depth"] = jnp.exp(raw[..., 0])
+        if "points" in heads:
+            raw, found["points_confidence"] = self._map_frames(self.points, outputs, height, width)
+            found["points"] = jnp.sign(raw) * jnp.expm1(jnp.abs(raw))
+        return found
+
+    def track_maps(self, outputs: jax.Array, height: int, width: int) -> jax.Array:
+        """Feature maps for the tracker, [B,S,H/2,W/2,track_features]."""
+        return self._map_frames(self.track_features, outputs, height, width)
+
+    def _map_frames(self, head: nnx.Module, outputs: jax.Array, height: int, width: int) -> Any:
+        """Apply a dense head to every frame's patch tokens, a few frames at a time."""
+        layers, batch, frames = outputs.shape[:3]
+        patches = outputs[:, :, :, self.aggregator.config.special_tokens :]
+        patches = patches.reshape(layers, batch * frames, *patches.shape[3:])
+        at_once = max(1, PIXELS_AT_ONCE // (height * width))
+        if batch * frames <= at_once:
+            found = head(patches, height, width)
+        else:
+            found = lax.map(
+                lambda frame: jax.tree.map(lambda x: x[0], head(frame[:, None], height, width)),
+                patches.swapaxes(0, 1),
+                batch_size=at_once,
+            )
+        return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[1:]), found)

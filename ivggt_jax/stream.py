@@ -1,0 +1,379 @@
+"""Streams of frames: state in, state and predictions out. The only place that compiles and donates."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.memory.budgets import layer_budgets, layer_capacity
+from ivggt_jax.memory.cache import KVCache, append, evict
+from ivggt_jax.memory.policies import POLICIES
+from ivggt_jax.memory.ring import CameraRing, attend_ring
+from ivggt_jax.memory.track_window import TrackWindow
+from ivggt_jax.model.attention import CHUNK, attend_layer
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, VGGT, Predictions
+
+FrameArray = jax.Array | np.ndarray
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What a stream was started with; static under jit."""
+
+    model: ModelConfig
+    cache: CacheConfig
+    height: int
+    width: int
+    heads: tuple[str, ...]
+    features: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per frame, P."""
+        return self.model.tokens_per_frame(self.height, self.width)
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens a layer can be given to keep."""
+        cache, longest = self.cache, None
+        if cache.max_frames is not None:
+            longest = cache.max_frames * self.tokens
+        if cache.total_budget is None:
+            assert longest is not None  # CacheConfig sees to it
+            return longest
+        capacity = layer_capacity(cache.total_budget, self.model.depth, cache.capacity_factor, cache.temperature)
+        return capacity if longest is None else min(capacity, max(longest, self.tokens))
+
+    @property
+    def slots(self) -> int:
+        """Slots of a layer's buffer: a frame is appended before the layer is brought down to its budget."""
+        needed = self.capacity + self.tokens
+        unit = CHUNK if needed > CHUNK else 8
+        return -(-needed // unit) * unit
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StreamState:
+    """Everything a stream remembers. Its size never changes."""
+
+    settings: StreamSettings = field(metadata={"static": True})
+    cache: KVCache
+    scores: jax.Array
+    """[B,layer] float32: mean redundancy at each layer's last eviction, 0 before."""
+    budgets: jax.Array
+    """[B,layer] int32: what the last step allowed each layer; the slots when unbounded."""
+    frame: jax.Array
+    """[B] int32: frames seen."""
+    clipped: jax.Array
+    """[B] int32: layer budgets clipped to the buffer or to one frame, summed over frames."""
+    dropped: jax.Array
+    """[B] int32: tokens per layer that did not fit an unbounded stream's buffers."""
+    camera: CameraRing | None
+    tracks: TrackWindow | None
+
+    @property
+    def lengths(self) -> jax.Array:
+        """[B,layer] int32: live tokens."""
+        return self.cache.length.T
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(x.nbytes for x in jax.tree.leaves(self))
+
+
+def infer_clip(
+    model: Model,
+    images: FrameArray,
+    mode: Literal["offline", "causal"] = "offline",
+    query_points: FrameArray | None = None,
+    heads: Iterable[str] | None = None,
+    features: bool = False,
+) -> Predictions:
+    """Predictions for a whole clip at once, images [B,S,H,W,3], float32 in [0,1] or uint8.
+
+    `offline`: every frame sees all frames (VGGT); `causal`: only itself and earlier ones (StreamVGGT). Query points
+    [B,N,2] are (x, y) pixels of the first frame. Raises ValueError for sizes that are no multiples of the patch size.
+    """
+    if images.ndim != 5 or images.shape[-1] != 3:
+        raise ValueError(f"images must be [B,S,H,W,3], not {list(images.shape)}")
+    if mode not in ("offline", "causal"):
+        raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
+    model.config.patch_grid(*images.shape[2:4])
+    queries = None if query_points is None else _queries(query_points, images.shape[0])
+    return _clip(model, images, queries, mode, _heads(heads, queries is not None), features)
+
+
+def init_stream(
+    model: Model,
+    cache_config: CacheConfig | None = None,
+    *,
+    height: int,
+    width: int,
+    batch: int = 1,
+    query_points: FrameArray | None = None,
+    heads: Iterable[str] | None = None,
+    features: bool = False,
+) -> StreamState:
+    """A fresh state for `batch` independent streams of height×width frames.
+
+    Query points [B,N,2] are (x, y) pixels of each stream's first frame. Raises ValueError when the size is no multiple of
+    the patch size or the budget cannot hold one frame in each layer.
+    """
+    config, cache_config = model.config, cache_config or CacheConfig()
+    queries = None if query_points is None else _queries(query_points, batch)
+    settings = StreamSettings(config, cache_config, height, width, _heads(heads, queries is not None), features)
+    if cache_config.total_budget is not None and cache_config.total_budget < settings.tokens * config.depth:
+        raise ValueError(
+            f"total_budget {cache_config.total_budget} is below one frame in each layer: "
+            f"{settings.tokens} tokens × {config.depth} layers = {settings.tokens * config.depth} at {height}×{width}"
+        )
+    if cache_config.policy not in POLICIES:
+        raise ValueError(f"unknown policy {cache_config.policy!r}; known: {', '.join(sorted(POLICIES))}")
+    trunk = model.params["aggregator"]["camera_token"].dtype
+    camera, tracks = None, None
+    if "camera" in settings.heads:
+        features_in = 2 * config.width
+        frames = cache_config.camera_frames
+        if cache_config.total_budget is None:
+            frames = max(cache_config.max_frames or 0, 2)
+        camera = CameraRing.empty(
+            config.camera_depth, batch, frames, config.camera_iterations, config.camera_heads,
+            features_in // config.camera_heads,
+        )  # fmt: skip
+    if "tracks" in settings.heads:
+        assert queries is not None  # _heads sees to it
+        tracks = TrackWindow.empty(queries, cache_config.track_window, height // 2, width // 2, config.track_features)
+    return StreamState(
+        settings=settings,
+        cache=KVCache.empty(
+            config.depth, batch, settings.slots, config.heads, config.head_dim, jnp.dtype(cache_config.dtype or trunk)
+        ),
+        scores=jnp.zeros((batch, config.depth), jnp.float32),
+        budgets=jnp.full((batch, config.depth), settings.slots, jnp.int32),
+        frame=jnp.zeros(batch, jnp.int32),
+        clipped=jnp.zeros(batch, jnp.int32),
+        dropped=jnp.zeros(batch, jnp.int32),
+        camera=camera,
+        tracks=tracks,
+    )
+
+
+@partial(jax.jit, donate_argnames="state")
+def step(model: Model, state: StreamState, frame: FrameArray) -> tuple[StreamState, Predictions]:
+    """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up."""
+    _check_frames(state, frame, 4)
+    network = model.network
+    return _step(network, state, network.aggregator.encoder(_unit(frame)))
+
+
+@partial(jax.jit, donate_argnames="state")
+def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamState, Predictions]:
+    """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
+
+    Equals T steps; the encoder, which knows no order, sees the frames together.
+    """
+    _check_frames(state, frames, 5)
+    network = model.network
+    patches = network.aggregator.encoder(_unit(frames).reshape(-1, *frames.shape[2:]))
+    patches = patches.reshape(*frames.shape[:2], *patches.shape[1:])
+    return lax.scan(lambda state, patches: _step(network, state, patches), state, patches)
+
+
+def stream(
+    model: Model,
+    frames: Iterable[np.ndarray],
+    cache_config: CacheConfig | None = None,
+    *,
+    chunk: int = 1,
+    query_points: FrameArray | None = None,
+    heads: Iterable[str] | None = None,
+    features: bool = False,
+) -> Iterator[Predictions]:
+    """Predictions of one stream, frame by frame, as host arrays without batch axis.
+
+    `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time. The next
+    chunk runs while one is handed out. Raises ValueError past `max_frames` of an unbounded cache, before the frame.
+    """
+    cache_config = cache_config or CacheConfig()
+    state = None
+    seen = 0
+    running: deque[tuple[Predictions, int]] = deque()
+    for group in _groups(frames, chunk):
+        seen += len(group)
+        if cache_config.total_budget is None and seen > (cache_config.max_frames or 0):
+            raise ValueError(f"the stream is longer than max_frames={cache_config.max_frames} of its unbounded cache")
+        if state is None:
+            queries = None if query_points is None else jnp.asarray(query_points)[None]
+            state = init_stream(
+                model, cache_config, height=group[0].shape[0], width=group[0].shape[1], query_points=queries,
+                heads=heads, features=features,
+            )  # fmt: skip
+        # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
+        padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
+        state, predictions = scan(model, state, padded)
+        running.append((predictions, len(group)))
+        if len(running) > 1:
+            yield from _unstacked(*running.popleft())
+    while running:
+        yield from _unstacked(*running.popleft())
+
+
+@partial(jax.jit, donate_argnames="state")
+def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
+    """Streams marked in `where` [B] bool start afresh, with nothing left of what they saw, NaN included.
+
+    With `query_points` [B,N,2] those streams also track new points.
+    """
+    where = jnp.asarray(where)
+    fresh = jax.tree.map(jnp.zeros_like, state)
+    fresh = replace(fresh, budgets=jnp.full_like(state.budgets, state.settings.slots))
+    if state.tracks is not None:
+        queries = state.tracks.query_points if query_points is None else _queries(query_points, where.shape[0])
+        fresh = replace(fresh, tracks=replace(fresh.tracks, query_points=queries))
+
+    def choose(axis: int):
+        return lambda new, old: jnp.where(where.reshape((1,) * axis + (-1,) + (1,) * (old.ndim - axis - 1)), new, old)
+
+    by_layer = {"cache", "camera"}
+    fields = ("cache", "scores", "budgets", "frame", "clipped", "dropped", "camera", "tracks")
+    return replace(
+        state,
+        **{
+            name: jax.tree.map(choose(int(name in by_layer)), getattr(fresh, name), getattr(state, name))
+            for name in fields
+        },
+    )
+
+
+@partial(jax.jit, static_argnames=("mode", "heads", "features"))
+def _clip(model, images, query_points, mode, heads, features):
+    return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
+
+
+def _step(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, Predictions]:
+    """One frame of each stream from its patch tokens [B,N,width]."""
+    settings = state.settings
+    height, width, heads = settings.height, settings.width, settings.heads
+    state, outputs = _aggregate(network, state, patches)
+    found = network.dense(outputs, height, width, heads)
+    if state.camera is not None:
+        found["pose_encoding"], camera = _camera(network, state, state.camera, outputs)
+        state = replace(state, camera=camera)
+    found = {name: x[:, 0] for name, x in found.items()}
+    if state.tracks is not None:
+        maps = network.track_maps(outputs, height, width)[:, 0]
+        window = state.tracks.push(state.frame, maps)
+        tracks, visibility, confidence = network.tracker(
+            window.maps, window.query_points, start=window.start(state.frame), live=window.live(state.frame)
+        )
+        window, slot = window.store(state.frame, tracks)
+        entry = jnp.arange(slot.shape[0])
+        found["tracks"], found["visibility"] = tracks[entry, slot], visibility[entry, slot]
+        found["track_confidence"] = confidence[entry, slot]
+        state = replace(state, tracks=window)
+    if settings.features:
+        found["features"] = outputs[-1, :, 0]
+    return replace(state, frame=state.frame + 1), Predictions(**found)
+
+
+def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, jax.Array]:
+    """The aggregator over one frame against the cache; layer outputs [layer,B,1,P,2·width]."""
+    settings = state.settings
+    config, tokens, capacity = settings.cache, settings.tokens, settings.capacity
+    aggregator = network.aggregator
+    bounded = config.total_budget is not None
+    budgets, clipped = state.budgets, jnp.zeros_like(state.clipped)
+    if config.total_budget is not None:
+        budgets, clipped = layer_budgets(state.scores, config.total_budget, config.temperature, tokens, capacity)
+    origin = state.frame[:, None] * tokens + jnp.arange(tokens)
+
+    def across(query, keys, values, memory, layer):
+        cache, scores = memory
+        cache = append(cache, layer, keys, values, origin)
+        if bounded:
+            cache, score = evict(cache, layer, budgets[:, layer], scores[:, layer], tokens, POLICIES[config.policy])
+            scores = scores.at[:, layer].set(score)
+        attended = attend_layer(query, cache.keys, cache.values, layer, cache.length[layer])
+        return attended, (cache, scores)
+
+    first = (state.frame == 0)[:, None]
+    x = aggregator.tokens(patches[:, None], first)
+    outputs, (cache, scores) = aggregator.alternate(
+        x, settings.height, settings.width, across, (state.cache, state.scores)
+    )
+    # Past the end of an unbounded stream a frame still sees itself, and is then forgotten.
+    excess = jnp.maximum(cache.length - capacity, 0)
+    cache = replace(cache, length=cache.length - excess)
+    state = replace(
+        state, cache=cache, scores=scores, budgets=budgets,
+        clipped=state.clipped + clipped, dropped=state.dropped + excess[0],
+    )  # fmt: skip
+    return state, outputs
+
+
+def _camera(network: VGGT, state: StreamState, ring: CameraRing, outputs: jax.Array) -> tuple[jax.Array, CameraRing]:
+    """Pose encoding [B,1,9] of this frame against the camera ring."""
+
+    def across(query, keys, values, ring, layer, iteration):
+        mode = state.settings.cache.camera_cache
+        return attend_ring(ring, layer, iteration, state.frame, query, keys, values, mode)
+
+    poses, ring = network.camera.refine(outputs[-1, :, :, 0], across, ring)
+    return poses[-1], ring
+
+
+def _unit(images: FrameArray) -> jax.Array:
+    """Float32 in [0,1] from that or from uint8."""
+    if images.dtype == jnp.uint8:
+        return jnp.asarray(images).astype(jnp.float32) / 255
+    return jnp.asarray(images, jnp.float32)
+
+
+def _heads(heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
+    chosen = tuple(heads) if heads is not None else DEFAULT_HEADS + (("tracks",) if queries else ())
+    unknown = sorted(set(chosen) - set(HEADS))
+    if unknown:
+        raise ValueError(f"unknown heads {', '.join(unknown)}; known: {', '.join(HEADS)}")
+    if "tracks" in chosen and not queries:
+        raise ValueError("the tracks head needs query_points")
+    return tuple(head for head in HEADS if head in chosen)
+
+
+def _queries(query_points: FrameArray, batch: int) -> jax.Array:
+    if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
+        raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
+    return jnp.asarray(query_points, jnp.float32)
+
+
+def _check_frames(state: StreamState, frames: FrameArray, axes: int) -> None:
+    wanted = (state.frame.shape[0], state.settings.height, state.settings.width, 3)
+    if frames.ndim != axes or tuple(frames.shape[-4:]) != wanted:
+        expected = ["T"] * (axes - 4) + list(wanted)
+        raise ValueError(f"frames must be {expected} for this state, not {list(frames.shape)}")
+
+
+def _groups(frames: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    group: list[np.ndarray] = []
+    for frame in frames:
+        group.append(frame)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _unstacked(predictions: Predictions, count: int) -> Iterator[Predictions]:
+    host = jax.tree.map(np.asarray, predictions)
+    for i in range(count):
+        yield jax.tree.map(lambda x, i=i: x[i, 0], host)
