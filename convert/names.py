@@ -34,6 +34,7 @@ def _patch_to_torch(x: np.ndarray) -> np.ndarray:
 
 SAME = Layout(lambda x: x, lambda x: x)
 BATCHED = Layout(lambda x: x[0], lambda x: x[None])
+TRACKS = Layout(lambda x: x[0, :, 0], lambda x: x[None, :, None])
 LINEAR = Layout(lambda x: x.T, lambda x: x.T)
 POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])
 CONV = Layout(lambda x: x.transpose(2, 3, 1, 0), lambda x: x.transpose(3, 2, 0, 1))
@@ -132,4 +133,32 @@ def _pyramid(table: _Table, ours: str, torch: str) -> None:
 
 
 def _tracker(table: _Table, config: ModelConfig) -> None:
-    pass
+    torch = "track_head.tracker"
+    table.norm("tracker/map_norm", f"{torch}.fmap_norm")
+    table.mlp("tracker/correlation_mlp", f"{torch}.corr_mlp")
+    table.add("tracker/frame_tokens", f"{torch}.query_ref_token", BATCHED)
+    table.norm("tracker/feature_norm", f"{torch}.ffeat_norm")
+    table.weights("tracker/feature_update", f"{torch}.ffeat_updater.0")
+    table.weights("tracker/visibility", f"{torch}.vis_predictor.0")
+    table.weights("tracker/confidence", f"{torch}.conf_predictor.0")
+    ours, torch = "tracker/transformer", f"{torch}.updateformer"
+    table.norm(f"{ours}/input_norm", f"{torch}.input_norm")
+    table.weights(f"{ours}/input", f"{torch}.input_transform")
+    table.add(f"{ours}/virtual_tracks", f"{torch}.virual_tracks", TRACKS)
+    table.norm(f"{ours}/output_norm", f"{torch}.output_norm")
+    table.weights(f"{ours}/output", f"{torch}.flow_head")
+    for block, theirs, attention in (
+        ("time", "time_blocks", "attn"),
+        ("virtual", "space_virtual_blocks", "attn"),
+        ("virtual_from_points", "space_virtual2point_blocks", "cross_attn"),
+        ("points_from_virtual", "space_point2virtual_blocks", "cross_attn"),
+    ):
+        ours, theirs = f"tracker/transformer/layers/{block}", f"{torch}.{theirs}.#"
+        table.norm(f"{ours}/norm1", f"{theirs}.norm1", config.track_depth)
+        table.norm(f"{ours}/norm2", f"{theirs}.norm2", config.track_depth)
+        if attention == "cross_attn":
+            table.norm(f"{ours}/context_norm", f"{theirs}.norm_context", config.track_depth)
+        table.add(f"{ours}/qkv/kernel", f"{theirs}.{attention}.in_proj_weight", LINEAR, config.track_depth)
+        table.add(f"{ours}/qkv/bias", f"{theirs}.{attention}.in_proj_bias", SAME, config.track_depth)
+        table.weights(f"{ours}/out", f"{theirs}.{attention}.out_proj", LINEAR, config.track_depth)
+        table.mlp(f"{ours}/mlp", f"{theirs}.mlp", config.track_depth)

@@ -1,5 +1,6 @@
 """Endless video to camera poses, depth, points and tracks in constant memory: InfiniteVGGT in JAX."""
 
+from ivggt_jax.checkpoint import load, save
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.geometry import cameras_from_pose, pose_from_cameras, unproject
 from ivggt_jax.model.parameters import Model
@@ -15,8 +16,10 @@ __all__ = [
     "cameras_from_pose",
     "infer_clip",
     "init_stream",
+    "load",
     "pose_from_cameras",
     "reset",
+    "save",
     "scan",
     "step",
     "stream",

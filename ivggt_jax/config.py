@@ -71,6 +71,16 @@ class ModelConfig:
             track_features=32, track_hidden=48, track_levels=3, track_radius=2,
         )  # fmt: skip
 
+    @classmethod
+    def demo(cls) -> "ModelConfig":
+        """The small network whose trained weights come with the package; 112×84 images are its native size."""
+        return cls(
+            image_size=112, width=128, depth=6, heads=4, encoder_depth=4, encoder_heads=4,
+            camera_depth=2, camera_heads=4, dpt_layers=(1, 2, 4, 5), dpt_features=32, dpt_channels=(32, 32, 64, 64),
+            track_features=32, track_hidden=64, track_depth=2, track_heads=4, track_levels=4, track_radius=3,
+            track_virtual=16,
+        )  # fmt: skip
+
     @property
     def head_dim(self) -> int:
         """Channels of one attention head of the aggregator."""

@@ -276,11 +276,10 @@ def _step(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[Stream
         tracks, visibility, confidence = network.tracker(
             window.maps, window.query_points, start=window.start(state.frame), live=window.live(state.frame)
         )
-        window, slot = window.store(state.frame, tracks)
-        entry = jnp.arange(slot.shape[0])
+        entry, slot = jnp.arange(tracks.shape[0]), window.slot(state.frame)
         found["tracks"], found["visibility"] = tracks[entry, slot], visibility[entry, slot]
         found["track_confidence"] = confidence[entry, slot]
-        state = replace(state, tracks=window)
+        state = replace(state, tracks=window.store(tracks))
     if settings.features:
         found["features"] = outputs[-1, :, 0]
     return replace(state, frame=state.frame + 1), Predictions(**found)
@@ -352,7 +351,7 @@ def _heads(heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
 def _queries(query_points: FrameArray, batch: int) -> jax.Array:
     if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
         raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
-    return jnp.asarray(query_points, jnp.float32)
+    return jnp.array(query_points, jnp.float32)  # A copy: the state is donated.
 
 
 def _check_frames(state: StreamState, frames: FrameArray, axes: int) -> None:

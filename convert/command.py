@@ -1,0 +1,195 @@
+"""`python -m convert IN OUT`: PyTorch checkpoints to ours and back, one tensor at a time."""
+
+import dataclasses
+import hashlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import ml_dtypes
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from convert.assembly import Assembled, find_mismatches, torch_shapes
+from convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
+from convert.parameters import to_torch
+from convert.torch_file import open_tensors
+from convert.torch_writer import write_torch
+from ivggt_jax import Model, ModelConfig, checkpoint, hub
+from ivggt_jax.checkpoint import parse_config, write_directory, written_beside
+from ivggt_jax.hub import Source
+from ivggt_jax.model.parameters import compute_dtypes, unflatten
+from ivggt_jax.tensor_file import CheckpointError, Layout, read_json, write_safetensors
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
+
+    input: tyro.conf.Positional[str]
+    """A .pth, .pt or .safetensors file, a published name, or a checkpoint directory of this project."""
+    output: tyro.conf.Positional[Path]
+    """The directory to make; with --to torch the .pth, .pt or .safetensors file."""
+    dtype: Precision | None = None
+    """Of the trunk; heads are float32. Default: bfloat16 where the input's trunk is, else float32."""
+    to: Literal["safetensors", "orbax", "torch"] = "safetensors"
+    """safetensors: what is mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
+    config: Path | None = None
+    """A JSON object with fields of ModelConfig, for shapes other than the published; fields left out are full-size."""
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Replace the output where it exists."""
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """What an input holds: tensors by name, each made, mapped or read when it is asked for, and as what to write them."""
+
+    config: ModelConfig
+    layout: Layout
+    tensors: Mapping[str, np.ndarray]
+    source: Source | None
+
+
+def run(command: Convert) -> int:
+    """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
+    path, source = Path(command.input), None
+    if command.input in hub.PUBLISHED and not path.exists():
+        path, source = hub.fetch(command.input)
+    config = parse_config(read_json(command.config), f"{command.config}") if command.config else None
+    if command.to == "torch":
+        done = export_file(path, command.output, dtype=command.dtype, overwrite=command.overwrite)
+    else:
+        done = convert_file(
+            path,
+            command.output,
+            to=command.to,
+            dtype=command.dtype,
+            config=config,
+            source=source,
+            overwrite=command.overwrite,
+        )
+    files = [command.output] if command.output.is_file() else command.output.rglob("*")
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    trunk = next(dtype for name, (_, dtype) in done.layout.items() if name.startswith("aggregator"))
+    print(f"{command.output}: {_count(done.layout):,} parameters, trunk {trunk}, {size / 1e9:.2f} GB")
+    if done.source:
+        licence = done.source.licence or "not recorded; that of the source applies"
+        print(f"source: {done.source.name}, sha256 {done.source.sha256}\nlicence: {licence}")
+    return 0
+
+
+def convert_file(
+    path: Path,
+    directory: Path,
+    *,
+    to: Literal["safetensors", "orbax"] = "safetensors",
+    dtype: Precision | None = None,
+    config: ModelConfig | None = None,
+    source: Source | None = None,
+    overwrite: bool = False,
+) -> _Parameters:
+    """Make a checkpoint directory of a PyTorch file, or of another directory. It appears whole or not at all.
+
+    See `Convert` for the arguments; `source` is what is known of the file's origin.
+
+    Raises CheckpointError for an input that cannot be used and for a place that cannot be written.
+    """
+    with written_beside(directory, overwrite) as beside:
+        found = _open_directory(path, dtype) if path.is_dir() else _open_torch(path, dtype, config, source)
+        beside.mkdir()
+        with _progress(found, path) as read:
+            write_directory(beside, found.config, found.layout, read, found.source)
+        if to == "orbax":
+            replace_by_orbax(beside)
+    return found
+
+
+def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, overwrite: bool = False) -> _Parameters:
+    """Write a checkpoint directory's tensors as PyTorch has them: a `.pth` or `.pt` file, or a `.safetensors` file.
+
+    Raises CheckpointError for an input that cannot be used, another suffix, and a place that cannot be written.
+    """
+    if directory.is_file():
+        raise CheckpointError(f"{directory} is a file: --to torch takes a checkpoint directory of this project")
+    if path.suffix not in (".pth", ".pt", ".safetensors"):
+        raise CheckpointError(f"{path}: with --to torch the output is a file ending in .pth, .pt or .safetensors")
+    with written_beside(path, overwrite) as beside:
+        if is_orbax(directory):
+            # PyTorch's tensors are slices of ours, so ours are mapped rather than read once for each slice.
+            mapped = beside.with_name("parameters")
+            convert_file(directory, mapped, dtype=dtype)
+            directory = mapped
+        ours = _open_directory(directory, dtype)
+        dtypes = compute_dtypes(ours.layout, dtype or _trunk(ours.tensors["aggregator/camera_token"]))
+        trunk, heads = dtypes["aggregator/camera_token"], np.dtype(np.float32)
+        layout = {
+            name: (shape, trunk if name.startswith("aggregator.") else heads)
+            for name, shape in torch_shapes(ours.config).items()
+        }
+        tensors = to_torch(Model(ours.config, unflatten(ours.tensors)))
+        found = _Parameters(ours.config, layout, tensors, ours.source)
+        with _progress(found, directory) as read:
+            if path.suffix == ".safetensors":
+                write_safetensors(beside, layout, read)
+            else:
+                write_torch(beside, layout, read)
+    return found
+
+
+def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig | None, source: Source | None) -> _Parameters:
+    tensors = open_tensors(path)
+    problems = find_mismatches(tensors, config or ModelConfig.vggt_1b())
+    if problems:
+        hint = "" if config else "\nwithout --config the published shapes are expected"
+        listed = "\n  ".join(problems)
+        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit the model:\n  {listed}{hint}")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    source = dataclasses.replace(source or Source(name=path.name), sha256=digest)
+    trunk = dtype or _trunk(tensors["aggregator.camera_token"])
+    assembled = Assembled(tensors, config or ModelConfig.vggt_1b(), trunk)
+    return _Parameters(config or ModelConfig.vggt_1b(), assembled.layout, assembled, source)
+
+
+def _open_directory(directory: Path, dtype: Precision | None) -> _Parameters:
+    tensors: Mapping[str, np.ndarray]
+    if is_orbax(directory):
+        description, tensors = checkpoint.describe(directory), OrbaxParameters(directory)
+        shapes = tensors.shapes
+    else:
+        description, tensors = checkpoint.open_directory(directory)
+        shapes = {path: x.shape for path, x in tensors.items()}
+    dtypes = compute_dtypes(shapes, dtype or _trunk(tensors["aggregator/camera_token"]))
+    layout = {path: (shape, dtypes[path]) for path, shape in shapes.items()}
+    return _Parameters(description.config, layout, tensors, description.source)
+
+
+def _trunk(tensor: np.ndarray) -> Precision:
+    """The trunk's type on disk when none is asked for: the input's, widened to float32 unless it is bfloat16."""
+    return "bfloat16" if tensor.dtype == ml_dtypes.bfloat16 else "float32"
+
+
+def _count(layout: Layout) -> int:
+    return sum(math.prod(shape) for shape, _ in layout.values())
+
+
+@contextmanager
+def _progress(found: _Parameters, path: Path) -> Iterator[Callable[[str], np.ndarray]]:
+    """Give a function that reads a tensor in its type, counted by a progress bar on a terminal."""
+    with tqdm(
+        total=_count(found.layout), desc=path.name, unit=" parameters", unit_scale=True, disable=not sys.stderr.isatty()
+    ) as bar:
+
+        def read(name: str) -> np.ndarray:
+            tensor = np.asarray(found.tensors[name], found.layout[name][1])
+            bar.update(tensor.size)
+            return tensor
+
+        yield read

@@ -1,0 +1,86 @@
+"""Orbax checkpoints of parameters: what training reads and writes, one parameter at a time."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ivggt_jax.checkpoint import TENSOR_FILE
+from ivggt_jax.model.parameters import flatten, unflatten
+from ivggt_jax.tensor_file import CheckpointError, open_safetensors
+
+ITEM = "params"
+"""The folder of a checkpoint directory that Orbax keeps, beside config.json."""
+
+
+def is_orbax(directory: Path) -> bool:
+    """Whether a checkpoint directory keeps its parameters with Orbax."""
+    return (directory / ITEM).is_dir()
+
+
+def replace_by_orbax(directory: Path) -> None:
+    """Turn a checkpoint directory's safetensors into an Orbax checkpoint of the nested dict of parameters.
+
+    Raises CheckpointError when Orbax is not installed.
+    """
+    tensors = open_safetensors(directory / TENSOR_FILE)
+    cpu = jax.devices("cpu")[0]
+    # Orbax copies host arrays before it writes them. Arrays on the CPU device that lie in the mapped file it writes from
+    # there, unless it compresses them.
+    params = unflatten({path: jax.device_put(x, cpu) for path, x in tensors.items()})
+    orbax = _import_orbax()
+    handler = orbax.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)
+    with orbax.Checkpointer(handler) as checkpointer, _quiet():
+        checkpointer.save((directory / ITEM).absolute(), orbax.args.PyTreeSave(params))
+    (directory / TENSOR_FILE).unlink()
+
+
+class OrbaxParameters(Mapping[str, np.ndarray]):
+    """The parameters of such a directory by "/"-joined path, each read when it is asked for."""
+
+    def __init__(self, directory: Path):
+        """Read what there is; CheckpointError when Orbax is not installed or cannot read it."""
+        self._orbax = _import_orbax()
+        self._directory = (directory / ITEM).absolute()
+        self._checkpointer = self._orbax.Checkpointer(self._orbax.PyTreeCheckpointHandler())
+        try:
+            metadata = self._checkpointer.metadata(self._directory).item_metadata
+            self.shapes: dict[str, tuple[int, ...]] = {path: x.shape for path, x in flatten(metadata.tree).items()}
+        except (ValueError, OSError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{self._directory} is not a whole Orbax checkpoint ({error})") from error
+
+    def __getitem__(self, path: str) -> np.ndarray:
+        item: dict[str, Any] = unflatten({path: 0})
+        to_host = unflatten({path: self._orbax.RestoreArgs(restore_type=np.ndarray)})
+        arguments = self._orbax.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True)
+        return flatten(self._checkpointer.restore(self._directory, arguments))[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def _import_orbax() -> Any:
+    try:
+        import orbax.checkpoint
+    except ImportError:
+        raise CheckpointError("Orbax is not installed; install it with: pip install 'ivggt_jax[train]'") from None
+    return orbax.checkpoint
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax's log, which speaks of its own files, out of the command's output."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,179 @@
+"""Reads PyTorch checkpoints with NumPy alone: the zip format of `torch.save`, and safetensors."""
+
+import math
+import mmap
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from convert.pickle_machine import Tensor, read_pickle
+from convert.zip_index import Member, index_zip
+from ivggt_jax.tensor_file import CheckpointError, map_file, open_safetensors
+
+_DTYPES = {
+    "torch.FloatStorage": np.dtype(np.float32),
+    "torch.HalfStorage": np.dtype(np.float16),
+    "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "torch.DoubleStorage": np.dtype(np.float64),
+    "torch.LongStorage": np.dtype(np.int64),
+    "torch.IntStorage": np.dtype(np.int32),
+    "torch.ShortStorage": np.dtype(np.int16),
+    "torch.CharStorage": np.dtype(np.int8),
+    "torch.ByteStorage": np.dtype(np.uint8),
+    "torch.BoolStorage": np.dtype(np.bool_),
+}
+
+_SAVE_AGAIN = (
+    "where PyTorch is installed, write it anew: "
+    'torch.save(torch.load("old.pth", map_location="cpu", weights_only=True), "new.pth")'
+)
+
+
+def open_tensors(path: str | Path) -> Mapping[str, np.ndarray]:
+    """Open the tensors of a `.pth`, `.pt` or `.safetensors` file, or of an `….safetensors.index.json` and its shards.
+
+    Returns a mapping of names to read-only arrays that lie in the mapped file: nothing is read before it is used. Of a
+    training checkpoint it is the part under "model" or "state_dict"; a prefix "module." of all names is taken off.
+    Raises CheckpointError for anything that is not a whole checkpoint, or that refers to more than tensors and plain
+    data. Nothing in the file is ever executed.
+    """
+    path = Path(path)
+    tensors = open_safetensors(path) if path.name.endswith((".safetensors", ".json")) else _open_zip(path)
+    return _without_prefix(tensors, "module.")
+
+
+class TorchTensors(Mapping[str, np.ndarray]):
+    """Tensors of a zip checkpoint, by name, each made and its storage's checksum compared when it is asked for."""
+
+    def __init__(self, path: Path, buffer: mmap.mmap, members: Mapping[str, Member], tensors: Mapping[str, Tensor]):
+        """Take members by storage key; raises CheckpointError when a storage is missing or too short."""
+        self._path, self._buffer, self._members, self._tensors = path, buffer, members, tensors
+        self._checked: set[str] = set()
+        for name, tensor in tensors.items():
+            storage = tensor.storage
+            member = members.get(storage.key)
+            if member is None:
+                raise CheckpointError(f"{path}: the storage of {name!r} (data/{storage.key}) is missing")
+            needed = storage.count * _DTYPES[storage.kind].itemsize
+            if needed > member.size:
+                raise CheckpointError(
+                    f"{path}: the storage of {name!r} (data/{storage.key}) has {member.size} bytes, {needed} are due"
+                )
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The tensor as a view of the file; CheckpointError when its storage is damaged."""
+        tensor = self._tensors[name]
+        member = self._members[tensor.storage.key]
+        if tensor.storage.key not in self._checked:
+            self._check(name, member)
+            self._checked.add(tensor.storage.key)
+        dtype = _DTYPES[tensor.storage.kind]
+        if math.prod(tensor.shape) == 0:
+            return np.empty(tensor.shape, dtype)
+        start = member.start + tensor.offset * dtype.itemsize
+        strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
+        return np.ndarray(tensor.shape, dtype, buffer=self._buffer, offset=start, strides=strides)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def _check(self, name: str, member: Member) -> None:
+        # A writer that was told to leave checksums out writes zero.
+        with memoryview(self._buffer) as view, view[member.start : member.start + member.size] as data:
+            if member.crc and zlib.crc32(data) != member.crc:
+                raise CheckpointError(f"{self._path}: the data of {name!r} is damaged; copy or download the file again")
+
+
+def _open_zip(path: Path) -> TorchTensors:
+    buffer = map_file(path)
+    _refuse_other_formats(path, buffer)
+    try:
+        members = index_zip(buffer)
+        folder = _archive_folder(members)
+        order = _read(buffer, members, f"{folder}byteorder")
+        if order not in (b"little", None):
+            raise CheckpointError(f"has byte order {order!r}, not little; {_SAVE_AGAIN} on a little-endian machine")
+        tensors = _find_tensors(read_pickle(_read(buffer, members, f"{folder}data.pkl") or b""))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from None
+    prefix = f"{folder}data/"
+    storages = {name.removeprefix(prefix): member for name, member in members.items() if name.startswith(prefix)}
+    return TorchTensors(path, buffer, storages, tensors)
+
+
+def _refuse_other_formats(path: Path, buffer: mmap.mmap) -> None:
+    """Say what a file is that does not begin as a zip, and the way out."""
+    if buffer[:4] == b"PK\3\4":
+        return
+    if buffer[:2] == b"\x80\x02" or buffer[257:262] == b"ustar":
+        raise CheckpointError(f"{path} is in PyTorch's format from before version 1.6; {_SAVE_AGAIN}")
+    if buffer[:7] == b"version":
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    if buffer[:1] == b"<":
+        raise CheckpointError(f"{path} is a web page, not a checkpoint: the download needs a login or another address")
+    raise CheckpointError(
+        f"{path} is not a PyTorch checkpoint (it begins with {buffer[:8]!r}, not with a zip's signature)"
+    )
+
+
+def _archive_folder(members: Mapping[str, Member]) -> str:
+    """The folder that everything lies in, with its slash: the name of the file when it was saved, or "archive/"."""
+    folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(folders) != 1:
+        raise CheckpointError("is a zip file without the data.pkl of a PyTorch checkpoint")
+    if f"{folders[0]}constants.pkl" in members:
+        raise CheckpointError("is a TorchScript program, not a checkpoint; save the weights alone with torch.save")
+    return folders[0]
+
+
+def _read(buffer: mmap.mmap, members: Mapping[str, Member], name: str) -> bytes | None:
+    member = members.get(name)
+    if member is None:
+        return None
+    data = buffer[member.start : member.start + member.size]
+    if member.crc and zlib.crc32(data) != member.crc:
+        raise CheckpointError(f"is damaged: the checksum of {name} differs; copy or download it again")
+    return data
+
+
+def _find_tensors(root: object) -> dict[str, Tensor]:
+    """The state dictionary inside what the pickle describes."""
+    for _ in range(2):
+        if isinstance(root, dict):
+            nested = next((root[key] for key in ("model", "state_dict") if isinstance(root.get(key), dict)), root)
+            root = nested
+    if not isinstance(root, dict):
+        raise CheckpointError(f"holds a {type(root).__name__.lower()}, not a dictionary of tensors")
+    tensors = {name: value for name, value in root.items() if isinstance(value, Tensor)}
+    if not tensors:
+        keys = ", ".join(repr(key) for key in list(root)[:8]) or "none"
+        raise CheckpointError(f'holds no tensors at its top, nor under "model" or "state_dict" (its keys: {keys})')
+    return tensors
+
+
+def _without_prefix(tensors: Mapping[str, np.ndarray], prefix: str) -> Mapping[str, np.ndarray]:
+    if not all(name.startswith(prefix) for name in tensors):
+        return tensors
+    return _Renamed(tensors, {name.removeprefix(prefix): name for name in tensors})
+
+
+class _Renamed(Mapping[str, np.ndarray]):
+    """A mapping under other names."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
+        self._tensors, self._names = tensors, names
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -1,0 +1,272 @@
+"""Models on disk: one directory with `config.json` and `model.safetensors`, mapped into memory when loaded."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+
+from ivggt_jax import hub
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.hub import Source
+from ivggt_jax.model.parameters import Model, abstract_params, compute_dtypes, flatten, unflatten
+from ivggt_jax.tensor_file import CheckpointError, Layout, open_safetensors, read_json, write_safetensors
+
+FORMAT = "ivggt_jax"
+VERSION = 1
+CONFIG_FILE = "config.json"
+TENSOR_FILE = "model.safetensors"
+_DEMO = Path(__file__).parent / "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a checkpoint says about itself."""
+
+    config: ModelConfig
+    dtype: str
+    """Of the trunk, as stored; heads are float32."""
+    parameters: int
+    source: Source | None
+
+
+def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
+    """Load a model; prints its licence to standard error where the checkpoint has one.
+
+    Args:
+        path_or_name: a directory that `save` or `python -m convert` wrote; a `.pth`, `.pt` or `.safetensors` file of
+            published shapes under PyTorch's names; a published name (`ivggt_jax.hub.PUBLISHED`), which is downloaded
+            and converted once; or "demo".
+        dtype: of the trunk; None is bfloat16 on a GPU and float32 on a CPU. Heads are float32.
+
+    On a CPU the parameters that need no cast lie in the mapped file: loading takes no memory and no second copy, and
+    pages are read when they are first used.
+
+    Raises CheckpointError for whatever cannot be used, in one line with the way out.
+    """
+    path = locate(path_or_name)
+    if path.is_dir():
+        return _load_directory(path, dtype)
+    # The converter is needed for foreign files alone; the library does not depend on it otherwise.
+    from convert import ConversionError, from_torch
+    from convert.torch_file import open_tensors
+
+    try:
+        return from_torch(open_tensors(path), dtype=dtype)
+    except ConversionError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def save(model: Model, directory: str | Path, *, source: Source | None = None, overwrite: bool = False) -> None:
+    """Write a model as a directory that `load` maps into memory. It appears whole or not at all.
+
+    Raises CheckpointError when the directory exists and `overwrite` is not set, or holds anything but a checkpoint.
+    """
+    params = flatten(model.params)
+    layout = {path: (x.shape, np.dtype(x.dtype)) for path, x in params.items()}
+    with written_beside(Path(directory), overwrite) as beside:
+        beside.mkdir()
+        write_directory(beside, model.config, layout, lambda path: np.asarray(params[path]), source)
+
+
+def download(name: str) -> Path:
+    """The directory of a published model, downloaded and converted into the cache when it is not there yet.
+
+    Two processes that ask at once do it once. Raises CheckpointError, see `ivggt_jax.hub.fetch`.
+    """
+
+    def convert(file: Path, source: Source, directory: Path) -> None:
+        from convert.command import convert_file
+
+        convert_file(file, directory, source=source)
+
+    return hub.cached(name, convert)
+
+
+def identify(path_or_name: str | Path) -> Source:
+    """What is known of a checkpoint's origin, for records; a file, or a directory without a source, by its name alone.
+
+    Raises CheckpointError when there is no such checkpoint.
+    """
+    path = locate(path_or_name)
+    source = describe(path).source if path.is_dir() else None
+    return source or Source(name=path.name)
+
+
+def describe(directory: Path) -> Description:
+    """What a checkpoint directory says about itself.
+
+    Raises CheckpointError when it is none, or not of this version.
+    """
+    content = _read_config(directory)
+    where = f"{directory / CONFIG_FILE}"
+    source = content.get("source")
+    try:
+        return Description(
+            config=parse_config(content.get("model"), where),
+            dtype=content["dtype"],
+            parameters=content["parameters"],
+            source=Source(**source) if source else None,
+        )
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{where} is incomplete ({error}); convert the weights again") from None
+
+
+def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]:
+    """Description and mapped parameters, by "/"-joined path, of a checkpoint directory.
+
+    Raises CheckpointError, with all mismatches, when the tensors are not those of the configuration.
+    """
+    description = describe(directory)
+    if not (directory / TENSOR_FILE).exists():
+        raise CheckpointError(f"{directory} has no {TENSOR_FILE}; if it holds an Orbax checkpoint, convert it")
+    tensors = open_safetensors(directory / TENSOR_FILE)
+    expected = {path: x.shape for path, x in flatten(abstract_params(description.config)).items()}
+    found = {path: x.shape for path, x in tensors.items()}
+    problems = [f"missing {path}" for path in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected {path}" for path in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{path} has shape {list(found[path])}, expected {list(expected[path])}"
+        for path in sorted(expected.keys() & found.keys())
+        if expected[path] != found[path]
+    ]
+    if problems:
+        listed = "\n  ".join(problems)
+        raise CheckpointError(f"{directory}: {len(problems)} tensors do not fit {CONFIG_FILE}:\n  {listed}")
+    return description, tensors
+
+
+def write_directory(
+    directory: Path, config: ModelConfig, layout: Layout, read: Callable[[str], np.ndarray], source: Source | None
+) -> None:
+    """Write the files of a checkpoint into an existing directory, holding one parameter at a time.
+
+    `layout` has the shape and dtype of every parameter by "/"-joined path, `read` gives each once.
+    """
+    write_safetensors(directory / TENSOR_FILE, layout, read, {"format": FORMAT})
+    write_config(directory, config, layout, source)
+
+
+def write_config(directory: Path, config: ModelConfig, layout: Layout, source: Source | None) -> None:
+    """Write `config.json`, what a checkpoint says about itself."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": str(next(dtype for path, (_, dtype) in layout.items() if path.startswith("aggregator/"))),
+        "parameters": sum(math.prod(shape) for shape, _ in layout.values()),
+        "source": dataclasses.asdict(source) if source else None,
+        "model": dataclasses.asdict(config),
+    }
+    (directory / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def parse_config(fields: object, what: str) -> ModelConfig:
+    """A ModelConfig from the fields of a JSON object; those left out have their full-size value.
+
+    Raises CheckpointError naming the unknown or unsound field of `what`.
+    """
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{what} has no object with the model's fields")
+    known = {field.name: field for field in dataclasses.fields(ModelConfig)}
+    values: dict[str, int | float | tuple[int, ...]] = {}
+    for name, value in fields.items():
+        if name not in known:
+            raise CheckpointError(f"{what}: unknown field {name!r}; known are {', '.join(known)}")
+        items = value if isinstance(value, list) else [value]
+        if isinstance(value, list) != isinstance(known[name].default, tuple):
+            raise CheckpointError(f"{what}: {name} is {value!r}, expected something like {known[name].default!r}")
+        for item in items:
+            whole = isinstance(item, int) or (known[name].type is float and isinstance(item, float))
+            if not whole or isinstance(item, bool) or not 0 <= item < 2**31:
+                raise CheckpointError(f"{what}: {name} is {value!r}, expected something like {known[name].default!r}")
+        values[name] = tuple(items) if isinstance(value, list) else value
+    try:
+        return ModelConfig(**values)  # type: ignore[arg-type]
+    except (ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{what}: {error}") from None
+
+
+def locate(path_or_name: str | Path) -> Path:
+    """The file or directory that a path, a published name or "demo" stands for; a published name may be downloaded.
+
+    Raises CheckpointError when it is none of them.
+    """
+    path = Path(path_or_name)
+    if path_or_name == "demo" and not path.exists():
+        if not (_DEMO / CONFIG_FILE).exists():
+            raise CheckpointError("this installation has no demo model; name a checkpoint")
+        return _DEMO
+    if path.exists():
+        return path
+    if str(path_or_name) in hub.PUBLISHED:
+        return download(str(path_or_name))
+    names = ", ".join(hub.PUBLISHED)
+    raise CheckpointError(f"no checkpoint {str(path_or_name)!r}: no such file or directory, and not one of {names}")
+
+
+@contextmanager
+def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A path beside `path` to write a file or directory to; it is renamed into place at the end, removed on failure.
+
+    Raises CheckpointError when `path` exists, unless `overwrite` is set and it is a file or a checkpoint directory; and
+    when the disk is full or the place cannot be written.
+    """
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path} exists; choose another place or overwrite it (--overwrite)")
+    if path.is_dir() and any(path.iterdir()):
+        _read_config(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
+    try:
+        beside = folder / path.name
+        yield beside
+        if path.is_dir():
+            os.replace(path, folder / "replaced")
+        os.replace(beside, path)
+    except OSError as error:
+        raise CheckpointError(hub.explain_disk(path, error)) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _load_directory(directory: Path, dtype: DTypeLike | None) -> Model:
+    description, tensors = open_directory(directory)
+    if description.source and description.source.licence:
+        print(f"{description.source.name}: {description.source.licence}", file=sys.stderr)
+    dtypes = compute_dtypes(tensors, dtype)
+    # device_put takes an aligned host array over as it is on a CPU; jnp.asarray would copy it.
+    params = {path: jax.device_put(np.asarray(x, dtypes[path])) for path, x in tensors.items()}
+    return Model(description.config, unflatten(params))
+
+
+def _read_config(directory: Path) -> dict:
+    """The content of config.json, once it is known to be of this format and version."""
+    path = directory / CONFIG_FILE
+    if not path.exists():
+        raise CheckpointError(
+            f"{directory} is not a checkpoint: it has no {CONFIG_FILE}; give the directory that `python -m convert` "
+            "wrote, or the .pth or .safetensors file itself"
+        )
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not from this project; to use PyTorch weights give the .pth or .safetensors file itself"
+        )
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has version {content.get('version')!r}, this release reads {VERSION}; update it, or convert again"
+        )
+    return content

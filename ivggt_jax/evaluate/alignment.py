@@ -1,0 +1,97 @@
+"""Similarity transforms between a prediction and its truth, in float64.
+
+The library's geometry runs in JAX's default float32, which is too coarse for an evaluation that has to agree with other
+tools to 1e-6; hence NumPy here. Rigid transforms are [3, 4] matrices [R | t], as everywhere in the project.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Similarity:
+    """The map x ↦ scale · rotation · x + translation; the default is the identity."""
+
+    scale: float = 1.0
+    rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
+    """float64 [3, 3]"""
+    translation: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    """float64 [3]"""
+
+    def points(self, points: np.ndarray) -> np.ndarray:
+        """Points [..., 3] moved by the map."""
+        return self.scale * points @ self.rotation.T + self.translation
+
+    def poses(self, world_from_cam: np.ndarray) -> np.ndarray:
+        """Cameras [..., 3, 4] moved by the map: positions as points, orientations by the rotation alone."""
+        rotation = self.rotation @ world_from_cam[..., :3]
+        return np.concatenate((rotation, self.points(world_from_cam[..., 3])[..., None]), axis=-1)
+
+    def after(self, first: "Similarity") -> "Similarity":
+        """The map that applies `first` and then this one."""
+        return Similarity(self.scale * first.scale, self.rotation @ first.rotation, self.points(first.translation))
+
+
+class SimilarityFit:
+    """Least-squares similarity between corresponding points that arrive in parts: memory is that of one part.
+
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991. The moments
+    are merged about the running means, so that clouds far from the origin lose no digits.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._source_mean, self._target_mean = np.zeros(3), np.zeros(3)
+        self._source_spread, self._cross = 0.0, np.zeros((3, 3))
+
+    def add(self, source: np.ndarray, target: np.ndarray) -> None:
+        """Takes points [N, 3] in as pairs (source[i], target[i]). Raises ValueError when the shapes are not that."""
+        if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3:
+            raise ValueError(f"source {source.shape} and target {target.shape} must both be [N, 3]")
+        if len(source) == 0:
+            return
+        source, target = source.astype(np.float64), target.astype(np.float64)
+        source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+        source_step, target_step = source_mean - self._source_mean, target_mean - self._target_mean
+        total = self.count + len(source)
+        between = self.count * len(source) / total
+        self._source_spread += float(np.sum((source - source_mean) ** 2) + between * source_step @ source_step)
+        self._cross += (target - target_mean).T @ (source - source_mean) + between * np.outer(target_step, source_step)
+        self._source_mean += source_step * len(source) / total
+        self._target_mean += target_step * len(source) / total
+        self.count = total
+
+    def solve(self, *, scale: bool, orientations: np.ndarray | None = None) -> Similarity:
+        """The map target ≈ similarity(source); with `scale` False its scale is 1.
+
+        Points on one line leave the rotation about it free: `orientations` [3, 3], a sum of target · sourceᵀ over
+        rotation matrices (those of cameras), decides it then, and is not looked at otherwise. Where all source points
+        coincide the scale is 1. Raises ValueError for fewer than three points, or for points on one line without
+        `orientations`.
+        """
+        if self.count < 3:
+            raise ValueError(f"a similarity needs at least 3 corresponding points, not {self.count}")
+        # A spread at the level of float64 rounding is none: a scale fitted to it would be noise.
+        moved = self._source_spread > 1e-24 * self.count * (self._source_mean @ self._source_mean)
+        cross = self._cross if moved else np.zeros((3, 3))
+        strengths = np.linalg.svd(cross, compute_uv=False)
+        if strengths[1] <= 1e-9 * strengths[0]:
+            if orientations is None:
+                raise ValueError("the corresponding points lie on one line: no rotation about it is best")
+            cross = cross + orientations * (1e-9 * (strengths[0] or 1.0) / np.linalg.norm(orientations))
+        left, _, right = np.linalg.svd(cross)
+        signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
+        rotation = (left * signs) @ right
+        factor = float(np.sum(rotation * self._cross) / self._source_spread) if scale and moved else 1.0
+        return Similarity(factor, rotation, self._target_mean - factor * rotation @ self._source_mean)
+
+
+def umeyama(source: np.ndarray, target: np.ndarray, *, scale: bool) -> Similarity:
+    """Least-squares similarity (rigid with `scale` False) that takes points source [N, 3] to target [N, 3].
+
+    Raises ValueError for other shapes, fewer than three points, or points on one line.
+    """
+    fit = SimilarityFit()
+    fit.add(source, target)
+    return fit.solve(scale=scale)

@@ -1,0 +1,63 @@
+"""Readers of benchmark data sets: each turns its folder layout into `Sequence` records, and skips what is damaged."""
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ivggt_jax.evaluate.datasets import bonn, kitti, long3d, nrgbd, scannet, seven_scenes, sintel, tum
+from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence, Skipped
+
+__all__ = ["DATASETS", "ReadOptions", "Sequence", "Skipped", "open_dataset"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """How a data set is read."""
+
+    layout: str
+    """What its folder looks like, for people."""
+    find: Callable[[Path, ReadOptions], dict[str, Path]]
+    """The folders of its sequences under a root, by name."""
+    read: Callable[[str, Path, ReadOptions], Sequence]
+    """One of them. Raises OSError or ValueError when it cannot be used at all."""
+
+
+DATASETS = {
+    "7scenes": Dataset(seven_scenes.LAYOUT, seven_scenes.find, seven_scenes.read),
+    "nrgbd": Dataset(nrgbd.LAYOUT, nrgbd.find, nrgbd.read),
+    "sintel": Dataset(sintel.LAYOUT, sintel.find, sintel.read),
+    "bonn": Dataset(bonn.LAYOUT, bonn.find, bonn.read),
+    "kitti": Dataset(kitti.DEPTH_LAYOUT, kitti.find_depth, kitti.read_depth),
+    "kitti_odometry": Dataset(kitti.ODOMETRY_LAYOUT, kitti.find_odometry, kitti.read_odometry),
+    "tum": Dataset(tum.LAYOUT, tum.find, tum.read),
+    "scannet": Dataset(scannet.LAYOUT, scannet.find, scannet.read),
+    "long3d": Dataset(long3d.LAYOUT, long3d.find, long3d.read),
+}
+
+
+def open_dataset(
+    name: str, root: Path, only: Collection[str] = (), options: ReadOptions = ReadOptions()
+) -> Iterator[Sequence | Skipped]:
+    """The sequences of a data set, one after the other, each read when it comes.
+
+    `only` names the wanted ones; empty takes all. One that cannot be used comes as `Skipped`; what is damaged inside a
+    sequence is left out and listed in its `problems`. Raises ValueError at once for an unknown data set or sequence, or
+    when the root holds none.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"there is no data set {name!r}; known are {', '.join(DATASETS)}")
+    dataset = DATASETS[name]
+    folders = dataset.find(root, options)
+    if not folders:
+        raise ValueError(f"{root} holds no sequence of {name} (options {options}); its layout is {dataset.layout}")
+    if unknown := set(only) - set(folders):
+        raise ValueError(f"{root} has no sequence {', '.join(sorted(unknown))}; it has {', '.join(folders)}")
+    wanted = {key: folder for key, folder in folders.items() if not only or key in only}
+    return (_read(dataset, key, folder, options) for key, folder in wanted.items())
+
+
+def _read(dataset: Dataset, name: str, folder: Path, options: ReadOptions) -> Sequence | Skipped:
+    try:
+        return dataset.read(name, folder, options)
+    except (OSError, ValueError) as error:
+        return Skipped(name, str(error))

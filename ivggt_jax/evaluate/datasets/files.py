@@ -1,0 +1,103 @@
+"""What the readers share: finding files, telling damaged ones, matching them, reading depth."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ivggt_jax.evaluate.datasets.sequence import Sequence
+from ivggt_jax.sources.folder import folder_images
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a file, or None: missing, empty, not of the kind its name says, or cut off before its end.
+
+    Reads the two ends of PNG and JPEG files and nothing in between, so that looking at thousands takes a moment.
+    """
+    if not path.is_file():
+        return f"{path} is missing"
+    with path.open("rb") as file:
+        head = file.read(8)
+        size = file.seek(0, 2)
+        file.seek(max(0, size - 4096))
+        tail = file.read()
+    if not size:
+        return f"{path} is empty"
+    suffix = path.suffix.lower()
+    if (suffix == ".png" and head != _PNG) or (suffix in (".jpg", ".jpeg") and head[:2] != _JPEG):
+        return f"{path} is not a {suffix[1:].upper()} file"
+    if (suffix == ".png" and b"IEND" not in tail[-16:]) or (suffix in (".jpg", ".jpeg") and b"\xff\xd9" not in tail):
+        return f"{path} is cut off"
+    return None
+
+
+def without_damage(sequence: Sequence, check: Callable[[Path], str | None] = damage) -> Sequence:
+    """The sequence without frames whose image is damaged, and without depths that are; both are added to its problems.
+
+    `check` looks at depth files. Raises ValueError when no frame is left.
+    """
+    image_problems = [damage(path) for path in sequence.images]
+    depths, depth_problems = sequence.depths, []
+    if depths is not None:
+        found = [None if path is None else check(path) for path in depths]
+        depth_problems = [problem for problem in found if problem]
+        depths = tuple(None if problem else path for path, problem in zip(depths, found, strict=True))
+    keep = np.array([problem is None for problem in image_problems], bool)
+    problems = (*sequence.problems, *(problem for problem in image_problems if problem), *depth_problems)
+
+    def kept(values: np.ndarray | None) -> np.ndarray | None:
+        return None if values is None else values[keep]
+
+    return replace(
+        sequence,
+        images=tuple(path for path, whole in zip(sequence.images, keep, strict=True) if whole),
+        depths=None if depths is None else tuple(path for path, whole in zip(depths, keep, strict=True) if whole),
+        world_from_cam=kept(sequence.world_from_cam),
+        intrinsics=kept(sequence.intrinsics),
+        timestamps=kept(sequence.timestamps),
+        problems=problems,
+    )
+
+
+def images_in(folder: Path, pattern: str = "*") -> tuple[Path, ...]:
+    """Image files of a folder whose names match, img2 before img10. Raises ValueError when there are none."""
+    paths = tuple(path for path in folder_images(folder) if path.match(pattern))
+    if not paths:
+        raise ValueError(f"{folder}: no image is named {pattern}")
+    return paths
+
+
+def numbers(path: Path) -> tuple[int, ...]:
+    """The numbers in a file's name, by which files of one frame find each other: img7.png and depth7.png have (7,)."""
+    return tuple(int(number) for number in re.findall(r"\d+", path.stem))
+
+
+def matched(images: Iterable[Path], others: Iterable[Path]) -> tuple[tuple[Path | None, ...], tuple[str, ...]]:
+    """For each image the other file with the same numbers in its name, or None and a line about it."""
+    known = {numbers(path): path for path in others}
+    found = {path: known.get(numbers(path)) for path in images}
+    problems = tuple(f"{path} has no other file with its number" for path, other in found.items() if other is None)
+    return tuple(found.values()), problems
+
+
+def read_png_depth(path: Path, units_per_metre: float, largest: float = np.inf) -> np.ndarray:
+    """Depth in metres, float32 [H, W], from a PNG of 16 bits; 0 where it is 0 or more than `largest` metres.
+
+    Raises ValueError for an image of another kind, OSError or SyntaxError for a damaged one.
+    """
+    with Image.open(path) as image:
+        if not image.mode.startswith("I"):
+            raise ValueError(f"{path} has mode {image.mode!r}; depth is stored in 16 bits")
+        depth = np.asarray(image).astype(np.float32) / np.float32(units_per_metre)
+    return np.where(depth > largest, np.float32(0), depth)
+
+
+def constant_intrinsics(focal_x: float, focal_y: float, centre_x: float, centre_y: float, frames: int) -> np.ndarray:
+    """float64 [S, 3, 3]: one camera for all frames."""
+    matrix = np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1.0]])
+    return np.tile(matrix, (frames, 1, 1))

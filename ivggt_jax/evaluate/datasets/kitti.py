@@ -1,0 +1,81 @@
+"""KITTI (Geiger et al., IJRR 2013): driving, in two layouts: laser depth (Uhrig et al., 3DV 2017), and odometry."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ivggt_jax.evaluate.datasets.files import images_in, matched, read_png_depth, without_damage
+from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
+from ivggt_jax.evaluate.datasets.tables import poses_from_rows, read_table
+
+DEPTH_LAYOUT = "depth_selection/val_selection_cropped/{image_gathered,groundtruth_depth_gathered}/<sequence>/*.png"
+ODOMETRY_LAYOUT = "sequences/00/{image_2/000000.png,calib.txt,times.txt} and poses/00.txt"
+
+
+def find_depth(root: Path, options: ReadOptions) -> dict[str, Path]:
+    """Folders of the depth selection's images by name."""
+    folder = root / "depth_selection" / "val_selection_cropped" / "image_gathered"
+    return {path.name: path for path in sorted(folder.glob("*")) if path.is_dir()}
+
+
+def read_depth(name: str, folder: Path, options: ReadOptions) -> Sequence:
+    """One sequence of the depth selection: laser depth at some of the pixels."""
+    images = images_in(folder)
+    truth = folder.parent.parent / "groundtruth_depth_gathered" / name
+    depths, problems = matched(images, truth.glob("*.png"))
+    return without_damage(
+        Sequence(
+            dataset="kitti",
+            name=name,
+            images=images,
+            depths=depths,
+            read_depth=partial(read_png_depth, units_per_metre=256),
+            problems=problems,
+        )
+    )
+
+
+def find_odometry(root: Path, options: ReadOptions) -> dict[str, Path]:
+    """Folders of the odometry sequences by name, those whose true poses are there."""
+    return {path.stem: root / "sequences" / path.stem for path in sorted((root / "poses").glob("*.txt"))}
+
+
+def read_odometry(name: str, folder: Path, options: ReadOptions) -> Sequence:
+    """One odometry sequence: the left colour camera, frame i with the i-th pose and time.
+
+    Poses on disk are the left grey camera's; the calibration's baseline takes them to the colour camera. Raises
+    ValueError when the calibration is damaged, or there are not as many poses or times as images.
+    """
+    images = images_in(folder / "image_2")
+    table = folder.parent.parent / "poses" / f"{name}.txt"
+    rows, pose_problems = read_table(table, 12)
+    times, time_problems = read_table(folder / "times.txt", 1)
+    index = np.array([int(path.stem) for path in images])
+    for path, count in ((table, len(rows)), (folder / "times.txt", len(times))):
+        if index.max() >= count:
+            raise ValueError(f"{path} has {count} rows, but there is an image {index.max():06d}")
+    intrinsics, offset = _colour_camera(folder / "calib.txt")
+    poses = poses_from_rows(rows)[index]
+    poses[..., 3] -= poses[..., :3] @ offset
+    return without_damage(
+        Sequence(
+            dataset="kitti_odometry",
+            name=name,
+            images=images,
+            world_from_cam=poses,
+            intrinsics=np.tile(intrinsics, (len(images), 1, 1)),
+            timestamps=times[index, 0],
+            problems=(*pose_problems, *time_problems),
+        )
+    )
+
+
+def _colour_camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsics [3, 3] of the left colour camera, and the translation [3] that takes the grey one's points to it."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        name, _, values = line.partition(":")
+        if name.strip() == "P2" and len(values.split()) == 12:
+            projection = np.array(values.split(), np.float64).reshape(3, 4)
+            return projection[:, :3], np.linalg.solve(projection[:, :3], projection[:, 3])
+    raise ValueError(f"{path} has no line P2 of 12 numbers")

@@ -1,0 +1,83 @@
+"""Text tables of numbers, the poses in them, and which of two recordings' moments belong together."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
+
+ASSOCIATION_SECONDS = 0.02
+"""Two recordings belong to one moment when their times differ by less; the TUM benchmark's own limit."""
+
+
+def times_in_names(paths: Iterable[Path]) -> np.ndarray | None:
+    """Seconds, float64 [S], of files that are named by their time (1305031102.175304.png); None if any is not."""
+    stems = [path.stem for path in paths]
+    return np.array(stems, np.float64) if all(re.fullmatch(r"\d+\.\d+", stem) for stem in stems) else None
+
+
+def nearest_in_time(times: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each time [S] the index of the nearest of the others [N], or −1 where none is near; NaN is never near."""
+    known = np.flatnonzero(np.isfinite(others))
+    if len(known) == 0:
+        return np.full(len(times), -1)
+    distance, index = KDTree(others[known, None]).query(times[:, None], distance_upper_bound=ASSOCIATION_SECONDS)
+    return np.where(np.isfinite(distance), known[np.minimum(index, len(known) - 1)], -1)
+
+
+def read_table(path: Path, *columns: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers of a text file, float64 [N, columns[0]], and a line about each row that is damaged: it is all NaN.
+
+    A row may have any of the numbers of columns; of longer ones the first `columns[0]` are kept. Blank lines and those
+    that begin with # are passed over. Raises ValueError when there is no row.
+    """
+    rows, problems = [], []
+    for line_number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        try:
+            row = [float(word) for word in line.replace(",", " ").split()]
+        except ValueError:
+            row = []
+        if len(row) not in columns:
+            problems.append(f"{path} line {line_number} does not hold {' or '.join(map(str, columns))} numbers")
+            row = [np.nan] * columns[0]
+        rows.append(row[: columns[0]])
+    if not rows:
+        raise ValueError(f"{path} holds no numbers")
+    return np.array(rows), tuple(problems)
+
+
+def poses_from_rows(rows: np.ndarray) -> np.ndarray:
+    """Matrices [N, 3, 4] from their 12 numbers row by row [N, 12]; NaN where any number is not finite."""
+    poses = rows.reshape(-1, 3, 4)
+    return np.where(np.isfinite(poses).all(axis=(1, 2), keepdims=True), poses, np.nan)
+
+
+def poses_from_tum(rows: np.ndarray) -> np.ndarray:
+    """world_from_cam [N, 3, 4] from TUM's rows [N, 8], timestamp tx ty tz qx qy qz qw; NaN where not finite or q = 0."""
+    poses = np.full((len(rows), 3, 4), np.nan)
+    usable = np.isfinite(rows).all(axis=1) & (np.linalg.norm(rows[:, 4:], axis=1) > 1e-6)
+    if usable.any():
+        poses[usable, :, :3] = Rotation.from_quat(rows[usable, 4:]).as_matrix()
+        poses[usable, :, 3] = rows[usable, 1:4]
+    return poses
+
+
+def read_pose_files(paths: Iterable[Path | None]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """world_from_cam [S, 3, 4] from one text file of a 4 × 4 matrix a frame, NaN and a line for each damaged one."""
+    poses, problems = [], []
+    for path in paths:
+        pose = np.full((3, 4), np.nan)
+        if path is not None:
+            try:
+                rows, lines = read_table(path, 4)
+                if lines or len(rows) != 4:
+                    raise ValueError(f"{path} does not hold a 4 × 4 matrix")
+                pose = poses_from_rows(rows[:3].reshape(1, 12))[0]
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+        poses.append(pose)
+    return np.array(poses), tuple(problems)

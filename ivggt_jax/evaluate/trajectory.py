@@ -1,0 +1,144 @@
+"""Errors of a camera trajectory: absolute and relative, in translation and rotation, after a stated alignment.
+
+ATE and RPE follow Sturm et al., "A benchmark for the evaluation of RGB-D SLAM systems", IROS 2012, and agree with evo.
+Both trajectories are world-from-camera; what a model predicts, camera-from-world, has to be inverted first (`inverse`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ivggt_jax.evaluate.alignment import Similarity, SimilarityFit
+
+Alignment = Literal["sim3", "se3", "scale", "none"]
+"""What may be taken out before errors are measured. `sim3`: scale, rotation and translation (Umeyama on the positions);
+`se3`: the last two; `scale`: Umeyama's scale alone, about the origin; `none`: nothing. For the last two the caller
+brings both trajectories into one frame (`relative_to_first`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrajectoryErrors:
+    """Errors of every frame of one trajectory; NaN where the truth is not known."""
+
+    alignment: Alignment
+    truth_from_prediction: Similarity
+    aligned: np.ndarray
+    """float64 [S, 3, 4]: the predicted cameras, world-from-camera, after the alignment."""
+    translation: np.ndarray
+    """float64 [S]: distance between predicted and true position, in the truth's unit."""
+    rotation: np.ndarray
+    """float64 [S]: angle between predicted and true orientation, in degrees."""
+    relative_translation: np.ndarray
+    """float64 [S − delta]: length of the relative pose's error over `delta` frames."""
+    relative_rotation: np.ndarray
+    """float64 [S − delta]: angle of the same, in degrees."""
+
+    def summary(self) -> dict[str, float]:
+        """One number per measure: `ate` and `rpe_*` are root mean squares, rotation in degrees."""
+        return {
+            "ate": _root_mean_square(self.translation),
+            "translation_mean": _mean(self.translation),
+            "translation_max": float(np.nanmax(self.translation)),
+            "rotation_mean_degrees": _mean(self.rotation),
+            "rotation_max_degrees": float(np.nanmax(self.rotation)),
+            "rpe_translation": _root_mean_square(self.relative_translation),
+            "rpe_rotation_degrees": _root_mean_square(self.relative_rotation),
+        }
+
+
+def evaluate_trajectory(
+    prediction: np.ndarray, truth: np.ndarray, alignment: Alignment = "sim3", delta: int = 1
+) -> TrajectoryErrors:
+    """Aligns a predicted trajectory to the true one and measures what is left.
+
+    prediction, truth [S, 3, 4] (or [S, 4, 4]): world-from-camera, frame by frame; a truth that is not finite is
+    unknown, and its frame is left out. Relative errors compare all pairs of frames `delta` apart whose truth is known.
+    Raises ValueError for other shapes, an unknown alignment, a prediction that is not finite, or too few frames with
+    truth (three; one if the alignment is `none`).
+    """
+    prediction, truth = _cameras("prediction", prediction), _cameras("truth", truth)
+    if len(prediction) != len(truth):
+        raise ValueError(f"prediction has {len(prediction)} frames and truth {len(truth)}: they must correspond")
+    if not 1 <= delta < len(truth):
+        raise ValueError(f"delta must be at least 1 and less than the {len(truth)} frames, not {delta}")
+    finite = np.isfinite(prediction).all(axis=(1, 2))
+    if not finite.all():
+        raise ValueError(f"prediction of frame {int(np.argmin(finite))} is not finite")
+    known = np.isfinite(truth).all(axis=(1, 2))
+    if not known.any():
+        raise ValueError(f"the true pose is known of none of the {len(truth)} frames")
+    transform = align_trajectory(prediction[known], truth[known], alignment)
+    aligned = transform.poses(prediction)
+    error = _compose(inverse(truth), aligned)
+    relative = _compose(
+        _compose(inverse(truth[delta:]), truth[:-delta]), _compose(inverse(aligned[:-delta]), aligned[delta:])
+    )
+    return TrajectoryErrors(
+        alignment=alignment,
+        truth_from_prediction=transform,
+        aligned=aligned,
+        translation=np.linalg.norm(aligned[..., 3] - truth[..., 3], axis=-1),
+        rotation=_angles(error),
+        relative_translation=np.linalg.norm(relative[..., 3], axis=-1),
+        relative_rotation=_angles(relative),
+    )
+
+
+def align_trajectory(prediction: np.ndarray, truth: np.ndarray, alignment: Alignment) -> Similarity:
+    """The map that takes predicted cameras [S, 3, 4] (world-from-camera) to the true ones, fitted to the positions.
+
+    Where the positions lie on one line (a corridor) the rotation about it comes from the cameras' orientations. Raises
+    ValueError for an unknown alignment or, unless it is `none`, fewer than three frames.
+    """
+    if alignment not in get_args(Alignment):
+        raise ValueError(f"alignment must be one of {', '.join(get_args(Alignment))}, not {alignment!r}")
+    if alignment == "none":
+        return Similarity()
+    fit = SimilarityFit()
+    fit.add(prediction[..., 3], truth[..., 3])
+    orientations = np.einsum("sij,skj->ik", truth[..., :3], prediction[..., :3])
+    similarity = fit.solve(scale=alignment != "se3", orientations=orientations)
+    return Similarity(scale=similarity.scale) if alignment == "scale" else similarity
+
+
+def inverse(transform: np.ndarray) -> np.ndarray:
+    """Inverse [..., 3, 4] of rigid transforms [..., 3, 4]: world_from_cam from cam_from_world, and back."""
+    rotation = np.swapaxes(transform[..., :3], -1, -2)
+    return np.concatenate((rotation, -rotation @ transform[..., 3:]), axis=-1)
+
+
+def relative_to_first(world_from_cam: np.ndarray) -> np.ndarray:
+    """Cameras [S, 3, 4] with the first camera's frame as their world, which is the world of every prediction."""
+    return _compose(inverse(world_from_cam[:1]), world_from_cam)
+
+
+def _compose(a_from_b: np.ndarray, b_from_c: np.ndarray) -> np.ndarray:
+    rotation = a_from_b[..., :3]
+    return np.concatenate((rotation @ b_from_c[..., :3], rotation @ b_from_c[..., 3:] + a_from_b[..., 3:]), axis=-1)
+
+
+def _angles(transform: np.ndarray) -> np.ndarray:
+    """Rotation angles [...] in degrees of rigid transforms [..., 3, 4], NaN where those are not finite."""
+    angles = np.full(len(transform), np.nan)
+    known = np.isfinite(transform).all(axis=(1, 2))
+    if known.any():
+        angles[known] = np.degrees(Rotation.from_matrix(transform[known, :, :3]).magnitude())
+    return angles
+
+
+def _cameras(name: str, transform: np.ndarray) -> np.ndarray:
+    """The [S, 3, 4] part of [S, 3, 4] or [S, 4, 4], in float64."""
+    if transform.ndim != 3 or transform.shape[1:] not in ((3, 4), (4, 4)):
+        raise ValueError(f"{name} has shape {transform.shape}; world-from-camera must be [S, 3, 4] or [S, 4, 4]")
+    return transform[:, :3].astype(np.float64)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(_mean(values**2)))

@@ -1,0 +1,229 @@
+"""Cameras, pose encodings, unprojection and alignment.
+
+Every function is pure, batched over leading axes, and can be jitted and differentiated. Axes follow OpenCV: x right,
+y down, z forward. A rigid transform is a [3, 4] matrix [R | t]; `cam_from_world` takes world points into the camera.
+Pixel (u, v) is the integer index, and the principal point of a pose encoding lies exactly at (width/2, height/2).
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+def cameras_from_pose(pose_encoding: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+    """Decode pose encodings into cameras for an image size in pixels.
+
+    pose_encoding [..., 9]: translation 3, quaternion xyzw of any length 4, vertical and horizontal field of view in
+    radians 2. Returns cam_from_world [..., 3, 4] and intrinsics [..., 3, 3] in pixels. A field of view of zero gives
+    an infinite focal length. Raises ValueError when the last axis is not 9.
+    """
+    _check_shape("pose_encoding", pose_encoding, (9,))
+    translation, quaternion, field_of_view = jnp.split(pose_encoding, (3, 7), axis=-1)
+    cam_from_world = _join(rotation_from_quaternion(quaternion), translation)
+    centre = jnp.asarray((height / 2, width / 2), pose_encoding.dtype)
+    focal = centre / jnp.tan(field_of_view / 2)
+    return cam_from_world, _intrinsics(focal[..., 1], focal[..., 0], width, height)
+
+
+def pose_from_cameras(cam_from_world: jax.Array, intrinsics: jax.Array, height: int, width: int) -> jax.Array:
+    """Encode cameras as pose encodings [..., 9]; the inverse of `cameras_from_pose`.
+
+    cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels of a height × width image, of which only the focal
+    lengths are kept. The quaternion is a unit one with w ≥ 0. Raises ValueError for other shapes.
+    """
+    _check_shape("cam_from_world", cam_from_world, (3, 4))
+    _check_shape("intrinsics", intrinsics, (3, 3))
+    focal = jnp.stack((intrinsics[..., 1, 1], intrinsics[..., 0, 0]), axis=-1)
+    field_of_view = 2 * jnp.arctan(jnp.asarray((height / 2, width / 2), focal.dtype) / focal)
+    quaternion = quaternion_from_rotation(cam_from_world[..., :3])
+    return jnp.concatenate((cam_from_world[..., 3], quaternion, field_of_view), axis=-1)
+
+
+def intrinsics_from_field_of_view(horizontal: jax.Array, height: int, width: int) -> jax.Array:
+    """Intrinsics [..., 3, 3] of square pixels from a horizontal field of view [...] in radians."""
+    focal = width / 2 / jnp.tan(jnp.asarray(horizontal) / 2)
+    return _intrinsics(focal, focal, width, height)
+
+
+def rotation_from_quaternion(quaternion: jax.Array) -> jax.Array:
+    """Rotation matrices [..., 3, 3] from quaternions xyzw [..., 4] of any length but zero."""
+    x, y, z, w = (quaternion[..., i] for i in range(4))
+    s = 2 / jnp.sum(quaternion * quaternion, axis=-1)
+    rows = (
+        (1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w)),
+        (s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w)),
+        (s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y)),
+    )
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def quaternion_from_rotation(rotation: jax.Array) -> jax.Array:
+    """Unit quaternions xyzw [..., 4] with w ≥ 0 from rotation matrices [..., 3, 3].
+
+    4·q·qᵀ is linear in the rotation. Its row with the largest diagonal is a multiple of q of length ≥ 2, so that
+    normalising it is accurate, and differentiable, for every rotation.
+    """
+    r = [[rotation[..., i, j] for j in range(3)] for i in range(3)]
+    xy, xz, yz = r[1][0] + r[0][1], r[0][2] + r[2][0], r[2][1] + r[1][2]
+    xw, yw, zw = r[2][1] - r[1][2], r[0][2] - r[2][0], r[1][0] - r[0][1]
+    squares = (
+        1 + r[0][0] - r[1][1] - r[2][2],
+        1 - r[0][0] + r[1][1] - r[2][2],
+        1 - r[0][0] - r[1][1] + r[2][2],
+        1 + r[0][0] + r[1][1] + r[2][2],
+    )
+    x, y, z, w = squares
+    outer = ((x, xy, xz, xw), (xy, y, yz, yw), (xz, yz, z, zw), (xw, yw, zw, w))
+    rows = jnp.stack([jnp.stack(row, axis=-1) for row in outer], axis=-2)
+    largest = jnp.argmax(jnp.stack(squares, axis=-1), axis=-1)
+    row = jnp.take_along_axis(rows, largest[..., None, None], axis=-2)[..., 0, :]
+    row = row / jnp.linalg.norm(row, axis=-1, keepdims=True)
+    return jnp.where(row[..., 3:] < 0, -row, row)
+
+
+def invert(transform: jax.Array) -> jax.Array:
+    """Inverse [..., 3, 4] of rigid transforms [..., 3, 4]: world_from_cam from cam_from_world, and back."""
+    rotation = jnp.swapaxes(transform[..., :3], -1, -2)
+    return _join(rotation, -rotate(rotation, transform[..., 3]))
+
+
+def compose(a_from_b: jax.Array, b_from_c: jax.Array) -> jax.Array:
+    """a_from_c [..., 3, 4] from two rigid transforms [..., 3, 4]; leading axes broadcast."""
+    rotation = jnp.matmul(a_from_b[..., :3], b_from_c[..., :3], precision="highest")
+    return _join(rotation, transform_points(a_from_b, b_from_c[..., None, :, 3])[..., 0, :])
+
+
+def relative_to_first(cam_from_world: jax.Array) -> jax.Array:
+    """Cameras [..., T, 3, 4] of a sequence, expressed in the frame of its first camera."""
+    return compose(cam_from_world, invert(cam_from_world[..., :1, :, :]))
+
+
+def rotate(rotation: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Vectors [..., 3] turned by rotations [..., 3, 3], in full precision whatever the device's matmul default is."""
+    return jnp.sum(rotation * vectors[..., None, :], axis=-1)
+
+
+def transform_points(transform: jax.Array, points: jax.Array) -> jax.Array:
+    """Points [..., N, 3] moved by rigid transforms [..., 3, 4]; leading axes broadcast."""
+    return rotate(transform[..., None, :, :3], points) + transform[..., None, :, 3]
+
+
+def project(points: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Pixels [..., N, 2] as (u, v), and depths [..., N], of world points [..., N, 3].
+
+    cam_from_world [..., 3, 4], intrinsics [..., 3, 3] without skew; leading axes broadcast. Points with a depth ≤ 0
+    are behind the camera and their pixels mean nothing.
+    """
+    in_camera = transform_points(cam_from_world, points)
+    depth = in_camera[..., 2]
+    focal, centre = _focal_and_centre(intrinsics)
+    return in_camera[..., :2] / depth[..., None] * focal[..., None, :] + centre[..., None, :], depth
+
+
+def unproject(depth: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array) -> jax.Array:
+    """World points [..., H, W, 3] of depth maps [..., H, W] (z in the camera, not distance).
+
+    cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels, without skew. Raises ValueError when the leading
+    axes of the three differ.
+    """
+    _check_shape("cam_from_world", cam_from_world, (3, 4))
+    _check_shape("intrinsics", intrinsics, (3, 3))
+    leading = depth.shape[:-2]
+    if cam_from_world.shape[:-2] != leading or intrinsics.shape[:-2] != leading:
+        raise ValueError(
+            f"depth {depth.shape}, cam_from_world {cam_from_world.shape} and intrinsics {intrinsics.shape} "
+            "must agree in their leading axes: [..., H, W], [..., 3, 4] and [..., 3, 3]"
+        )
+    height, width = depth.shape[-2:]
+    in_camera = depth[..., None] * pixel_rays(intrinsics, height, width)
+    rotation, translation = cam_from_world[..., None, None, :, :3], cam_from_world[..., None, None, :, 3]
+    return rotate(jnp.swapaxes(rotation, -1, -2), in_camera - translation)
+
+
+def pixel_rays(intrinsics: jax.Array, height: int, width: int) -> jax.Array:
+    """Directions [..., H, W, 3] in the camera, with z = 1, through every pixel (integer index) of an image."""
+    grid = jnp.meshgrid(jnp.arange(width), jnp.arange(height))
+    pixels = jnp.stack(grid, axis=-1).astype(intrinsics.dtype)
+    focal, centre = _focal_and_centre(intrinsics[..., None, None, :, :])
+    xy = (pixels - centre) / focal
+    return jnp.concatenate((xy, jnp.ones_like(xy[..., :1])), axis=-1)
+
+
+class Alignment(NamedTuple):
+    """A similarity transform: target ≈ scale · rotation · source + translation."""
+
+    scale: jax.Array
+    """[...]"""
+    rotation: jax.Array
+    """[..., 3, 3]"""
+    translation: jax.Array
+    """[..., 3]"""
+
+    def apply(self, points: jax.Array) -> jax.Array:
+        """Points [..., N, 3] moved onto the target."""
+        rotated = rotate(self.rotation[..., None, :, :], points)
+        return self.scale[..., None, None] * rotated + self.translation[..., None, :]
+
+
+def align(
+    source: jax.Array,
+    target: jax.Array,
+    weights: jax.Array | None = None,
+    kind: Literal["similarity", "rigid", "scale"] = "similarity",
+) -> Alignment:
+    """Least-squares alignment of corresponding points (Umeyama, PAMI 1991, equations 40 to 43).
+
+    source, target [..., N, 3]; weights [..., N], not negative, or None for equal ones. "rigid" keeps the scale at 1,
+    "scale" finds nothing but the scale about the origin. Where all source points coincide, the scale is 1. For
+    collinear points the rotation is one of the best ones, and its gradient is undefined. Raises ValueError for
+    shapes that differ or an unknown kind.
+    """
+    if source.shape != target.shape or source.shape[-1] != 3:
+        raise ValueError(f"source {source.shape} and target {target.shape} must have one shape [..., N, 3]")
+    if kind not in ("similarity", "rigid", "scale"):
+        raise ValueError(f"kind must be 'similarity', 'rigid' or 'scale', not {kind!r}")
+    weights = jnp.ones(source.shape[:-1], source.dtype) if weights is None else weights
+    weights = (weights / jnp.sum(weights, axis=-1, keepdims=True))[..., None]
+    identity = jnp.broadcast_to(jnp.eye(3, dtype=source.dtype), (*source.shape[:-2], 3, 3))
+    if kind == "scale":
+        scale = _ratio(jnp.sum(weights * source * target, axis=(-2, -1)), jnp.sum(weights * source**2, axis=(-2, -1)))
+        return Alignment(scale, identity, jnp.zeros_like(identity[..., 0]))
+    source_mean, target_mean = (jnp.sum(weights * x, axis=-2, keepdims=True) for x in (source, target))
+    centred, target_centred = source - source_mean, target - target_mean
+    covariance = jnp.einsum("...ni,...nj->...ij", weights * target_centred, centred, precision="highest")
+    u, singular, vt = jnp.linalg.svd(covariance)
+    # The smallest direction is flipped where the best orthogonal matrix would be a reflection.
+    flip = jnp.ones_like(singular).at[..., 2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
+    rotation = jnp.matmul(u * flip[..., None, :], vt, precision="highest")
+    scale = jnp.ones_like(singular[..., 0])
+    if kind == "similarity":
+        scale = _ratio(jnp.sum(singular * flip, axis=-1), jnp.sum(weights * centred**2, axis=(-2, -1)))
+    moved = scale[..., None] * rotate(rotation, source_mean[..., 0, :])
+    return Alignment(scale, rotation, target_mean[..., 0, :] - moved)
+
+
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """Numerator over denominator, and 1 where the denominator is zero."""
+    positive = denominator > 0
+    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 1)
+
+
+def _join(rotation: jax.Array, translation: jax.Array) -> jax.Array:
+    return jnp.concatenate((rotation, translation[..., None]), axis=-1)
+
+
+def _focal_and_centre(intrinsics: jax.Array) -> tuple[jax.Array, jax.Array]:
+    focal = jnp.stack((intrinsics[..., 0, 0], intrinsics[..., 1, 1]), axis=-1)
+    return focal, intrinsics[..., :2, 2]
+
+
+def _intrinsics(focal_x: jax.Array, focal_y: jax.Array, width: int, height: int) -> jax.Array:
+    zero, one = jnp.zeros_like(focal_x), jnp.ones_like(focal_x)
+    rows = ((focal_x, zero, one * (width / 2)), (zero, focal_y, one * (height / 2)), (zero, zero, one))
+    return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def _check_shape(name: str, array: jax.Array, trailing: tuple[int, ...]) -> None:
+    if array.shape[-len(trailing) :] != trailing:
+        raise ValueError(f"{name} must end in axes {list(trailing)}, but its shape is {list(array.shape)}")

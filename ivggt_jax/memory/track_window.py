@@ -1,0 +1,65 @@
+"""The streaming tracker's memory: feature maps and coordinates of the query frame and of the last frames."""
+
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+
+from ivggt_jax.memory.ring import ring_slot
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrackWindow:
+    """A ring of W frames per stream: the query frame in slot 0, frame t ≥ 1 in slot 1 + (t − 1) mod (W − 1).
+
+    `frame` [B] int32 is everywhere the index of the frame that is being tracked, from 0; streams need not be in step. A frame
+    goes `push`, then through the tracker with `start` and `live`, then `store`.
+    """
+
+    maps: jax.Array
+    """[B,W,h,w,features] float32 feature maps."""
+    coordinates: jax.Array
+    """[B,W,N,2] float32, pixels of the model's input: where each frame's points were found last."""
+    query_points: jax.Array
+    """[B,N,2] float32, pixels of the query frame."""
+
+    @classmethod
+    def empty(cls, query_points: jax.Array, frames: int, height: int, width: int, features: int) -> "TrackWindow":
+        """A window of `frames` feature maps height×width that holds none, for queries [B,N,2]."""
+        batch, points, _ = query_points.shape
+        return cls(
+            maps=jnp.zeros((batch, frames, height, width, features), jnp.float32),
+            coordinates=jnp.zeros((batch, frames, points, 2), jnp.float32),
+            query_points=query_points,
+        )
+
+    def slot(self, frame: jax.Array) -> jax.Array:
+        """[B] int32: where the frame is."""
+        return ring_slot(frame, self.maps.shape[1])
+
+    def live(self, frame: jax.Array) -> jax.Array:
+        """Bool [B,W]: the slots that hold a frame of this stream; what the others hold must not be looked at."""
+        return jnp.arange(self.maps.shape[1]) <= frame[:, None]
+
+    def push(self, frame: jax.Array, feature_map: jax.Array) -> "TrackWindow":
+        """The window with the frame's map [B,h,w,features] in its slot, its points where the previous frame's are."""
+        entry, slot = jnp.arange(frame.shape[0]), self.slot(frame)
+        previous = self.coordinates[entry, self.slot(frame - 1)]
+        return replace(
+            self,
+            maps=self.maps.at[entry, slot].set(feature_map),
+            coordinates=self.coordinates.at[entry, slot].set(previous),
+        )
+
+    def start(self, frame: jax.Array) -> jax.Array:
+        """[B,W,N,2]: where the tracker starts from, once the frame was pushed.
+
+        At the queries until a frame has left the window, as in a clip; then at the coordinates found last.
+        """
+        whole = (frame < self.maps.shape[1])[:, None, None, None]
+        return jnp.where(whole, self.query_points[:, None], self.coordinates)
+
+    def store(self, tracks: jax.Array) -> "TrackWindow":
+        """The window with the tracker's coordinates [B,W,N,2] of all its frames."""
+        return replace(self, coordinates=tracks)

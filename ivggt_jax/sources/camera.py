@@ -1,0 +1,127 @@
+"""Cameras as a source: a thread keeps the latest frame only, so the model never falls behind what happens."""
+
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ivggt_jax.sources.frame import RawFrame, SourceError
+
+OPEN_SECONDS = 10.0
+SILENT_SECONDS = 10.0
+"""A camera that delivers nothing for so long is taken for lost."""
+
+
+class Capture(Protocol):
+    """The part of OpenCV's VideoCapture that is used."""
+
+    def read(self) -> tuple[bool, Any]:
+        """Wait for the next frame: (True, uint8 [H,W,3] in BGR order), or (False, anything) at the end."""
+
+    def release(self) -> None:
+        """Close the device."""
+
+
+class CameraReader:
+    """Reads a camera in a thread; frames that nobody took before the next one came are dropped and counted."""
+
+    resumable = False
+    read_ahead = False
+    length = None
+    expected_length = None
+
+    def __init__(self, address: str, capture: Capture, stride: int = 1, silent_seconds: float = SILENT_SECONDS):
+        self.dropped = 0
+        self._address = address
+        self._capture = capture
+        self._stride = stride
+        self._silent_seconds = silent_seconds
+        self._changed = threading.Condition()
+        self._latest: tuple[int, float, np.ndarray] | None = None
+        self._ended: str | None = None
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"camera {address}", daemon=True)
+
+    def raw_frames(self) -> Iterator[RawFrame]:
+        """Every stride-th frame that is still the latest when asked for; Unix time of arrival as the timestamp.
+
+        Raises SourceError when the camera ends, fails or falls silent, or was read before.
+        """
+        if self._thread.ident is not None:
+            raise SourceError(f"{self._address}: a camera can be read only once; open it again")
+        self._thread.start()
+        while True:
+            with self._changed:
+                there = self._changed.wait_for(lambda: self._latest or self._ended, timeout=self._silent_seconds)
+                taken, self._latest = self._latest, None
+            if taken is None:
+                why = self._ended if there else f"no frame for {self._silent_seconds:g} s"
+                raise SourceError(f"{self._address}: the camera is lost: {why}; check its cable or connection")
+            index, timestamp, image = taken
+            yield RawFrame(index, timestamp, f"{index:06d}", partial(_to_rgb, image, self._address))
+
+    def close(self) -> None:
+        """Stop the thread and release the camera. One stuck inside the driver is left to end by itself."""
+        self._stopping = True
+        if self._thread.ident is None:
+            self._capture.release()
+        else:
+            self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        index = 0
+        ended = "it was closed"
+        try:
+            while not self._stopping:
+                good, image = self._capture.read()
+                if not good:
+                    ended = f"it stopped after {index} frames (unplugged, or the stream ended)"
+                    break
+                if index % self._stride == 0:
+                    with self._changed:
+                        self.dropped += self._latest is not None
+                        self._latest = (index, time.time(), image)
+                        self._changed.notify()
+                index += 1
+        except Exception as error:  # handed to the consumer, who would wait for ever otherwise
+            ended = f"reading it failed after {index} frames ({error})"
+        finally:
+            self._capture.release()  # here, not in `close`: releasing while another thread reads crashes OpenCV
+            with self._changed:
+                self._ended = ended
+                self._changed.notify()
+
+
+def open_capture(address: str) -> Capture:
+    """Open `cam:N` (the N-th camera of this computer) or `rtsp://…` with OpenCV.
+
+    Raises SourceError when OpenCV is not installed, the address is malformed, or nothing answers.
+    """
+    number = address.removeprefix("cam:")
+    if address.startswith("cam:") and not number.isdecimal():
+        raise SourceError(f"{address}: a camera is cam: and its number, as in cam:0")
+    try:
+        import cv2
+    except ImportError:
+        raise SourceError(f"{address}: cameras need OpenCV: pip install 'ivggt_jax[camera]'") from None
+    if address.startswith("cam:"):
+        capture = cv2.VideoCapture(int(number))
+        advice = "is it plugged in, free, and allowed for you? cam:0 is the first"
+    else:
+        milliseconds = int(1000 * OPEN_SECONDS)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+        capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
+        advice = "check address, user and password with a player such as VLC or ffplay"
+    if not capture.isOpened():
+        raise SourceError(f"{address}: the camera cannot be opened; {advice}")
+    return capture
+
+
+def _to_rgb(image: np.ndarray, address: str) -> Image.Image:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise SourceError(f"{address}: delivers {image.dtype} {image.shape}, not uint8 [H,W,3]")
+    return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))

@@ -1,0 +1,135 @@
+"""Resize, crop and pad: any image to the model's input, pixel for pixel as the published models were fed."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from ivggt_jax.sources.frame import Fit, SourceError
+
+PATCH = 14
+LONGEST_ASPECT = 32
+WHITE = (255, 255, 255)
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+def fit_image(
+    image: Image.Image, size: int = 518, mode: Literal["crop", "pad"] = "crop", like: Size | None = None
+) -> tuple[np.ndarray, Fit]:
+    """Fit one image to the model's input.
+
+    `crop`: the width becomes `size`, the height follows to the nearest multiple of 14 (halves to even) and is cropped
+    to the middle `size` rows where it is larger. `pad`: the larger side becomes `size`, and white fills up the square.
+    Resampling is Pillow's bicubic on uint8, as in the reference.
+
+    Args:
+        image: upright RGB image of any size.
+        size: pixels, a multiple of 14.
+        mode: as above.
+        like: width and height that the result must have (the first frame's). A smaller result is centred on white; one
+            that is larger on any side is scaled down whole until it fits.
+
+    Returns:
+        uint8 [H,W,3], and how it was made.
+
+    Raises:
+        ValueError: `size` is not a positive multiple of 14, or the image is not RGB.
+        SourceError: the image is so long and thin that nothing of use would be left.
+    """
+    if size <= 0 or size % PATCH:
+        raise ValueError(f"size {size} must be a positive multiple of {PATCH}; the nearest is {nearest_size(size)}")
+    if image.mode != "RGB":
+        raise ValueError(f"image mode {image.mode!r} must be RGB; `to_rgb` converts it")
+    resized, canvas = _plan(image.size, size, mode, like)
+    fit = Fit(
+        original_size=image.size,
+        scale=(resized[0] / image.width, resized[1] / image.height),
+        offset=((canvas[0] - resized[0]) // 2, (canvas[1] - resized[1]) // 2),
+    )
+    return np.array(_place(image.resize(resized, Image.Resampling.BICUBIC), canvas, WHITE)), fit
+
+
+def fit_mask(mask: Image.Image | None, fit: Fit, height: int, width: int) -> np.ndarray | None:
+    """Bring a mask to where its image went; what padding added is ignored too.
+
+    Args:
+        mask: image of mode L, of the original's size, 0 where pixels are to be ignored; None ignores padding only.
+        fit: how the image was fitted.
+        height: of the model's input.
+        width: of the model's input.
+
+    Returns:
+        bool [height, width], False where a pixel is to be ignored (nearest neighbour); None where all count.
+
+    Raises:
+        SourceError: the mask's size is not the image's.
+    """
+    original_width, original_height = fit.original_size
+    resized = (round(fit.scale[0] * original_width), round(fit.scale[1] * original_height))
+    if mask is None:
+        if resized[0] >= width and resized[1] >= height:
+            return None
+        mask = Image.new("L", fit.original_size, 255)
+    if mask.size != fit.original_size:
+        raise SourceError(
+            f"the mask has {mask.width}×{mask.height} pixels, its image {original_width}×{original_height}; "
+            "a mask must have its image's size"
+        )
+    return np.array(_place(mask.resize(resized, Image.Resampling.NEAREST), (width, height), 0)) > 0
+
+
+def pad_to_largest(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Stack images of mixed sizes for `infer_clip`, each centred on white of the largest height and width.
+
+    Args:
+        images: S arrays, uint8 [H,W,3] each with its own H and W.
+
+    Returns:
+        uint8 [S, largest H, largest W, 3]; an odd remainder goes to the bottom or right.
+    """
+    canvas = (max(image.shape[1] for image in images), max(image.shape[0] for image in images))
+    return np.stack([np.array(_place(Image.fromarray(image), canvas, WHITE)) for image in images])
+
+
+def model_size(original: Size, size: int, mode: str) -> Size:
+    """Width and height that `fit_image` gives an image of the original size. Raises SourceError as it does."""
+    return _plan(original, size, mode, None)[1]
+
+
+def nearest_size(size: int) -> int:
+    """The multiple of 14 nearest to `size`, for error messages."""
+    return max(PATCH, round(size / PATCH) * PATCH)
+
+
+def _plan(original: Size, size: int, mode: str, like: Size | None) -> tuple[Size, Size]:
+    """What the image is resized to, and the canvas it is then centred on (smaller than it: cropped)."""
+    width, height = original
+    if max(original) > LONGEST_ASPECT * min(original):
+        raise SourceError(f"{width}×{height} pixels is longer than {LONGEST_ASPECT}:1; crop it first")
+    if mode == "crop" or width >= height:
+        resized = (size, round(height * (size / width) / PATCH) * PATCH)
+    else:
+        resized = (round(width * (size / height) / PATCH) * PATCH, size)
+    canvas = (size, min(resized[1], size)) if mode == "crop" else (size, size)
+    if like is not None and canvas != like:
+        if canvas[0] > like[0] or canvas[1] > like[1]:
+            ratio = min(like[0] / width, like[1] / height)
+            resized = (max(1, round(width * ratio)), max(1, round(height * ratio)))
+        canvas = like
+    if min(resized) == 0:
+        raise SourceError(
+            f"{width}×{height} pixels is less than one patch of {PATCH} high or wide at size {size}; use a larger size"
+        )
+    return resized, canvas
+
+
+def _place(image: Image.Image, canvas: Size, fill: int | tuple[int, int, int]) -> Image.Image:
+    """Centre an image on a canvas; what reaches over is cropped, what is left is filled."""
+    if image.size == canvas:
+        return image
+    placed = Image.new(image.mode, canvas, fill)
+    placed.paste(image, ((canvas[0] - image.width) // 2, (canvas[1] - image.height) // 2))
+    return placed

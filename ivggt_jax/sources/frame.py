@@ -1,0 +1,100 @@
+"""The records that sources hand on: a frame, and how its original became the model's input."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+
+class SourceError(ValueError):
+    """Frames cannot be had: the message names the file or device, what is wrong with it, and the way out."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the original image became the model's input: model = scale · original + offset.
+
+    Coordinates are continuous and corner-based: the centre of pixel (column, row) is (column + 0.5, row + 0.5).
+    """
+
+    original_size: tuple[int, int]
+    """Width and height of the original in pixels, after its EXIF or video orientation was applied."""
+    scale: tuple[float, float]
+    """Model pixels per original pixel, x and y."""
+    offset: tuple[float, float]
+    """Where the original's top left corner lies in the model's input, x and y; negative where it was cropped."""
+
+    def intrinsics_to_original(self, intrinsics: np.ndarray) -> np.ndarray:
+        """Undo resize, crop and pad on a camera matrix.
+
+        Args:
+            intrinsics: [3,3], in model pixels; pixel (u, v) is the integer index, so its centre has coordinate (u, v).
+
+        Returns:
+            float64 [3,3] in pixels of the original, by the same convention (add 0.5 to the principal point for COLMAP).
+        """
+        original_from_model = np.eye(3)
+        for axis in (0, 1):
+            original_from_model[axis, axis] = 1 / self.scale[axis]
+            original_from_model[axis, 2] = (0.5 - self.offset[axis]) / self.scale[axis] - 0.5
+        return original_from_model @ np.asarray(intrinsics, np.float64)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame, ready for the model."""
+
+    image: np.ndarray
+    """uint8 [H,W,3], the model's input; every frame of a source has the same H and W, multiples of 14."""
+    index: int
+    """Position in the source, counted from 0 before any stride."""
+    timestamp: float | None
+    """Seconds, where the source has them: presentation time of a video, Unix time of a camera."""
+    name: str
+    """File name, or frame number in six digits, for people and for finding the mask."""
+    fit: Fit
+    mask: np.ndarray | None = None
+    """bool [H,W]; False: ignore this pixel (masked by the user, or white padding). None: every pixel counts."""
+
+
+@dataclass(frozen=True)
+class RawFrame:
+    """A frame that was found but not read yet, so that passing over it costs little."""
+
+    index: int
+    timestamp: float | None
+    name: str
+    read: Callable[[], Image.Image]
+    """Gives the upright RGB image, or raises SourceError. To be called before the next raw frame is asked for."""
+
+
+class Reader(Protocol):
+    """What a kind of source (image files, a video, a camera) must offer."""
+
+    @property
+    def length(self) -> int | None:
+        """Raw frames at most, where that is certain before the first; None otherwise."""
+
+    @property
+    def expected_length(self) -> int | None:
+        """Raw frames to expect: `length`, or an estimate for a progress bar."""
+
+    @property
+    def dropped(self) -> int:
+        """Frames so far that a live source delivered faster than they were taken."""
+
+    @property
+    def read_ahead(self) -> bool:
+        """Whether frames may be read before they are asked for (not when that would wait for a camera or a person)."""
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the same frames come again when the source is read again."""
+
+    def raw_frames(self) -> Iterator[RawFrame]:
+        """Raw frames in order, the stride applied."""
+
+    def close(self) -> None:
+        """Give up what the source holds open."""

@@ -1,0 +1,8 @@
+"""Textured scenes with exact cameras, depth, points and tracks, rendered on the fly from random keys."""
+
+from .clips import Clip, clip
+from .paths import camera_path
+from .rendering import SyntheticFrame, render, tracks
+from .scenes import Scene, make_scene
+
+__all__ = ["Clip", "Scene", "SyntheticFrame", "camera_path", "clip", "make_scene", "render", "tracks"]

@@ -1,0 +1,94 @@
+"""Frames, depth and tracks of a scene, exact to float rounding."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from .. import geometry
+from .primitives import cast
+from .scenes import Scene, visible_primitives
+from .shading import shade
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SyntheticFrame:
+    """A rendered frame and its ground truth. Rendering under vmap or lax.map stacks them."""
+
+    image: jax.Array
+    """[H, W, 3] in [0, 1]."""
+    depth: jax.Array
+    """[H, W]: z in the camera; 0 where invalid."""
+    points: jax.Array
+    """[H, W, 3] in the world; 0 where invalid."""
+    valid: jax.Array
+    """bool [H, W]: something stands there, nearer than the scene's far limit."""
+    cam_from_world: jax.Array
+    """[3, 4]"""
+    intrinsics: jax.Array
+    """[3, 3] in pixels."""
+
+
+def render(
+    scene: Scene, cam_from_world: jax.Array, intrinsics: jax.Array, height: int, width: int, supersample: int = 1
+) -> SyntheticFrame:
+    """Render one frame: cam_from_world [3, 4], intrinsics [3, 3] in pixels of a height × width image.
+
+    Depth belongs to the ray through the integer index of a pixel. With `supersample` n, colours are means over n × n
+    rays about it: smooth edges at n² times the cost.
+    """
+    world_from_cam = geometry.invert(cam_from_world)
+    origin, rotation = world_from_cam[:, 3], world_from_cam[:, :3]
+    rays = geometry.pixel_rays(intrinsics, height, width)
+    primitives = visible_primitives(scene, origin, geometry.rotate(rotation, rays))
+    pixel = 1 / intrinsics[0, 0]
+
+    def shoot(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+        directions = geometry.rotate(rotation, rays + jnp.append(shift * pixel, 0))
+        return shade(scene, primitives, origin, directions, pixel)
+
+    image, depth = shoot(jnp.zeros(2))
+    if supersample > 1:
+        steps = (jnp.arange(supersample) - (supersample - 1) / 2) / supersample
+        shifts = jnp.stack(jnp.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
+        image = jnp.mean(jax.lax.map(lambda shift: shoot(shift)[0], shifts), axis=0)
+    valid = depth > 0
+    points = jnp.where(valid[..., None], geometry.unproject(depth, cam_from_world, intrinsics), 0)
+    return SyntheticFrame(image, depth, points, valid, cam_from_world, intrinsics)
+
+
+def tracks(
+    scene: Scene, query_points: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array, height: int, width: int
+) -> tuple[jax.Array, jax.Array]:
+    """Where the points seen at pixels of the first frame are seen in all frames.
+
+    query_points [N, 2] as (x, y) in pixels; cam_from_world [T, 3, 4]; intrinsics [3, 3], the same for all. Returns
+    tracks [T, N, 2] in pixels and visibility bool [T, N]: inside the image, before the camera and not occluded, by a
+    ray cast to the point. A query at the background stays where it is and is never visible.
+    """
+    focal, centre = jnp.diagonal(intrinsics)[:2], intrinsics[:2, 2]
+    rays = jnp.concatenate(((query_points - centre) / focal, jnp.ones_like(query_points[:, :1])), axis=-1)
+    depth = _first_hit(scene, cam_from_world[0], rays)
+    seen = jnp.isfinite(depth)
+    in_camera = rays * jnp.where(seen, depth, 1)[:, None]
+    points = geometry.transform_points(geometry.invert(cam_from_world[0]), in_camera)
+    pixels, depths = geometry.project(points, cam_from_world, intrinsics)
+
+    def unobstructed(camera: jax.Array) -> jax.Array:
+        towards = geometry.transform_points(camera, points)
+        in_front = towards[:, 2] > 1e-3
+        ray = towards / jnp.where(in_front, towards[:, 2], 1)[:, None]
+        return in_front & (_first_hit(scene, camera, ray) > towards[:, 2] * (1 - 1e-3))
+
+    inside = jnp.all((pixels > -0.5) & (pixels < jnp.asarray((width, height)) - 0.5), axis=-1)
+    visibility = seen & inside & (depths > 0) & jax.lax.map(unobstructed, cam_from_world)
+    return jnp.where(seen[:, None], pixels, query_points), visibility
+
+
+def _first_hit(scene: Scene, cam_from_world: jax.Array, rays: jax.Array) -> jax.Array:
+    """Depth [N] (z in the camera, inf for a miss) along rays [N, 3] in the camera with z = 1."""
+    world_from_cam = geometry.invert(cam_from_world)
+    origin, directions = world_from_cam[:, 3], geometry.rotate(world_from_cam[:, :3], rays)
+    depth = cast(visible_primitives(scene, origin, directions), origin, directions)[0]
+    return jnp.where(depth * jnp.linalg.norm(rays, axis=-1) < scene.far, depth, jnp.inf)

@@ -1,0 +1,127 @@
+"""Scenes: a furnished room, and a street and a corridor that go on without end.
+
+World axes: y points down, the floor is y = 0, lengths read as metres.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from .furniture import LAMP_DROP, furnish
+from .hashing import Draws, derive
+from .primitives import BOX, Primitives, concatenate
+from .wayside import cells
+
+Kind = Literal["room", "street", "corridor"]
+
+_CELLS = 9
+"""Cells of an endless scene that are cast at once."""
+_FAR_IN_CELLS = 3.5
+_CELL_MARGIN = 4.0
+"""Metres by which shadows and overlapping walls reach out of their cell."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Scene:
+    """A random scene: a pytree of arrays of fixed size, so that scenes of one kind can be batched with vmap."""
+
+    kind: Kind = field(metadata={"static": True})
+    seed: jax.Array
+    """uint32 []"""
+    size: jax.Array
+    """[3]: a room's half width, height, half length; the half width, height and length of a cell of the endless kinds."""
+    bends: jax.Array
+    """[2, 3]: amplitude, wavelength and phase of the waves of an endless scene's centre line x(z); zero in a room."""
+    fixed: Primitives
+    """Everything in a room; ground and ceiling of the endless kinds."""
+    light: jax.Array
+    """[4]: a lamp at (x, y, z, 1), or light from the direction (x, y, z, 0)."""
+    lighting: jax.Array
+    """[3]: ambient light, direct light, and the share of the direct light that a shadow takes."""
+    haze: jax.Array
+    """[3]: colour of the distance."""
+    far: jax.Array
+    """[]: metres at which everything has faded into the haze. What is farther counts as a miss."""
+
+
+def make_scene(key: jax.Array, kind: Kind = "room") -> Scene:
+    """A random scene: a pure function of its key. Raises ValueError for an unknown kind."""
+    if kind not in get_args(Kind):
+        raise ValueError(f"scene kind must be one of {', '.join(get_args(Kind))}, not {kind!r}")
+    seed = jax.random.bits(key, (), jnp.uint32)
+    return _room(seed) if kind == "room" else _endless(seed, kind)
+
+
+def visible_primitives(scene: Scene, origin: jax.Array, directions: jax.Array) -> Primitives:
+    """All primitives that rays from origin [3] along directions [..., 3] can meet before the scene fades.
+
+    Complete for rays within 50° of an axis: for every image with a diagonal field of view up to 100°.
+    """
+    if scene.kind == "room":
+        return scene.fixed
+    along = directions[..., 2] / jnp.linalg.norm(directions, axis=-1)
+    lowest = origin[2] + scene.far * jnp.min(along, initial=0) - _CELL_MARGIN
+    first = jnp.floor(lowest / scene.size[2]).astype(jnp.int32)
+    numbers = first + jnp.arange(_CELLS)
+    return concatenate([scene.fixed, cells(scene.seed, scene.size, scene.bends, numbers, scene.kind == "street")])
+
+
+def _room(seed: jax.Array) -> Scene:
+    draw = Draws(seed)
+    size = jnp.stack((draw(2.4, 4.8), draw(2.5, 3.4), draw(2.4, 4.8)))
+    lamp = (draw(-0.5, 0.5) * size[0], LAMP_DROP - size[1], draw(-0.5, 0.5) * size[2], jnp.ones(()))
+    return Scene(
+        kind="room",
+        seed=seed,
+        size=size,
+        bends=jnp.zeros((2, 3)),
+        fixed=furnish(derive(seed, 0), size),
+        light=jnp.stack(lamp),
+        lighting=jnp.stack((draw(0.5, 0.7), draw(0.5, 0.8), draw(0.5, 0.9))),
+        haze=jnp.zeros(3),
+        far=jnp.asarray(1e3),
+    )
+
+
+def _endless(seed: jax.Array, kind: Kind) -> Scene:
+    street, draw = kind == "street", Draws(seed)
+    # half width, height, length of a cell; then amplitude and wavelength of bends, for street and corridor
+    bounds = ((4.5, 7.5), (8.0, 16.0), (10.0, 13.0)) if street else ((1.4, 2.1), (2.4, 3.2), (7.0, 8.0))
+    size = jnp.stack([draw(*bound) for bound in bounds])
+    amplitude, wavelength = ((2.0, 5.0), (70.0, 140.0)) if street else ((0.7, 1.4), (35.0, 60.0))
+    bends = jnp.stack([jnp.stack((draw(*amplitude), draw(*wavelength), draw(0, 2 * jnp.pi))) for _ in range(2)])
+    # The sun stands across the street rather than along it, so that shadows stay near their own cell.
+    across = jnp.where(draw() < 0.5, -1.0, 1.0) * draw(0.25, 0.7)
+    sun = jnp.stack((across, jnp.asarray(-1.0), draw(-0.25, 0.25), jnp.zeros(())))
+    red, green, blue = draw(0.6, 0.8), draw(0.0, 0.12), draw(0.0, 0.1)
+    haze = jnp.stack((red, red + green, red + green + blue)) * (1.0 if street else 0.2)
+    ambient, direct = ((0.5, 0.65), (0.35, 0.55)) if street else ((0.6, 0.8), (0.15, 0.35))
+    return Scene(
+        kind=kind,
+        seed=seed,
+        size=size,
+        bends=bends,
+        fixed=_slabs(derive(seed, 0), size, ceiling=not street),
+        light=sun / jnp.linalg.norm(sun),
+        lighting=jnp.stack((draw(*ambient), draw(*direct), draw(0.4, 0.8))),
+        haze=haze,
+        far=_FAR_IN_CELLS * size[2],
+    )
+
+
+def _slabs(seed: jax.Array, size: jax.Array, ceiling: bool) -> Primitives:
+    """The ground, and a ceiling where there is one, as slabs that reach beyond all sight."""
+    number = jnp.arange(2 if ceiling else 1)
+    zero = 0.0 * number
+    return Primitives(
+        shape=jnp.full(number.shape, BOX),
+        # Half a thickness of exactly 1 puts the ground's face exactly at 0.
+        centre=jnp.stack((zero, jnp.where(number == 0, 1.0, -1.0 - size[1]), zero), axis=-1),
+        half=jnp.broadcast_to(jnp.asarray((1e6, 1.0, 1e6)), (*number.shape, 3)),
+        yaw=zero,
+        seed=derive(seed, number),
+        grain=1.0 + 0.4 * number,
+    )

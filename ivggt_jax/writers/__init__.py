@@ -1,0 +1,100 @@
+"""Results out: one file a format, all opened, fed, resumed and closed in the same way."""
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ivggt_jax.writers.depth import DepthWriter
+from ivggt_jax.writers.files import ResumeError, WriteError
+from ivggt_jax.writers.intrinsics import IntrinsicsWriter
+from ivggt_jax.writers.kitti import KittiWriter
+from ivggt_jax.writers.npz import NpzWriter
+from ivggt_jax.writers.ply import PlyWriter
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.rrd import RrdWriter
+from ivggt_jax.writers.run_json import read_run_json, write_run_json
+from ivggt_jax.writers.tum import TumWriter
+from ivggt_jax.writers.video import VideoWriter
+from ivggt_jax.writers.writer import ExportOptions, Writer
+
+__all__ = [
+    "WRITERS",
+    "ExportOptions",
+    "Result",
+    "ResumeError",
+    "WriteError",
+    "Writer",
+    "Writers",
+    "read_run_json",
+    "write_run_json",
+]
+
+WRITERS: dict[str, type[Writer]] = {
+    writer.name: writer
+    for writer in (
+        TumWriter,
+        KittiWriter,
+        IntrinsicsWriter,
+        NpzWriter,
+        PlyWriter,
+        DepthWriter,
+        VideoWriter,
+        RrdWriter,
+    )
+}
+"""Outputs that grow frame by frame, by the name that --export knows."""
+
+
+class Writers:
+    """Several outputs of one run, fed together."""
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        out: Path,
+        options: ExportOptions,
+        frames: int = 0,
+        state: Mapping[str, np.ndarray] | None = None,
+    ):
+        """Opens writers by name in the folder `out`.
+
+        frames 0 starts afresh and removes what an earlier run left of the same outputs; a resumed run gives the number
+        of frames that it had finished and the `state()` saved with them. Raises ValueError for an unknown name,
+        ResumeError when the folder holds less, WriteError when it cannot be written.
+        """
+        names = list(dict.fromkeys(names))
+        unknown = [name for name in names if name not in WRITERS]
+        if unknown:
+            raise ValueError(f"no writer is called {', '.join(unknown)}; there are {', '.join(WRITERS)}")
+        self._writers: list[Writer] = []
+        with contextlib.ExitStack() as opened:
+            for name in names:
+                writer = WRITERS[name](out, options, frames, _part(state or {}, f"{name}/"))
+                self._writers.append(writer)
+                opened.callback(writer.close)
+            self._opened = opened.pop_all()
+
+    def write(self, result: Result) -> None:
+        """Adds one finished frame to every output. Raises WriteError when the disk is full."""
+        for writer in self._writers:
+            writer.write(result)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a resumed run needs beside the files, as arrays with names like "ply/keys"."""
+        return {f"{writer.name}/{key}": array for writer in self._writers for key, array in writer.state().items()}
+
+    def record(self) -> dict[str, Any]:
+        """What `run.json` should say about each output."""
+        return {writer.name: record for writer in self._writers if (record := writer.record())}
+
+    def close(self) -> None:
+        """Finishes every output, the others also when one fails; then raises that error."""
+        self._opened.close()
+
+
+def _part(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

@@ -1,0 +1,69 @@
+"""`depth/%06d.png`: depth maps as 16-bit PNG, one a frame, named by its index.
+
+Depth in the model's unit is the pixel's value times `unit`, a number fixed by the first frame, which `run.json` holds.
+0 means no depth: masked, not finite, or beyond the range.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ivggt_jax.writers.files import NumberedFiles, replacing
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.writer import ExportOptions, Writer, required
+
+HEADROOM = 8
+"""How many times further than the first frame's furthest pixel later frames may see."""
+
+
+class DepthWriter(Writer):
+    """Writes one 16-bit PNG for every frame."""
+
+    name = "depth"
+
+    def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
+        self._files = NumberedFiles(out / "depth", ".png", frames)
+        self._unit = float(state["unit"]) if "unit" in state else None
+
+    def write(self, result: Result) -> None:
+        """Writes the frame's file."""
+        depth = required(result.depth, "depth/", "depth")
+        if self._unit is None:
+            self._unit = depth_unit(depth)
+        write_depth_png(self._files.path(result.frame.index), depth_to_16_bit(depth, self._unit, result.frame.mask))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The unit, once there is one."""
+        return {} if self._unit is None else {"unit": np.array(self._unit)}
+
+    def record(self) -> dict[str, Any]:
+        """The unit: depth = pixel value · unit."""
+        return {"unit": self._unit, "meaning": "depth = pixel value * unit, in the model's unit; 0: no depth"}
+
+    def close(self) -> None:
+        """Nothing is left to do: every file is complete."""
+
+
+def depth_unit(depth: np.ndarray) -> float:
+    """What one step of a 16-bit depth map of this video is worth, a power of two: chosen from its first frame [H, W]."""
+    finite = depth[np.isfinite(depth) & (depth > 0)]
+    furthest = HEADROOM * float(finite.max()) if finite.size else 1.0
+    return 2.0 ** np.ceil(np.log2(furthest / 65535))
+
+
+def depth_to_16_bit(depth: np.ndarray, unit: float, mask: np.ndarray | None) -> np.ndarray:
+    """Depth [H, W] as uint16 [H, W] in steps of `unit`; 0 where it is masked (False), not finite or out of range."""
+    steps = np.nan_to_num(np.rint(depth / unit), nan=0, posinf=0, neginf=0)
+    steps[(steps < 0) | (steps > 65535)] = 0
+    if mask is not None:
+        steps[~mask] = 0
+    return steps.astype(np.uint16)
+
+
+def write_depth_png(path: Path, steps: np.ndarray) -> None:
+    """Writes uint16 [H, W] as a 16-bit grey PNG, at once. Raises WriteError when the disk is full."""
+    with replacing(path) as file:
+        Image.fromarray(steps).save(file, "PNG", compress_level=3)

@@ -1,0 +1,134 @@
+"""Files that are whole at every moment: replaced at once, or grown by whole lines.
+
+A process may be killed between any two instructions. What it had finished is then on disk and readable, and nothing is
+half-written under its final name. (Killed, not cut from power: nothing here waits for the disk.)
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+class WriteError(OSError):
+    """A file could not be written: names the file, the reason and what to do."""
+
+
+class ResumeError(ValueError):
+    """The folder holds less than the run that is to be resumed had finished."""
+
+    def __init__(self, path: Path, found: int, frames: int):
+        super().__init__(
+            f"{path} holds {found} finished frames, but the run to resume had finished {frames}: "
+            "it was changed or removed since; start again with --overwrite"
+        )
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns an OSError inside the block into one WriteError that names `path`."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f"cannot write {path}: {error.strerror or error}. Frames finished before are on disk; "
+            "free space or choose another --out, then go on with --resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file, open for writing and reading, that takes the name `path` when the block ends without an exception.
+
+    Until then it is `.NAME.part` beside it. Folders are made. Raises WriteError, and leaves no part behind, when the
+    disk is full.
+    """
+    part = path.with_name(f".{path.name}.part")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("w+b") as file:
+                yield file
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+class LineFile:
+    """A text file that grows by one line a frame.
+
+    Opening it keeps the first `frames` lines after the header and drops the rest. Raises ResumeError when it has fewer,
+    WriteError when the disk is full.
+    """
+
+    def __init__(self, path: Path, frames: int, header: str = ""):
+        self._path = path
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if frames == 0:
+                with replacing(path) as file:
+                    file.write(f"# {header}\n".encode() if header else b"")
+            else:
+                _truncate(path, frames, frames + bool(header), bool(header))
+            # Unbuffered, so that a line reaches the system in one call and survives the process.
+            self._file = path.open("ab", buffering=0)
+
+    def append(self, line: str) -> None:
+        """Adds one line, whole or not at all; `line` comes without its newline."""
+        data = f"{line}\n".encode()
+        with naming(self._path):
+            size = os.fstat(self._file.fileno()).st_size
+            try:
+                written = self._file.write(data)
+                while written < len(data):  # a disk that fills up takes a part first and refuses the rest
+                    written += self._file.write(data[written:])
+            except OSError:
+                self._file.truncate(size)
+                raise
+
+    def close(self) -> None:
+        """Closes the file; it is complete as it stands."""
+        self._file.close()
+
+
+def _truncate(path: Path, frames: int, lines: int, header: bool) -> None:
+    """Cuts a text file after its first `lines` lines."""
+    end, found = 0, 0
+    if path.is_file():
+        with path.open("rb") as file:
+            while found < lines and (line := file.readline()).endswith(b"\n"):
+                end, found = end + len(line), found + 1
+    if found < lines:
+        raise ResumeError(path, max(0, found - header), frames)
+    os.truncate(path, end)
+
+
+class NumberedFiles:
+    """A folder of one file a frame, named by the frame's index: 000000.npz, 000001.npz, …
+
+    Opening it keeps the files of the first `frames` frames and removes the others, parts left by a kill included.
+    Raises ResumeError when there are fewer.
+    """
+
+    def __init__(self, folder: Path, suffix: str, frames: int):
+        self._folder, self._suffix = folder, suffix
+        kept = numbered(folder, suffix)
+        if len(kept) < frames:
+            raise ResumeError(folder, len(kept), frames)
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in (*kept[frames:], *folder.glob(f".*{suffix}.part")):
+                path.unlink()
+
+    def path(self, index: int) -> Path:
+        """The file of the frame with this index in the source."""
+        return self._folder / f"{index:06d}{self._suffix}"
+
+
+def numbered(folder: Path, suffix: str) -> list[Path]:
+    """The files of a folder of one file a frame, in the order of their frames; empty when there is no such folder."""
+    return sorted((path for path in folder.glob(f"*{suffix}") if path.stem.isdigit()), key=lambda path: int(path.stem))

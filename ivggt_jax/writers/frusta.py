@@ -1,0 +1,33 @@
+"""Cameras to look at: which of a run's frames to draw, and how large."""
+
+import numpy as np
+
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.saved_run import SavedRun
+
+MOST = 500
+"""Cameras drawn; of longer runs, evenly spaced ones."""
+
+
+def drawn_cameras(run: SavedRun) -> list[Result]:
+    """At most `MOST` frames' cameras, the first and the last among them."""
+    count = min(len(run), MOST)
+    return [run.camera(int(position)) for position in np.rint(np.linspace(0, len(run) - 1, count))]
+
+
+def frustum_depth(points: np.ndarray) -> float:
+    """A length that shows well among points [N, 3]: a fortieth of the diagonal of the box of their middle 90 %."""
+    low, high = np.percentile(points, [5, 95], axis=0)
+    return float(np.linalg.norm(high - low)) / 40 or 0.1
+
+
+def frustum_corners(result: Result, depth: float) -> np.ndarray:
+    """A camera's pyramid in the world, float64 [5, 3]: its position, then the image's corners at that depth.
+
+    Corners go from the top left clockwise, at the outer edges of the corner pixels.
+    """
+    height, width = result.frame.image.shape[:2]
+    corners = np.array(((0, 0), (width, 0), (width, height), (0, height))) - 0.5
+    k, pose = result.intrinsics, result.world_from_cam
+    rays = np.concatenate(((corners - k[:2, 2]) / (k[0, 0], k[1, 1]), np.ones((4, 1))), axis=1)
+    return np.concatenate((pose[:, 3:].T, depth * rays @ pose[:, :3].T + pose[:, 3]))

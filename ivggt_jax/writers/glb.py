@@ -1,0 +1,42 @@
+"""`scene.glb`: the fused cloud and the cameras as pyramids, for any 3-D viewer; OpenGL axes (x right, y up, z backward)."""
+
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from ivggt_jax.writers.files import replacing
+from ivggt_jax.writers.frusta import drawn_cameras, frustum_corners, frustum_depth
+from ivggt_jax.writers.saved_run import SavedRun
+from ivggt_jax.writers.writer import ExportOptions
+
+OPENGL_FROM_OPENCV = (1.0, -1.0, -1.0)
+"""The world's axes: y and z turned round."""
+FACES = np.array(((0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 1)))
+"""Sides of a pyramid whose point is vertex 0."""
+FIRST, LAST = np.array((40, 90, 220, 255)), np.array((240, 120, 30, 255))
+"""Colours of the first and the last camera."""
+
+
+def export_glb(run: SavedRun, out: Path, options: ExportOptions) -> None:
+    """Writes `scene.glb` into the folder `out`.
+
+    Raises ValueError when no pixel makes a point, WriteError when the disk is full.
+    """
+    points, colours = run.cloud(options).cloud()
+    cameras = drawn_cameras(run)
+    depth = frustum_depth(points)
+    vertices = np.concatenate([frustum_corners(camera, depth) for camera in cameras])
+    faces = np.concatenate([FACES + 5 * number for number in range(len(cameras))])
+    age = np.linspace(0, 1, len(cameras)).repeat(5)[:, None]
+    mesh = trimesh.Trimesh(
+        vertices * OPENGL_FROM_OPENCV,
+        faces,
+        vertex_colors=np.rint(FIRST + age * (LAST - FIRST)).astype(np.uint8),
+        process=False,
+    )
+    scene = trimesh.Scene()
+    scene.add_geometry(trimesh.PointCloud(points * np.float32(OPENGL_FROM_OPENCV), colours), geom_name="points")
+    scene.add_geometry(mesh, geom_name="cameras")
+    with replacing(out / "scene.glb") as file:
+        file.write(scene.export(file_type="glb"))

@@ -1,0 +1,41 @@
+"""What a run knows about one finished frame: the record that every writer takes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ivggt_jax.sources.frame import Frame
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished frame, NumPy on the host. Lengths are in the model's unit: it is right up to scale only."""
+
+    frame: Frame
+    cam_from_world: np.ndarray
+    """float64 [3, 4], OpenCV axes; the world is the first camera's frame."""
+    intrinsics: np.ndarray
+    """float64 [3, 3], in pixels of the model's input, pixel = integer index."""
+    depth: np.ndarray | None = None
+    """float32 [H, W]: z in the camera, not distance."""
+    depth_confidence: np.ndarray | None = None
+    """float32 [H, W]"""
+    points: np.ndarray | None = None
+    """float32 [H, W, 3] in the world: from the point head, or depth unprojected."""
+    points_confidence: np.ndarray | None = None
+    """float32 [H, W]"""
+    tracks: np.ndarray | None = None
+    """float32 [N, 2] as (x, y), in pixels of the model's input."""
+    visibility: np.ndarray | None = None
+    """float32 [N]"""
+
+    @property
+    def world_from_cam(self) -> np.ndarray:
+        """float64 [3, 4]: takes points of the camera into the world; its last column is the camera's position."""
+        rotation = self.cam_from_world[:, :3].T
+        return np.concatenate((rotation, -rotation @ self.cam_from_world[:, 3:]), axis=1)
+
+    @property
+    def original_intrinsics(self) -> np.ndarray:
+        """float64 [3, 3], in pixels of the original image, pixel = integer index: resize, crop and padding undone."""
+        return self.frame.fit.intrinsics_to_original(self.intrinsics)

@@ -1,0 +1,66 @@
+"""`run.json`: what was run, on what, how long it took, and how to read the other files."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ivggt_jax.writers.files import replacing
+
+CONVENTIONS = {
+    "scale": "up to scale: one unit is the same length in all files of this run, and its metres are not known",
+    "world": "the first camera's frame; OpenCV axes: x right, y down, z forward",
+    "trajectory.txt": "world from camera, quaternion xyzw; timestamps in seconds, else frame indices",
+    "kitti.txt": "world from camera, the 3x4 matrix row by row",
+    "intrinsics.txt": "pixels of the original images; pixel (0, 0) is the centre of the first pixel",
+    "frames": "cam_from_world; intrinsics in pixels of the saved image; depth is z in the camera",
+    "sparse": "COLMAP: camera from world, quaternion wxyz; the corner of the first pixel is (0, 0)",
+    "transforms.json": "nerfstudio: world from camera, OpenGL camera axes: x right, y up, z backward",
+    "scene.glb": "OpenGL axes: x right, y up, z backward",
+}
+"""How to read the files, for a person or a program that finds them without their documentation."""
+
+
+def write_run_json(out: Path, record: Mapping[str, Any]) -> None:
+    """Writes `run.json` into the folder `out`, at once: `record` (settings, timings, …) and the conventions.
+
+    Values may be nested mappings and sequences, dataclasses, paths, NumPy scalars and arrays; numbers that are not
+    finite become null. Raises TypeError for anything else, WriteError when the disk is full.
+    """
+    text = json.dumps(_plain({**record, "conventions": CONVENTIONS}), indent=2, ensure_ascii=False, allow_nan=False)
+    with replacing(out / "run.json") as file:
+        file.write(f"{text}\n".encode())
+
+
+def read_run_json(out: Path) -> dict[str, Any]:
+    """The record in the folder `out`. Raises FileNotFoundError or ValueError, naming the file."""
+    path = out / "run.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {out} is not the output folder of a run")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"run.json cannot hold {value!r} of type {type(value).__name__}")

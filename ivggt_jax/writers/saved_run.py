@@ -1,0 +1,83 @@
+"""A run's saved frames, read back: what the exports that need the whole run are built from."""
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+
+from ivggt_jax.sources.frame import Fit, Frame
+from ivggt_jax.writers.files import numbered
+from ivggt_jax.writers.fusion import VoxelGrid
+from ivggt_jax.writers.npz import DENSE, OPTIONAL
+from ivggt_jax.writers.ply import fuse
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.writer import ExportOptions
+
+
+class SavedRun(Sequence[Result]):
+    """The results in `OUT/frames`, in order, each read when it is asked for and not kept."""
+
+    def __init__(self, out: Path):
+        """Raises FileNotFoundError when there are no saved frames."""
+        self.out = out
+        self._paths = numbered(out / "frames", ".npz")
+        self._cloud: tuple[ExportOptions, VoxelGrid] | None = None
+        if not self._paths:
+            raise FileNotFoundError(
+                f"{out / 'frames'} holds no saved frames (*.npz): run infer with --export npz first"
+            )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, position: int) -> Result: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Result]: ...
+    def __getitem__(self, position: int | slice) -> Result | list[Result]:
+        if isinstance(position, slice):
+            return [read_result(path) for path in self._paths[position]]
+        return read_result(self._paths[position])
+
+    def camera(self, position: int) -> Result:
+        """The result with its image and cameras, without the maps that are slow to read."""
+        return read_result(self._paths[position], maps=False)
+
+    def cameras(self) -> Iterator[Result]:
+        """Every frame's `camera`, in order."""
+        return (self.camera(position) for position in range(len(self)))
+
+    def cloud(self, options: ExportOptions) -> VoxelGrid:
+        """The fused cloud of all frames, kept for the next export with the same options.
+
+        Raises ValueError when no pixel makes a point.
+        """
+        if self._cloud is None or self._cloud[0] != options:
+            self._cloud = options, fuse(self, options)
+        return self._cloud[1]
+
+
+def read_result(path: Path, maps: bool = True) -> Result:
+    """Reads one saved frame; with maps False, without depth, points and confidences.
+
+    Maps come back as float32 whatever they were saved as. Raises ValueError, naming the file, when it is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            names = [name for name in OPTIONAL if name in saved and (maps or name not in DENSE)]
+            fields = {name: saved[name].astype(np.float32) for name in names}
+            timestamp = float(saved["timestamp"])
+            scale, offset = saved["scale"].tolist(), saved["offset"].tolist()
+            frame = Frame(
+                image=saved["image"],
+                index=int(saved["index"]),
+                timestamp=None if np.isnan(timestamp) else timestamp,
+                name=str(saved["name"]),
+                fit=Fit(tuple(saved["original_size"].tolist()), tuple(scale), tuple(offset)),
+                mask=saved.get("mask"),
+            )
+            return Result(frame=frame, cam_from_world=saved["cam_from_world"], intrinsics=saved["intrinsics"], **fields)
+    except (KeyError, ValueError, EOFError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        raise ValueError(f"{path} is not a frame that infer saved, or is damaged: {error}") from error

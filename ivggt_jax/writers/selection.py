@@ -1,0 +1,46 @@
+"""Which pixels of a frame make points: one rule for all clouds."""
+
+import numpy as np
+from scipy import ndimage
+
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.writer import ExportOptions, required
+
+
+def point_mask(result: Result, options: ExportOptions) -> np.ndarray:
+    """Pixels bool [H, W] that make points.
+
+    They are finite and not masked, and their confidence is at least the `options.confidence` percentile of the
+    confidences of such pixels in this frame. (A percentile, not a threshold: confidences differ in scale from scene to
+    scene. Ties pass, so that a frame whose confidences are all equal keeps all of them.) With sky "drop",
+    `sky_mask` is left out too. Raises ValueError when the result has no points.
+    """
+    valid = np.isfinite(required(result.points, "a point cloud", "depth or points")).all(axis=-1)
+    if result.frame.mask is not None:
+        valid &= result.frame.mask
+    confidence = result.points_confidence
+    if confidence is not None:
+        valid &= np.isfinite(confidence)
+        if valid.any():
+            valid &= confidence >= np.percentile(confidence[valid], options.confidence)
+    if options.sky == "drop":
+        valid &= ~sky_mask(result.frame.image, confidence)
+    return valid
+
+
+def sky_mask(image: np.ndarray, confidence: np.ndarray | None) -> np.ndarray:
+    """Pixels bool [H, W] that look like sky, by a simple rule.
+
+    A pixel is sky when it is bright (its largest channel is at least 100 of 255), blue or grey (blue is no more than 8
+    below the largest channel), less confident than the frame's median where there are confidences, and joined to
+    the image's top edge by such pixels. White walls that reach the top edge pass for sky;
+    masks of the user's own do better.
+
+    image uint8 [H, W, 3]; confidence float32 [H, W] or None.
+    """
+    brightest = image.max(axis=-1).astype(np.int16)
+    candidate = (brightest >= 100) & (image[..., 2] >= brightest - 8)
+    if confidence is not None:
+        candidate &= confidence < np.median(confidence)
+    regions, _ = ndimage.label(candidate)
+    return candidate & np.isin(regions, regions[0])

@@ -1,0 +1,30 @@
+"""What all tests share: JAX on the CPU with a compilation cache, and the tiny model whose outputs are known."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+import pytest
+from recipe import GOLDEN, Recipe
+
+from convert import from_torch
+from ivggt_jax import Model, ModelConfig
+
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Model:
+    """The model that the golden numbers were made with."""
+    return from_torch(Recipe("tiny"), ModelConfig.tiny(), dtype=np.float32)
+
+
+@pytest.fixture(scope="session")
+def frames() -> np.ndarray:
+    """The golden frames, [16,56,70,3] in [0,1]."""
+    return np.ascontiguousarray(np.load(GOLDEN / "tiny_frames.npz")["images"].transpose(0, 2, 3, 1))

@@ -1,0 +1,91 @@
+"""Unlabelled folders and videos."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from train.data.batches import ClipBatches, ClipConfig
+from train.data.clips import clips
+from train.data.sampling import Sampling
+
+WIDTH, HEIGHT = 64, 48
+
+
+def grey(level: int) -> np.ndarray:
+    return np.full((HEIGHT, WIDTH, 3), level, np.uint8)
+
+
+def save_video(path: Path, frames: int, rate: int) -> None:
+    """Frame i is grey 4·i."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for i in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(4 * i), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def save_folder(folder: Path, frames: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(frames):
+        Image.fromarray(grey(4 * i)).save(folder / f"{i}.png")
+
+
+def level(image: Image.Image) -> float:
+    return float(np.asarray(image).mean()) / 4
+
+
+def test_folders_and_videos_are_found_at_any_depth(tmp_path: Path) -> None:
+    save_folder(tmp_path / "a" / "b", 12)
+    save_folder(tmp_path / "c", 3)
+    save_video(tmp_path / "a" / "walk.mp4", 30, 30)
+    (tmp_path / "a" / "notes.txt").write_text("not a video")
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all")
+    dataset = clips([tmp_path])
+    assert {Path(scene.name).name for scene in dataset.scenes} == {"walk.mp4", "b", "c"}
+    assert len(dataset.broken) == 1 and "broken.mp4" in dataset.broken[0]
+    assert not dataset.labelled
+
+
+def test_folder_is_in_natural_order(tmp_path: Path) -> None:
+    save_folder(tmp_path / "frames", 12)
+    (scene,) = clips([tmp_path]).scenes
+    assert [level(frame.image) for frame in scene.frames([0, 2, 10])] == [0, 2, 10]
+
+
+@pytest.mark.parametrize(("rate", "step"), [(30, 3), (10, 1), (5, 1)])
+def test_video_is_taken_at_ten_frames_a_second_at_most(tmp_path: Path, rate: int, step: int) -> None:
+    save_video(tmp_path / "walk.mp4", 60, rate)
+    (scene,) = clips([tmp_path / "walk.mp4"]).scenes
+    assert len(scene) == 60 // step
+    found = [level(frame.image) for frame in scene.frames([5, 2, 9])]
+    steps = np.diff(sorted(found))
+    np.testing.assert_allclose(steps, [3 * step, 4 * step], atol=0.5)
+    assert found[1] < found[0] < found[2]
+    assert level(scene.frame(4).image) == pytest.approx(4 * step if rate >= 10 else 2, abs=1)
+
+
+def test_damaged_footage_is_skipped_and_named(tmp_path: Path) -> None:
+    save_folder(tmp_path / "good", 8)
+    save_folder(tmp_path / "bad", 8)
+    (tmp_path / "bad" / "4.png").write_bytes(b"")
+    config = ClipConfig(
+        frames=(4, 4), resolutions=((28, 28),), weights=(1,), query_points=5, labelled=False, color_jitter=False
+    )
+    batches = ClipBatches(config, [(clips([tmp_path], Sampling(max_interval=3)), 1.0)], steps=12)
+    loaded = [batches[step] for step in range(12)]
+    skipped = [message for batch in loaded for message in batch.skipped]
+    assert skipped and all("4.png: is empty" in message for message in skipped)
+    assert {name for batch in loaded for name in batch.arrays} == {"images", "query_points"}
+    assert loaded[0].arrays["images"].dtype == np.uint8
+    assert loaded[0].arrays["query_points"].shape == (1, 5, 2)
+
+
+def test_missing_footage_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        clips([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match="no usable scene"):
+        clips([tmp_path])

@@ -1,0 +1,58 @@
+"""Synthetic batches: pure in seed and step, and in the form that the losses take. Sizes: 2 clips, 2–3 frames, 28×42."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ivggt_jax.geometry import pose_from_cameras, unproject
+from train.data.synthetic import SyntheticBatches, SyntheticConfig
+from train.losses import LossConfig, objective
+
+CONFIG = SyntheticConfig(
+    batch_size=2, frames=(3, 3), width=42, height=28, kinds=("room",), looks=("ahead",), query_points=6
+)
+
+
+def test_a_step_always_has_the_same_batch() -> None:
+    batches = SyntheticBatches(CONFIG, steps=10)
+    first, again = batches[3], SyntheticBatches(CONFIG, steps=10)[3]
+    jax.tree.map(np.testing.assert_array_equal, first.arrays, again.arrays)
+    for other in (batches[4], SyntheticBatches(CONFIG, steps=10, seed=1)[3]):
+        assert not np.array_equal(first.arrays["images"], other.arrays["images"])
+    assert not np.array_equal(first.arrays["images"][0], first.arrays["images"][1])
+    row = SyntheticBatches(CONFIG, steps=10, rows=slice(1, 2))[3]
+    np.testing.assert_array_equal(row.arrays["images"][0], first.arrays["images"][1])
+    assert first.names[0] == "synthetic room looking ahead, clip 0, seed 0, step 3"
+
+
+def test_batches_are_what_the_losses_take() -> None:
+    batch = SyntheticBatches(CONFIG, steps=10)[0].arrays
+    assert batch["images"].dtype == np.uint8 and batch["images"].shape == (2, 3, 28, 42, 3)
+    assert batch["query_points"].shape == (2, 6, 2) and batch["visibility"].dtype == bool
+    assert batch["valid"].mean() > 0.9 and (batch["depth"][~batch["valid"]] == 0).all()
+    points = unproject(batch["depth"], batch["cam_from_world"], batch["intrinsics"])
+    np.testing.assert_allclose(points[batch["valid"]], batch["points"][batch["valid"]], atol=1e-4)
+    ones = jnp.ones(batch["depth"].shape)
+    perfect = SimpleNamespace(
+        pose_encoding=pose_from_cameras(batch["cam_from_world"], batch["intrinsics"], 28, 42),
+        depth=jnp.asarray(batch["depth"]), depth_confidence=ones,
+        points=jnp.asarray(batch["points"]), points_confidence=ones,
+        tracks=jnp.asarray(batch["tracks"]), visibility=jnp.asarray(batch["visibility"], jnp.float32),
+        track_confidence=jnp.ones(batch["visibility"].shape),
+    )  # fmt: skip
+    total, _ = objective(LossConfig(task_weight=1.0, distillation_weight=0.0), perfect, batch)
+    assert float(total) == pytest.approx(0, abs=1e-3)
+
+
+def test_without_query_points_there_are_no_tracks() -> None:
+    config = SyntheticConfig(batch_size=1, frames=(2, 2), width=28, height=28, kinds=("room",), looks=("ahead",))
+    assert {"query_points", "tracks", "visibility"}.isdisjoint(SyntheticBatches(config, steps=1)[0].arrays)
+
+
+def test_fields_out_of_range_are_errors() -> None:
+    for wrong in ({"batch_size": 0}, {"frames": (3, 2)}, {"speed": (0.0, 1.0)}, {"kinds": ()}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            SyntheticConfig(**wrong)

@@ -1,0 +1,208 @@
+"""Geometry against the reference's numbers, SciPy, and its own inverses; float32, seeds below."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from ivggt_jax import geometry
+
+GOLDEN = Path(__file__).parent / "golden" / "pose.npz"
+HEIGHT, WIDTH = 392, 518
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(GOLDEN))
+
+
+def random_cameras(seed, *leading):
+    """Rigid transforms [*leading, 3, 4] as float32, and their rotations as SciPy knows them."""
+    generator = np.random.default_rng(seed)
+    count = int(np.prod(leading))
+    rotation = Rotation.random(count, random_state=seed).as_matrix().reshape(*leading, 3, 3)
+    translation = generator.normal(size=(*leading, 3, 1))
+    return jnp.asarray(np.concatenate((rotation, translation), axis=-1), jnp.float32)
+
+
+def test_cameras_from_pose_golden(golden):
+    cam_from_world, intrinsics = jax.jit(geometry.cameras_from_pose, static_argnums=(1, 2))(
+        golden["pose_enc"], HEIGHT, WIDTH
+    )
+    np.testing.assert_allclose(cam_from_world, golden["extrinsics"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(intrinsics, golden["intrinsics"], rtol=0, atol=2e-4)
+
+
+def test_pose_from_cameras_golden(golden):
+    encoded = geometry.pose_from_cameras(golden["extrinsics"], golden["intrinsics"], HEIGHT, WIDTH)
+    np.testing.assert_allclose(encoded, golden["reencoded"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_unproject_golden(golden, wrap):
+    depth, cameras, intrinsics = (golden[k] for k in ("depth", "depth_extrinsics", "depth_intrinsics"))
+    points = wrap(geometry.unproject)(depth[..., 0], cameras, intrinsics)
+    np.testing.assert_allclose(points, golden["world_points"], rtol=0, atol=1e-6)
+
+
+def test_pose_round_trip_is_batched():
+    encoding = np.random.default_rng(0).normal(size=(2, 3, 4, 9)).astype(np.float32)
+    encoding[..., 7:] = np.abs(encoding[..., 7:]) % 1.5 + 0.3
+    encoded = geometry.pose_from_cameras(*geometry.cameras_from_pose(encoding, 56, 70), 56, 70)
+    quaternion = encoding[..., 3:7] / np.linalg.norm(encoding[..., 3:7], axis=-1, keepdims=True)
+    expected = encoding.copy()
+    expected[..., 3:7] = quaternion * np.where(quaternion[..., 3:] < 0, -1, 1)
+    np.testing.assert_allclose(encoded, expected, rtol=0, atol=2e-6)
+
+
+def hard_rotations():
+    """Half turns about many axes, tiny turns, and turns just short of a half: where naive formulas divide by zero."""
+    axes = np.concatenate((np.eye(3), -np.eye(3), np.random.default_rng(1).normal(size=(20, 3))))
+    axes /= np.linalg.norm(axes, axis=1, keepdims=True)
+    angles = (0.0, 1e-7, 1e-4, np.pi / 2, np.pi - 1e-4, np.pi - 1e-7, np.pi)
+    return Rotation.from_rotvec(np.concatenate([axes * angle for angle in angles]))
+
+
+@pytest.mark.parametrize("rotations", [Rotation.random(500, random_state=0), hard_rotations()], ids=["random", "hard"])
+def test_quaternion_of_every_rotation(rotations):
+    quaternion = np.asarray(geometry.quaternion_from_rotation(jnp.asarray(rotations.as_matrix(), jnp.float32)))
+    expected = rotations.as_quat()
+    assert (quaternion[:, 3] >= 0).all()
+    np.testing.assert_allclose(np.linalg.norm(quaternion, axis=1), 1, rtol=0, atol=3e-7)
+    np.testing.assert_allclose(np.abs(np.sum(quaternion * expected, axis=1)), 1, rtol=0, atol=5e-7)
+    again = geometry.rotation_from_quaternion(3 * quaternion)
+    np.testing.assert_allclose(again, rotations.as_matrix(), rtol=0, atol=1e-6)
+
+
+def test_quaternion_gradient_is_finite_and_right():
+    rotations = jnp.asarray(hard_rotations().as_matrix(), jnp.float32)
+    jacobian = jax.vmap(jax.jacrev(geometry.quaternion_from_rotation))(rotations)
+    assert np.isfinite(jacobian).all()
+
+    def re_encode(quaternion):
+        return geometry.quaternion_from_rotation(geometry.rotation_from_quaternion(quaternion))
+
+    quaternion = jnp.asarray([0.1, -0.7, 0.3, 0.6]) / np.sqrt(0.95)
+    # On unit quaternions with w > 0 re-encoding is the projection on the sphere: I − q·qᵀ.
+    expected = np.eye(4) - np.outer(quaternion, quaternion)
+    np.testing.assert_allclose(jax.jacfwd(re_encode)(quaternion), expected, rtol=0, atol=2e-6)
+
+
+def test_invert_and_compose():
+    a, b = random_cameras(2, 5), random_cameras(3, 5)
+    points = jnp.asarray(np.random.default_rng(4).normal(size=(5, 7, 3)), jnp.float32)
+    identity = np.broadcast_to(np.eye(3, 4), (5, 3, 4))
+    np.testing.assert_allclose(geometry.compose(a, geometry.invert(a)), identity, rtol=0, atol=1e-6)
+    one_after_other = geometry.transform_points(a, geometry.transform_points(b, points))
+    np.testing.assert_allclose(geometry.transform_points(geometry.compose(a, b), points), one_after_other, atol=4e-6)
+    full = [np.concatenate((np.asarray(x, np.float64), np.tile([[[0, 0, 0, 1]]], (5, 1, 1))), 1) for x in (a, b)]
+    np.testing.assert_allclose(geometry.compose(a, b), (full[0] @ full[1])[:, :3], rtol=0, atol=2e-6)
+
+
+def test_relative_to_first():
+    cameras = random_cameras(5, 2, 6)
+    relative = geometry.relative_to_first(cameras)
+    np.testing.assert_allclose(relative[:, 0], np.broadcast_to(np.eye(3, 4), (2, 3, 4)), rtol=0, atol=1e-6)
+    restored = geometry.compose(relative, cameras[:, :1])
+    np.testing.assert_allclose(restored, cameras, rtol=0, atol=3e-6)
+
+
+def test_project_undoes_unproject():
+    cameras = random_cameras(6, 3)
+    intrinsics = geometry.intrinsics_from_field_of_view(jnp.asarray([0.8, 1.0, 1.3]), 28, 42)
+    depth = jnp.asarray(np.random.default_rng(7).uniform(0.5, 5, size=(3, 28, 42)), jnp.float32)
+    points = geometry.unproject(depth, cameras, intrinsics).reshape(3, -1, 3)
+    pixels, depths = geometry.project(points, cameras, intrinsics)
+    u, v = np.meshgrid(np.arange(42), np.arange(28))
+    np.testing.assert_allclose(pixels, np.broadcast_to(np.stack((u, v), -1).reshape(1, -1, 2), (3, 1176, 2)), atol=1e-4)
+    np.testing.assert_allclose(depths, depth.reshape(3, -1), rtol=0, atol=4e-6)
+
+
+def test_field_of_view_round_trip():
+    intrinsics = geometry.intrinsics_from_field_of_view(jnp.asarray(1.1), HEIGHT, WIDTH)
+    encoding = geometry.pose_from_cameras(jnp.eye(3, 4), intrinsics, HEIGHT, WIDTH)
+    np.testing.assert_allclose(encoding[8], 1.1, atol=1e-6)
+    np.testing.assert_allclose(np.tan(encoding[7] / 2) / np.tan(encoding[8] / 2), HEIGHT / WIDTH, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["similarity", "rigid"])
+def test_align_recovers_a_transform(kind):
+    generator = np.random.default_rng(8)
+    source = jnp.asarray(generator.normal(size=(4, 30, 3)), jnp.float32)
+    motion = random_cameras(9, 4)
+    scale = jnp.asarray([0.3, 1.0, 2.0, 5.0]) if kind == "similarity" else jnp.ones(4)
+    truth = geometry.Alignment(scale, motion[..., :3], motion[..., 3])
+    target = truth.apply(source)
+    # Outliers of weight zero must not matter.
+    target = target.at[:, :5].add(100.0)
+    weights = jnp.ones((4, 30)).at[:, :5].set(0.0)
+    found = jax.jit(geometry.align, static_argnames="kind")(source, target, weights, kind=kind)
+    for name, a, b in zip(truth._fields, found, truth, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", ["similarity", "rigid", "scale"])
+def test_align_is_a_minimum(kind):
+    """On noisy points, whose best orthogonal matrix is a reflection, no nearby transform of the kind is better."""
+    generator = np.random.default_rng(10)
+    source = generator.normal(size=(20, 3)) * (2, 1, 0.3)
+    target = source * (1, 1, -1) + generator.normal(size=(20, 3)) * 0.05 + (1, 2, 3)
+    weights = generator.uniform(0.1, 1, size=20)
+
+    def cost(scale, rotation, translation):
+        residual = scale * source @ np.asarray(rotation).T + translation - target
+        return np.sum(weights * np.sum(residual**2, axis=1))
+
+    inputs = (jnp.asarray(x, jnp.float32) for x in (source, target, weights))
+    best = [np.asarray(x, np.float64) for x in geometry.align(*inputs, kind=kind)]
+    assert np.linalg.det(best[1]) == pytest.approx(1, abs=1e-5)
+    lowest = cost(*best)
+    for step in generator.normal(size=(200, 7)) * 0.02:
+        scale, turn, shift = best[0] * np.exp(step[0]), Rotation.from_rotvec(step[1:4]).as_matrix(), step[4:]
+        if kind == "rigid":
+            scale = best[0]
+        if kind == "scale":
+            turn, shift = np.eye(3), np.zeros(3)
+        assert cost(scale, turn @ best[1], best[2] + shift) > lowest
+
+
+def test_align_degenerate_points_stay_finite():
+    line = jnp.linspace(0, 1, 9)[:, None] * jnp.asarray([1.0, 2.0, 3.0])
+    found = geometry.align(line, 2 * line + 1)
+    np.testing.assert_allclose(found.apply(line), 2 * line + 1, rtol=0, atol=1e-5)
+    still = geometry.align(jnp.ones((4, 3)), jnp.full((4, 3), 3.0))
+    np.testing.assert_allclose(still.apply(jnp.ones((4, 3))), jnp.full((4, 3), 3.0), rtol=0, atol=1e-6)
+    assert still.scale == 1
+
+
+def test_align_gradient_matches_finite_differences():
+    source = np.random.default_rng(11).normal(size=(12, 3)).astype(np.float32)
+    target = np.random.default_rng(12).normal(size=(12, 3)).astype(np.float32)
+
+    def residual(moved):
+        return jnp.sum((geometry.align(moved, target).apply(moved) - target) ** 2)
+
+    gradient = jax.grad(residual)(source)
+    for i, j in ((0, 0), (5, 1), (11, 2)):
+        step = np.zeros_like(source)
+        step[i, j] = 1e-2
+        numeric = (residual(source + step) - residual(source - step)) / 2e-2
+        np.testing.assert_allclose(gradient[i, j], numeric, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: geometry.cameras_from_pose(jnp.ones(8), 14, 14), r"pose_encoding .* \[8\]"),
+        (lambda: geometry.pose_from_cameras(jnp.eye(4), jnp.eye(3), 14, 14), r"cam_from_world .* \[4, 4\]"),
+        (lambda: geometry.unproject(jnp.ones((2, 4, 4)), jnp.eye(3, 4), jnp.eye(3)), "leading axes"),
+        (lambda: geometry.align(jnp.ones((4, 3)), jnp.ones((5, 3))), "one shape"),
+        (lambda: geometry.align(jnp.ones((4, 3)), jnp.ones((4, 3)), kind="affine"), "'affine'"),
+    ],
+)
+def test_errors_name_the_offender(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,119 @@
+"""Text, NumPy and JSON outputs of single frames, read back and checked by reprojection."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+from writer_scene import FITS, camera, known_pixels, result
+
+from ivggt_jax.writers import ExportOptions, Writers, read_run_json, write_run_json
+
+
+def write(out: Path, name: str, items, **options) -> None:
+    writers = Writers([name], out, ExportOptions(**options))
+    for item in items:
+        writers.write(item)
+    writers.close()
+
+
+def test_trajectory_is_world_from_camera(tmp_path):
+    write(tmp_path, "tum", [result(index) for index in range(0, 40, 10)])
+    rows = np.loadtxt(tmp_path / "trajectory.txt")
+    np.testing.assert_array_equal(rows[:, 0], [0, 10, 20, 30])
+    for row in rows:
+        pose = camera(int(row[0]))
+        np.testing.assert_allclose(row[1:4], pose[:, 3], atol=1e-8)
+        np.testing.assert_allclose(Rotation.from_quat(row[4:]).as_matrix(), pose[:, :3], atol=1e-8)
+
+
+def test_trajectory_keeps_the_sources_seconds(tmp_path):
+    item = result(0)
+    frame = dataclasses.replace(item.frame, timestamp=1403636579.763556)
+    write(tmp_path, "tum", [dataclasses.replace(item, frame=frame)])
+    assert (tmp_path / "trajectory.txt").read_text().splitlines()[1].startswith("1403636579.763556 ")
+
+
+def test_evo_reads_the_trajectory(tmp_path):
+    file_interface = pytest.importorskip("evo.tools.file_interface")
+    write(tmp_path, "tum", [result(index) for index in range(5)])
+    trajectory = file_interface.read_tum_trajectory_file(tmp_path / "trajectory.txt")
+    expected = np.stack([camera(index) for index in range(5)])
+    np.testing.assert_allclose(np.stack(trajectory.poses_se3)[:, :3], expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_text_outputs_reproject_known_points_to_the_original_pixels(fit, tmp_path):
+    items = [result(index, FITS[fit]) for index in (0, 25)]
+    write(tmp_path, "tum", items)
+    write(tmp_path, "intrinsics", items)
+    poses, cameras = np.loadtxt(tmp_path / "trajectory.txt"), np.loadtxt(tmp_path / "intrinsics.txt")
+    for item, pose, (frame, fx, fy, cx, cy, width, height) in zip(items, poses, cameras, strict=True):
+        assert (frame, (width, height)) == (item.frame.index, FITS[fit].original_size)
+        points, pixels = known_pixels(item)
+        x, y, z = ((points - pose[1:4]) @ Rotation.from_quat(pose[4:]).as_matrix()).T
+        np.testing.assert_allclose(np.stack((fx * x / z + cx, fy * y / z + cy), axis=-1), pixels, atol=1e-4)
+
+
+def test_npz_holds_what_the_result_holds(tmp_path):
+    item = result(12, FITS["padded"], tracks=np.ones((5, 2), np.float32), visibility=np.zeros(5, np.float32))
+    mask = np.arange(56 * 84).reshape(56, 84) % 3 > 0
+    item = dataclasses.replace(item, frame=dataclasses.replace(item.frame, mask=mask))
+    write(tmp_path, "npz", [item])
+    with np.load(tmp_path / "frames" / "000012.npz") as saved:
+        for field in dataclasses.fields(item):
+            if field.name != "frame":
+                np.testing.assert_array_equal(saved[field.name], getattr(item, field.name))
+                assert saved[field.name].dtype == getattr(item, field.name).dtype
+        np.testing.assert_array_equal(saved["image"], item.frame.image)
+        np.testing.assert_array_equal(saved["mask"], mask)
+        assert (saved["index"], saved["name"]) == (12, "000012.png")
+        assert np.isnan(saved["timestamp"])
+        np.testing.assert_array_equal(saved["original_size"], (300, 240))
+        np.testing.assert_array_equal((saved["scale"], saved["offset"]), ((0.2, 0.2), (12, 4)))
+
+
+def test_npz_in_half_precision_stays_finite(tmp_path):
+    item = result(0)
+    confidence = item.depth_confidence * np.float32(1e9)  # beyond float16
+    write(
+        tmp_path, "npz", [dataclasses.replace(item, depth_confidence=confidence, points=None)], frames_dtype="float16"
+    )
+    with np.load(tmp_path / "frames" / "000000.npz") as saved:
+        assert saved["depth"].dtype == np.float16
+        assert saved["depth_confidence"].max() == np.finfo(np.float16).max
+        assert saved["cam_from_world"].dtype == np.float64
+        assert "points" not in saved
+        np.testing.assert_allclose(saved["depth"], item.depth, rtol=2**-11)
+
+
+def test_run_json_holds_any_plain_value_and_says_how_to_read_the_rest(tmp_path):
+    record = {
+        "settings": ExportOptions(),
+        "frames": Path("a/b"),
+        "timings": {"p50": np.float32(1.5), "p95": float("nan")},
+        "lengths": np.arange(3),
+        "heads": ("camera", "depth"),
+        "note": None,
+    }
+    write_run_json(tmp_path, record)
+    read = read_run_json(tmp_path)
+    assert read["settings"]["max_points"] == 2_000_000
+    assert read["frames"] == "a/b"
+    assert read["timings"] == {"p50": 1.5, "p95": None}
+    assert read["lengths"] == [0, 1, 2]
+    assert read["heads"] == ["camera", "depth"]
+    assert read["conventions"]["scale"].startswith("up to scale")
+    json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_run_json_errors_name_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"run.json does not exist: .* is not the output folder of a run"):
+        read_run_json(tmp_path)
+    with pytest.raises(TypeError, match="cannot hold .* of type set"):
+        write_run_json(tmp_path, {"heads": {"camera"}})
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ValueError, match="run.json is not valid JSON"):
+        read_run_json(tmp_path)

@@ -1,0 +1,1 @@
+"""Training data: recorded clips, labelled or not, and synthetic ones, as batches by step."""

@@ -1,0 +1,86 @@
+"""Unlabelled footage for distillation: folders of frames, and videos."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ivggt_jax.sources.folder import folder_images
+from ivggt_jax.sources.frame import SourceError
+from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, read_image
+from ivggt_jax.sources.video import VideoReader
+from train.data.sampling import Sampling
+from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
+VIDEO_RATE = 10.0
+"""Frames per second that a video is taken as."""
+
+
+class FolderScene(Scene):
+    """Image files of one folder, in natural order. Raises SourceError when there are none."""
+
+    def __init__(self, folder: Path):
+        self.name = str(folder)
+        self._paths = folder_images(folder)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def frame(self, position: int) -> LabelledFrame:
+        """Read one image."""
+        return LabelledFrame(read_image(self._paths[position]))
+
+
+class VideoScene(Scene):
+    """A video at ten frames per second (or its own rate, where lower). Raises SourceError when it cannot be opened."""
+
+    def __init__(self, path: Path):
+        self.name = str(path)
+        self._path = path
+        length = VideoReader(path, fps=VIDEO_RATE).expected_length
+        if not length:
+            raise SourceError(f"{path}: its duration is unknown; convert it to MP4 first")
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def frame(self, position: int) -> LabelledFrame:
+        """Decode one frame."""
+        return self.frames([position])[0]
+
+    def frames(self, positions: Sequence[int]) -> list[LabelledFrame]:
+        """Decode once from the first to the last of the positions; SourceError when the video ends before."""
+        first, last = min(positions), max(positions)
+        found = {}
+        reader = VideoReader(self._path, fps=VIDEO_RATE, start=first / VIDEO_RATE)
+        for position, raw in enumerate(reader.raw_frames(), start=first):
+            if position in positions:
+                found[position] = LabelledFrame(raw.read())
+            if position == last:
+                return [found[position] for position in positions]
+        raise SourceError(f"{self._path}: ends before frame {last} (at {VIDEO_RATE:g} frames per second)")
+
+
+def clips(paths: Sequence[Path], sampling: Sampling | None = None) -> Dataset:
+    """All folders of images and all videos at or below `paths`, as one dataset without labels.
+
+    Raises ValueError when a path does not exist or nothing usable is found.
+    """
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path}: there is no such folder or video")
+    places = [place for path in paths for place in _places(path)]
+    name = "clips " + " ".join(map(str, paths))
+    return open_scenes(name, places, _open, sampling or Sampling(max_interval=8, video=1.0), labelled=False)
+
+
+def _places(path: Path) -> list[Path]:
+    """Videos, and folders that hold images, at or below a path, sorted."""
+    found = [path, *sorted(path.rglob("*"))]
+    folders = {inner.parent for inner in found if inner.suffix.lower() in IMAGE_SUFFIXES and inner.is_file()}
+    videos = {inner for inner in found if inner.suffix.lower() in VIDEO_SUFFIXES and inner.is_file()}
+    return sorted(folders | videos)
+
+
+def _open(path: Path) -> Scene:
+    return FolderScene(path) if path.is_dir() else VideoScene(path)

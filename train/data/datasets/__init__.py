@@ -1,0 +1,20 @@
+"""Readers of labelled datasets, one file each, and their names on the command line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from train.data.datasets.arkitscenes import arkitscenes
+from train.data.datasets.co3d import co3d
+from train.data.datasets.scannet import scannet
+from train.data.datasets.seven_scenes import seven_scenes
+from train.data.datasets.tum import tum
+from train.data.scene import Dataset
+
+DATASETS: dict[str, Callable[[Path, str], Dataset]] = {
+    "arkitscenes": arkitscenes,
+    "co3d": co3d,
+    "scannet": scannet,
+    "7scenes": seven_scenes,
+    "tum": tum,
+}
+"""Name to reader(root, split), where split is "train" or "test"."""

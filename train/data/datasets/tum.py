@@ -1,0 +1,70 @@
+"""TUM RGB-D: sequence/{rgb,depth}/TIMESTAMP.png and groundtruth.txt; Bonn's and shortened copies too.
+
+A shortened copy has rgb_N, depth_N and groundtruth_N.txt in their place. groundtruth lists timestamp, position and
+quaternion xyzw of the camera in the world. Depth is in 5,000ths of a metre. Images, depths and poses are matched by time.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ivggt_jax.sources.folder import folder_images
+from ivggt_jax.sources.image_file import read_image
+from train.data.sampling import Sampling
+from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_depth
+
+CAMERAS = {
+    "freiburg1": (517.306408, 516.469215, 318.643040, 255.313989),
+    "freiburg2": (520.908620, 521.007327, 325.141442, 249.701764),
+    "freiburg3": (535.4, 539.2, 320.1, 247.6),
+    "bonn": (542.822841, 542.576870, 315.593520, 237.756098),
+}
+"""fx, fy, cx, cy by a word in the sequence's name."""
+LARGEST_GAP = 0.02
+"""Seconds between an image and its depth or pose."""
+
+
+class TumSequence(Scene):
+    """One recording. Raises ValueError when its camera is unknown or no image has both a depth and a pose."""
+
+    def __init__(self, folder: Path):
+        self.name = folder.name
+        images = next(path for path in sorted(folder.glob("rgb*/")))
+        suffix = images.name.removeprefix("rgb")
+        camera = next((values for word, values in CAMERAS.items() if word in folder.name), None)
+        if camera is None:
+            raise ValueError(f"the name must contain one of {', '.join(CAMERAS)}, which tells the camera")
+        focal_x, focal_y, centre_x, centre_y = camera
+        self._intrinsics = np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1]])
+        paths, depths = folder_images(images), folder_images(folder / f"depth{suffix}")
+        trajectory = np.loadtxt(folder / f"groundtruth{suffix}.txt", ndmin=2)
+        times = np.array([float(path.stem) for path in paths])
+        depth, depth_gap = _nearest(np.array([float(path.stem) for path in depths]), times)
+        pose, pose_gap = _nearest(trajectory[:, 0], times)
+        matched = np.flatnonzero((depth_gap <= LARGEST_GAP) & (pose_gap <= LARGEST_GAP))
+        if not len(matched):
+            raise ValueError(f"no image has a depth and a pose within {LARGEST_GAP} s")
+        self._frames = [(paths[i], depths[depth[i]], trajectory[pose[i], 1:8]) for i in matched]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def frame(self, position: int) -> LabelledFrame:
+        """Read one frame."""
+        image, depth, pose = self._frames[position]
+        world_from_cam = np.eye(4)
+        world_from_cam[:3, :3], world_from_cam[:3, 3] = Rotation.from_quat(pose[3:]).as_matrix(), pose[:3]
+        return LabelledFrame(read_image(image, exif=False), read_depth(depth, 5000), world_from_cam, self._intrinsics)
+
+
+def tum(root: Path, split: str = "train") -> Dataset:
+    """All sequences below `root`: TUM has no training split. Raises ValueError when none is usable."""
+    folders = sorted({path.parent for path in root.glob("*/rgb*/")})
+    return open_scenes(f"tum {root}", folders, TumSequence, Sampling(max_interval=15, block=16))
+
+
+def _nearest(times: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the time nearest to each wanted one, and how far off it is."""
+    gaps = np.abs(times[None] - wanted[:, None])
+    return gaps.argmin(1), gaps.min(1)

@@ -1,0 +1,54 @@
+"""Loads batches ahead of the training step, in threads or worker processes, with Grain."""
+
+import logging
+from collections.abc import Iterator
+from typing import Self
+
+import grain
+from absl import flags
+
+from train.data.batches import Batch, BatchSource
+
+logger = logging.getLogger(__name__)
+
+
+class Loader(Iterator[Batch]):
+    """The batches of a run from a step on, in order; a context manager that ends the workers.
+
+    The order and content do not depend on the number of threads or workers, so `position` is all that a checkpoint
+    needs. Clips that could not be read are logged, and counted in `skipped`.
+    """
+
+    def __init__(self, source: BatchSource, position: int = 0, threads: int = 4, workers: int = 0):
+        """Start loading at once.
+
+        position: steps already done. threads: batches loaded at a time (0: when asked for), in each of so many
+        worker processes (0: in this one). Raises ValueError for a position outside the run.
+        """
+        if not 0 <= position <= len(source):
+            raise ValueError(f"position {position} is outside a run of {len(source)} steps")
+        self.position = position
+        """Steps whose batch was handed out."""
+        self.skipped = 0
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        remaining = grain.MapDataset.source(source)[position:].to_iter_dataset(options)
+        if workers:
+            # Grain's workers read absl flags, which are parsed in programs that absl runs and in no others.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            remaining = remaining.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        self._iterator = iter(remaining)
+
+    def __next__(self) -> Batch:
+        batch = next(self._iterator)
+        for name in batch.skipped:
+            self.skipped += 1
+            logger.warning("step %d: clip skipped (%d so far): %s", self.position, self.skipped, name)
+        self.position += 1
+        return batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._iterator.close()

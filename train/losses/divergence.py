@@ -1,0 +1,30 @@
+"""Kullback–Leibler divergences KL(student ‖ teacher) of predictions read as distributions."""
+
+import jax
+import jax.numpy as jnp
+
+from train.losses.reduce import EPSILON
+
+
+def laplace_divergence(
+    location: jax.Array, confidence: jax.Array, target_location: jax.Array, target_confidence: jax.Array
+) -> jax.Array:
+    """KL between Laplace distributions of scale 1/confidence, in nats per pixel, summed over channels.
+
+    location, target_location: [...,C], independent channels; confidence, target_confidence: [...], positive.
+    With c and c' the confidences and d the distance of the locations, log(c/c') + c'·d + (c'/c)·exp(−c·d) − 1.
+    """
+    confidence = jnp.maximum(confidence, EPSILON)[..., None]
+    target_confidence = jnp.maximum(target_confidence, EPSILON)[..., None]
+    distance = jnp.abs(location - target_location)
+    ratio = target_confidence / confidence
+    divergence = target_confidence * distance + ratio * jnp.exp(-confidence * distance) - jnp.log(ratio) - 1.0
+    return jnp.sum(divergence, -1)
+
+
+def bernoulli_divergence(probability: jax.Array, target: jax.Array) -> jax.Array:
+    """KL between Bernoulli distributions, in nats per element; both probabilities are held within [1e-6, 1 − 1e-6]."""
+    probability, target = (jnp.clip(value, EPSILON, 1 - EPSILON) for value in (probability, target))
+    present = probability * (jnp.log(probability) - jnp.log(target))
+    absent = (1 - probability) * (jnp.log1p(-probability) - jnp.log1p(-target))
+    return present + absent

@@ -1,0 +1,150 @@
+"""The training objective L = w·L_task + λ·L_distillation, with every term by name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from train.losses.camera import camera_loss
+from train.losses.dense import dense_loss
+from train.losses.divergence import bernoulli_divergence, laplace_divergence
+from train.losses.reduce import masked_mean, valid_or_all
+from train.losses.task import task_losses
+from train.losses.tracks import reference_track_loss, track_loss
+
+FIELDS = {
+    "camera": ("pose_encoding",),
+    "depth": ("depth", "depth_confidence"),
+    "points": ("points", "points_confidence"),
+    "tracks": ("tracks", "visibility", "track_confidence"),
+}
+"""The fields of `Predictions` that each head fills."""
+
+Fields = Mapping[str, jax.Array]
+Terms = dict[str, dict[str, jax.Array]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What is minimised; head weights hold for every objective. Raises ValueError when nothing would be."""
+
+    distillation: Literal["distill", "kl"] = "distill"
+    """How the student follows the teacher: StreamVGGT's formula, or KL(student ‖ teacher) of Laplace distributions."""
+    distillation_weight: float = 1.0
+    """λ; 0 needs no teacher."""
+    task_weight: float = 0.0
+    """Of the supervised loss; 0 needs no ground truth."""
+    reference: bool = False
+    """Reproduce StreamVGGT's `distill` formula exactly, with its defects."""
+    camera: float = 20.0
+    depth: float = 20.0
+    points: float = 10.0
+    tracks: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.distillation_weight <= 0 and self.task_weight <= 0:
+            raise ValueError("distillation_weight and task_weight are both 0: there is nothing to minimise")
+        if self.reference and self.distillation != "distill":
+            raise ValueError(f"reference=True is about distillation='distill', not {self.distillation!r}")
+
+
+def objective(
+    config: LossConfig, prediction: Any, batch: Fields, teacher: Any = None, *, train: bool = True
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of a batch and its weighted terms, all float32 scalars.
+
+    prediction, teacher: `Predictions` with leading axes [B,S]; heads that either lacks are left out. batch: may hold
+    valid, bool [B,S,H,W] (default: every pixel), and for the task loss what `task_losses` names. Terms are called
+    objective/head, their parts objective/head_part, the sum "loss". `train=False` leaves out the normalisation of
+    the reference formula, as its evaluation does. Raises ValueError when a teacher or ground truth is missing.
+    """
+    student = _fields(prediction)
+    objectives: list[tuple[str, float, Terms]] = []
+    if config.task_weight > 0:
+        missing = {"valid", "depth", "points", "cam_from_world", "intrinsics"} - set(batch)
+        if missing:
+            raise ValueError(f"task_weight {config.task_weight} needs ground truth; the batch lacks {sorted(missing)}")
+        objectives.append(("task", config.task_weight, task_losses(student, batch)))
+    if config.distillation_weight > 0:
+        if teacher is None:
+            raise ValueError(f"distillation_weight {config.distillation_weight} needs the teacher's predictions")
+        target = jax.lax.stop_gradient(_fields(teacher))
+        if config.distillation == "kl":
+            losses = kl_losses(student, target, batch.get("valid"))
+        else:
+            losses = distill_losses(student, target, batch.get("valid"), reference=config.reference, train=train)
+        objectives.append((config.distillation, config.distillation_weight, losses))
+    return _weigh(config, objectives)
+
+
+def distill_losses(
+    student: Fields, teacher: Fields, valid: jax.Array | None = None, *, reference: bool = False, train: bool = True
+) -> Terms:
+    """StreamVGGT's distillation loss by head and part, unweighted; `reference` with its defects. Shapes as above."""
+    losses: Terms = {}
+    for head in _shared(student, teacher):
+        ours, theirs = ([fields[name] for name in FIELDS[head]] for fields in (student, teacher))
+        if head == "camera":
+            losses[head] = camera_loss(ours[0], theirs[0], reference=reference)
+        elif head == "tracks":
+            loss = reference_track_loss if reference else track_loss
+            losses[head] = loss(ours[0], ours[1], ours[2], theirs[0], theirs[1])
+        else:
+            shape = (*ours[1].shape, -1)
+            losses[head] = dense_loss(
+                ours[0].reshape(shape), theirs[0].reshape(shape), ours[1], _mask(valid, ours[1]),
+                reference=reference, normalize=train or not reference,
+            )  # fmt: skip
+    return losses
+
+
+def kl_losses(student: Fields, teacher: Fields, valid: jax.Array | None = None) -> Terms:
+    """KL(student ‖ teacher) of depth, points and visibility; camera and track positions as in `distill_losses`."""
+    losses: Terms = {}
+    for head in _shared(student, teacher):
+        ours, theirs = ([fields[name] for name in FIELDS[head]] for fields in (student, teacher))
+        if head == "camera":
+            losses[head] = camera_loss(ours[0], theirs[0])
+        elif head == "tracks":
+            divergence = jnp.mean(bernoulli_divergence(ours[1], theirs[1]))
+            losses[head] = track_loss(ours[0], ours[1], ours[2], theirs[0], theirs[1]) | {"visibility": divergence}
+        else:
+            shape = (*ours[1].shape, -1)
+            pixels = laplace_divergence(ours[0].reshape(shape), ours[1], theirs[0].reshape(shape), theirs[1])
+            mask = valid_or_all(_mask(valid, ours[1]), (2, 3))
+            losses[head] = {"divergence": jnp.mean(masked_mean(pixels, mask, (2, 3)))}
+    return losses
+
+
+def _fields(prediction: Any) -> Fields:
+    """The fields that are there, in float32 whatever the network computed in."""
+    names = [name for fields in FIELDS.values() for name in fields]
+    values = {name: getattr(prediction, name) for name in names}
+    return {name: value.astype(jnp.float32) for name, value in values.items() if value is not None}
+
+
+def _shared(student: Fields, teacher: Fields) -> list[str]:
+    """Heads that both predict; ValueError when there is none."""
+    heads = [head for head, names in FIELDS.items() if all(name in student and name in teacher for name in names)]
+    if not heads:
+        raise ValueError(f"student {sorted(student)} and teacher {sorted(teacher)} have no head in common")
+    return heads
+
+
+def _mask(valid: jax.Array | None, pixels: jax.Array) -> jax.Array:
+    return jnp.ones(pixels.shape, bool) if valid is None else valid
+
+
+def _weigh(config: LossConfig, objectives: list[tuple[str, float, Terms]]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted sum, and every weighted term."""
+    total = jnp.zeros(())
+    terms: dict[str, jax.Array] = {}
+    for name, weight, losses in objectives:
+        for head, parts in losses.items():
+            factor = weight * getattr(config, head)
+            terms |= {f"{name}/{head}_{part}": factor * value for part, value in parts.items()}
+            terms[f"{name}/{head}"] = factor * sum(parts.values())
+            total += terms[f"{name}/{head}"]
+    return total, terms | {"loss": total}

@@ -1,0 +1,98 @@
+"""Supervised losses against ground truth, up to one scale per clip.
+
+Prediction and ground truth are each divided by the confidence-weighted mean distance of their own points over the
+whole clip (DUSt3R's normalisation), so that camera, depth and points share one scale and its value is free.
+The world of the ground truth is the first camera's frame.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from ivggt_jax.geometry import pose_from_cameras
+from train.losses.camera import camera_loss
+from train.losses.reduce import masked_mean, norm
+from train.losses.tracks import track_loss
+
+CONFIDENCE_REWARD = 0.2
+CAMERA_DELTA = 0.005
+"""Where the camera's Huber distance turns linear: a step between video frames is a hundredth of a scene's size, and within
+the distillation loss's 0.1 it would hardly be felt."""
+CLIP = (1, 2, 3)
+
+
+def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
+    """Losses of every predicted head that has ground truth, by head and term.
+
+    prediction: fields of `Predictions` [B,S,…] by name. batch: valid bool [B,S,H,W], depth [B,S,H,W], points
+    [B,S,H,W,3], cam_from_world [B,S,3,4], intrinsics [B,S,3,3], and where there are tracks, tracks [B,S,N,2] with
+    visibility [B,S,N]. Ground truth outside `valid` may be anything. Raises ValueError when neither depth nor points
+    are predicted, as nothing else fixes the scale.
+    """
+    valid = batch["valid"]
+    head = "points" if "points" in prediction else "depth"
+    if head not in prediction:
+        raise ValueError(f"the task loss needs predicted depth or points for its scale, not only {sorted(prediction)}")
+    truth = {name: jnp.where(_match(valid, batch[name]), batch[name], 0.0) for name in ("depth", "points")}
+    scale, true_scale = clip_scales(prediction[head], truth[head], prediction[f"{head}_confidence"], valid)
+    losses = {
+        name: _dense_loss(prediction[name] / _match(scale, truth[name]), truth[name] / _match(true_scale, truth[name]),
+                          prediction[f"{name}_confidence"], valid)
+        for name in ("depth", "points") if name in prediction
+    }  # fmt: skip
+    if "pose_encoding" in prediction:
+        pose = pose_from_cameras(batch["cam_from_world"], batch["intrinsics"], *valid.shape[-2:])
+        losses["camera"] = camera_loss(
+            _with_scale(prediction["pose_encoding"], scale[..., 0, 0]),
+            _with_scale(pose, true_scale[..., 0, 0]),
+            delta=CAMERA_DELTA,
+        )
+    if "tracks" in prediction and "tracks" in batch:
+        visible = batch["visibility"]
+        losses["tracks"] = track_loss(
+            prediction["tracks"], prediction["visibility"], prediction["track_confidence"],
+            batch["tracks"], visible.astype(jnp.float32), visible > 0.5,
+        )  # fmt: skip
+    return losses
+
+
+def clip_scales(
+    prediction: jax.Array, truth: jax.Array, confidence: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Confidence-weighted mean distances [B,1,1,1] of both maps ([B,S,H,W] or [B,S,H,W,3]), at least 1e-3.
+
+    The weights are the logarithm of the prediction's confidence, without gradient. 1 for a clip without valid pixels.
+    """
+    weights = jnp.where(valid, jnp.maximum(jnp.log(jax.lax.stop_gradient(confidence)), 1e-3), 0.0)
+    total = jnp.sum(weights, CLIP, keepdims=True)
+
+    def scale(values: jax.Array) -> jax.Array:
+        distance = norm(values) if values.ndim == 5 else jnp.abs(values)
+        mean = jnp.sum(jnp.where(valid, distance, 0.0) * weights, CLIP, keepdims=True) / (total + 1e-8)
+        return jnp.where(total > 0, jnp.maximum(mean, 1e-3), 1.0)
+
+    return scale(prediction), scale(truth)
+
+
+def _dense_loss(
+    prediction: jax.Array, truth: jax.Array, confidence: jax.Array, valid: jax.Array
+) -> dict[str, jax.Array]:
+    """Confidence-weighted distance minus a reward for confidence; each image counts alike."""
+    difference = prediction - truth
+    distance = norm(difference) if difference.ndim == 5 else jnp.abs(difference)
+    return {
+        "error": jnp.mean(masked_mean(confidence * distance, valid, (2, 3))),
+        "confidence": -CONFIDENCE_REWARD * jnp.mean(masked_mean(jnp.log(confidence), valid, (2, 3))),
+    }
+
+
+def _match(values: jax.Array, like: jax.Array) -> jax.Array:
+    """Per-pixel values [B,S,H,W] with the channel axis that `like` may have."""
+    return values[..., None] if like.ndim == 5 else values
+
+
+def _with_scale(pose_encoding: jax.Array, scale: jax.Array) -> jax.Array:
+    """Pose encodings [B,S,9] with translations divided by scales [B,1]."""
+    translation, rest = jnp.split(pose_encoding, (3,), axis=-1)
+    return jnp.concatenate([translation / scale[..., None], rest], -1)

@@ -1,0 +1,70 @@
+"""What a run reports: a line of JSON for every entry, pictures as PNG files, and both to TensorBoard when asked."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image
+
+
+class Metrics:
+    """Writes metrics.jsonl and images/ in a run's folder; a context manager.
+
+    When a run resumes, entries of later steps than its checkpoint's are dropped, so that none stands there twice.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, tensorboard: bool = False):
+        """Open the files.
+
+        step: of the checkpoint that the run continues from; 0 starts anew. tensorboard: write event files too; raises
+        ImportError when tensorboardX is not installed.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._images = folder / "images"
+        path = folder / "metrics.jsonl"
+        kept = _lines_until(path, step) if path.exists() else []
+        path.write_text("".join(kept), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._board: Any = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Add one line: step, split ("train", "evaluation" …) and scalars by name; not-finite ones become null."""
+        scalars = {name: float(value) for name, value in values.items()}
+        finite = {name: value if np.isfinite(value) else None for name, value in scalars.items()}
+        self._file.write(json.dumps({"step": step, "split": split} | finite) + "\n")
+        if self._board:
+            for name, value in scalars.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Save a picture, uint8 [H,W,3], as images/name_step.png."""
+        self._images.mkdir(exist_ok=True)
+        Image.fromarray(image).save(self._images / f"{name}_{step:08d}.png")
+        if self._board:
+            self._board.add_image(name, image, step, dataformats="HWC")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    """Lines of a metrics file up to a step; one that a kill cut short is left out."""
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except json.JSONDecodeError:
+            continue
+    return kept

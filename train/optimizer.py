@@ -1,0 +1,130 @@
+"""The optimiser: AdamW on the trainable parameters, warm-up and cosine, clipping, accumulation, and frozen groups.
+
+Frozen parameters live in a dict of their own, so that they carry neither gradients nor optimizer state.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+
+from ivggt_jax.model.parameters import Params, flatten, unflatten
+
+FROZEN = ("aggregator/encoder/.*", "aggregator/camera_token", "aggregator/register_token")
+"""What the published recipe leaves as the teacher has it."""
+
+NOT_DECAYED = ("bias", "scale", "scale1", "scale2")
+"""Leaves that are vectors once unstacked (biases, norms, LayerScale). Stacked blocks hide that from their shape."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Hyperparameters of the update; the defaults are StreamVGGT's. Raises ValueError where they make no sense."""
+
+    learning_rate: float = 1e-5
+    """Reached at the end of the warm-up."""
+    final_learning_rate: float = 1e-7
+    warmup: float = 0.05
+    """Share of all updates over which the learning rate rises from 0."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.05
+    """On matrices, convolutions and learned tokens; never on biases, norms and LayerScale."""
+    clip_norm: float = 1.0
+    """Largest global norm of a gradient; longer ones are shortened."""
+    accumulation: int = 1
+    """Batches whose mean gradient makes one update."""
+    frozen: tuple[str, ...] = FROZEN
+    """Regular expressions that match whole "/"-joined parameter paths."""
+    average_decay: float | None = None
+    """Of an exponential moving average of the trainable parameters; None keeps none."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is a share of all updates in [0, 1), not {self.warmup}")
+        if self.accumulation < 1:
+            raise ValueError(f"accumulation must be at least 1, not {self.accumulation}")
+        if self.average_decay is not None and not 0 < self.average_decay < 1:
+            raise ValueError(f"average_decay must lie in (0, 1), not {self.average_decay}")
+
+
+def partition(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
+    """Split nested parameters into trainable and frozen ones: frozen are the paths that a pattern matches whole.
+
+    Raises ValueError when a pattern matches nothing, or when nothing is left to train.
+    """
+    flat = flatten(params)
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, path) for path in flat):
+            raise ValueError(f"frozen pattern {pattern!r} matches no parameter; paths look like {next(iter(flat))!r}")
+    frozen = {path for path in flat if any(re.fullmatch(pattern, path) for pattern in patterns)}
+    if len(frozen) == len(flat):
+        raise ValueError(f"the frozen patterns {tuple(patterns)} leave nothing to train")
+    return (
+        unflatten({path: value for path, value in flat.items() if path not in frozen}),
+        unflatten({path: value for path, value in flat.items() if path in frozen}),
+    )
+
+
+def merge(trainable: Params, frozen: Params) -> Params:
+    """The inverse of `partition`."""
+    return unflatten(flatten(trainable) | flatten(frozen))
+
+
+def describe(trainable: Params, frozen: Params) -> str:
+    """One line for people: how many parameters are trained, and how many are frozen."""
+    trained, kept = (sum(value.size for value in jax.tree.leaves(tree)) for tree in (trainable, frozen))
+    total = trained + kept
+    return f"{trained:,} of {total:,} parameters are trained ({trained / total:.1%}), {kept:,} are frozen"
+
+
+def learning_rate_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
+    """Learning rate by update: linear from 0 over the warm-up, then a cosine to the final rate at the last update.
+
+    Raises ValueError when there is no update to make.
+    """
+    if updates < 1:
+        raise ValueError(f"updates must be at least 1, not {updates}")
+    warmup = config.warmup * updates
+    cosine = optax.cosine_decay_schedule(
+        config.learning_rate - config.final_learning_rate, max(updates - warmup, 1e-6)
+    )  # fmt: skip
+
+    def schedule(update: jax.Array) -> jax.Array:
+        rising = config.learning_rate * update / max(warmup, 1e-6)
+        return jax.numpy.where(update < warmup, rising, config.final_learning_rate + cosine(update - warmup))
+
+    return schedule
+
+
+def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformationExtraArgs:
+    """The transformation of the gradients of the trainable parameters, for a run of so many updates.
+
+    With accumulation n, every n-th call changes the parameters, by the mean of the last n gradients.
+    """
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            learning_rate_schedule(config, updates),
+            b1=config.beta1,
+            b2=config.beta2,
+            weight_decay=config.weight_decay,
+            mask=decay_mask,
+        ),
+    )
+    if config.accumulation == 1:
+        return optax.with_extra_args_support(optimizer)
+    return optax.MultiSteps(optimizer, config.accumulation).gradient_transformation()
+
+
+def decay_mask(params: Params) -> Any:
+    """Nested booleans: which parameters weight decay acts on."""
+    return unflatten({path: path.split("/")[-1] not in NOT_DECAYED for path in flatten(params)})
+
+
+def update_average(average: Params, trainable: Params, decay: float) -> Params:
+    """The exponential moving average after one more update of the trainable parameters."""
+    return optax.incremental_update(trainable, average, 1 - decay)
