@@ -10,6 +10,15 @@ from ivggt_jax import ModelConfig
 from ivggt_jax.model.parameters import abstract_params, compute_dtypes, flatten
 
 
+class ConversionError(ValueError):
+    """Tensors that do not fit the model; the message lists every mismatch."""
+
+    def __init__(self, problems: list[str]):
+        """Take the mismatches, a line each."""
+        super().__init__(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems))
+        self.problems = problems
+
+
 def torch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every PyTorch tensor of a model."""
     shapes = {path: x.shape for path, x in flatten(abstract_params(config)).items()}
@@ -35,13 +44,15 @@ def find_mismatches(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> l
 
 
 class Assembled(Mapping[str, np.ndarray]):
-    """Our parameters by "/"-joined path, each made of its PyTorch tensors when it is asked for.
-
-    The tensors must be those of the configuration (`find_mismatches`).
-    """
+    """Our parameters by "/"-joined path, each made of its PyTorch tensors when it is asked for."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], config: ModelConfig, dtype: DTypeLike | None):
-        """Take `dtype` for the trunk; heads are float32 (`compute_dtypes`)."""
+        """Take `dtype` for the trunk (`compute_dtypes`).
+
+        Raises ConversionError unless each tensor of the configuration is there, in its shape, and nothing else.
+        """
+        if problems := find_mismatches(tensors, config):
+            raise ConversionError(problems)
         self._tensors = tensors
         self._table = name_table(config)
         shapes = {path: x.shape for path, x in flatten(abstract_params(config)).items()}

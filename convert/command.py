@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from convert.assembly import Assembled, find_mismatches, torch_shapes
+from convert.assembly import Assembled, ConversionError, torch_shapes
 from convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
 from convert.parameters import to_torch
 from convert.torch_file import open_tensors
@@ -24,7 +24,7 @@ from ivggt_jax import Model, ModelConfig, checkpoint, hub
 from ivggt_jax.checkpoint import parse_config, write_directory, written_beside
 from ivggt_jax.hub import Source
 from ivggt_jax.model.parameters import compute_dtypes, unflatten
-from ivggt_jax.tensor_file import CheckpointError, Layout, read_json, write_safetensors
+from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, read_json, write_safetensors
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -127,8 +127,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
             convert_file(directory, mapped, dtype=dtype)
             directory = mapped
         ours = _open_directory(directory, dtype)
-        dtypes = compute_dtypes(ours.layout, dtype or _trunk(ours.tensors["aggregator/camera_token"]))
-        trunk, heads = dtypes["aggregator/camera_token"], np.dtype(np.float32)
+        trunk, heads = ours.layout["aggregator/camera_token"][1], np.dtype(np.float32)
         layout = {
             name: (shape, trunk if name.startswith("aggregator.") else heads)
             for name, shape in torch_shapes(ours.config).items()
@@ -145,16 +144,16 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
 
 def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig | None, source: Source | None) -> _Parameters:
     tensors = open_tensors(path)
-    problems = find_mismatches(tensors, config or ModelConfig.vggt_1b())
-    if problems:
-        hint = "" if config else "\nwithout --config the published shapes are expected"
-        listed = "\n  ".join(problems)
-        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit the model:\n  {listed}{hint}")
+    trunk = dtype or _trunk(tensors, "aggregator.camera_token")
+    try:
+        assembled = Assembled(tensors, config or ModelConfig.vggt_1b(), trunk)
+    except ConversionError as error:
+        hint = "" if config else "; for shapes other than the published give their --config"
+        listed = list_problems(error.problems)
+        raise CheckpointError(f"{path}: {len(error.problems)} tensors do not fit the model{hint}:{listed}") from None
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     source = dataclasses.replace(source or Source(name=path.name), sha256=digest)
-    trunk = dtype or _trunk(tensors["aggregator.camera_token"])
-    assembled = Assembled(tensors, config or ModelConfig.vggt_1b(), trunk)
     return _Parameters(config or ModelConfig.vggt_1b(), assembled.layout, assembled, source)
 
 
@@ -166,14 +165,14 @@ def _open_directory(directory: Path, dtype: Precision | None) -> _Parameters:
     else:
         description, tensors = checkpoint.open_directory(directory)
         shapes = {path: x.shape for path, x in tensors.items()}
-    dtypes = compute_dtypes(shapes, dtype or _trunk(tensors["aggregator/camera_token"]))
+    dtypes = compute_dtypes(shapes, dtype or _trunk(tensors, "aggregator/camera_token"))
     layout = {path: (shape, dtypes[path]) for path, shape in shapes.items()}
     return _Parameters(description.config, layout, tensors, description.source)
 
 
-def _trunk(tensor: np.ndarray) -> Precision:
-    """The trunk's type on disk when none is asked for: the input's, widened to float32 unless it is bfloat16."""
-    return "bfloat16" if tensor.dtype == ml_dtypes.bfloat16 else "float32"
+def _trunk(tensors: Mapping[str, np.ndarray], name: str) -> Precision:
+    """The trunk's type on disk when none is asked for: that of the tensor, widened to float32 unless it is bfloat16."""
+    return "bfloat16" if name in tensors and tensors[name].dtype == ml_dtypes.bfloat16 else "float32"
 
 
 def _count(layout: Layout) -> int:

@@ -20,7 +20,7 @@ from ivggt_jax import hub
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.hub import Source
 from ivggt_jax.model.parameters import Model, abstract_params, compute_dtypes, flatten, unflatten
-from ivggt_jax.tensor_file import CheckpointError, Layout, open_safetensors, read_json, write_safetensors
+from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, open_safetensors, read_json, write_safetensors
 
 FORMAT = "ivggt_jax"
 VERSION = 1
@@ -57,14 +57,7 @@ def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
     path = locate(path_or_name)
     if path.is_dir():
         return _load_directory(path, dtype)
-    # The converter is needed for foreign files alone; the library does not depend on it otherwise.
-    from convert import ConversionError, from_torch
-    from convert.torch_file import open_tensors
-
-    try:
-        return from_torch(open_tensors(path), dtype=dtype)
-    except ConversionError as error:
-        raise CheckpointError(f"{path}: {error}") from None
+    return _load_torch(path, dtype)
 
 
 def save(model: Model, directory: str | Path, *, source: Source | None = None, overwrite: bool = False) -> None:
@@ -125,7 +118,7 @@ def describe(directory: Path) -> Description:
 def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]:
     """Description and mapped parameters, by "/"-joined path, of a checkpoint directory.
 
-    Raises CheckpointError, with all mismatches, when the tensors are not those of the configuration.
+    Raises CheckpointError when the tensors are not those of the configuration.
     """
     description = describe(directory)
     if not (directory / TENSOR_FILE).exists():
@@ -141,8 +134,9 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
         if expected[path] != found[path]
     ]
     if problems:
-        listed = "\n  ".join(problems)
-        raise CheckpointError(f"{directory}: {len(problems)} tensors do not fit {CONFIG_FILE}:\n  {listed}")
+        raise CheckpointError(
+            f"{directory}: {len(problems)} tensors do not fit {CONFIG_FILE}:{list_problems(problems)}"
+        )
     return description, tensors
 
 
@@ -250,6 +244,22 @@ def _load_directory(directory: Path, dtype: DTypeLike | None) -> Model:
     # device_put takes an aligned host array over as it is on a CPU; jnp.asarray would copy it.
     params = {path: jax.device_put(np.asarray(x, dtypes[path])) for path, x in tensors.items()}
     return Model(description.config, unflatten(params))
+
+
+def _load_torch(path: Path, dtype: DTypeLike | None) -> Model:
+    # The converter is needed for foreign files alone; the library does not depend on it otherwise.
+    from convert.assembly import Assembled, ConversionError
+    from convert.torch_file import open_tensors
+
+    config = ModelConfig.vggt_1b()
+    try:
+        params = Assembled(open_tensors(path), config, dtype)
+    except ConversionError as error:
+        raise CheckpointError(
+            f"{path}: {len(error.problems)} tensors do not fit the published model; convert other shapes with "
+            f"`python -m convert --config`:{list_problems(error.problems)}"
+        ) from None
+    return Model(config, unflatten({name: jax.device_put(x) for name, x in params.items()}))
 
 
 def _read_config(directory: Path) -> dict:

@@ -24,7 +24,7 @@ def run_command(
     config: Callable[..., Config], run: Callable[[Config], int], arguments: Sequence[str] | None, program: str
 ) -> NoReturn:
     """Parse the command line into `config`, run, and exit with its code; 1 and one line for an error, 130 for Ctrl-C."""
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     try:
         code = run(tyro.cli(config, args=arguments, prog=program, description=run.__doc__))

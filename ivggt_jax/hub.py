@@ -3,11 +3,13 @@
 import errno
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ivggt_jax.tensor_file import CheckpointError
 
@@ -60,7 +62,7 @@ def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:
         return directory
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{directory}.lock"):
+        with _announced(FileLock(f"{directory}.lock"), name):
             if not directory.exists():
                 for leftover in directory.parent.glob(f".{directory.name}.*.partial"):
                     shutil.rmtree(leftover, ignore_errors=True)
@@ -68,6 +70,20 @@ def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:
     except OSError as error:
         raise CheckpointError(explain_disk(directory, error)) from error
     return directory
+
+
+@contextmanager
+def _announced(lock: FileLock, name: str) -> Iterator[None]:
+    """Hold a lock; say so where another process has to finish first."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process to prepare {name}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def fetch(name: str) -> tuple[Path, Source]:

@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from tqdm import tqdm
@@ -86,13 +86,16 @@ def infer(config: InferConfig) -> int:
         state = init_stream(
             model, cache, height=height, width=width, heads=heads, query_points=_grid(config, height, width)
         )
-        total = source.expected_length
-        run = _Run(config, model, state, Writers(config.export, out, config.options), _Progress(total, state))
+        progress = _Progress(source.expected_length, state)
+        run = _Run(config, model, state, Writers(config.export, out, config.options), progress)
         with _interruptible() as interrupted:
-            run.feed(chain([first], frames), interrupted)
-        skipped = {"count": source.skipped, "names": source.skipped_names, "dropped": source.dropped}
-    write_run_json(out, {**run.record(), "skipped": skipped, "interrupted": bool(interrupted)})
-    print(f"{run.frames} frames → {out}", file=sys.stderr)
+            try:
+                run.feed(chain([first], frames), interrupted)
+            finally:
+                # Also after an error: what was finished is on disk, and this says how to read it.
+                skipped = {"count": source.skipped, "names": source.skipped_names, "dropped": source.dropped}
+                write_run_json(out, {**run.record(), "skipped": skipped, "interrupted": bool(interrupted)})
+                print(f"{run.frames} frames → {out}", file=sys.stderr)
     return 130 if interrupted else 0
 
 
@@ -135,9 +138,13 @@ class _Run:
         host = jax.tree.map(lambda x: np.asarray(x[0]), predictions)
         while writing:
             writing.popleft().result()
-        writing.append(thread.submit(lambda: self.writers.write(_result(self.config, frame, host))))
-        self.frames += 1
+        writing.append(thread.submit(self._finish, frame, host))
         self.progress.advance(self.state)
+
+    def _finish(self, frame: Frame, host: Predictions) -> None:
+        """In the writing thread."""
+        self.writers.write(_result(self.config, frame, host))
+        self.frames += 1
 
     def record(self) -> dict[str, Any]:
         """What `run.json` says of this run."""
@@ -246,25 +253,34 @@ def _cache_config(config: InferConfig, model: Model, height: int, width: int, le
 
 
 def _result(config: InferConfig, frame: Frame, host: Predictions) -> Result:
-    """The record for the writers; camera and unprojection in float64 would claim digits the model does not have."""
+    """The record for the writers."""
     height, width, _ = frame.image.shape
+    from_depth = config.points_from == "depth" and host.depth is not None
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        cam_from_world, intrinsics = geometry.cameras_from_pose(jnp.asarray(host.pose_encoding), height, width)
-        points, confidence = host.points, host.points_confidence
-        if config.points_from == "depth" and host.depth is not None:
-            points = geometry.unproject(jnp.asarray(host.depth), cam_from_world, intrinsics)
-            confidence = host.depth_confidence
+        cam_from_world, intrinsics, unprojected = _geometry(
+            host.pose_encoding, host.depth if from_depth else None, height, width
+        )
+    fields: dict[str, Any] = {
+        name: getattr(host, name) for name in ("depth", "depth_confidence", "points", "points_confidence")
+    }
+    if from_depth:
+        fields |= {"points": np.asarray(unprojected), "points_confidence": host.depth_confidence}
     return Result(
         frame=frame,
         cam_from_world=np.asarray(cam_from_world, np.float64),
         intrinsics=np.asarray(intrinsics, np.float64),
-        depth=host.depth,
-        depth_confidence=host.depth_confidence,
-        points=None if points is None else np.asarray(points),
-        points_confidence=confidence,
-        tracks=host.tracks,
-        visibility=host.visibility,
+        tracks=host.tracks,  # type: ignore[arg-type]
+        visibility=host.visibility,  # type: ignore[arg-type]
+        **fields,
     )
+
+
+@partial(jax.jit, static_argnames=("height", "width"))
+def _geometry(pose_encoding, depth, height, width):
+    """Camera, and points where there is a depth."""
+    cam_from_world, intrinsics = geometry.cameras_from_pose(pose_encoding, height, width)
+    points = None if depth is None else geometry.unproject(depth, cam_from_world, intrinsics)
+    return cam_from_world, intrinsics, points
 
 
 @contextlib.contextmanager

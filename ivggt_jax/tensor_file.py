@@ -46,6 +46,12 @@ class CheckpointError(ValueError):
     """A file or directory that cannot be used as a checkpoint, in one line that says what is wrong and the way out."""
 
 
+def list_problems(problems: list[str], limit: int = 8) -> str:
+    """The first of many problems, a line each, and how many more there are."""
+    more = [f"… and {len(problems) - limit} more"] if len(problems) > limit else []
+    return "".join(f"\n  {line}" for line in problems[:limit] + more)
+
+
 def map_file(path: Path) -> mmap.mmap:
     """Map a file read-only.
 

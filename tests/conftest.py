@@ -28,3 +28,10 @@ def tiny() -> Model:
 def frames() -> np.ndarray:
     """The golden frames, [16,56,70,3] in [0,1]."""
     return np.ascontiguousarray(np.load(GOLDEN / "tiny_frames.npz")["images"].transpose(0, 2, 3, 1))
+
+
+@pytest.fixture(scope="session")
+def videos(frames: np.ndarray) -> np.ndarray:
+    """Three streams of 16 different small frames, [T,B,28,42,3]."""
+    crops = [frames[:, :28, :42], frames[::-1, 28:, 28:], frames[:, 14:42, 14:56] ** 2]
+    return np.stack(crops, axis=1)

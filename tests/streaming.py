@@ -1,11 +1,24 @@
-"""Helpers of the tests that feed streams."""
+"""Helpers of the tests that feed streams: small frames, a small budget, and how states are compared.
+
+Frames of 28×42 have 11 tokens. The total budget leaves three frames a layer: eviction begins with the fourth.
+"""
 
 from typing import Any
 
 import jax
 import numpy as np
 
-from ivggt_jax import Model, Predictions, StreamState, step
+from ivggt_jax import CacheConfig, Model, Predictions, StreamState, init_stream, step
+
+TOKENS = 11
+HEIGHT, WIDTH = 28, 42
+BOUNDED = CacheConfig(total_budget=4 * 3 * TOKENS, camera_frames=4)
+
+
+def start(model: Model, cache: CacheConfig = BOUNDED, batch: int = 3, **options) -> StreamState:
+    """A fresh state with camera and features: the last tokens show what depth would, and compile faster."""
+    options = {"heads": ("camera",), "features": True, **options}
+    return init_stream(model, cache, height=HEIGHT, width=WIDTH, batch=batch, **options)
 
 
 def feed(model: Model, state: StreamState, frames: np.ndarray) -> tuple[StreamState, Predictions]:
@@ -17,14 +30,19 @@ def feed(model: Model, state: StreamState, frames: np.ndarray) -> tuple[StreamSt
     return state, jax.tree.map(lambda *x: np.stack(x), *seen)
 
 
-def live_tokens(state: StreamState) -> dict[tuple[int, int, int], list[int]]:
-    """(stream, layer, head) → which tokens are in the cache, sorted, as frame · tokens per frame + token."""
+def of_stream(predictions: Predictions, index: int) -> Predictions:
+    """One stream of stacked predictions [T,B,…], batch axis kept."""
+    return jax.tree.map(lambda x: x[:, index : index + 1], predictions)
+
+
+def live_tokens(state: StreamState, index: int) -> list[list[list[int]]]:
+    """[layer][head] → a stream's tokens in the cache, sorted, as frame · tokens per frame + token."""
     origin, length = np.asarray(state.cache.origin), np.asarray(state.cache.length)
-    layers, batch, _, heads = origin.shape
-    return {
-        (b, layer, head): sorted(origin[layer, b, : length[layer, b], head].tolist())
-        for b, layer, head in np.ndindex(batch, layers, heads)
-    }
+    heads = range(origin.shape[-1])
+    return [
+        [sorted(rows[index, : n[index], head].tolist()) for head in heads]
+        for rows, n in zip(origin, length, strict=True)
+    ]
 
 
 def assert_close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
@@ -32,9 +50,9 @@ def assert_close(found: Any, expected: Any, tolerance: float = 1e-5) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=tolerance), found, expected)
 
 
-def assert_same_state(found: StreamState, expected: StreamState) -> None:
-    """What a stream reports of itself: exact numbers, the same tokens, scores within 1e-6."""
+def assert_same_stream(found: StreamState, i: int, expected: StreamState, j: int) -> None:
+    """Stream i of a state and stream j of another: counters and tokens are exact, scores within 1e-6."""
     for name in ("lengths", "budgets", "frame", "clipped", "dropped"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
-    assert_close(found.scores, expected.scores, 1e-6)
-    assert live_tokens(found) == live_tokens(expected)
+        np.testing.assert_array_equal(getattr(found, name)[i], getattr(expected, name)[j], err_msg=name)
+    assert_close(found.scores[i], expected.scores[j], 1e-6)
+    assert live_tokens(found, i) == live_tokens(expected, j)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from ivggt_jax.evaluate.depth import PROTOCOLS, DepthErrors, DepthProtocol, error_map, evaluate_depth, mean_errors
+from ivggt_jax.evaluate.depth import PROTOCOLS, DepthProtocol, error_map, evaluate_depth
 from ivggt_jax.evaluate.depth_alignment import align_depth
 
 ALIGNMENTS = ("metric", "scale", "median", "scale&shift")
@@ -163,14 +163,6 @@ def test_the_sequence_is_read_in_passes(alignment, passes):
     )
     evaluate_depth(pairs, alignment)
     assert pairs.passes == passes if alignment != "scale&shift" else pairs.passes <= passes
-
-
-def test_sequences_are_averaged_by_their_pixels():
-    few = DepthErrors(100, 0.1, 0.1, 1.0, 0.1, 0.9, 1, 1)
-    many = DepthErrors(300, 0.3, 0.1, 2.0, 0.1, 0.5, 1, 1)
-    mean = mean_errors([few, many])
-    assert mean.pixels == 400
-    assert (mean.abs_rel, mean.rmse, mean.delta_1) == pytest.approx((0.25, 1.75, 0.6))
 
 
 def test_the_error_map_shows_where():

@@ -95,6 +95,14 @@ def test_normal_consistency_is_the_cosine_between_surfaces():
             assert value == pytest.approx(np.cos(np.radians(angle)), abs=1e-6)
 
 
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_a_prediction_that_is_one_point_is_scored(alignment):
+    truth = lattice()
+    errors = evaluate_reconstruction([(np.ones_like(truth), truth)], alignment).errors
+    assert np.isfinite(list(errors.summary().values())).all()
+    assert errors.completeness > 0.5
+
+
 def test_icp_repairs_a_small_turn_that_medians_leave():
     truth = room()
     prediction = truth @ Rotation.from_euler("y", 0.5, degrees=True).as_matrix().T

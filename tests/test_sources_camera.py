@@ -150,7 +150,7 @@ def test_grey_pictures_are_refused():
     capture = FakeCapture(count=1)
     capture.read = lambda: (True, np.zeros((6, 8), np.uint8))
     _, source = camera_source(capture)
-    with source, pytest.raises(SourceError, match=r"delivers uint8 \(6, 8\)"):
+    with source, pytest.raises(SourceError, match=r"frame \d+: is uint8 \(6, 8\)"):
         next(source.frames())
 
 

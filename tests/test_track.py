@@ -56,18 +56,33 @@ def test_one_iteration(tracker, reference):
     assert_close(found, [expected[f"{name}_1"] for name in ("tracks", "visibility", "confidence")])
 
 
+@jax.jit
+def gradients(tracker: Tracker, maps, queries, live):
+    """Derivatives of the sum of all live results after two iterations, by parameters and maps."""
+
+    def total(tracker, maps):
+        tracks, visibility, confidence = tracker(maps, queries, live=live, iterations=2)
+        return jnp.where(live[..., None], tracks.sum(-1) + visibility + confidence, 0).sum()
+
+    return jax.grad(total, argnums=(0, 1))(tracker, maps)
+
+
 def test_second_iteration_and_its_derivative(tracker, reference):
-    """Rounding has grown to 0.005 px; the derivative is thousands of times too large where positions pass it on."""
+    """Rounding has grown to 0.0003 px (tolerance 0.01); the derivative is far too large where positions pass it on."""
     maps, expected = reference
     found = run(tracker, maps, expected["query_points"], iterations=2)
-    np.testing.assert_allclose(found[0], expected["tracks_2"], rtol=0, atol=0.05)
-
-    def total(maps):
-        return sum(x.sum() for x in tracker(maps, expected["query_points"], iterations=2))
-
-    gradient = np.asarray(jax.jit(jax.grad(total))(maps)).sum((2, 3))
+    np.testing.assert_allclose(found[0], expected["tracks_2"], rtol=0, atol=0.01)
+    _, by_maps = gradients(tracker, maps, expected["query_points"], np.ones((1, 3), bool))
     scale = np.abs(expected["gradient_2"]).max()
-    np.testing.assert_allclose(gradient / scale, expected["gradient_2"] / scale, rtol=0, atol=0.01)
+    np.testing.assert_allclose(by_maps.sum((2, 3)) / scale, expected["gradient_2"] / scale, rtol=0, atol=2e-3)
+
+
+def test_derivatives_are_finite_beside_a_dead_frame(tracker, reference):
+    maps, expected = reference
+    maps = np.where(np.arange(3)[:, None, None, None] == 1, np.nan, maps)
+    found = gradients(tracker, maps, expected["query_points"], np.array([[True, False, True]]))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+    assert (found[1][:, 1] == 0).all()
 
 
 def test_flow_embedding():
@@ -127,12 +142,6 @@ def test_dead_frames_influence_nothing(tracker):
     found = run(tracker, mixed, queries, start=start, live=live)
     expected = run(tracker, maps[:, :2], queries)
     assert_close([x[live] for x in found], [x.reshape(-1, *x.shape[2:]) for x in expected])
-
-    def total(tracker):
-        tracks, visibility, _ = tracker(mixed, queries, start=start, live=live, iterations=1)
-        return jnp.where(live[..., None], tracks.sum(-1) + visibility, 0).sum()
-
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.jit(jax.grad(total))(tracker)))
 
 
 def test_streams_of_a_batch_are_independent(tracker):

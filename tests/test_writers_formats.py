@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.spatial.transform import Rotation
 from writer_scene import FITS, camera, known_pixels, result
 
@@ -14,9 +15,11 @@ from ivggt_jax.writers import ExportOptions, Writers, read_run_json, write_run_j
 
 def write(out: Path, name: str, items, **options) -> None:
     writers = Writers([name], out, ExportOptions(**options))
-    for item in items:
-        writers.write(item)
-    writers.close()
+    try:
+        for item in items:
+            writers.write(item)
+    finally:
+        writers.close()
 
 
 def test_trajectory_is_world_from_camera(tmp_path):
@@ -57,9 +60,51 @@ def test_text_outputs_reproject_known_points_to_the_original_pixels(fit, tmp_pat
         np.testing.assert_allclose(np.stack((fx * x / z + cx, fy * y / z + cy), axis=-1), pixels, atol=1e-4)
 
 
+def test_kitti_is_world_from_camera_row_by_row(tmp_path):
+    write(tmp_path, "kitti", [result(index) for index in (0, 9)])
+    rows = np.loadtxt(tmp_path / "kitti.txt")
+    np.testing.assert_allclose(rows.reshape(2, 3, 4), [camera(0), camera(9)], atol=1e-8)
+
+
+def test_evo_reads_kitti(tmp_path):
+    file_interface = pytest.importorskip("evo.tools.file_interface")
+    write(tmp_path, "kitti", [result(index) for index in range(3)])
+    poses = np.stack(file_interface.read_kitti_poses_file(tmp_path / "kitti.txt").poses_se3)
+    np.testing.assert_allclose(poses[:, :3], [camera(index) for index in range(3)], atol=1e-8)
+
+
+def test_depth_is_a_sixteen_bit_picture_in_units_that_the_record_holds(tmp_path):
+    item = result(0)
+    depth = item.depth.copy()
+    depth[0, :4] = np.nan, np.inf, -1, 1e6
+    mask = np.ones(depth.shape, bool)
+    mask[5:7] = False
+    frame = dataclasses.replace(item.frame, mask=mask)
+    writers = Writers(["depth"], tmp_path, ExportOptions())
+    writers.write(item)
+    writers.write(dataclasses.replace(item, frame=dataclasses.replace(frame, index=3), depth=depth))
+    unit = writers.record()["depth"]["unit"]
+    writers.close()
+    assert item.depth.max() * 7 < 65535 * unit <= item.depth.max() * 16
+    with Image.open(tmp_path / "depth" / "000003.png") as picture:
+        assert picture.mode == "I;16"
+        steps = np.asarray(picture)
+    unknown = ~mask
+    unknown[0, :4] = True
+    assert not steps[unknown].any()
+    np.testing.assert_allclose(steps[~unknown] * unit, item.depth[~unknown], atol=unit / 2 + 1e-6)
+
+
+@pytest.mark.parametrize("name", ["depth", "video", "ply"])
+def test_an_output_without_its_head_says_which_is_missing(name, tmp_path):
+    item = result(0, depth=None, points=None)
+    with pytest.raises(ValueError, match="needs depth.*--heads"):
+        write(tmp_path, name, [item])
+
+
 def test_npz_holds_what_the_result_holds(tmp_path):
     item = result(12, FITS["padded"], tracks=np.ones((5, 2), np.float32), visibility=np.zeros(5, np.float32))
-    mask = np.arange(56 * 84).reshape(56, 84) % 3 > 0
+    mask = np.arange(112 * 168).reshape(112, 168) % 3 > 0
     item = dataclasses.replace(item, frame=dataclasses.replace(item.frame, mask=mask))
     write(tmp_path, "npz", [item])
     with np.load(tmp_path / "frames" / "000012.npz") as saved:
@@ -71,8 +116,8 @@ def test_npz_holds_what_the_result_holds(tmp_path):
         np.testing.assert_array_equal(saved["mask"], mask)
         assert (saved["index"], saved["name"]) == (12, "000012.png")
         assert np.isnan(saved["timestamp"])
-        np.testing.assert_array_equal(saved["original_size"], (300, 240))
-        np.testing.assert_array_equal((saved["scale"], saved["offset"]), ((0.2, 0.2), (12, 4)))
+        np.testing.assert_array_equal(saved["original_size"], (600, 480))
+        np.testing.assert_array_equal((saved["scale"], saved["offset"]), ((0.2, 0.2), (24, 8)))
 
 
 def test_npz_in_half_precision_stays_finite(tmp_path):

@@ -85,12 +85,12 @@ def test_automatic_voxel_is_near_the_distance_of_pixels():
 
 def test_confidence_is_a_percentile_of_the_frames_own_valid_pixels():
     item = result(0)
-    confidence = np.arange(56 * 84, dtype=np.float32).reshape(56, 84)
-    mask = confidence >= 56 * 84 / 2  # only the upper half of the confidences counts
+    confidence = np.arange(112 * 168, dtype=np.float32).reshape(112, 168)
+    mask = confidence >= 112 * 168 / 2  # only the upper half of the confidences counts
     frame = dataclasses.replace(item.frame, mask=mask)
     item = dataclasses.replace(item, frame=frame, points_confidence=confidence)
     keep = point_mask(item, ExportOptions(confidence=75))
-    np.testing.assert_array_equal(keep, confidence > 56 * 84 * 7 / 8 - 1)
+    np.testing.assert_array_equal(keep, confidence > 112 * 168 * 7 / 8 - 1)
     equal = dataclasses.replace(item, points_confidence=np.full_like(confidence, 3))
     np.testing.assert_array_equal(point_mask(equal, ExportOptions(confidence=75)), mask)
 

@@ -10,15 +10,17 @@ from scipy.spatial.transform import Rotation
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.writers.result import Result
 
-HEIGHT, WIDTH = 56, 84
+HEIGHT, WIDTH = 112, 168
+WAVES = np.random.default_rng(0).normal(size=(3, 24)) * np.geomspace(2, 10, 8).repeat(3)
+"""The walls' texture is a sum of eight waves for each colour; radians per unit."""
 LOW, HIGH = np.array([-2.0, -1.5, -1.0]), np.array([2.0, 1.5, 5.0])
 FITS = {
-    "resized": Fit((168, 112), (0.5, 0.5), (0.0, 0.0)),
-    "cropped": Fit((168, 200), (0.5, 0.5), (0.0, -22.0)),  # 200·0.5 = 100 rows, of which 22 are cut above and below
-    "padded": Fit((300, 240), (0.2, 0.2), (12.0, 4.0)),
-    "stretched": Fit((200, 113), (84 / 200, 56 / 113), (0.0, 0.0)),
+    "resized": Fit((336, 224), (0.5, 0.5), (0.0, 0.0)),
+    "cropped": Fit((336, 400), (0.5, 0.5), (0.0, -44.0)),  # of 200 rows 44 are cut above and below
+    "padded": Fit((600, 480), (0.2, 0.2), (24.0, 8.0)),
+    "stretched": Fit((400, 226), (168 / 400, 112 / 226), (0.0, 0.0)),
 }
-"""How an original image became the model's 84×56: uneven scales, crops and padding."""
+"""How an original image became the model's 168×112: uneven scales, crops and padding."""
 
 
 def camera(index: int) -> np.ndarray:
@@ -44,7 +46,9 @@ def result(index: int, fit: Fit = FITS["resized"], **changes) -> Result:
     with np.errstate(divide="ignore"):
         depth = (way / np.abs(directions)).min(axis=-1)
     points = pose[:, 3] + depth[..., None] * directions
-    image = (127 + 120 * np.sin(points * (3.0, 5.0, 4.0))).astype(np.uint8)
+    image = np.clip(127 + 25 * np.sin(points @ WAVES).reshape(*points.shape[:2], 8, 3).sum(axis=2), 0, 255).astype(
+        np.uint8
+    )
     frame = Frame(image=image, index=index, timestamp=None, name=f"{index:06d}.png", fit=fit)
     fields = {
         "frame": frame,
@@ -65,7 +69,7 @@ def invert(transform: np.ndarray) -> np.ndarray:
 
 def known_pixels(item: Result) -> tuple[np.ndarray, np.ndarray]:
     """World points [N, 3] in float64 and the pixels [N, 2] (integer index = centre) of the original image they are at."""
-    v, u = np.mgrid[3:HEIGHT:10, 5:WIDTH:13].reshape(2, -1)
+    v, u = np.mgrid[3:HEIGHT:20, 5:WIDTH:26].reshape(2, -1)
     matrix, fit = item.intrinsics, item.frame.fit
     rays = np.stack(((u - WIDTH / 2) / matrix[0, 0], (v - HEIGHT / 2) / matrix[1, 1], np.ones(u.shape)), axis=-1)
     pose = invert(item.cam_from_world)

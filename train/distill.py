@@ -2,37 +2,64 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import DTypeLike
+from jax.sharding import Mesh
 
 from ivggt_jax import Model, ModelConfig, Predictions
 from ivggt_jax.model.parameters import Params, cast
 from train.losses import LossConfig, objective
-from train.optimizer import OptimizerConfig, make_optimizer, merge, partition, update_average
+from train.mesh import divide, mean_over_devices
+from train.optimizer import (
+    OptimizerConfig,
+    current_learning_rate,
+    has_updated,
+    make_optimizer,
+    merge,
+    partition,
+    update_average,
+)
 
 Batch = Mapping[str, jax.Array]
 """`images` [B,S,H,W,3] in [0,1] or uint8, and what the objective asks for: see `train.losses.objective`."""
+Mode = Literal["offline", "causal"]
+Head = Literal["camera", "depth", "points", "tracks"]
+Terms = dict[str, jax.Array]
+
+DENSE_HEADS = ("depth", "points", "track_features")
+"""Modules of the network whose maps, at image resolution, are most of what a backward pass needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """What a training step computes; static under jit."""
+    """What a training step computes."""
 
-    mode: Literal["offline", "causal"] = "causal"
+    mode: Mode = "causal"
     """How the student's global attention runs: causal for a streaming student, offline for a teacher."""
-    heads: tuple[str, ...] = ("camera", "depth", "points")
+    heads: tuple[Head, ...] = ("camera", "depth", "points")
+    """What the student predicts and is trained by. Tracks need query points in the batch."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the trunk; parameters, heads and the loss are float32."""
     rematerialise: Literal["none", "block", "full"] = "none"
-    """What the backward pass computes again instead of keeping: nothing, the inside of every block, or all but the clip."""
+    """What the backward pass computes again instead of keeping: nothing, the inside of every pair of aggregator blocks,
+    or that of the dense heads too."""
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    updates: int = 1
-    """Length of the run, for the learning-rate schedule."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that a step is compiled for; static under jit."""
+
+    step: StepConfig
+    model: ModelConfig
+    mesh: Mesh
+    updates: int
+    """Of the whole run, for the learning-rate schedule."""
 
 
 @jax.tree_util.register_dataclass
@@ -49,67 +76,83 @@ class TrainState:
     """Moving average of the trainable parameters, where the optimiser keeps one."""
 
 
-def init_state(config: StepConfig, model: Model) -> TrainState:
-    """The state before the first step, from a model of any precision."""
-    trainable, frozen = partition(cast(model, jnp.float32).params, config.optimizer.frozen)
-    return TrainState(
+def init_state(plan: Plan, model: Model) -> TrainState:
+    """The state before the first step, divided over the mesh, from a model of any precision. To be jitted."""
+    config = plan.step.optimizer
+    trainable, frozen = partition(cast(model, jnp.float32).params, config.frozen)
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,
         frozen=frozen,
-        optimizer=make_optimizer(config.optimizer, config.updates).init(trainable),
-        average=jax.tree.map(jnp.copy, trainable) if config.optimizer.average_decay else None,
+        optimizer=make_optimizer(config, plan.updates).init(trainable),
+        average=trainable if config.average_decay else None,
     )
+    return divide(plan.mesh, state)
 
 
-def student(config: ModelConfig, state: TrainState) -> Model:
-    """The model to evaluate and to ship: the moving average where there is one."""
-    return Model(config, merge(state.trainable if state.average is None else state.average, state.frozen))
+def student(plan: Plan, state: TrainState) -> Model:
+    """The model to evaluate and to ship: of the moving average where there is one."""
+    return Model(plan.model, merge(state.trainable if state.average is None else state.average, state.frozen))
 
 
 def train_step(
-    config: StepConfig, model: ModelConfig, state: TrainState, batch: Batch, teacher: Model | None = None
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One batch: gradients of the objective, one call of the optimiser. Pure; jit it with the first two arguments static.
+    plan: Plan, state: TrainState, batch: Batch, teacher: Model | None = None
+) -> tuple[TrainState, Terms]:
+    """One batch: the gradient of the objective, one call of the optimiser. Pure; jit it with `plan` static.
 
-    Returns the state and float32 scalars: every loss term, `loss`, `gradient_norm`. The state stays as it was where the
-    loss or the gradient is not finite: one bad batch must not spoil a run.
+    Returns the state and float32 scalars: every loss term, `loss`, `gradient_norm`, `learning_rate`. The state stays as
+    it was, but for the step, where the loss or the gradient is not finite: one bad batch must not spoil a run.
     """
-    target = None if teacher is None else jax.lax.stop_gradient(predict(config, teacher, batch, "offline"))
-
-    def loss_of(trainable: Params) -> tuple[jax.Array, dict[str, jax.Array]]:
-        prediction = predict(config, Model(model, merge(trainable, state.frozen)), batch, config.mode)
-        return objective(config.loss, prediction, batch, target)
-
-    (loss, terms), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.trainable)
+    config = plan.step.optimizer
+    whole = (state.trainable, state.frozen, teacher)
+    gradient, terms = mean_over_devices(plan.mesh, partial(_gradient, plan))(whole, batch)
+    gradient = divide(plan.mesh, gradient)
     norm = optax.global_norm(gradient)
-    optimizer = make_optimizer(config.optimizer, config.updates)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
+    rate = current_learning_rate(config, plan.updates, state.optimizer)
+    updates, optimizer = make_optimizer(config, plan.updates).update(gradient, state.optimizer, state.trainable)
     trainable = optax.apply_updates(state.trainable, updates)
     average = state.average
-    if average is not None and config.optimizer.average_decay is not None:
-        average = update_average(average, trainable, config.optimizer.average_decay)
-    changed = TrainState(state.step, trainable, state.frozen, optimizer_state, average)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), changed, state)
-    state = TrainState(state.step + 1, state.trainable, state.frozen, state.optimizer, state.average)
-    return state, terms | {"gradient_norm": norm}
+    if average is not None and config.average_decay is not None:
+        moved = update_average(average, trainable, config.average_decay)
+        average = _choose(has_updated(optimizer), moved, average)
+    finite = jnp.isfinite(terms["loss"]) & jnp.isfinite(norm)
+    trainable, optimizer, average = _choose(
+        finite, (trainable, optimizer, average), (state.trainable, state.optimizer, state.average)
+    )
+    state = TrainState(state.step + 1, trainable, state.frozen, optimizer, average)
+    return divide(plan.mesh, state), terms | {"gradient_norm": norm, "learning_rate": rate}
 
 
-def predict(config: StepConfig, model: Model, batch: Batch, mode: Literal["offline", "causal"]) -> Predictions:
-    """A clip's predictions with the trunk in the step's precision."""
-    trunk: DTypeLike = jnp.dtype(config.precision)
+def _gradient(plan: Plan, whole: tuple[Params, Params, Model | None], batch: Batch) -> tuple[Params, Terms]:
+    """Gradient of the objective by the trainable parameters, and its terms, of the clips of one device."""
+    trainable, frozen, teacher = whole
+    target = None if teacher is None else predict(plan.step, teacher, batch, "offline")
+
+    def loss(trainable: Params) -> tuple[jax.Array, Terms]:
+        # The trunk's cast lies inside, so that the gradient of a float32 parameter is float32.
+        model = Model(plan.model, merge(trainable, frozen))
+        return objective(plan.step.loss, predict(plan.step, model, batch, plan.step.mode), batch, target)
+
+    return jax.grad(loss, has_aux=True)(trainable)
+
+
+def predict(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> Predictions:
+    """Predictions of a batch's clips with the trunk in the step's precision."""
     images = batch["images"]
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 255
-    network = cast(model, trunk).network
+    network = cast(model, config.precision).network
+    if config.rematerialise == "full":
+        for name in DENSE_HEADS:
+            setattr(network, name, jax.checkpoint(getattr(network, name), static_argnums=(1, 2)))
+    return network.clip(
+        images,
+        mode=mode,
+        heads=config.heads,
+        query_points=batch["query_points"] if "tracks" in config.heads else None,
+        remat=config.rematerialise != "none",
+    )
 
-    def forward(images: jax.Array) -> Predictions:
-        return network.clip(
-            images,
-            mode=mode,
-            heads=config.heads,
-            query_points=batch.get("query_points"),
-            remat=config.rematerialise != "none",
-        )
 
-    return jax.checkpoint(forward)(images) if config.rematerialise == "full" else forward(images)
+def _choose(condition: jax.Array, yes: Params, no: Params) -> Params:
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

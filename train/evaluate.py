@@ -1,42 +1,82 @@
 """How good a student is on held-out clips: depth and camera path, each up to scale."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
 
-from ivggt_jax import Model, cameras_from_pose, infer_clip
+from ivggt_jax import Model, cameras_from_pose
 from ivggt_jax.evaluate.depth import evaluate_depth
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory, inverse
 from train.data.batches import Batch
+from train.distill import Plan, predict
+from train.mesh import each_device, gather, place
+
+FEWEST_FRAMES = 3
+"""Of a held-out clip: a path of fewer has no shape to compare."""
+TRUTH = ("images", "depth", "valid", "cam_from_world")
+
+Clip = dict[str, np.ndarray]
+"""What was predicted of one clip and what is true: `TRUTH`, predicted_depth [S,H,W] and predicted_cameras [S,3,4]."""
 
 
-def evaluate(model: Model, batches: Iterable[Batch], mode: str) -> dict[str, float]:
-    """Mean errors over all clips of labelled batches.
+def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[str, float], Clip]:
+    """Mean errors over all clips of labelled batches, and the first clip.
 
     `abs_rel`: of depth after the scale with the least absolute error; `constant_abs_rel`: the same of the best constant
-    depth; `path_error`: ATE after Sim3 over the path's length; `rotation_error`: mean angle after Sim3, in degrees.
+    depth; `path_error`: ATE after Sim3 over the path's length; `rotation_error`: mean angle after Sim3, in degrees;
+    `step_error` and `step_rotation_error`: RPE from frame to frame, over the mean step's length and in degrees.
+    A clip without depth or without motion has no part in their means; predictions that are not finite make them infinite.
     """
-    errors: list[dict[str, float]] = []
-    for batch in batches:
-        images = batch.arrays["images"]
-        found = infer_clip(model, images, mode, heads=("camera", "depth"))  # type: ignore[arg-type]
-        cameras, _ = cameras_from_pose(found.pose_encoding, *images.shape[2:4])
-        depth, cameras = jax.device_get((found.depth, cameras))
-        for clip in range(len(images)):
-            truth = {name: batch.arrays[name][clip] for name in ("depth", "valid", "cam_from_world")}
-            errors.append(_clip_errors(depth[clip], cameras[clip], truth))
-    return {name: float(np.mean([error[name] for error in errors])) for name in errors[0]}
+    clips = [clip for batch in batches for clip in _look(plan, model, batch)]
+    errors = [_depth_errors(clip) | _path_errors(clip) for clip in clips]
+    known = {name: [error[name] for error in errors if not np.isnan(error[name])] for name in errors[0]}
+    return {name: float(np.mean(values)) if values else float("nan") for name, values in known.items()}, clips[0]
 
 
-def _clip_errors(depth: np.ndarray, cameras: np.ndarray, truth: dict[str, np.ndarray]) -> dict[str, float]:
-    true_depth = np.where(truth["valid"], truth["depth"], 0)
-    world_from_cam = inverse(truth["cam_from_world"].astype(np.float64))
-    path = evaluate_trajectory(inverse(cameras.astype(np.float64)), world_from_cam).summary()
-    length = np.linalg.norm(np.diff(world_from_cam[:, :, 3], axis=0), axis=-1).sum()
-    return {
-        "abs_rel": evaluate_depth(list(zip(depth, true_depth, strict=True))).errors.abs_rel,
-        "constant_abs_rel": evaluate_depth([(np.ones_like(x), x) for x in true_depth]).errors.abs_rel,
-        "path_error": path["ate"] / length,
-        "rotation_error": path["rotation_mean_degrees"],
-    }
+def _look(plan: Plan, model: Model, batch: Batch) -> Iterator[Clip]:
+    """All clips of a batch, of which this process loaded its part."""
+    labelled = place(plan.mesh, {name: batch.arrays[name] for name in TRUTH})
+    arrays = jax.device_get(_predict(plan, model, labelled))
+    for clip in range(len(arrays["images"])):
+        yield {name: array[clip] for name, array in arrays.items()}
+
+
+@partial(jax.jit, static_argnames="plan")
+def _predict(plan: Plan, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The batch with its predictions, whole on every device."""
+    config = replace(plan.step, heads=("camera", "depth"))
+    found = each_device(plan.mesh, lambda model, batch: predict(config, model, batch, config.mode))(model, batch)
+    cameras, _ = cameras_from_pose(found.pose_encoding, *batch["images"].shape[2:4])
+    return gather(plan.mesh, dict(batch) | {"predicted_depth": found.depth, "predicted_cameras": cameras})
+
+
+def _depth_errors(clip: Clip) -> dict[str, float]:
+    truth = np.where(clip["valid"], clip["depth"], 0)
+    if not truth.any():
+        return dict.fromkeys(("abs_rel", "constant_abs_rel"), np.nan)
+    constant = evaluate_depth([(np.ones_like(frame), frame) for frame in truth]).errors.abs_rel
+    if not np.isfinite(clip["predicted_depth"]).all():
+        return {"abs_rel": np.inf, "constant_abs_rel": constant}
+    found = evaluate_depth(list(zip(clip["predicted_depth"], truth, strict=True)))
+    return {"abs_rel": found.errors.abs_rel, "constant_abs_rel": constant}
+
+
+def _path_errors(clip: Clip) -> dict[str, float]:
+    world_from_cam = inverse(clip["cam_from_world"].astype(np.float64))
+    steps = np.linalg.norm(np.diff(world_from_cam[:, :, 3], axis=0), axis=-1)
+    names = ("path_error", "rotation_error", "step_error", "step_rotation_error")
+    if not steps.any():
+        return dict.fromkeys(names, np.nan)
+    if not np.isfinite(clip["predicted_cameras"]).all():
+        return dict.fromkeys(names, np.inf)
+    found = evaluate_trajectory(inverse(clip["predicted_cameras"].astype(np.float64)), world_from_cam).summary()
+    values = (
+        found["ate"] / steps.sum(),
+        found["rotation_mean_degrees"],
+        found["rpe_translation"] / steps.mean(),
+        found["rpe_rotation_degrees"],
+    )
+    return dict(zip(names, values, strict=True))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ivggt_jax.model.parameters import Params, flatten, unflatten
@@ -95,7 +96,7 @@ def learning_rate_schedule(config: OptimizerConfig, updates: int) -> optax.Sched
 
     def schedule(update: jax.Array) -> jax.Array:
         rising = config.learning_rate * update / max(warmup, 1e-6)
-        return jax.numpy.where(update < warmup, rising, config.final_learning_rate + cosine(update - warmup))
+        return jnp.where(update < warmup, rising, config.final_learning_rate + cosine(update - warmup))
 
     return schedule
 
@@ -118,6 +119,17 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
     if config.accumulation == 1:
         return optax.with_extra_args_support(optimizer)
     return optax.MultiSteps(optimizer, config.accumulation).gradient_transformation()
+
+
+def current_learning_rate(config: OptimizerConfig, updates: int, state: optax.OptState) -> jax.Array:
+    """The learning rate [] of the next update, from the optimizer's own count of updates."""
+    ((_, count), *_) = optax.tree_utils.tree_get_all_with_path(state, "count")
+    return learning_rate_schedule(config, updates)(count)
+
+
+def has_updated(state: optax.OptState) -> jax.Array:
+    """[] bool: whether the last call changed the parameters, or only added its gradient to those before."""
+    return state.mini_step == 0 if isinstance(state, optax.MultiStepsState) else jnp.array(True)
 
 
 def decay_mask(params: Params) -> Any:

@@ -65,10 +65,10 @@ class SimilarityFit:
     def solve(self, *, scale: bool, orientations: np.ndarray | None = None) -> Similarity:
         """The map target ≈ similarity(source); with `scale` False its scale is 1.
 
-        Points on one line leave the rotation about it free: `orientations` [3, 3], a sum of target · sourceᵀ over
-        rotation matrices (those of cameras), decides it then, and is not looked at otherwise. Where all source points
-        coincide the scale is 1. Raises ValueError for fewer than three points, or for points on one line without
-        `orientations`.
+        Points on one line, or in one place, leave a rotation free. Of the best ones the one that agrees most with
+        `orientations` [3, 3] is taken then, a sum of target · sourceᵀ over rotation matrices (those of cameras); None:
+        the one that turns least. Where all source points coincide the scale is 1. Raises ValueError for fewer than
+        three points.
         """
         if self.count < 3:
             raise ValueError(f"a similarity needs at least 3 corresponding points, not {self.count}")
@@ -77,9 +77,8 @@ class SimilarityFit:
         cross = self._cross if moved else np.zeros((3, 3))
         strengths = np.linalg.svd(cross, compute_uv=False)
         if strengths[1] <= 1e-9 * strengths[0]:
-            if orientations is None:
-                raise ValueError("the corresponding points lie on one line: no rotation about it is best")
-            cross = cross + orientations * (1e-9 * (strengths[0] or 1.0) / np.linalg.norm(orientations))
+            wanted = np.eye(3) if orientations is None else orientations
+            cross = cross + wanted * (1e-9 * (strengths[0] or 1.0) / np.linalg.norm(wanted))
         left, _, right = np.linalg.svd(cross)
         signs = np.array([1.0, 1.0, np.sign(np.linalg.det(left @ right))])
         rotation = (left * signs) @ right
@@ -90,7 +89,7 @@ class SimilarityFit:
 def umeyama(source: np.ndarray, target: np.ndarray, *, scale: bool) -> Similarity:
     """Least-squares similarity (rigid with `scale` False) that takes points source [N, 3] to target [N, 3].
 
-    Raises ValueError for other shapes, fewer than three points, or points on one line.
+    Of points on one line, turns as little as it can. Raises ValueError for other shapes or fewer than three points.
     """
     fit = SimilarityFit()
     fit.add(source, target)

@@ -81,13 +81,6 @@ def evaluate_depth(
     return DepthEvaluation(alignment, scale, shift, _errors(total), tuple(frames))
 
 
-def mean_errors(errors: Iterable[DepthErrors]) -> DepthErrors:
-    """Errors of several sequences as published: each measure's mean, weighted by the number of valid pixels."""
-    rows = np.array([list(vars(error).values()) for error in errors], np.float64)
-    pixels = rows[:, 0]
-    return DepthErrors(int(pixels.sum()), *(float(pixels @ column / pixels.sum()) for column in rows[:, 1:].T))
-
-
 def error_map(prediction: np.ndarray, truth: np.ndarray, protocol: DepthProtocol = PROTOCOLS["kitti"]) -> np.ndarray:
     """Relative errors |p − g| / g of an aligned depth map, float64 [H, W], NaN where there is no truth."""
     valid = (truth > 0) & (truth < protocol.max_depth)

@@ -39,10 +39,9 @@ def register(
     both change by less than `tolerance`, or after `iterations`; the same criteria as Open3D's. With fewer pairs than a
     motion needs (three; six to planes) it stays where it is.
     """
-    transform, fitness, rmse = Similarity(), 0.0, 0.0
-    moved, matches, index, distance = source, *_pairs(source, target, threshold)
+    transform, moved, done = Similarity(), source, 0
+    matches, index, distance = _pairs(source, target, threshold)
     fitness, rmse = _quality(distance, len(source))
-    done = 0
     while done < iterations and len(matches) >= (3 if target_normals is None else 6):
         if target_normals is None:
             step = umeyama(moved[matches], target.data[index], scale=False)

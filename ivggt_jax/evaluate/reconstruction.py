@@ -87,6 +87,8 @@ class ReconstructionEvaluation:
     errors: ReconstructionErrors
     frames: tuple[float, ...] = ()
     """mean distance between the points of the same pixels in every frame, after the alignment; NaN for an empty one"""
+    voxel: float | None = None
+    """Side of the cubes that both clouds were averaged in (the larger, where a cloud outgrew its grid), if they were"""
 
 
 def evaluate_reconstruction(
@@ -99,9 +101,10 @@ def evaluate_reconstruction(
     """
     if alignment not in get_args(Alignment):
         raise ValueError(f"alignment must be one of {', '.join(get_args(Alignment))}, not {alignment!r}")
+    voxel = None
     if alignment == "fixed":
         transform = _fit(frames)
-        prediction, truth = _fused(frames, transform)
+        prediction, truth, voxel = _fused(frames, transform)
     else:
         parts = list(_checked(frames))
         prediction = np.concatenate([part[0] for part in parts] or [np.zeros((0, 3))])
@@ -111,7 +114,7 @@ def evaluate_reconstruction(
         prediction = transform.points(prediction)
     errors = compare_clouds(prediction, truth, thresholds)
     apart = tuple(_mean_distance(transform.points(points), true) for points, true in _checked(frames))
-    return ReconstructionEvaluation(alignment, transform, len(prediction), len(truth), errors, apart)
+    return ReconstructionEvaluation(alignment, transform, len(prediction), len(truth), errors, apart, voxel)
 
 
 def align_medians(prediction: np.ndarray, truth: np.ndarray) -> Similarity:
@@ -167,8 +170,8 @@ def _fit(frames: Frames) -> Similarity:
     return fit.solve(scale=True)
 
 
-def _fused(frames: Frames, transform: Similarity) -> tuple[np.ndarray, np.ndarray]:
-    """Aligned prediction and truth, each averaged in cubes."""
+def _fused(frames: Frames, transform: Similarity) -> tuple[np.ndarray, np.ndarray, float]:
+    """Aligned prediction and truth, each averaged in cubes, and the larger cubes' side."""
     grids = VoxelGrid(FIXED_VOXEL, _FIXED_CUBES), VoxelGrid(FIXED_VOXEL, _FIXED_CUBES)
     # Walls often lie at round coordinates. Moved off the borders of the cubes, they are not torn apart by rounding.
     offset = FIXED_VOXEL * (np.sqrt(5) - 1) / 2
@@ -176,7 +179,7 @@ def _fused(frames: Frames, transform: Similarity) -> tuple[np.ndarray, np.ndarra
         for grid, points in zip(grids, (transform.points(prediction), truth), strict=True):
             grid.add(points + offset, np.zeros(points.shape, np.uint8))
     prediction, truth = (grid.cloud()[0].astype(np.float64) - offset for grid in grids)
-    return prediction, truth
+    return prediction, truth, max(float(grid.voxel or 0) for grid in grids)
 
 
 def _checked(frames: Frames) -> Frames:

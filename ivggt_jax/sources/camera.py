@@ -62,7 +62,8 @@ class CameraReader:
                 why = self._ended if there else f"no frame for {self._silent_seconds:g} s"
                 raise SourceError(f"{self._address}: the camera is lost: {why}; check its cable or connection")
             index, timestamp, image = taken
-            yield RawFrame(index, timestamp, f"{index:06d}", partial(_to_rgb, image, self._address))
+            where = f"{self._address}, frame {index}"
+            yield RawFrame(index, timestamp, f"{index:06d}", where, partial(_to_rgb, image, where))
 
     def close(self) -> None:
         """Stop the thread and release the camera. One stuck inside the driver is left to end by itself."""
@@ -121,7 +122,7 @@ def open_capture(address: str) -> Capture:
     return capture
 
 
-def _to_rgb(image: np.ndarray, address: str) -> Image.Image:
+def _to_rgb(image: np.ndarray, where: str) -> Image.Image:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise SourceError(f"{address}: delivers {image.dtype} {image.shape}, not uint8 [H,W,3]")
+        raise SourceError(f"{where}: is {image.dtype} {image.shape}, not uint8 [H,W,3]")
     return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))

@@ -7,6 +7,9 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+LARGEST_IMAGE = 134_217_728
+"""Pixels (16,384 × 8,192): an image or video that claims more is refused before memory is taken for it."""
+
 
 class SourceError(ValueError):
     """Frames cannot be had: the message names the file or device, what is wrong with it, and the way out."""
@@ -66,6 +69,9 @@ class RawFrame:
     index: int
     timestamp: float | None
     name: str
+    """As in `Frame`."""
+    where: str
+    """File, or video or camera and frame number, for error messages."""
     read: Callable[[], Image.Image]
     """Gives the upright RGB image, or raises SourceError. To be called before the next raw frame is asked for."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ivggt_jax.sources.frame import SourceError
+from ivggt_jax.sources.frame import LARGEST_IMAGE, SourceError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
 """The kinds of file that are opened, told by content and not by name. (Pillow knows more; some run other programs.)"""
@@ -72,6 +72,8 @@ def _opened(path: Path, exif: bool) -> Iterator[Image.Image]:
         if path.stat().st_size == 0:
             raise SourceError("is empty (zero bytes)")
         with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > LARGEST_IMAGE:
+                raise SourceError(f"{image.width}×{image.height} pixels are too many; scale it down first")
             image.load()
             if exif:
                 ImageOps.exif_transpose(image, in_place=True)
@@ -81,9 +83,9 @@ def _opened(path: Path, exif: bool) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise SourceError(f"{path}: is not an image ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError as error:
-        raise SourceError(f"{path}: is too large, scale it down first ({error})") from None
+        raise SourceError(f"{path}: has too many pixels; scale it down first ({error})") from None
     except MemoryError:
-        raise SourceError(f"{path}: is too large for the memory, scale it down first") from None
+        raise SourceError(f"{path}: has too many pixels for the memory; scale it down first") from None
     except PermissionError as error:
         raise SourceError(f"{path}: cannot be opened ({error.strerror})") from None
     except (

@@ -38,8 +38,7 @@ class SourceConfig:
     """
 
     frames: str
-    """A folder of images, an image, a glob pattern in quotes, a list file (.txt), a video, - for paths on standard
-    input, cam:N for a camera, or rtsp://…"""
+    """Folder of images, image, glob pattern in quotes, list file (.txt), video, - (paths on stdin), cam:N or rtsp://…"""
     mode: Literal["crop", "pad"] = "crop"
     """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
     size: int | None = None
@@ -190,7 +189,7 @@ class Source:
             height, width, _ = image.shape
             mask = fit_mask(self._find_mask(raw.name), fit, height, width)
         except SourceError as error:
-            raise SourceError(f"{raw.name}: {error}") from error
+            raise SourceError(f"{raw.where}: {error}") from error
         return Frame(image, raw.index, raw.timestamp, raw.name, fit, mask)
 
     def _find_mask(self, name: str) -> Image.Image | None:

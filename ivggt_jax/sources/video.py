@@ -15,13 +15,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from PIL import Image
 
-from ivggt_jax.sources.frame import RawFrame, SourceError
+from ivggt_jax.sources.frame import LARGEST_IMAGE, RawFrame, SourceError
 
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,ivf,h264,hevc,obu,mjpeg,yuv4mpegpipe,gif"
 """What is opened, by FFmpeg's names: files that stand alone. A playlist would wait for the network or for its next entry."""
-
-LARGEST_FRAME = 134_217_728
-"""Pixels; a frame that claims more (16,384 × 8,192) is refused before memory is taken for it."""
 
 TOLERANCE = 1e-6
 """Seconds by which a timestamp may miss a moment that is asked for."""
@@ -97,7 +94,7 @@ class VideoReader:
                     chosen = index % self._stride == 0
                 if chosen:
                     where = f"{self._path}, frame {index}"
-                    yield RawFrame(index, decoded.seconds, f"{index:06d}", partial(_read, decoded.result, where))
+                    yield RawFrame(index, decoded.seconds, f"{index:06d}", where, partial(_read, decoded.result, where))
                 index += 1
 
     def close(self) -> None:
@@ -118,7 +115,8 @@ class VideoReader:
         if stream.codec_context is None:
             container.close()
             raise SourceError(f"{self._path}: its header is damaged, or its codec unknown: convert it to H.264 first")
-        stream.codec_context.options = {"max_pixels": str(LARGEST_FRAME)}
+        stream.thread_type = "NONE"  # with threads, what a damaged frame looks like differs from run to run
+        stream.codec_context.options = {"max_pixels": str(LARGEST_IMAGE)}
         return container, stream
 
     def _expected_length(self, container: av.container.InputContainer, stream: VideoStream) -> int | None:
@@ -146,10 +144,10 @@ def _decode(container: av.container.InputContainer, stream: VideoStream) -> Iter
         for packet in container.demux(stream):
             try:
                 yield from (_Decoded(frame.time, frame) for frame in packet.decode())
-            except av.FFmpegError as error:
+            except Exception as error:  # FFmpeg's errors, and PyAV's own where a codec did not open
                 seconds = None if packet.pts is None else float(packet.pts * packet.time_base)
                 yield _Decoded(seconds, _reason(error))
-    except av.FFmpegError as error:
+    except Exception as error:
         yield _Decoded(None, f"the file cannot be read further: {_reason(error)}")
 
 

@@ -1,8 +1,19 @@
 """Textured scenes with exact cameras, depth, points and tracks, rendered on the fly from random keys."""
 
 from .clips import Clip, clip
-from .paths import camera_path
+from .paths import Look, camera_path
 from .rendering import SyntheticFrame, render, tracks
-from .scenes import Scene, make_scene
+from .scenes import Kind, Scene, make_scene
 
-__all__ = ["Clip", "Scene", "SyntheticFrame", "camera_path", "clip", "make_scene", "render", "tracks"]
+__all__ = [
+    "Clip",
+    "Kind",
+    "Look",
+    "Scene",
+    "SyntheticFrame",
+    "camera_path",
+    "clip",
+    "make_scene",
+    "render",
+    "tracks",
+]

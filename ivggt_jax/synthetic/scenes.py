@@ -16,7 +16,7 @@ from .wayside import cells
 
 Kind = Literal["room", "street", "corridor"]
 
-_CELLS = 9
+_CELLS = 8
 """Cells of an endless scene that are cast at once."""
 _FAR_IN_CELLS = 3.5
 _CELL_MARGIN = 4.0
@@ -58,7 +58,7 @@ def make_scene(key: jax.Array, kind: Kind = "room") -> Scene:
 def visible_primitives(scene: Scene, origin: jax.Array, directions: jax.Array) -> Primitives:
     """All primitives that rays from origin [3] along directions [..., 3] can meet before the scene fades.
 
-    Complete for rays within 50° of an axis: for every image with a diagonal field of view up to 100°.
+    Complete for rays within 55° of an axis: for every image with a diagonal field of view up to 110°.
     """
     if scene.kind == "room":
         return scene.fixed
@@ -95,7 +95,7 @@ def _endless(seed: jax.Array, kind: Kind) -> Scene:
     bends = jnp.stack([jnp.stack((draw(*amplitude), draw(*wavelength), draw(0, 2 * jnp.pi))) for _ in range(2)])
     # The sun stands across the street rather than along it, so that shadows stay near their own cell.
     across = jnp.where(draw() < 0.5, -1.0, 1.0) * draw(0.25, 0.7)
-    sun = jnp.stack((across, jnp.asarray(-1.0), draw(-0.25, 0.25), jnp.zeros(())))
+    sun = jnp.stack((across, jnp.asarray(-1.0), draw(-0.15, 0.15), jnp.zeros(())))
     red, green, blue = draw(0.6, 0.8), draw(0.0, 0.12), draw(0.0, 0.1)
     haze = jnp.stack((red, red + green, red + green + blue)) * (1.0 if street else 0.2)
     ambient, direct = ((0.5, 0.65), (0.35, 0.55)) if street else ((0.6, 0.8), (0.15, 0.35))

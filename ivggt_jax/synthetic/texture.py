@@ -58,7 +58,7 @@ def material(seed: jax.Array, grain: jax.Array) -> Material:
         joint=tiled * height * draw(0.02, 0.14),
         checker=(draw() < 0.25).astype(jnp.float32),
         contrast=jnp.stack((tiled * draw(0.2, 1.0), draw(0.0, 0.9), draw(0.0, 0.9), draw(0.25, 0.7)), axis=-1),
-        grain=grain,
+        grain=jnp.broadcast_to(grain, seed.shape),
     )
 
 

@@ -65,7 +65,8 @@ def read_result(path: Path, maps: bool = True) -> Result:
     Maps come back as float32 whatever they were saved as. Raises ValueError, naming the file, when it is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as saved:
+        # Opened here, because NumPy forgets to close a damaged file.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
             names = [name for name in OPTIONAL if name in saved and (maps or name not in DENSE)]
             fields = {name: saved[name].astype(np.float32) for name in names}
             timestamp = float(saved["timestamp"])

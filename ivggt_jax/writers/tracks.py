@@ -23,7 +23,7 @@ from ivggt_jax.writers.writer import ExportOptions, required
 STRIDES = (1, 2, 4, 8, 16)
 """How far before and after its own a point is looked for: near frames to be found, far ones to be measured well."""
 REACH = STRIDES[-1]
-CELL = 8
+CELL = 12
 """Pixels between samples; a cell of this size in which an older point was seen makes no new one."""
 TOLERANCE = 0.02
 """Relative difference of depths that agree."""
@@ -40,6 +40,8 @@ class TrackedFrame:
     result: Result
     grey: np.ndarray
     """float32 [H, W]"""
+    slopes: tuple[np.ndarray, np.ndarray]
+    """Its derivatives along u and v, float32 [H, W] each."""
     depth: np.ndarray
     """float32 [H, W], NaN where it is unknown."""
     samples: np.ndarray
@@ -85,7 +87,8 @@ class Tracker:
         inside[EDGE:-EDGE, EDGE:-EDGE] = True
         samples = (valid & inside)[rows[:, None], columns]
         slim = dataclasses.replace(result, depth=None, depth_confidence=None, points=None, points_confidence=None)
-        self._frames.append(TrackedFrame(slim, grey, np.where(valid, depth, np.nan), samples))
+        along_v, along_u = np.gradient(grey)
+        self._frames.append(TrackedFrame(slim, grey, (along_u, along_v), np.where(valid, depth, np.nan), samples))
 
     def points_of(self, position: int) -> NewPoints:
         """Makes the points of a frame whose followers, up to `REACH`, were fed; adds observations to all of them."""
@@ -143,10 +146,10 @@ def _see(frame: TrackedFrame, other: TrackedFrame, pixels: np.ndarray) -> tuple[
     # Where each pixel of the patch around the sample lies in the other image, by the frame's own depth.
     offsets = np.stack(np.meshgrid(*2 * [np.arange(PATCH) - EDGE]), axis=-1).reshape(-1, 2)
     patches = pixels[which, None] + offsets
-    template = frame.grey[patches[..., 1], patches[..., 0]]
+    slope = np.stack([_at(along, patches) for along in frame.slopes], axis=-1)
     corners = _world_points(frame, patches.astype(np.float64), _at(frame.depth, patches))
     places, _ = project(other.result, corners)
-    shift, found = refine(template, other.grey, places)
+    shift, found = refine(_at(frame.grey, patches), slope, other.grey, places)
     return which[found], expected[which[found]] + shift[found]
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ivggt_jax.evaluate.datasets import bonn, kitti, long3d, nrgbd, scannet, seven_scenes, sintel, tum
-from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence, Skipped
+from ivggt_jax.evaluate.datasets.sequence import PLAIN, ReadOptions, Sequence, Skipped
 
-__all__ = ["DATASETS", "ReadOptions", "Sequence", "Skipped", "open_dataset"]
+__all__ = ["DATASETS", "PLAIN", "ReadOptions", "Sequence", "Skipped", "open_dataset"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ DATASETS = {
 
 
 def open_dataset(
-    name: str, root: Path, only: Collection[str] = (), options: ReadOptions = ReadOptions()
+    name: str, root: Path, only: Collection[str] = (), options: ReadOptions = PLAIN
 ) -> Iterator[Sequence | Skipped]:
     """The sequences of a data set, one after the other, each read when it comes.
 

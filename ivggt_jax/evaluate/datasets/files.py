@@ -77,12 +77,20 @@ def numbers(path: Path) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", path.stem))
 
 
-def matched(images: Iterable[Path], others: Iterable[Path]) -> tuple[tuple[Path | None, ...], tuple[str, ...]]:
-    """For each image the other file with the same numbers in its name, or None and a line about it."""
+def number(path: Path) -> int:
+    """The last number in a file's name. Raises ValueError when there is none."""
+    if not (found := numbers(path)):
+        raise ValueError(f"{path} has no number in its name")
+    return found[-1]
+
+
+def matched(
+    images: Iterable[Path], others: Iterable[Path], what: str
+) -> tuple[tuple[Path | None, ...], tuple[str, ...]]:
+    """For each image the other file with the same numbers in its name, or None and a line that says `what` is missing."""
     known = {numbers(path): path for path in others}
     found = {path: known.get(numbers(path)) for path in images}
-    problems = tuple(f"{path} has no other file with its number" for path, other in found.items() if other is None)
-    return tuple(found.values()), problems
+    return tuple(found.values()), tuple(f"{path} has no {what}" for path, other in found.items() if other is None)
 
 
 def read_png_depth(path: Path, units_per_metre: float, largest: float = np.inf) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ivggt_jax.evaluate.datasets.files import images_in, matched, read_png_depth, without_damage
+from ivggt_jax.evaluate.datasets.files import images_in, matched, number, read_png_depth, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
 from ivggt_jax.evaluate.datasets.tables import poses_from_rows, read_table
 
@@ -23,7 +23,7 @@ def read_depth(name: str, folder: Path, options: ReadOptions) -> Sequence:
     """One sequence of the depth selection: laser depth at some of the pixels."""
     images = images_in(folder)
     truth = folder.parent.parent / "groundtruth_depth_gathered" / name
-    depths, problems = matched(images, truth.glob("*.png"))
+    depths, problems = matched(images, truth.glob("*.png"), "depth")
     return without_damage(
         Sequence(
             dataset="kitti",
@@ -51,7 +51,7 @@ def read_odometry(name: str, folder: Path, options: ReadOptions) -> Sequence:
     table = folder.parent.parent / "poses" / f"{name}.txt"
     rows, pose_problems = read_table(table, 12)
     times, time_problems = read_table(folder / "times.txt", 1)
-    index = np.array([int(path.stem) for path in images])
+    index = np.array([number(path) for path in images])
     for path, count in ((table, len(rows)), (folder / "times.txt", len(times))):
         if index.max() >= count:
             raise ValueError(f"{path} has {count} rows, but there is an image {index.max():06d}")

@@ -9,7 +9,7 @@ from ivggt_jax.evaluate.datasets.files import (
     constant_intrinsics,
     images_in,
     matched,
-    numbers,
+    number,
     read_png_depth,
     without_damage,
 )
@@ -28,16 +28,17 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
     """One scene. Image i has the i-th pose, in OpenGL axes on disk; poses written as nan are unknown."""
     images = images_in(folder / "images")
-    depths, depth_problems = matched(images, (folder / "depth").glob("*.png"))
+    depths, depth_problems = matched(images, (folder / "depth").glob("*.png"), "depth")
     rows, row_problems = read_table(folder / "poses.txt", 4)
     if len(rows) % 4:
         raise ValueError(f"{folder / 'poses.txt'} has {len(rows)} rows, which is not four for each frame")
     matrices = rows.reshape(-1, 4, 4)[:, :3].copy()
     matrices[..., 1:3] *= -1  # OpenGL's y is up and its z backward
     known = poses_from_rows(matrices.reshape(-1, 12))
-    index = np.array([numbers(path)[-1] for path in images])
+    index = np.array([number(path) for path in images])
     poses = np.full((len(images), 3, 4), np.nan)
     poses[index < len(known)] = known[index[index < len(known)]]
+    beyond = tuple(f"{path} has no pose" for path, i in zip(images, index, strict=True) if i >= len(known))
     return without_damage(
         Sequence(
             dataset="nrgbd",
@@ -47,6 +48,6 @@ def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
             read_depth=partial(read_png_depth, units_per_metre=1000, largest=10),
             world_from_cam=poses,
             intrinsics=constant_intrinsics(FOCAL, FOCAL, 320, 240, len(images)),
-            problems=(*depth_problems, *row_problems),
+            problems=(*depth_problems, *row_problems, *beyond),
         )
     )

@@ -55,8 +55,9 @@ def _columns(header: dict[str, list[str]]) -> np.dtype:
 
 
 def _ascii_points(path: Path, body: bytes, columns: np.dtype, count: int) -> np.ndarray:
-    sizes = [int(np.prod(columns[index].shape)) for index in range(len(columns))]
-    starts = dict(zip(columns.names or (), np.cumsum([0, *sizes]), strict=False))
+    names = columns.names or ()
+    sizes = [int(np.prod(columns[name].shape)) for name in names]
+    starts = dict(zip(names, np.cumsum([0, *sizes[:-1]]), strict=True))
     numbers = np.array(body.split(), np.float64)
     if numbers.size < count * sum(sizes):
         raise ValueError(f"{path} is cut off: {numbers.size} numbers for {count} points of {sum(sizes)}")

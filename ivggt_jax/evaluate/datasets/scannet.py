@@ -24,7 +24,7 @@ def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
     """
     images = images_in(folder / f"color{suffix(options)}")
     if options.subset is None:
-        files, file_problems = matched(images, (folder / "pose").glob("*.txt"))
+        files, file_problems = matched(images, (folder / "pose").glob("*.txt"), "pose")
         poses, row_problems = read_pose_files(files)
     else:
         table = folder / f"pose_{options.subset}.txt"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class Sequence:
     world_from_cam: np.ndarray | None = None
     """float64 [S, 3, 4], OpenCV axes, metres; NaN for a frame whose pose is not known."""
     intrinsics: np.ndarray | None = None
-    """float64 [S, 3, 3], in pixels of the image, pixel = integer index."""
+    """float64 [S, 3, 3], in pixels of the image, pixel = integer index; NaN for a frame whose camera is not known."""
     timestamps: np.ndarray | None = None
     """float64 [S], seconds."""
     cloud: Path | None = None
@@ -65,7 +66,7 @@ class Sequence:
             return None
         try:
             return self.read_depth(path)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all from Pillow's decoders
             logger.warning("%s: %s is left out, its depth cannot be read: %s", self.name, path, error)
             return None
 
@@ -86,3 +87,7 @@ class ReadOptions:
     """Bonn, TUM, ScanNet: read the published subset of so many frames (`rgb_110`) instead of the whole recording."""
     registered_depth: bool = False
     """7-Scenes: read `depth.proj.png`, rendered into the colour camera, instead of the sensor's raw `depth.png`."""
+
+
+PLAIN = ReadOptions()
+"""Whole recordings, files as they are."""

@@ -7,7 +7,7 @@ from ivggt_jax.evaluate.datasets.files import (
     constant_intrinsics,
     images_in,
     matched,
-    numbers,
+    number,
     read_png_depth,
     without_damage,
 )
@@ -22,7 +22,7 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
     found = {}
     for split in sorted(root.glob("*/TestSplit.txt")):
         for line in split.read_text(encoding="utf-8").split():
-            folder = split.parent / f"seq-{numbers(Path(line))[-1]:02d}"
+            folder = split.parent / f"seq-{number(Path(line)):02d}"
             found[f"{split.parent.name}/{folder.name}"] = folder
     return found
 
@@ -35,8 +35,8 @@ def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
     """
     kind = "depth.proj.png" if options.registered_depth else "depth.png"
     images = images_in(folder, "*.color.png")
-    depths, depth_problems = matched(images, folder.glob(f"*.{kind}"))
-    pose_files, pose_file_problems = matched(images, folder.glob("*.pose.txt"))
+    depths, depth_problems = matched(images, folder.glob(f"*.{kind}"), kind)
+    pose_files, pose_file_problems = matched(images, folder.glob("*.pose.txt"), "pose.txt")
     poses, pose_problems = read_pose_files(pose_files)
     return without_damage(
         Sequence(

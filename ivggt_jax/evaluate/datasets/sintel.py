@@ -29,8 +29,8 @@ def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
     """One sequence. Depth has no limit here: the sky is kilometres away, and the protocol leaves it out."""
     training = folder.parent.parent
     images = images_in(folder)
-    depths, depth_problems = matched(images, (training / "depth" / name).glob("*.dpt"))
-    camera_files, camera_problems = matched(images, (training / "camdata_left" / name).glob("*.cam"))
+    depths, depth_problems = matched(images, (training / "depth" / name).glob("*.dpt"), "depth")
+    camera_files, camera_problems = matched(images, (training / "camdata_left" / name).glob("*.cam"), "camera")
     cameras, problems = zip(*(_camera(path) for path in camera_files), strict=True)
     return without_damage(
         Sequence(

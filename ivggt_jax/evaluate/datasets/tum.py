@@ -11,7 +11,13 @@ import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import images_in, read_png_depth, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
-from ivggt_jax.evaluate.datasets.tables import nearest_in_time, poses_from_tum, read_table, times_in_names
+from ivggt_jax.evaluate.datasets.tables import (
+    ASSOCIATION_SECONDS,
+    nearest_in_time,
+    poses_from_tum,
+    read_table,
+    times_in_names,
+)
 
 LAYOUT = "<sequence>/rgb/<seconds>.png, <sequence>/groundtruth.txt, or both with a subset's _<N> in their names"
 
@@ -30,19 +36,21 @@ def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") ->
     """
     images = images_in(folder / f"rgb{suffix(options)}")
     times = times_in_names(images)
-    poses, problems = None, []
+    poses: np.ndarray | None = None
+    problems: tuple[str, ...] = ()
     trajectory = folder / f"groundtruth{suffix(options)}.txt"
     if trajectory.is_file():
-        rows, row_problems = read_table(trajectory, 8)
-        problems += row_problems
+        rows, problems = read_table(trajectory, 8)
         index = _belonging(times, rows[:, 0], len(images), str(trajectory))
         poses = np.where((index >= 0)[:, None, None], poses_from_tum(rows)[index], np.nan)
+        problems += tuple(f"{images[i]} has no pose within {ASSOCIATION_SECONDS} s" for i in np.flatnonzero(index < 0))
     depths: tuple[Path | None, ...] | None = None
     depth_folder = folder / f"depth{suffix(options)}"
     if depth_folder.is_dir():
         files = images_in(depth_folder)
         index = _belonging(times, times_in_names(files), len(images), str(depth_folder), len(files))
         depths = tuple(files[i] if i >= 0 else None for i in index)
+        problems += tuple(f"{images[i]} has no depth within {ASSOCIATION_SECONDS} s" for i in np.flatnonzero(index < 0))
     if poses is None and depths is None:
         raise ValueError(f"{folder} has neither {trajectory.name} nor {depth_folder.name}")
     return without_damage(
@@ -54,7 +62,7 @@ def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") ->
             read_depth=partial(read_png_depth, units_per_metre=5000),
             world_from_cam=poses,
             timestamps=times,
-            problems=tuple(problems),
+            problems=problems,
         )
     )
 

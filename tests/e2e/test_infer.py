@@ -1,0 +1,194 @@
+"""`python -m ivggt_jax.infer` as a user runs it: outputs, and one clear line for whatever goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ivggt_jax import CacheConfig, Model, cameras_from_pose, init_stream, save, step
+from ivggt_jax.infer import main
+
+FRAMES = 5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny"
+    save(tiny, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, frames: np.ndarray) -> Path:
+    """img1.png … img5.png, 70×56: what the model sees is exactly what lies here."""
+    path = tmp_path / "frames"
+    path.mkdir()
+    for i, frame in enumerate(frames[:FRAMES], 1):
+        Image.fromarray(np.round(255 * frame).astype(np.uint8)).save(path / f"img{i}.png")
+    return path
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def command(*arguments: object, limit: str = "true") -> subprocess.Popen:
+    """The command in a process of its own, after a shell command that limits it."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+    }
+    line = ["bash", "-c", f'{limit}; exec "$@"', "bash", sys.executable, "-m", "ivggt_jax.infer", *map(str, arguments)]
+    return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def test_outputs_equal_the_library(tiny: Model, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = run("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--budget", 290, "--export", "tum",
+               "intrinsics", "ply", "npz")  # fmt: skip
+    assert code == 0
+    state = init_stream(tiny, CacheConfig(total_budget=290, max_frames=FRAMES), height=56, width=70)
+    images = [np.asarray(Image.open(folder / f"img{i + 1}.png")) for i in range(FRAMES)]
+    for i, image in enumerate(images):
+        state, predictions = step(tiny, state, image[None])
+        saved = np.load(out / "frames" / f"{i:06d}.npz")
+        cam_from_world, intrinsics = cameras_from_pose(predictions.pose_encoding[0], 56, 70)
+        np.testing.assert_allclose(saved["cam_from_world"], cam_from_world, atol=1e-5)
+        np.testing.assert_allclose(saved["depth"], predictions.depth[0], atol=1e-5)
+    trajectory = np.loadtxt(out / "trajectory.txt")
+    assert trajectory.shape == (FRAMES, 8)
+    np.testing.assert_array_equal(trajectory[:, 0], range(FRAMES))
+    lines = np.loadtxt(out / "intrinsics.txt")
+    np.testing.assert_allclose(lines[-1, 1:3], [intrinsics[0, 0], intrinsics[1, 1]], rtol=1e-5)
+    np.testing.assert_array_equal(lines[:, 5:], [[70, 56]] * FRAMES)
+    assert (out / "points.ply").read_bytes().startswith(b"ply\nformat binary_little_endian")
+    record = json.loads((out / "run.json").read_text())
+    assert record["frames"] == FRAMES
+    assert record["tokens_kept"]["total"] == int(state.lengths.sum())
+    assert record["settings"]["budget"] == 290
+
+
+def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = run("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--stride", 2, "--size", 42, "--mode", "pad",
+               "--points-from", "head", "--heads", "camera", "tracks", "--track-grid", 2, "--camera-cache",
+               "per_iteration", "--export", "npz", "ply")  # fmt: skip
+    assert code == 0
+    assert sorted(path.name for path in (out / "frames").iterdir()) == ["000000.npz", "000002.npz", "000004.npz"]
+    saved = np.load(out / "frames" / "000000.npz")
+    assert saved["points"].shape == (42, 42, 3) and "depth" not in saved
+    np.testing.assert_allclose(
+        saved["tracks"], [[13.67, 13.67], [27.33, 13.67], [13.67, 27.33], [27.33, 27.33]], atol=0.01
+    )
+
+
+def test_an_earlier_run_is_kept_unless_told(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--max-frames", 1)
+    assert run(*arguments) == 0
+    before = (tmp_path / "out" / "run.json").stat().st_mtime_ns
+    assert run(*arguments) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "out" / "run.json").stat().st_mtime_ns == before
+    assert run(*arguments, "--overwrite") == 0
+
+
+def test_another_size_is_fitted_to_the_first(checkpoint: Path, folder: Path, tmp_path: Path, caplog) -> None:
+    for i in (2, 4):
+        Image.new("RGB", (56, 70), "red").save(folder / f"img{i}.png")
+    assert run("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "npz") == 0
+    saved = np.load(tmp_path / "out" / "frames" / "000001.npz")
+    assert saved["image"].shape == (56, 70, 3)
+    assert (saved["image"][:, [0, -1]] == 255).all(), "white on both sides"
+    assert sum("img2" in record.message for record in caplog.records) == 1
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--frames", "nowhere"), "nowhere"),
+        (("--checkpoint", "nowhere"), "nowhere"),
+        (("--budget", "99"), "25 tokens × 4 layers = 100"),
+        (("--size", "50"), "multiple of 14"),
+        (("--export", "obj"), "obj"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys, arguments: tuple[str, str], words: str
+) -> None:
+    options = {"--frames": str(folder), "--checkpoint": str(checkpoint), "--out": str(tmp_path / "out")}
+    options |= dict([arguments])
+    assert run(*(word for pair in options.items() for word in pair)) != 0
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_no_images_and_not_a_checkpoint(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert run("--frames", empty, "--checkpoint", checkpoint, "--out", tmp_path / "out") == 1
+    assert str(empty) in capsys.readouterr().err
+    assert run("--frames", folder, "--checkpoint", folder, "--out", tmp_path / "out") == 1
+    assert str(folder) in capsys.readouterr().err
+
+
+def test_a_truncated_image_ends_the_run_and_leaves_what_was_done(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys
+) -> None:
+    bad = folder / "img4.png"
+    bad.write_bytes(bad.read_bytes()[:200])
+    out = tmp_path / "out"
+    assert run("--frames", folder, "--checkpoint", checkpoint, "--out", out) == 1
+    assert "img4.png" in capsys.readouterr().err
+    assert len(np.loadtxt(out / "trajectory.txt")) == 3
+    assert json.loads((out / "run.json").read_text())["frames"] == 3
+    assert (out / "points.ply").exists()
+    assert run("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--overwrite", "--on-error", "skip") == 0
+    assert len(np.loadtxt(out / "trajectory.txt")) == 4
+
+
+def test_a_full_disk_is_named(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    """Files of the process may not pass 20 kB, and a frame's .npz does; neither do compiled programs go into a cache."""
+    process = command(
+        *("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "npz"),
+        limit="ulimit -f 20; export JAX_ENABLE_COMPILATION_CACHE=false",
+    )
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert ".npz: File too large" in error and "Traceback" not in error
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    written = list((tmp_path / "out" / "frames").iterdir())
+    assert record["frames"] == len(written) < FRAMES, "nothing is half-written, and what was written is counted"
+
+
+def test_interrupt_finishes_the_frame(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    """Enough frames that the signal comes in the middle."""
+    image = (folder / "img1.png").read_bytes()
+    for i in range(6, 3000):
+        (folder / f"img{i}.png").write_bytes(image)
+    out = tmp_path / "out"
+    process = command("--frames", folder, "--checkpoint", checkpoint, "--out", out)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        if (out / "trajectory.txt").exists() and len((out / "trajectory.txt").read_text().splitlines()) > 3:
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    record = json.loads((out / "run.json").read_text())
+    assert record["interrupted"] and 3 <= record["frames"] < 2999
+    assert len(np.loadtxt(out / "trajectory.txt")) == record["frames"]

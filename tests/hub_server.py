@@ -1,0 +1,93 @@
+"""A small stand-in for the Hugging Face Hub on loopback, with the faults that a download meets."""
+
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Hub:
+    """Serves files by "owner/name/file" and misbehaves as told; `requests` has the method, path and range of each call."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.refusals: dict[str, tuple[int, str]] = {}
+        """Status and error code by repository."""
+        self.cuts: list[int] = []
+        """After how many bytes to cut the next connections."""
+        self.missing_bytes = 0
+        """How much shorter than HEAD says a file is when it is fetched."""
+        self.token: str | None = None
+        """Required where it is set."""
+        self.url = ""
+
+    def downloads(self) -> list[str | None]:
+        """The ranges of all requests for a file's content."""
+        return [span for method, path, span in self.requests if method == "GET" and "/resolve/" in path]
+
+
+@contextmanager
+def serve() -> Iterator[Hub]:
+    """Run a stand-in on a free port of 127.0.0.1."""
+    hub = Hub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.answer(body=False)
+
+        def do_GET(self) -> None:
+            self.answer(body=True)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def answer(self, body: bool) -> None:
+            span = self.headers.get("Range")
+            hub.requests.append((self.command, self.path, span))
+            # /owner/name/resolve/main/file; the library also asks for other things, which this Hub has not.
+            repository, _, file = self.path.strip("/").partition("/resolve/main/")
+            key = f"{repository}/{file}"
+            if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                return self.refuse(401, "GatedRepo")
+            if repository in hub.refusals:
+                return self.refuse(*hub.refusals[repository])
+            if key not in hub.files:
+                return self.refuse(404, "EntryNotFound")
+            data = hub.files[key]
+            if body:
+                data = data[: len(data) - hub.missing_bytes]
+            start = int(span.removeprefix("bytes=").split("-")[0]) if span else 0
+            self.send_response(206 if span else 200)
+            self.send_header("Content-Length", str(len(data) - start))
+            if span:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("ETag", f'"{zlib.crc32(hub.files[key]):08x}"')
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.end_headers()
+            if body:
+                end = start + hub.cuts.pop(0) if hub.cuts else len(data)
+                self.wfile.write(data[start:end])
+                self.close_connection = True
+
+        def refuse(self, status: int, code: str) -> None:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Error-Message", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,91 @@
+"""Bad input is refused before anything runs, with the numbers that do not fit."""
+
+import numpy as np
+import pytest
+from streaming import BOUNDED, start
+
+from ivggt_jax import CacheConfig, Model, infer_clip, init_stream, scan, step, stream
+
+
+def refused(numbers: str):
+    return pytest.raises(ValueError, match=numbers)
+
+
+@pytest.mark.parametrize(("height", "width"), [(28, 43), (27, 42), (0, 42)])
+def test_sizes_that_are_no_multiple_of_the_patch(tiny: Model, height, width):
+    with refused(f"{height}×{width}.*14"):
+        init_stream(tiny, BOUNDED, height=height, width=width)
+    with refused(f"{height}×{width}.*14"):
+        infer_clip(tiny, np.zeros((1, 2, height, width, 3), np.float32))
+    with refused(f"{height}×{width}.*14"):
+        next(stream(tiny, [np.zeros((height, width, 3), np.float32)], BOUNDED))
+
+
+def test_a_total_below_one_frame_a_layer(tiny: Model):
+    with refused("43.*11 tokens × 4 layers = 44"):
+        start(tiny, CacheConfig(total_budget=43))
+    start(tiny, CacheConfig(total_budget=44))
+
+
+@pytest.mark.parametrize("shape", [(28, 42, 3), (3, 28, 42), (2, 28, 42, 3), (3, 28, 56, 3), (3, 28, 42, 4)])
+def test_frames_that_do_not_fit_the_state(tiny: Model, shape):
+    for run, frames in ((step, np.zeros(shape, np.float32)), (scan, np.zeros((2, *shape), np.float32))):
+        state = start(tiny)
+        with refused(r"3, 28, 42, 3\].*" + ", ".join(map(str, shape))):
+            run(tiny, state, frames)
+        assert not state.frame.is_deleted(), "the state is still good"
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_a_stream_that_changes_its_size(tiny: Model, chunk):
+    frames = [np.zeros((28, 42, 3), np.float32), np.zeros((28, 28, 3), np.float32)]
+    with refused("28.*42.*28, 28"):
+        list(stream(tiny, frames, BOUNDED, chunk=chunk, heads=(), features=True))
+
+
+def test_a_chunk_of_no_frames(tiny: Model):
+    with refused("chunk.*0"):
+        list(stream(tiny, [np.zeros((28, 42, 3), np.float32)], BOUNDED, chunk=0))
+
+
+@pytest.mark.parametrize("shape", [(2, 28, 42, 3), (1, 2, 28, 42, 4), (1, 0, 28, 42, 3)])
+def test_images_that_are_no_clip(tiny: Model, shape):
+    with refused(", ".join(map(str, shape))):
+        infer_clip(tiny, np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (2, 5, 2), (1, 5, 3)])
+def test_query_points_of_a_wrong_shape(tiny: Model, shape):
+    with refused(rf"\[1,N,2\].*{', '.join(map(str, shape))}"):
+        infer_clip(tiny, np.zeros((1, 2, 28, 42, 3), np.float32), query_points=np.zeros(shape))
+    with refused(rf"\[1,N,2\].*{', '.join(map(str, shape))}"):
+        start(tiny, batch=1, query_points=np.zeros(shape))
+
+
+def test_names(tiny: Model):
+    with refused("normals, poses; known: camera, depth, points, tracks"):
+        start(tiny, heads=["poses", "depth", "normals"])
+    with refused("query_points"):
+        start(tiny, heads=["tracks"])
+    with refused("'online'"):
+        infer_clip(tiny, np.zeros((1, 2, 28, 42, 3), np.float32), mode="online")
+    with refused("'recency'.*diversity"):
+        start(tiny, CacheConfig(total_budget=44, policy="recency"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "numbers"),
+    [
+        ({"total_budget": None}, "max_frames"),
+        ({"total_budget": 0}, "total_budget.*0"),
+        ({"max_frames": 0}, "max_frames.*0"),
+        ({"temperature": 0.0}, "temperature.*0.0"),
+        ({"capacity_factor": 0.9}, "capacity_factor.*0.9"),
+        ({"camera_cache": "all"}, "camera_cache.*'all'"),
+        ({"camera_frames": 1}, "camera_frames.*1"),
+        ({"track_window": 1}, "track_window.*1"),
+    ],
+)
+def test_cache_configurations_that_contradict_themselves(fields, numbers):
+    with refused(numbers):
+        CacheConfig(**fields)

@@ -1,0 +1,74 @@
+"""Streams of a batch know nothing of each other, and a reset leaves nothing behind."""
+
+import chex
+import jax
+import numpy as np
+import pytest
+from streaming import TOKENS, assert_close, assert_same_stream, feed, of_stream, start
+
+from ivggt_jax import Model, reset
+
+ONLY_THE_SECOND = np.array([False, True, False])
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny: Model, videos: np.ndarray):
+    """The three streams over twelve frames: state and predictions."""
+    return feed(tiny, start(tiny), videos[:12])
+
+
+def test_a_stream_of_a_batch_equals_the_stream_alone(tiny: Model, videos: np.ndarray, unbroken):
+    together, predictions = unbroken
+    for i in range(3):
+        alone, expected = feed(tiny, start(tiny, batch=1), videos[:12, i : i + 1])
+        assert_close(of_stream(predictions, i), expected)
+        assert_same_stream(together, i, alone, 0)
+
+
+def test_reset_equals_a_fresh_start(tiny: Model, videos: np.ndarray):
+    state, _ = feed(tiny, start(tiny), videos[:7])
+    chex.assert_trees_all_equal(reset(state, np.ones(3, bool)), start(tiny))
+
+
+def test_a_reset_stream_begins_again_while_the_others_go_on(tiny: Model, videos: np.ndarray, unbroken):
+    state, _ = feed(tiny, start(tiny), videos[:6])
+    state, found = feed(tiny, reset(state, ONLY_THE_SECOND), videos[6:12])
+    np.testing.assert_array_equal(state.frame, [12, 6, 12])
+    continued = jax.tree.map(lambda x: x[6:], unbroken[1])
+    begun_state, begun = feed(tiny, start(tiny), videos[6:12])
+    for i in (0, 2):
+        assert_close(of_stream(found, i), of_stream(continued, i))
+        assert_same_stream(state, i, unbroken[0], i)
+    assert_close(of_stream(found, 1), of_stream(begun, 1))
+    assert_same_stream(state, 1, begun_state, 1)
+
+
+@pytest.mark.parametrize("at", [0, 2, 5], ids=["first frame", "before eviction", "while evicting"])
+def test_a_frame_of_nan_disturbs_no_other_stream(tiny: Model, videos: np.ndarray, unbroken, at):
+    """Budgets and lengths of the broken stream stay in their limits; its reset leaves no NaN, in cache and camera ring neither."""
+    broken = videos[:12].copy()
+    broken[at, 1] = np.nan
+    state, found = feed(tiny, start(tiny), broken)
+    for i in (0, 2):
+        chex.assert_trees_all_equal(of_stream(found, i), of_stream(unbroken[1], i))
+        assert_same_stream(state, i, unbroken[0], i)
+    assert np.isnan(found.features[at:, 1]).any((1, 2)).all(), "a broken stream says so until its reset"
+    assert np.asarray(state.budgets).min() >= TOKENS
+    np.testing.assert_array_equal(state.lengths, state.budgets)
+
+    state = reset(state, ONLY_THE_SECOND)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+    _, found = feed(tiny, state, videos[:12])
+    assert_close(of_stream(found, 1), of_stream(unbroken[1], 1))
+
+
+def test_reset_gives_new_query_points_to_the_marked_streams_only(tiny: Model):
+    old, new = np.random.default_rng(0).uniform(0, 28, (2, 3, 5, 2)).astype(np.float32)
+    state = reset(start(tiny, heads=["tracks"], query_points=old), ONLY_THE_SECOND, new)
+    np.testing.assert_array_equal(state.tracks.query_points, np.where(ONLY_THE_SECOND[:, None, None], new, old))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (4,)])
+def test_where_must_name_every_stream(tiny: Model, shape):
+    with pytest.raises(ValueError, match="3"):
+        reset(start(tiny), np.ones(shape, bool))

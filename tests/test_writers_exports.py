@@ -1,0 +1,284 @@
+"""Exports built from saved frames: read by their own tools, and checked by reprojection to the original pixels."""
+
+import dataclasses
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from writer_scene import FITS, HEIGHT, HIGH, LOW, WIDTH, camera, intrinsics, invert, known_pixels, result
+
+from ivggt_jax.writers import ExportOptions, Writers
+from ivggt_jax.writers.colmap import export_colmap
+from ivggt_jax.writers.exports import EXPORTS
+from ivggt_jax.writers.glb import export_glb
+from ivggt_jax.writers.html import export_html
+from ivggt_jax.writers.nerfstudio import export_nerfstudio
+from ivggt_jax.writers.saved_run import SavedRun, read_result
+from ivggt_jax.writers.tracks import TOLERANCE, project
+
+ALL = ExportOptions(confidence=0)
+
+
+def saved(out: Path, items, options: ExportOptions = ALL) -> SavedRun:
+    writers = Writers(["npz"], out, options)
+    for item in items:
+        writers.write(item)
+    writers.close()
+    return SavedRun(out)
+
+
+def originals(folder: Path, items) -> Path:
+    """Files of the size that the original images have."""
+    folder.mkdir()
+    for item in items:
+        Image.new("RGB", item.frame.fit.original_size).save(folder / item.frame.name)
+    return folder
+
+
+def assert_on_walls(points: np.ndarray, tolerance: float) -> None:
+    assert np.minimum(np.abs(points - LOW), np.abs(points - HIGH)).min(axis=1).max() < tolerance
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_a_saved_run_gives_back_the_results(fit, tmp_path):
+    mask = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % 5 > 0
+    items = [result(0, FITS[fit]), result(7, FITS[fit], points=None, points_confidence=None)]
+    frame = dataclasses.replace(items[1].frame, mask=mask, timestamp=0.25, name="photo é.jpg")
+    items[1] = dataclasses.replace(items[1], frame=frame)
+    run = saved(tmp_path, items)
+    assert len(run) == 2
+    for item, read, bare in zip(items, run, run.cameras(), strict=True):
+        for field in dataclasses.fields(item):
+            if field.name != "frame":
+                np.testing.assert_array_equal(getattr(read, field.name), getattr(item, field.name))
+        for field in dataclasses.fields(item.frame):
+            np.testing.assert_array_equal(getattr(read.frame, field.name), getattr(item.frame, field.name))
+        assert bare.depth is None and bare.points is None
+        np.testing.assert_array_equal(bare.cam_from_world, item.cam_from_world)
+
+
+def test_a_run_without_saved_frames_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no saved frames.*--export npz"):
+        SavedRun(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not an archive", None])
+def test_a_damaged_frame_is_named(damage, tmp_path):
+    saved(tmp_path, [result(0)])
+    path = tmp_path / "frames" / "000000.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    with pytest.raises(ValueError, match="000000.npz is not a frame that infer saved, or is damaged"):
+        read_result(path)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("with_originals", [True, False])
+def test_colmap_and_nerfstudio_reproject_known_points_to_known_pixels(fit, with_originals, tmp_path):
+    pycolmap = pytest.importorskip("pycolmap")
+    items = [result(index, FITS[fit]) for index in range(0, 12, 2)]
+    run = saved(tmp_path, items)
+    folder = originals(tmp_path / "photos", items) if with_originals else None
+    options = dataclasses.replace(ALL, images=folder)
+    export_colmap(run, tmp_path, options)
+    export_nerfstudio(run, tmp_path, options)
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
+    transforms = json.loads((tmp_path / "transforms.json").read_text())
+    assert len(model.images) == len(transforms["frames"]) == len(items)
+    for number, (item, frame) in enumerate(zip(items, transforms["frames"], strict=True), start=1):
+        image = model.images[number]
+        assert frame["file_path"] == f"images/{image.name}"
+        with Image.open(tmp_path / "images" / image.name) as picture:
+            assert picture.size == (image.camera.width, image.camera.height) == (frame["w"], frame["h"])
+        points, pixels = known_pixels(item)
+        if with_originals:
+            assert image.name == item.frame.name
+            expected = pixels + 0.5  # both count from the corner of the first pixel
+        else:
+            expected = (pixels + 0.5) * item.frame.fit.scale + item.frame.fit.offset
+        seen = np.array([image.project_point(point) for point in points])
+        np.testing.assert_allclose(seen, expected, atol=1e-6)
+        # nerfstudio's own rays: x right, y up, z backward, from a matrix world-from-camera.
+        pose = np.array(frame["transform_matrix"])
+        x, y, z = ((points - pose[:3, 3]) @ pose[:3, :3]).T
+        projected = np.stack((frame["fl_x"] * x / -z + frame["cx"], frame["fl_y"] * -y / -z + frame["cy"]), axis=-1)
+        np.testing.assert_allclose(projected, expected, atol=1e-6)
+        np.testing.assert_allclose(image.projection_center(), pose[:3, 3], atol=1e-9)
+
+
+def test_colmap_tracks_have_three_views_and_agree_with_the_scene(tmp_path):
+    pycolmap = pytest.importorskip("pycolmap")
+    items = [result(index) for index in range(12)]
+    export_colmap(saved(tmp_path, items), tmp_path, ALL)
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
+    assert len(model.points3D) > 150
+    assert min(point.track.length() for point in model.points3D.values()) == 3
+    assert model.compute_mean_track_length() > 4
+    assert_on_walls(np.array([point.xyz for point in model.points3D.values()]), 1e-6)
+    errors = []
+    for point in model.points3D.values():
+        elements = point.track.elements
+        assert len({element.image_id for element in elements}) == len(elements)
+        for element in elements:
+            image = model.images[element.image_id]
+            observed = image.points2D[element.point2D_idx]
+            assert model.points3D[observed.point3D_id] is point or observed.has_point3D()
+            errors.append(np.linalg.norm(image.project_point(point.xyz) - observed.xy))
+    # Where the images agree, found to a small part of a pixel (0 in the frame that made the point).
+    assert np.median(errors) < 0.05
+    assert np.percentile(errors, 95) < 0.3
+
+
+def test_bundle_adjustment_lowers_the_error_of_a_model_with_wrong_poses(tmp_path):
+    pycolmap = pytest.importorskip("pycolmap")
+    random = np.random.default_rng(0)
+    items = []
+    for index in range(16):
+        pose = camera(index)
+        turn = Rotation.from_rotvec(0.004 * random.normal(size=3)).as_matrix()
+        pose = np.concatenate((pose[:, :3] @ turn, pose[:, 3:] + 0.004 * random.normal(size=(3, 1))), axis=1)
+        items.append(result(index, cam_from_world=invert(pose)))
+    export_colmap(saved(tmp_path, items), tmp_path, ALL)
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
+    model.update_point_3d_errors()
+    before, turned_before = model.compute_mean_reprojection_error(), mean_turn(model)
+    options = pycolmap.BundleAdjustmentOptions()
+    options.refine_focal_length = options.refine_principal_point = options.refine_extra_params = False
+    options.print_summary = False
+    config = pycolmap.BundleAdjustmentConfig()
+    for number in model.images:
+        config.add_image(number)
+    config.fix_gauge(pycolmap.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    pycolmap.create_default_bundle_adjuster(options, config, model).solve()
+    model.update_point_3d_errors()
+    assert before > 0.3
+    assert model.compute_mean_reprojection_error() < before / 4
+    assert mean_turn(model) < turned_before / 2
+
+
+def mean_turn(model) -> float:
+    """Mean angle in radians by which neighbouring cameras turn differently from the truth."""
+    truth = [Rotation.from_matrix(camera(number - 1)[:, :3]) for number in sorted(model.images)]
+    found = [
+        Rotation.from_matrix(model.images[number].cam_from_world().rotation.matrix()).inv()
+        for number in sorted(model.images)
+    ]
+    steps = [
+        (a.inv() * b).inv() * (c.inv() * d) for a, b, c, d in zip(truth, truth[1:], found, found[1:], strict=False)
+    ]
+    return float(np.mean([step.magnitude() for step in steps]))
+
+
+def test_depths_that_disagree_make_no_tracks(tmp_path):
+    items = [result(index) for index in range(6)]
+    wrong = [
+        dataclasses.replace(item, depth=item.depth * np.float32(1 + 3 * TOLERANCE * index))
+        for index, item in enumerate(items)
+    ]
+    counts = []
+    for name, group in (("right", items), ("wrong", wrong)):
+        export_colmap(saved(tmp_path / name, group), tmp_path / name, ALL)
+        data = (tmp_path / name / "sparse" / "0" / "points3D.bin").read_bytes()
+        counts.append(struct.unpack("<Q", data[:8])[0])
+    assert counts[0] > 200
+    assert counts[1] < counts[0] / 10
+
+
+def test_the_shared_camera_is_the_median_and_needs_one_size(tmp_path):
+    pycolmap = pytest.importorskip("pycolmap")
+    items = [result(index) for index in range(3)]
+    for item, factor in zip(items, (0.9, 1.0, 1.3), strict=True):
+        item.intrinsics[[0, 1], [0, 1]] *= factor
+    options = dataclasses.replace(ALL, shared_camera=True, images=originals(tmp_path / "photos", items))
+    run = saved(tmp_path, items)
+    export_colmap(run, tmp_path, options)
+    export_nerfstudio(run, tmp_path, options)
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
+    assert len(model.cameras) == 1
+    k = FITS["resized"].intrinsics_to_original(intrinsics(FITS["resized"]))
+    np.testing.assert_allclose(model.cameras[1].params, (k[0, 0], k[1, 1], k[0, 2] + 0.5, k[1, 2] + 0.5))
+    transforms = json.loads((tmp_path / "transforms.json").read_text())
+    np.testing.assert_allclose([transforms[key] for key in ("fl_x", "fl_y", "cx", "cy")], model.cameras[1].params)
+    assert "fl_x" not in transforms["frames"][0]
+    mixed = [result(0), result(1, FITS["padded"])]
+    options = dataclasses.replace(options, images=originals(tmp_path / "mixed_photos", mixed))
+    with pytest.raises(ValueError, match="--shared-camera needs pictures of one size.*336x224, 600x480"):
+        export_colmap(saved(tmp_path / "mixed", mixed), tmp_path / "mixed", options)
+
+
+def test_originals_that_lie_turned_are_written_upright(tmp_path):
+    item = result(0)
+    frame = dataclasses.replace(item.frame, name="turned.jpg")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    turned = Image.new("RGB", (224, 336), (200, 10, 10))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(photos / "turned.jpg", exif=exif)
+    options = dataclasses.replace(ALL, images=photos)
+    export_nerfstudio(saved(tmp_path, [dataclasses.replace(item, frame=frame)]), tmp_path, options)
+    with Image.open(tmp_path / "images" / "turned.jpg.png") as picture:
+        assert picture.size == (336, 224) == item.frame.fit.original_size
+        assert picture.getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_nerfstudio_depth_lies_on_the_pictures_pixels(fit, tmp_path):
+    item = result(3, FITS[fit])
+    options = dataclasses.replace(ALL, images=originals(tmp_path / "photos", [item]))
+    export_nerfstudio(saved(tmp_path, [item]), tmp_path, options)
+    frame = json.loads((tmp_path / "transforms.json").read_text())["frames"][0]
+    depth = np.asarray(Image.open(tmp_path / frame["depth_file_path"])).astype(np.float64) / 1000
+    points, pixels = known_pixels(item)
+    width, height = item.frame.fit.original_size
+    inside = ((pixels >= 0) & (pixels < (width, height))).all(axis=1)  # and not in the padding
+    assert inside.sum() > 20
+    # As nerfstudio does: the nearest depth for every pixel of the picture.
+    column, row = np.floor((pixels[inside] + 0.5) * (depth.shape[1] / width, depth.shape[0] / height)).astype(int).T
+    _, expected = project(item, points[inside])
+    slope = np.abs(np.gradient(item.depth)).sum(axis=0)[3::20, 5::26].ravel()[inside]
+    assert np.all(np.abs(depth[row, column] - expected) <= slope + 1e-3)
+    seen = depth > 0
+    covered = np.array((WIDTH, HEIGHT)) / item.frame.fit.scale / (width, height)
+    assert seen.mean() == pytest.approx(np.minimum(covered, 1).prod(), abs=0.02)
+    assert (tmp_path / "nerfstudio.ply").read_bytes().startswith(b"ply\n")
+
+
+def test_glb_has_the_points_and_true_pyramids_in_opengl_axes(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    items = [result(index, FITS["stretched"]) for index in range(4)]
+    export_glb(saved(tmp_path, items), tmp_path, dataclasses.replace(ALL, voxel=0.01))
+    scene = trimesh.load(tmp_path / "scene.glb")
+    flip = np.array((1, -1, -1))
+    points = np.asarray(scene.geometry["points"].vertices) * flip
+    assert len(points) > 5000
+    assert_on_walls(points, 0.02)
+    pyramids = (np.asarray(scene.geometry["cameras"].vertices) * flip).reshape(-1, 5, 3)
+    corners = np.array(((0, 0), (WIDTH, 0), (WIDTH, HEIGHT), (0, HEIGHT))) - 0.5
+    for item, pyramid in zip(items, pyramids, strict=True):
+        np.testing.assert_allclose(pyramid[0], camera(item.frame.index)[:, 3], atol=1e-6)
+        np.testing.assert_allclose(project(item, pyramid[1:])[0], corners, atol=0.01)
+
+
+def test_html_is_one_file_with_the_whole_scene(tmp_path):
+    run = saved(tmp_path, [result(index) for index in range(3)])
+    export_html(run, tmp_path, ALL)
+    page = (tmp_path / "scene.html").read_text()
+    assert page.count("__VISER_EMBED_DATA__=") == 1
+    assert "<script src=" not in page and '<link rel="stylesheet"' not in page
+    assert len(page) > len(run.cloud(ALL)) * 4
+
+
+def test_exports_come_out_the_same_twice(tmp_path):
+    run = saved(tmp_path, [result(index) for index in range(4)])
+    files = []
+    for _ in range(2):
+        for name in sorted(set(EXPORTS) - {"html"}):
+            EXPORTS[name](SavedRun(tmp_path), tmp_path, ALL)
+        files.append({path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()})
+    assert len(run) == 4
+    assert files[0] == files[1]
