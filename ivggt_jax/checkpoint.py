@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from ivggt_jax import hub
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.hub import Source
-from ivggt_jax.model.parameters import Model, abstract_params, compute_dtypes, flatten, unflatten
+from ivggt_jax.model.parameters import Model, abstract_params, cast, compute_dtypes, flatten, unflatten
 from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, open_safetensors, read_json, write_safetensors
 
 FORMAT = "ivggt_jax"
@@ -54,6 +54,9 @@ def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
 
     Raises CheckpointError for whatever cannot be used, in one line with the way out.
     """
+    if path_or_name == "demo" and not Path("demo").exists() and not (_DEMO / CONFIG_FILE).exists():
+        print("demo: its training is not finished; this stand-in is UNTRAINED, its results mean nothing", file=sys.stderr)
+        return cast(Model.initialise(ModelConfig.demo(), jax.random.key(0)), dtype)
     path = locate(path_or_name)
     if path.is_dir():
         return _load_directory(path, dtype)

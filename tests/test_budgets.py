@@ -34,7 +34,7 @@ def test_equal_scores_share_exactly(score, layers):
     ],
 )
 def test_budgets_are_the_clipped_softmax(total, layers, temperature, least, most):
-    """64 streams with scores in [0,1] (seed 0). Where the exact share is a whole number but for rounding either neighbour is right."""
+    """64 streams, scores in [0,1] (seed 0). Where a share is a whole number but for rounding either neighbour is right."""
     scores = np.random.default_rng(0).uniform(size=(64, layers)).astype(np.float32)
     budgets, clipped = (np.asarray(x) for x in budgets_jitted(scores, total, temperature, least, most))
     assert budgets.dtype == np.int32
@@ -47,6 +47,18 @@ def test_budgets_are_the_clipped_softmax(total, layers, temperature, least, most
         assert np.all((found == np.floor(exact)) | close_to_whole & (np.abs(found - exact) < 1.01))
         free = total * np.exp((1 - stream) / temperature) / np.exp((1 - stream) / temperature).sum()
         assert count == np.sum((np.floor(free) < least) | (np.floor(free) > most))
+
+
+def test_a_broken_stream_gets_budgets_within_the_limits():
+    """NaN scores, all of them or one, beside a sound stream."""
+    scores = np.random.default_rng(2).uniform(size=(3, 24)).astype(np.float32)
+    sound, _ = layer_budgets(jnp.asarray(scores), 10_000, 0.1, 25, 450)
+    scores[0], scores[1, 5] = np.nan, np.nan
+    budgets, _ = layer_budgets(jnp.asarray(scores), 10_000, 0.1, 25, 450)
+    np.testing.assert_array_equal(budgets[2], sound[2])
+    assert budgets.min() >= 25
+    assert budgets.max() <= 450
+    assert budgets.sum(1).max() <= 10_000
 
 
 def test_streams_are_shared_alone():

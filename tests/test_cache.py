@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy_reference import redundancy as reference_redundancy
+from numpy_reference import survivors
 
 from ivggt_jax.memory.cache import KVCache, append, evict
 from ivggt_jax.memory.policies import diversity
-from numpy_reference import redundancy as reference_redundancy
-from numpy_reference import survivors
 
 LAYERS, LAYER, BATCH, SLOTS, HEADS, DIM, ANCHOR = 3, 1, 8, 72, 3, 4, 5
 

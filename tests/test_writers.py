@@ -107,6 +107,14 @@ def test_the_record_says_what_the_cloud_is(tmp_path):
     assert record == {"ply": {"points": count, "voxel": pytest.approx(0.008, rel=0.5)}}
 
 
+def test_a_camera_that_is_not_finite_is_an_error_and_leaves_nothing(tmp_path):
+    writers = run(tmp_path, SAME_BYTES, last=1)
+    with pytest.raises(ValueError, match="frame 000005.png: the predicted camera is not finite"):
+        writers.write(result(5, cam_from_world=np.full((3, 4), np.nan)))
+    writers.close()
+    assert len((tmp_path / "trajectory.txt").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"confidence": 100}, "--confidence"), ({"voxel": 0.0}, "--voxel"), ({"max_points": 3}, "--max-points")],

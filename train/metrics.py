@@ -24,8 +24,8 @@ class Metrics:
         folder.mkdir(parents=True, exist_ok=True)
         self._images = folder / "images"
         path = folder / "metrics.jsonl"
-        kept = _lines_until(path, step) if path.exists() else []
-        path.write_text("".join(kept), encoding="utf-8")
+        self._kept = _entries_until(path, step) if path.exists() else []
+        path.write_text("".join(map(_line, self._kept)), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._board: Any = None
         if tensorboard:
@@ -33,11 +33,16 @@ class Metrics:
 
             self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
+    def lowest(self, split: str, name: str) -> float:
+        """The lowest value among the entries that were there when the run resumed; infinite when there is none."""
+        values = [entry.get(name) for entry in self._kept if entry["split"] == split]
+        return min((value for value in values if value is not None), default=np.inf)
+
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Add one line: step, split ("train", "evaluation" …) and scalars by name; not-finite ones become null."""
         scalars = {name: float(value) for name, value in values.items()}
         finite = {name: value if np.isfinite(value) else None for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step, "split": split} | finite) + "\n")
+        self._file.write(_line({"step": step, "split": split} | finite))
         if self._board:
             for name, value in scalars.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
@@ -58,13 +63,18 @@ class Metrics:
             self._board.close()
 
 
-def _lines_until(path: Path, step: int) -> list[str]:
-    """Lines of a metrics file up to a step; one that a kill cut short is left out."""
+def _line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry) + "\n"
+
+
+def _entries_until(path: Path, step: int) -> list[dict[str, Any]]:
+    """Entries of a metrics file up to a step; one that a kill cut short is left out."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
+            entry = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if entry["step"] <= step:
+            kept.append(entry)
     return kept

@@ -15,21 +15,26 @@ BLUE = (0, 0, 96)
 def depth_picture(clip: Clip) -> np.ndarray:
     """Picture uint8 [4·H, up to 4·W, 3] of evenly spaced frames, the predicted depth scaled to the true one.
 
-    ValueError for a clip without true depth, or predictions that are not finite.
+    The clip's predictions are finite.
     """
-    truth = np.where(clip["valid"], clip["depth"], 0)
-    pairs = list(zip(clip["predicted_depth"], truth, strict=True))
-    predicted = evaluate_depth(pairs).scale * clip["predicted_depth"]
+    truth, predicted = np.where(clip["valid"], clip["depth"], 0), clip["predicted_depth"]
+    if truth.any():
+        predicted = evaluate_depth(list(zip(predicted, truth, strict=True))).scale * predicted
     colours = inverse_depth_range(truth, None)
     frames = np.unique(np.linspace(0, len(truth) - 1, COLUMNS).round().astype(int))
     columns = [
-        (clip["images"][i], colour_depth(truth[i], colours), colour_depth(predicted[i], colours), _draw_error(*pair))
-        for i, pair in ((i, (predicted[i], truth[i])) for i in frames)
+        (
+            clip["images"][frame],
+            colour_depth(truth[frame], colours),
+            colour_depth(predicted[frame], colours),
+            _colour_error(error_map(predicted[frame], truth[frame])[..., None]),
+        )
+        for frame in frames
     ]
     return np.concatenate([np.concatenate(column) for column in columns], axis=1)
 
 
-def _draw_error(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    error = error_map(predicted, truth)[..., None]
+def _colour_error(error: np.ndarray) -> np.ndarray:
+    """Relative errors [H,W,1] as colours uint8 [H,W,3]."""
     grey = 255 * np.minimum(np.nan_to_num(error) / WHITE_ERROR, 1)
     return np.where(np.isnan(error), BLUE, grey).astype(np.uint8)

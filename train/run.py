@@ -1,8 +1,7 @@
-"""A training run: batches in, students out; logs, checkpoints, evaluation, and going on where a run stopped."""
+"""A training run: batches in, students out; checkpoints, evaluation, and going on where a run stopped."""
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,16 +11,19 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ivggt_jax import Model, ModelConfig, load, save
 from train.checkpoints import Checkpoints
 from train.data.batches import Batch, BatchSource
 from train.data.loader import Loader
-from train.distill import StepConfig, TrainState, init_state, student, train_step
+from train.distill import Plan, StepConfig, TrainState, init_state, student, train_step
 from train.evaluate import evaluate
-from train.metrics import Metrics
+from train.journal import Journal
+from train.mesh import place, shardings
 from train.optimizer import describe
+from train.pictures import depth_picture
+from train.stopping import Stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,123 +31,82 @@ class RunConfig:
     """How long, how often, and where to. What is computed is the step's configuration, what on the data's."""
 
     out: Path
-    """Folder of the run: checkpoints, `student/` (newest) and `best/`, config.json, metrics.jsonl, images."""
+    """Folder of the run: checkpoints/, student/ (newest) and best/, images/, config.json, metrics.jsonl. A run whose
+    folder has checkpoints goes on from the newest."""
     student: str = "facebook/VGGT-1B"
-    """Where the student starts: a checkpoint or published name, or random:demo, random:tiny for fresh weights."""
+    """Where the student starts: a checkpoint or published name; random:demo, random:tiny or random:vggt_1b for fresh weights."""
     teacher: str | None = "facebook/VGGT-1B"
     """Checkpoint or published name to learn from; None: from ground truth alone."""
     steps: int = 390_000
     """Batches of the run."""
     seed: int = 0
+    """Of fresh weights and of the order and augmentation of the data."""
     save_every: int = 3_900
+    """Steps between checkpoints."""
     keep: int = 2
     """Checkpoints that stay on disk."""
     evaluate_every: int = 3_900
+    """Steps between evaluations on held-out clips."""
     log_every: int = 10
+    """Steps between entries of metrics.jsonl."""
     threads: int = 2
     """Batches that are loaded at a time."""
     workers: int = 0
     """Processes that load, 0: the training process itself."""
     tensorboard: bool = False
+    """Write TensorBoard's event files too."""
+    fsdp: int = 1
+    """Devices that share one copy of parameters and optimizer state; must divide their number."""
+    distributed: bool = False
+    """Join the other processes of the run; a Slurm step of several tasks does so by itself."""
     step: StepConfig = field(default_factory=StepConfig)
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "save_every", "keep", "evaluate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.step.loss.distillation_weight > 0 and self.teacher is None:
+            raise ValueError("step.loss.distillation_weight is above 0, which needs a teacher")
 
-def run(config: RunConfig, data: BatchSource, held_out: Sequence[Batch]) -> Path:
+
+def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Batch]) -> Path:
     """Train to the end, from the newest checkpoint in the folder where there is one; returns the best student's folder.
 
-    Raises FloatingPointError when ten batches in a row gave no finite loss; the last checkpoint is kept.
+    data, held_out: this process's rows of every batch. Raises KeyboardInterrupt, with a checkpoint written, when it was
+    asked to stop; FloatingPointError when ten batches in a row gave no finite loss: the last checkpoint is good.
     """
-    model = _initial(config.student, config.seed)
-    teacher = load(config.teacher, dtype=config.step.precision) if config.teacher else None
-    step_config = dataclasses.replace(config.step, updates=max(config.steps // config.step.optimizer.accumulation, 1))
-    config.out.mkdir(parents=True, exist_ok=True)
-    _write_config(config, model.config)
-    update = jax.jit(partial(train_step, step_config, model.config), donate_argnames="state")
-    state = init_state(step_config, model)
-    print(describe(state.trainable, state.frozen), file=sys.stderr)
+    model = _load_student(config.student, config.seed)
+    updates = max(config.steps // config.step.optimizer.accumulation, 1)
+    plan = Plan(step=config.step, model=model.config, mesh=mesh, updates=updates)
     with Checkpoints(config.out, config.keep) as checkpoints:
-        state = checkpoints.restore(state)
-        begin = int(state.step)
+        state = _begin(plan, checkpoints, model)
+        del model  # Its memory is needed, and the state has its own copy.
+        _write_config(config, plan.model)
+        teacher = _load_teacher(config, mesh)
+        step = int(state.step)
         with (
-            Metrics(config.out, begin, config.tensorboard) as metrics,
-            Loader(data, begin, config.threads, config.workers) as loader,
-            tqdm(total=config.steps, initial=begin, unit="step", disable=not sys.stderr.isatty()) as bar,
+            Stop() as stop,
+            Journal(config.out, step, config.steps, config.log_every, config.tensorboard) as journal,
+            Loader(data, step, config.threads, config.workers) as loader,
         ):
-            book = _Book(config, model.config, metrics, held_out, bar)
+            journal.say(describe(state.trainable, state.frozen))
+            update = _Update(plan, journal)
             for batch in loader:
-                state, terms = update(state=state, batch=batch.arrays, teacher=teacher)
-                step = begin = begin + 1
-                book.note(step, terms, batch)
-                if step % config.evaluate_every == 0 or step == config.steps:
-                    book.evaluate(step, state)
-                if step % config.save_every == 0 or step == config.steps:
+                step += 1
+                state, terms = update(state, place(mesh, batch.arrays), teacher)
+                journal.note(step, terms, batch.names)
+                stopping, last = stop.requested(step), step == config.steps
+                if step % config.evaluate_every == 0 or last:
+                    _evaluate(config.out, plan, state, held_out, journal)
+                if step % config.save_every == 0 or last or stopping:
+                    journal.settle()
                     checkpoints.save(state)
+                if stopping and not last:
+                    raise KeyboardInterrupt
     return config.out / "best"
 
 
-class _Book:
-    """Keeps account of a run: metrics, evaluation, the best student."""
-
-    def __init__(
-        self, config: RunConfig, model: ModelConfig, metrics: Metrics, held_out: Sequence[Batch], bar: tqdm
-    ) -> None:
-        self._config, self._model, self._metrics, self._held_out, self._bar = config, model, metrics, held_out, bar
-        self._bad = 0
-        self._clock, self._samples = time.perf_counter(), 0
-        self._pending: tuple[int, dict[str, jax.Array], tuple[str, ...]] | None = None
-        self._score = config.out / "best.json"
-        self._best = json.loads(self._score.read_text())["abs_rel"] if self._score.exists() else np.inf
-
-    def note(self, step: int, terms: dict[str, jax.Array], batch: Batch) -> None:
-        """Look at the previous step's loss while this one runs; write it every so often."""
-        previous, self._pending = self._pending, (step, terms, batch.names)
-        self._samples += len(batch.names)
-        self._bar.update()
-        if previous is not None:
-            self._settle(*previous)
-
-    def _settle(self, step: int, terms: dict[str, jax.Array], names: tuple[str, ...]) -> None:
-        loss, norm = float(terms["loss"]), float(terms["gradient_norm"])
-        if not np.isfinite(loss) or not np.isfinite(norm):
-            self._bad += 1
-            print(
-                f"step {step}: loss {loss}, gradient norm {norm}; batch left out: {'; '.join(names)}", file=sys.stderr
-            )
-            if self._bad >= 10:
-                raise FloatingPointError(f"ten batches in a row without a finite loss, the last at step {step}")
-            return
-        self._bad = 0
-        if step % self._config.log_every:
-            return
-        now = time.perf_counter()
-        rate = self._samples / (now - self._clock)
-        self._clock, self._samples = now, 0
-        self._metrics.write(step, "train", {name: float(x) for name, x in terms.items()} | {"samples_per_second": rate})
-        line = f"loss {loss:.4g}, {rate:.2f} clips/s"
-        self._bar.set_postfix_str(line)
-        if self._bar.disable:
-            print(f"step {step}/{self._config.steps}, {line}", file=sys.stderr, flush=True)
-
-    def evaluate(self, step: int, state: TrainState) -> None:
-        """Measure the student on the held-out clips, save it, and keep it when it is the best so far by depth."""
-        if self._pending is not None:
-            self._settle(*self._pending)
-            self._pending = None
-        model = student(self._model, state)
-        errors = evaluate(model, self._held_out, self._config.step.mode)
-        self._metrics.write(step, "evaluation", errors)
-        print(
-            f"step {step}: " + ", ".join(f"{name} {x:.4f}" for name, x in errors.items()), file=sys.stderr, flush=True
-        )
-        save(model, self._config.out / "student", overwrite=True)
-        if errors["abs_rel"] < self._best:
-            self._best = errors["abs_rel"]
-            save(model, self._config.out / "best", overwrite=True)
-            self._score.write_text(json.dumps({"step": step} | errors) + "\n")
-        self._clock, self._samples = time.perf_counter(), 0
-
-
-def _initial(name: str, seed: int) -> Model:
+def _load_student(name: str, seed: int) -> Model:
     """A model to start from: a checkpoint's, or random weights of a preset."""
     kind, _, preset = name.partition(":")
     if kind != "random":
@@ -156,7 +117,64 @@ def _initial(name: str, seed: int) -> Model:
     return Model.initialise(presets[preset](), jax.random.key(seed))
 
 
+def _load_teacher(config: RunConfig, mesh: Mesh) -> Model | None:
+    """The teacher in the step's precision, divided over the mesh; None where nothing is learned from one."""
+    if config.teacher is None or config.step.loss.distillation_weight <= 0:
+        return None
+    teacher = load(config.teacher, dtype=config.step.precision)
+    return jax.device_put(teacher, shardings(mesh, teacher))
+
+
+def _begin(plan: Plan, checkpoints: Checkpoints, model: Model) -> TrainState:
+    """The state of the newest checkpoint, or that of a student who has learned nothing yet."""
+    if checkpoints.newest is None:
+        return jax.jit(init_state, static_argnames="plan")(plan, model)
+    abstract = jax.eval_shape(partial(init_state, plan), model)
+    return checkpoints.restore(abstract, shardings(plan.mesh, abstract))
+
+
 def _write_config(config: Any, model: ModelConfig) -> None:
-    """The resolved configuration, beside what it made."""
+    """The resolved configuration, beside what it makes."""
     record = {"run": dataclasses.asdict(config), "model": dataclasses.asdict(model)}
-    (config.out / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+    if jax.process_index() == 0:
+        (config.out / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
+
+
+class _Update:
+    """`train_step`, compiled once for every size of batch; says then how long that took and what memory it needs."""
+
+    def __init__(self, plan: Plan, journal: Journal) -> None:
+        self._plan, self._journal = plan, journal
+        self._step = jax.jit(train_step, static_argnames="plan", donate_argnames="state")
+        self._sizes: set[tuple[int, ...]] = set()
+
+    def __call__(
+        self, state: TrainState, batch: dict[str, jax.Array], teacher: Model | None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        size = batch["images"].shape[:4]
+        if size not in self._sizes:
+            self._sizes.add(size)
+            begin = time.perf_counter()
+            memory = self._step.lower(self._plan, state, batch, teacher).compile().memory_analysis()
+            seconds = time.perf_counter() - begin
+            clips, frames, height, width = size
+            self._journal.say(
+                f"compiled for {clips} × {frames} frames of {width}×{height} in {seconds:.0f} s; on a device "
+                f"{memory.argument_size_in_bytes / 1e9:.2f} GB are held and {memory.temp_size_in_bytes / 1e9:.2f} GB used "
+                "for a while"
+            )
+            self._journal.restart_clock()
+        return self._step(self._plan, state, batch, teacher)
+
+
+def _evaluate(out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch], journal: Journal) -> None:
+    """Measure the student on the held-out clips, save it, and keep it when it is the best so far by depth."""
+    journal.settle()
+    model = student(plan, state)
+    errors, clip = evaluate(plan, model, held_out)
+    best = journal.evaluated(int(state.step), errors, depth_picture(clip) if np.isfinite(errors["abs_rel"]) else None)
+    model = jax.device_put(model, NamedSharding(plan.mesh, PartitionSpec()))
+    if jax.process_index() == 0:
+        for name in ("student", "best") if best else ("student",):
+            save(model, out / name, overwrite=True)
+    journal.restart_clock()

@@ -78,7 +78,12 @@ class Writers:
             self._opened = opened.pop_all()
 
     def write(self, result: Result) -> None:
-        """Adds one finished frame to every output. Raises WriteError when the disk is full."""
+        """Adds one finished frame to every output.
+
+        Raises WriteError when the disk is full, ValueError when an output lacks its head or the camera is not finite.
+        """
+        if not np.isfinite(result.cam_from_world).all() or not np.isfinite(result.intrinsics).all():
+            raise ValueError(f"frame {result.frame.name}: the predicted camera is not finite; try --precision float32")
         for writer in self._writers:
             writer.write(result)
 

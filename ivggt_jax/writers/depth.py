@@ -4,6 +4,7 @@ Depth in the model's unit is the pixel's value times `unit`, a number fixed by t
 0 means no depth: masked, not finite, or beyond the range.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def depth_unit(depth: np.ndarray) -> float:
     """What one step of a 16-bit depth map of this video is worth, a power of two: chosen from its first frame [H, W]."""
     finite = depth[np.isfinite(depth) & (depth > 0)]
     furthest = HEADROOM * float(finite.max()) if finite.size else 1.0
-    return 2.0 ** np.ceil(np.log2(furthest / 65535))
+    return 2.0 ** math.ceil(math.log2(furthest / 65535))
 
 
 def depth_to_16_bit(depth: np.ndarray, unit: float, mask: np.ndarray | None) -> np.ndarray:

@@ -29,12 +29,13 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
     grid = VoxelGrid(run.cloud(options).voxel, min(MOST_POINTS, options.max_points))
     grid.add(*run.cloud(options).cloud())
     # viser has no scene without a server; this one listens on this machine only, and only while the file is made.
-    server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
-    try:
-        _fill(server.scene, run, grid)
-        page = server.get_scene_serializer().as_html()
-    finally:
-        with contextlib.redirect_stdout(io.StringIO()):  # where it says that it stopped
+    # What it prints about itself is of no use here.
+    with contextlib.redirect_stdout(io.StringIO()):
+        server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
+        try:
+            _fill(server.scene, run, grid)
+            page = server.get_scene_serializer().as_html()
+        finally:
             server.stop()
     with replacing(out / "scene.html") as file:
         file.write(page.encode())

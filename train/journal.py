@@ -1,0 +1,105 @@
+"""What a run tells people and files while it goes on."""
+
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from train.metrics import Metrics
+
+MOST_BAD = 10
+"""Batches in a row without a finite loss after which a run ends."""
+
+
+class Journal:
+    """Progress, losses and evaluations of a run: metrics and pictures in its folder, a bar or lines on standard error.
+
+    A context manager. With several processes the first one writes; all of them look at every loss.
+    """
+
+    def __init__(self, folder: Path, begin: int, steps: int, every: int, tensorboard: bool):
+        """begin: step of the checkpoint that the run goes on from; steps: its last; every: steps between train entries."""
+        self._step, self._steps, self._every = begin, steps, every
+        leads = jax.process_index() == 0
+        self._metrics = Metrics(folder, begin, tensorboard) if leads else None
+        self._best = self._metrics.lowest("evaluation", "abs_rel") if self._metrics else np.inf
+        self._bar = tqdm(total=steps, initial=begin, unit="step", disable=not (leads and sys.stderr.isatty()))
+        self._bad = 0
+        self.restart_clock()
+        self._pending: tuple[int, Mapping[str, jax.Array], tuple[str, ...]] | None = None
+
+    def say(self, text: str) -> None:
+        """Print a line, from the first process."""
+        if self._metrics:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def note(self, step: int, terms: Mapping[str, jax.Array], names: tuple[str, ...]) -> None:
+        """Take in a step that is under way, and look at the one before: the device is never kept waiting.
+
+        terms: `train_step`'s. names: of the clips that this process gave.
+        """
+        self.settle()
+        self._step, self._pending = step, (step, terms, names)
+        self._clips += len(names) * jax.process_count()
+        self._bar.update()
+
+    def settle(self) -> None:
+        """Wait for the newest step and look at its loss; write it when its turn has come.
+
+        Raises FloatingPointError after `MOST_BAD` batches in a row without a finite loss.
+        """
+        if self._pending is None:
+            return
+        (step, terms, names), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(terms).items()}
+        if not np.isfinite([values["loss"], values["gradient_norm"]]).all():
+            self._bad += 1
+            found = f"loss {values['loss']:g}, gradient norm {values['gradient_norm']:g}"
+            tqdm.write(f"step {step}: {found}; batch left out: {'; '.join(names)}", file=sys.stderr)
+            if self._bad == MOST_BAD:
+                raise FloatingPointError(f"{MOST_BAD} batches in a row had no finite loss, the last at step {step}")
+            return
+        self._bad = 0
+        if step % self._every == 0:
+            self._write(step, values)
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        seconds = time.perf_counter() - self._clock
+        rate, left = self._clips / seconds, seconds / (self._step - self._clock_step) * (self._steps - step)
+        self.restart_clock()
+        line = f"loss {values['loss']:.4g}, {rate:.2f} clips/s"
+        if self._metrics:
+            self._metrics.write(step, "train", values | {"clips_per_second": rate})
+        self._bar.set_postfix_str(line)
+        if self._bar.disable:
+            self.say(f"step {step}/{self._steps}, {line}, {tqdm.format_interval(left)} left")
+
+    def restart_clock(self) -> None:
+        """Leave the time until now out of the speed: compiling and evaluating are not training."""
+        self._clock, self._clock_step, self._clips = time.perf_counter(), self._step, 0
+
+    def evaluated(self, step: int, errors: Mapping[str, float], picture: np.ndarray | None) -> bool:
+        """Write an evaluation; returns whether it is the best so far by depth."""
+        best = errors["abs_rel"] < self._best
+        self._best = errors["abs_rel"] if best else self._best
+        if self._metrics:
+            self._metrics.write(step, "evaluation", errors)
+            if picture is not None:
+                self._metrics.image(step, "depth", picture)
+        found = ", ".join(f"{name} {value:.4f}" for name, value in errors.items())
+        self.say(f"step {step}: {found}{', the best so far' if best else ''}")
+        return best
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._metrics:
+            self._metrics.__exit__()
