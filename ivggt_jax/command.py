@@ -1,23 +1,23 @@
-"""What the commands share: arguments to a dataclass, the compilation cache, memory figures, errors as one line."""
+"""What the commands share: arguments to a dataclass, the compilation cache, memory figures, messages as plain lines."""
 
+import logging
 import os
 import resource
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import jax
 import tyro
+from tqdm import tqdm
+
+from ivggt_jax.hub import cache_folder
 
 Config = TypeVar("Config")
 USER_ERRORS = (ValueError, OSError, MemoryError)
 """Of the library and its files: their message says what is wrong and what to do, a traceback would hide it."""
-
-
-def cache_folder() -> Path:
-    """Where converted weights and compiled programs are kept: `IVGGT_CACHE`, or ~/.cache/ivggt_jax."""
-    return Path(os.environ.get("IVGGT_CACHE") or Path.home() / ".cache" / "ivggt_jax")
 
 
 def run_command(
@@ -25,16 +25,34 @@ def run_command(
 ) -> NoReturn:
     """Parse the command line into `config`, run, and exit with its code; 1 and one line for an error, 130 for Ctrl-C."""
     if not jax.config.values["jax_compilation_cache_dir"]:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(compiled_folder()))
+    warnings.filterwarnings("ignore", module="PIL")  # whatever matters in a damaged image comes as an error
+    logging.basicConfig(level=logging.WARNING, handlers=[_PlainLines()])
     try:
         code = run(tyro.cli(config, args=arguments, prog=program, description=run.__doc__))
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
+        code = 1
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        say(f"error: the device's memory is full; docs/troubleshooting.md says what needs less ({_first_line(error)})")
         code = 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         code = 130
     sys.exit(code)
+
+
+def say(text: str) -> None:
+    """A line for the user, on standard error, above a progress bar where there is one."""
+    tqdm.write(text, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def compiled_folder() -> Path:
+    """Where compiled programs are kept, unless JAX_COMPILATION_CACHE_DIR names another place."""
+    return cache_folder() / "compiled"
 
 
 def free_memory() -> int:
@@ -57,3 +75,14 @@ def peak_memory() -> dict[str, int]:
     if "peak_bytes_in_use" in statistics:
         peak["device"] = statistics["peak_bytes_in_use"]
     return peak
+
+
+class _PlainLines(logging.Handler):
+    """What the library logs, one plain line each: "warning: skipped: …"."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -35,7 +35,9 @@ class Checkpoints:
         Raises ValueError when the checkpoint is of another model or optimiser.
         """
         step = self.newest
-        target = jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, shardings)
+        target = jax.tree.map(
+            lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, shardings
+        )
         try:
             return self._manager.restore(step, args=ocp.args.StandardRestore(target))
         except (ValueError, KeyError) as error:

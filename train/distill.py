@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -95,9 +95,7 @@ def student(plan: Plan, state: TrainState) -> Model:
     return Model(plan.model, merge(state.trainable if state.average is None else state.average, state.frozen))
 
 
-def train_step(
-    plan: Plan, state: TrainState, batch: Batch, teacher: Model | None = None
-) -> tuple[TrainState, Terms]:
+def train_step(plan: Plan, state: TrainState, batch: Batch, teacher: Model | None = None) -> tuple[TrainState, Terms]:
     """One batch: the gradient of the objective, one call of the optimiser. Pure; jit it with `plan` static.
 
     Returns the state and float32 scalars: every loss term, `loss`, `gradient_norm`, `learning_rate`. The state stays as
@@ -154,5 +152,5 @@ def predict(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> Predi
     )
 
 
-def _choose(condition: jax.Array, yes: Params, no: Params) -> Params:
+def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

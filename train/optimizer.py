@@ -28,10 +28,13 @@ class OptimizerConfig:
     learning_rate: float = 1e-5
     """Reached at the end of the warm-up."""
     final_learning_rate: float = 1e-7
+    """Reached at the last update."""
     warmup: float = 0.05
     """Share of all updates over which the learning rate rises from 0."""
     beta1: float = 0.9
+    """How much of the mean gradient stays from update to update."""
     beta2: float = 0.95
+    """How much of the mean squared gradient stays."""
     weight_decay: float = 0.05
     """On matrices, convolutions and learned tokens; never on biases, norms and LayerScale."""
     clip_norm: float = 1.0

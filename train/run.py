@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
         state = _begin(plan, checkpoints, model)
         del model  # Its memory is needed, and the state has its own copy.
         _write_config(config, plan.model)
+        _clean(config.out)
         teacher = _load_teacher(config, mesh)
         step = int(state.step)
         with (
@@ -140,6 +142,13 @@ def _write_config(config: Any, model: ModelConfig) -> None:
         (config.out / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
 
 
+def _clean(out: Path) -> None:
+    """Remove what a killed run left of students that it was writing."""
+    if jax.process_index() == 0:
+        for partial_student in out.glob(".*.partial"):
+            shutil.rmtree(partial_student)
+
+
 class _Update:
     """`train_step`, compiled once for every size of batch; says then how long that took and what memory it needs."""
 
@@ -154,15 +163,15 @@ class _Update:
         size = batch["images"].shape[:4]
         if size not in self._sizes:
             self._sizes.add(size)
+            self._journal.settle()
             begin = time.perf_counter()
             memory = self._step.lower(self._plan, state, batch, teacher).compile().memory_analysis()
-            seconds = time.perf_counter() - begin
             clips, frames, height, width = size
-            self._journal.say(
-                f"compiled for {clips} × {frames} frames of {width}×{height} in {seconds:.0f} s; on a device "
-                f"{memory.argument_size_in_bytes / 1e9:.2f} GB are held and {memory.temp_size_in_bytes / 1e9:.2f} GB used "
-                "for a while"
-            )
+            text = f"compiled for {clips} × {frames} frames of {width}×{height} in {time.perf_counter() - begin:.0f} s"
+            if memory is not None:  # Not every backend tells.
+                held, used = memory.argument_size_in_bytes / 1e9, memory.temp_size_in_bytes / 1e9
+                text += f"; a device holds {held:.2f} GB and needs {used:.2f} GB more during a step"
+            self._journal.say(text)
             self._journal.restart_clock()
         return self._step(self._plan, state, batch, teacher)
 

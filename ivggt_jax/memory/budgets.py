@@ -18,14 +18,24 @@ def layer_capacity(total: int, layers: int, factor: float | None, temperature: f
     return math.ceil(total * strongest / (strongest + layers - 1))
 
 
+def adaptive_total(scores: jax.Array, least: int, most: int) -> jax.Array:
+    """Total budget [batch] float32 from scores [batch,layer] in [0,1]: `most` where nothing repeats, `least` where all does.
+
+    The scores' mean says how much of what is kept and of the newest frame is redundant; a stream that sees little new
+    needs to keep less.
+    """
+    return least + (most - least) * (1 - scores.mean(-1))
+
+
 def layer_budgets(
-    scores: jax.Array, total: int, temperature: float, least: int, most: int
+    scores: jax.Array, total: int | jax.Array, temperature: float, least: int, most: int
 ) -> tuple[jax.Array, jax.Array]:
     """Budgets floor(total · softmax((1 − score)/τ)), int32 [batch,layer], from scores [batch,layer].
 
-    Kept within [least, most]: what that takes from or gives to some layers is shared by the others in proportion.
+    `total` is a number or [batch]. An infinite temperature gives every layer the same. Kept within [least, most]: what that takes from or gives to some layers is shared by the others in proportion.
     Also returns how many layers were clipped, int32 [batch].
     """
+    total = jnp.reshape(jnp.asarray(total, jnp.float32), (-1, 1))
     # Not through logsumexp: that turns an exact 50,000 into 49,999.
     logits = (1 - scores.astype(jnp.float32)) / temperature
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
@@ -35,8 +45,8 @@ def layer_budgets(
     return jnp.floor(jnp.where(clipped[:, None] > 0, limited, shares)).astype(jnp.int32), clipped
 
 
-def _share_within(shares: jax.Array, weights: jax.Array, total: int, least: int, most: int) -> jax.Array:
-    """Shares of `total` in proportion to `weights` but within [least, most]: fix the violations, share the rest, again.
+def _share_within(shares: jax.Array, weights: jax.Array, total: jax.Array, least: int, most: int) -> jax.Array:
+    """Shares of `total` [batch,1] in proportion to `weights` but within [least, most]: fix the violations, share the rest, again.
 
     Fixing only the side whose violations weigh more makes it exact; every round fixes at least one layer.
     """

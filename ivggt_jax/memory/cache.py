@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ivggt_jax.memory.policies import Policy
+from ivggt_jax.memory.policies import Measure
 
 
 @jax.tree_util.register_dataclass
@@ -26,16 +26,21 @@ class KVCache:
     """[layer, batch, slot, head] int32: frame · tokens per frame + token. It moves with the key; dead slots hold leftovers."""
     length: jax.Array
     """[layer, batch] int32: live slots."""
+    extra: jax.Array | None = None
+    """[layer, batch, slot, head] float32: the number that a policy keeps with every token, −1 where it is not known yet."""
 
     @classmethod
-    def empty(cls, layers: int, batch: int, slots: int, heads: int, head_dim: int, dtype: jnp.dtype) -> "KVCache":
-        """A cache that holds nothing."""
+    def empty(
+        cls, layers: int, batch: int, slots: int, heads: int, head_dim: int, dtype: jnp.dtype, extra: bool = False
+    ) -> "KVCache":
+        """A cache that holds nothing, with room for a policy's `extra` number where that is asked for."""
         shape = (layers, batch, slots, heads)
         return cls(
             keys=jnp.zeros((*shape, head_dim), dtype),
             values=jnp.zeros((*shape, head_dim), dtype),
             origin=jnp.zeros(shape, jnp.int32),
             length=jnp.zeros((layers, batch), jnp.int32),
+            extra=jnp.zeros(shape, jnp.float32) if extra else None,
         )
 
 
@@ -54,17 +59,26 @@ def append(cache: KVCache, layer: jax.Array, keys: jax.Array, values: jax.Array,
             jnp.broadcast_to(origin[..., None], (batch, tokens, heads)), mode="drop"
         ),
         length=cache.length.at[layer].add(tokens),
+        extra=None if cache.extra is None else cache.extra.at[layer, entry, slot].set(-1.0, mode="drop"),
     )
 
 
 def evict(
-    cache: KVCache, layer: jax.Array, budget: jax.Array, score: jax.Array, anchor: int, policy: Policy
+    cache: KVCache,
+    layer: jax.Array,
+    budget: jax.Array,
+    score: jax.Array,
+    anchor: int,
+    policy: Measure,
+    protected: jax.Array | None = None,
+    most: int | None = None,
 ) -> tuple[KVCache, jax.Array]:
     """Bring one layer down to `budget` [batch] tokens by dropping, in every head, the most redundant candidates.
 
-    Candidates are all live tokens but the first `anchor`. Of equally redundant ones the lowest slot goes first.
+    Candidates are all live tokens but the first `anchor` and the `protected` [batch,head,slot]; `budget` must have room
+    for these. Of equally redundant candidates the lowest slot goes first. At most `most` (2 · `anchor`) go in a round.
     Returns the cache and the layer's score [batch]: the mean redundancy of all candidates before selection where
-    something was evicted, the given `score` elsewhere. `budget` must be at least `anchor`.
+    something was evicted, the given `score` elsewhere.
     """
     length = cache.length[layer]
     slots, heads = cache.keys.shape[2:4]
@@ -72,6 +86,8 @@ def evict(
     slot = jnp.arange(slots)
     live = slot < length[:, None]
     candidates = jnp.broadcast_to((live & (slot >= anchor))[:, None], (length.shape[0], heads, slots))
+    if protected is not None:
+        candidates &= ~protected
 
     def measure() -> jax.Array:
         return policy(cache.keys[layer], live, candidates, cache.origin[layer])
@@ -79,7 +95,9 @@ def evict(
     # A scalar predicate: streams that are all within their budget cost nothing here.
     redundancy = lax.cond(jnp.any(over), measure, lambda: jnp.zeros(candidates.shape, jnp.float32))
     mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
-    cache = _evict_most_redundant(cache, layer, redundancy, budget, anchor, most=min(2 * anchor, slots))
+    if protected is not None:
+        redundancy = jnp.where(protected, -jnp.inf, redundancy)
+    cache = _evict_most_redundant(cache, layer, redundancy, budget, anchor, min(most or 2 * anchor, slots))
     return cache, jnp.where(over, mean, score)
 
 
@@ -112,6 +130,7 @@ def _evict_most_redundant(
             values=move(cache.values),
             origin=move(cache.origin),
             length=cache.length.at[layer].set(target),
+            extra=None if cache.extra is None else move(cache.extra),
         )
         return cache, redundancy
 

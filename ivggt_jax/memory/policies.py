@@ -1,16 +1,74 @@
-"""What makes a cached token dispensable. A policy gives every candidate a redundancy; eviction drops the highest."""
+"""What makes a cached token dispensable. A policy gives every candidate a redundancy; eviction drops the highest.
+
+A policy is a function of five arguments, or `Storing` one that also wants a number kept with every token. Redundancies
+within [0, 1] also share the budget among the layers: their mean is a layer's score, and a higher score gets less.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-Policy = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-"""(keys [batch,slot,head,head_dim], live [batch,slot], candidates [batch,head,slot], origin [batch,slot,head])
-→ redundancy [batch,head,slot] float32. What it says of slots that are no candidates is ignored."""
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the cached tokens come from: arrays [batch, slot, head], leftovers where the slot is not live."""
+
+    number: jax.Array
+    """int32: frame · tokens + token."""
+    tokens: int
+    """Of a frame (P)."""
+    special_tokens: int
+    """Camera and register tokens, the first of a frame."""
+
+    @property
+    def frame(self) -> jax.Array:
+        """int32: the frame's number in its stream, from 0."""
+        return self.number // self.tokens
+
+    @property
+    def token(self) -> jax.Array:
+        """int32: the place in the frame; camera, registers, then patches row by row."""
+        return self.number % self.tokens
+
+    @property
+    def special(self) -> jax.Array:
+        """bool: camera and register tokens."""
+        return self.token < self.special_tokens
 
 
-def diversity(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: jax.Array) -> jax.Array:
+Policy = Callable[[jax.Array, jax.Array, jax.Array, Origin, Any], jax.Array]
+"""(keys [batch,slot,head,head_dim], live [batch,slot], candidates [batch,head,slot], origin, extra) → redundancy
+[batch,head,slot] float32. What it says of slots that are no candidates is ignored, and what those hold may be NaN.
+`extra` is the number kept with every token, float32 [batch,slot,head], or None for a policy that asked for none."""
+
+Measure = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+"""A policy as `evict` calls it: (keys, live, candidates, origin [batch,slot,head] int32) → redundancy."""
+
+Extra = Literal["attention", "residual"]
+"""What the number is. `attention`: the mass received from all queries since the token came; `residual`: the change that
+the MLP of its global block made to the token, relative to it. Both −1 until the token's own frame is through the block."""
+
+
+@dataclass(frozen=True)
+class Storing:
+    """A policy that wants a number kept with every token, and so 4 bytes more for each head's slot."""
+
+    redundancy: Policy
+    extra: Extra
+
+    def __call__(
+        self, keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: jax.Array | None
+    ) -> jax.Array:
+        """The redundancy."""
+        return self.redundancy(keys, live, candidates, origin, extra)
+
+
+def diversity(
+    keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Any = None, extra: Any = None
+) -> jax.Array:
     """Cosine between a key and the mean of all candidates' normalised keys, per head (InfiniteVGGT, §3.2).
 
     Tokens close to the mean say what many others say. Float32 whatever the cache holds; no normalised copy of the keys.
@@ -24,4 +82,113 @@ def diversity(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: j
     return cosine.transpose(0, 2, 1)
 
 
-POLICIES: dict[str, Policy] = {"diversity": diversity}
+def segment(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
+    """Age over the stream's: only the last frames stay (the recurrence of Transformer-XL, arXiv 1901.02860)."""
+    return _relative_age(origin, live).transpose(0, 2, 1)
+
+
+def local_global(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
+    """A window of recent frames, and a longer one of camera and register tokens (Longformer, arXiv 2004.05150).
+
+    Special tokens age slower by as much as they are fewer: each window takes about half of the slots, so neither crowds
+    out the other however long the stream.
+    """
+    slower = origin.special_tokens / origin.tokens
+    age = _relative_age(origin, live)
+    return jnp.where(origin.special, age * slower, age).transpose(0, 2, 1)
+
+
+def random(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
+    """Uniform numbers, others for every frame; a function of the frame's number alone, so runs repeat exactly."""
+    drawn = jax.vmap(lambda frame: jax.random.fold_in(jax.random.key(0), frame))(_newest(origin, live))
+    return jax.vmap(lambda key: jax.random.uniform(key, candidates.shape[1:]))(drawn)
+
+
+def frame(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
+    """Whole frames: the mean `diversity` redundancy of a frame's candidates, per head.
+
+    Frames far from the others stay (after FrameVGGT, arXiv 2603.07690, which keeps complementary frames).
+    """
+    frames = origin.frame.transpose(0, 2, 1)
+    by_head = jax.vmap(jax.vmap(_mean_by_group))
+    return by_head(diversity(keys, live, candidates), frames, candidates)
+
+
+def residual(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: jax.Array) -> jax.Array:
+    """1 / (1 + change): tokens that the MLP hardly changed go first (after OVGGT, arXiv 2603.05959). New ones stay."""
+    return _falling(extra)
+
+
+def attention(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: jax.Array) -> jax.Array:
+    """1 / (1 + mass): tokens that received least attention so far go first (H2O, arXiv 2306.14048). New ones stay.
+
+    For study: weighing every token costs as much as attention itself.
+    """
+    return _falling(extra)
+
+
+POLICIES: dict[str, Policy] = {
+    "diversity": diversity,
+    "segment": segment,
+    "local_global": local_global,
+    "random": random,
+    "frame": frame,
+    "residual": Storing(residual, "residual"),
+    "attention": Storing(attention, "attention"),
+}
+
+
+def find_policy(policy: str | Policy) -> Policy:
+    """The policy of a name, or the function itself. Raises ValueError for an unknown name."""
+    if callable(policy):
+        return policy
+    if policy not in POLICIES:
+        raise ValueError(f"unknown policy {policy!r}; known: {', '.join(sorted(POLICIES))}; or give a function")
+    return POLICIES[policy]
+
+
+def stored_number(policy: Policy) -> Extra | None:
+    """What a policy wants to be kept with every token; None: nothing."""
+    return policy.extra if isinstance(policy, Storing) else None
+
+
+def as_measure(policy: Policy, tokens: int, special_tokens: int, extra: jax.Array | None) -> Measure:
+    """The policy as `evict` calls it, for frames of `tokens` tokens and a layer's stored numbers."""
+
+    def measure(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: jax.Array) -> jax.Array:
+        redundancy = policy(keys, live, candidates, Origin(origin, tokens, special_tokens), extra)
+        if redundancy.shape != candidates.shape:
+            raise ValueError(
+                f"a policy must give a redundancy for every [batch, head, slot] = {list(candidates.shape)}, "
+                f"not {list(redundancy.shape)}"
+            )
+        return redundancy.astype(jnp.float32)
+
+    return measure
+
+
+def _newest(origin: Origin, live: jax.Array) -> jax.Array:
+    """[batch]: number of the newest live frame."""
+    return jnp.where(live[..., None], origin.frame, 0).max((1, 2))
+
+
+def _relative_age(origin: Origin, live: jax.Array) -> jax.Array:
+    """[batch,slot,head]: 0 for the newest frame, 1 for the stream's first."""
+    newest = _newest(origin, live)[:, None, None]
+    return (newest - origin.frame) / jnp.maximum(newest, 1)
+
+
+def _falling(extra: jax.Array) -> jax.Array:
+    """[batch,head,slot]: 1 for a number of 0, falling with it; 0 where there is none yet."""
+    return jnp.where(extra < 0, 0, 1 / (1 + extra)).transpose(0, 2, 1)
+
+
+def _mean_by_group(values: jax.Array, groups: jax.Array, where: jax.Array) -> jax.Array:
+    """For each entry the mean of its group's values, all [slot]; only those that `where` marks count."""
+    order = jnp.argsort(groups)
+    in_order = groups[order]
+    starts = jnp.concatenate((jnp.zeros(1, bool), in_order[1:] != in_order[:-1]))
+    label = jnp.zeros_like(order).at[order].set(jnp.cumsum(starts))
+    total = jnp.zeros(values.shape).at[label].add(jnp.where(where, values, 0))
+    count = jnp.zeros(values.shape).at[label].add(where)
+    return (total / jnp.maximum(count, 1))[label]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import tyro
 
 from train.data.sampling import select_frames
 from train.data.scene import Dataset
@@ -60,7 +61,7 @@ class ClipConfig:
     """Change the colours of every clip at random."""
     query_points: int = 0
     """Random pixels of the first frame to be tracked."""
-    labelled: bool = True
+    labelled: tyro.conf.Suppress[bool] = True  # The command derives it from the loss and the data.
     """Give depth, points and cameras too, which needs labelled datasets."""
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ Terms = dict[str, dict[str, jax.Array]]
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What is minimised; head weights hold for every objective. Raises ValueError when nothing would be."""
+    """What is minimised. Raises ValueError when nothing would be."""
 
     distillation: Literal["distill", "kl"] = "distill"
     """How the student follows the teacher: StreamVGGT's formula, or KL(student ‖ teacher) of Laplace distributions."""
@@ -39,9 +39,13 @@ class LossConfig:
     reference: bool = False
     """Reproduce StreamVGGT's `distill` formula exactly, with its defects."""
     camera: float = 20.0
+    """Weight of the camera head's losses, in every objective."""
     depth: float = 20.0
+    """Of the depth head's."""
     points: float = 10.0
+    """Of the point head's."""
     tracks: float = 0.5
+    """Of the tracker's."""
 
     def __post_init__(self) -> None:
         if self.distillation_weight <= 0 and self.task_weight <= 0:

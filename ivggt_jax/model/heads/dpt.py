@@ -132,7 +132,7 @@ def _interpolation(size: int, new_size: int) -> np.ndarray:
     return matrix
 
 
-def uv_embedding(rows: int, columns: int, features: int, aspect: float) -> np.ndarray:
+def uv_embedding(rows: int, columns: int, features: int, aspect: float) -> jax.Array:
     """Sinusoidal embedding [rows,columns,features] of where a pixel lies in an image of width/height `aspect`."""
     diagonal = np.sqrt(aspect**2 + 1)
     frequencies = 100.0 ** -(np.arange(features // 4) / (features / 4))
@@ -140,9 +140,9 @@ def uv_embedding(rows: int, columns: int, features: int, aspect: float) -> np.nd
     def axis(count: int, span: float) -> np.ndarray:
         positions = np.linspace(-span * (count - 1) / count, span * (count - 1) / count, count)
         angles = positions[:, None] * frequencies
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
 
+    # Joined in the program: as a constant of its own the full-size one would take 104 MB.
     x, y = axis(columns, aspect / diagonal), axis(rows, 1 / diagonal)
     shape = (rows, columns, features // 2)
-    both = [np.broadcast_to(x[None, :], shape), np.broadcast_to(y[:, None], shape)]
-    return np.concatenate(both, axis=-1).astype(np.float32)
+    return jnp.concatenate([jnp.broadcast_to(x[None, :], shape), jnp.broadcast_to(y[:, None], shape)], axis=-1)

@@ -1,0 +1,56 @@
+"""The one number that a policy may keep with every token: how it is learned. Nothing here runs for other policies."""
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ivggt_jax.memory.cache import KVCache
+
+
+def add_attention(cache: KVCache, layer: jax.Array, query: jax.Array) -> KVCache:
+    """The cache with the attention that each live token of a layer received from query [batch,token,head,head_dim] added.
+
+    A token's mass is the sum of its weights over all queries; the first time replaces the −1 of a new token.
+    """
+    assert cache.extra is not None
+    live = jnp.arange(cache.keys.shape[2]) < cache.length[layer][:, None]
+    extra = jnp.maximum(cache.extra[layer], 0) + attention_received(query, cache.keys[layer], live)
+    return replace(cache, extra=cache.extra.at[layer].set(extra))
+
+
+def attention_received(query: jax.Array, keys: jax.Array, live: jax.Array) -> jax.Array:
+    """Float32 [batch,slot,head]: attention weights on keys [batch,slot,head,head_dim], summed over all queries.
+
+    `live` [batch,slot]. One head after the other, so that no more than [token,slot] weights exist at a time.
+    """
+    batch, slots, heads, head_dim = keys.shape
+
+    def one_head(item: jax.Array) -> jax.Array:
+        entry, head = item // heads, item % heads
+        scores = query[entry, :, head] @ keys[entry, :, head].astype(query.dtype).T / math.sqrt(head_dim)
+        scores = jnp.where(live[entry], scores.astype(jnp.float32), -jnp.inf)
+        return jax.nn.softmax(scores, axis=-1).sum(0)
+
+    received = lax.map(one_head, jnp.arange(batch * heads))
+    return received.reshape(batch, heads, slots).transpose(0, 2, 1)
+
+
+def store_residual(
+    cache: KVCache, layer: jax.Array, tokens: jax.Array, change: jax.Array, frame: jax.Array
+) -> KVCache:
+    """The cache with the relative change ‖change‖/‖tokens‖ of the newest frame's tokens, wherever eviction put them.
+
+    `tokens` and `change` [batch,token,width]: before the MLP of a layer's global block, and what that adds; `frame`
+    [batch] is the frame's number.
+    """
+    assert cache.extra is not None
+    norm = jnp.maximum(jnp.linalg.norm(tokens.astype(jnp.float32), axis=-1), 1e-12)
+    relative = jnp.linalg.norm(change.astype(jnp.float32), axis=-1) / norm
+    origin = cache.origin[layer]
+    batch, count = relative.shape
+    own = relative[jnp.arange(batch)[:, None, None], origin % count]
+    extra = jnp.where(origin // count == frame[:, None, None], own, cache.extra[layer])
+    return replace(cache, extra=cache.extra.at[layer].set(extra))

@@ -1,0 +1,146 @@
+"""Runs that survive: everything a stopped run needs to go on, in one file of its output folder.
+
+`unfinished.safetensors` lies there from the beginning of a run to its end. At first it holds the options alone; then,
+every so often and when the run is stopped, also the stream's state and what the writers need beside their files. It is
+replaced at once, so a kill at any moment leaves a whole one. What the writers wrote after it is cut back on resuming.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ivggt_jax.config import CacheConfig
+from ivggt_jax.model.parameters import Model, flatten
+from ivggt_jax.stream import StreamState, init_stream
+from ivggt_jax.tensor_file import CheckpointError, open_safetensors, write_safetensors
+from ivggt_jax.writers.files import naming
+
+STATE_FILE = "unfinished.safetensors"
+RECORD = "record"
+"""Name of the tensor that holds the rest, as JSON."""
+SAMPLED = 64
+"""Values of each parameter that tell one checkpoint from another."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What is known of a run that has not ended."""
+
+    options: dict[str, Any]
+    """The options that decide what it writes."""
+    frames: int = 0
+    """Frames finished when this was saved; 0: nothing but the options is saved."""
+    next_index: int = 0
+    """`Frame.index` of the first frame to go on with, at least."""
+    skipped: dict[str, Any] = field(default_factory=lambda: {"count": 0, "names": []})
+    """Unreadable frames left out so far."""
+    stream: dict[str, Any] = field(default_factory=dict)
+    """The stream's cache configuration, size and heads."""
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """The stream's state as "stream/…", the writers' as "writers/…"; mapped, not read, when it comes from a file."""
+
+    @property
+    def writers(self) -> dict[str, np.ndarray]:
+        """What the writers saved, copied out of the file."""
+        return {
+            name.removeprefix("writers/"): np.array(array)
+            for name, array in self.arrays.items()
+            if name.startswith("writers/")
+        }
+
+
+def begin(out: Path, options: dict[str, Any]) -> None:
+    """Mark the folder as that of an unfinished run. Raises WriteError when the disk is full."""
+    _write(out, Unfinished(options), {})
+
+
+def save_state(out: Path, unfinished: Unfinished, state: StreamState, writers: Mapping[str, np.ndarray]) -> None:
+    """Replace what is saved by the present state, one array on the host at a time. Raises WriteError when it cannot."""
+    settings = state.settings
+    stream = {
+        "cache": dataclasses.asdict(settings.cache),
+        "height": settings.height,
+        "width": settings.width,
+        "heads": settings.heads,
+    }
+    leaves = {f"stream/{name}": leaf for name, leaf in _named_leaves(state).items()}
+    arrays = {f"writers/{name}": array for name, array in writers.items()}
+    _write(out, dataclasses.replace(unfinished, stream=stream), {**leaves, **arrays})
+
+
+def read_state(out: Path) -> Unfinished | None:
+    """What an unfinished run left in the folder; None when there is none.
+
+    Raises CheckpointError when the file is damaged.
+    """
+    path = out / STATE_FILE
+    if not path.exists():
+        return None
+    tensors = open_safetensors(path)
+    try:
+        record = json.loads(tensors.pop(RECORD).tobytes())
+        return Unfinished(**record, arrays=tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); start again with --overwrite") from None
+
+
+def restore_stream(model: Model, unfinished: Unfinished, query_points: np.ndarray | None) -> StreamState:
+    """The stream as it was saved. Raises CheckpointError when it does not fit the model."""
+    stream = dict(unfinished.stream)
+    cache = CacheConfig(**stream.pop("cache"))
+    wanted = jax.eval_shape(lambda: init_stream(model, cache, query_points=query_points, **stream))
+    leaves = []
+    for name, leaf in _named_leaves(wanted).items():
+        array = unfinished.arrays.get(f"stream/{name}")
+        if array is None or (array.shape, array.dtype) != (leaf.shape, leaf.dtype):
+            found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise CheckpointError(
+                f"the saved {name} is {found} where this model on this device needs {leaf.dtype} {list(leaf.shape)}: "
+                "resume with the same release, --checkpoint and --precision"
+            )
+        leaves.append(jnp.array(array))  # a copy: the state is donated, and the file's pages are read-only
+    return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
+
+
+def finish(out: Path) -> None:
+    """The run has ended: nothing is left to resume."""
+    (out / STATE_FILE).unlink(missing_ok=True)
+
+
+def weights_fingerprint(model: Model) -> list[float]:
+    """A few sums over the parameters that differ when the weights do: the means of their first values, in four parts."""
+    heads = [np.asarray(x.ravel()[:SAMPLED], np.float64).mean() for _, x in sorted(flatten(model.params).items())]
+    return [float(part.sum()) for part in np.array_split(heads, 4)]
+
+
+def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None:
+    record = {
+        field.name: getattr(unfinished, field.name)
+        for field in dataclasses.fields(unfinished)
+        if field.name != "arrays"
+    }
+    tensors = {**arrays, RECORD: np.frombuffer(json.dumps(record).encode(), np.uint8)}
+    layout = {name: (tuple(x.shape), np.dtype(x.dtype)) for name, x in tensors.items()}
+    path = out / STATE_FILE
+    part = path.with_name(f".{path.name}.part")
+    with naming(path):
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            write_safetensors(part, layout, lambda name: np.asarray(tensors[name]))
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def _named_leaves(state: StreamState) -> dict[str, Any]:
+    """Arrays by their place in the state: "cache.keys", "frame", …"""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in leaves}

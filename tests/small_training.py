@@ -1,0 +1,124 @@
+"""A training run that takes seconds: a network of some 30,000 parameters and clips of noise.
+
+As a program it trains in a process of its own, to be killed, or to be one of several: small_training.py OUT [options].
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ivggt_jax import Model, ModelConfig, save
+from ivggt_jax.geometry import unproject
+from train.checkpoints import Checkpoints
+from train.data.batches import Batch
+from train.distill import StepConfig
+from train.losses import LossConfig
+from train.mesh import make_mesh, process_rows, start_processes
+from train.optimizer import OptimizerConfig
+from train.run import RunConfig, run
+
+SMALL = ModelConfig(
+    image_size=28, width=16, depth=4, heads=2, encoder_depth=1, encoder_heads=2, mlp_ratio=2,
+    camera_depth=1, camera_heads=2, camera_iterations=1, dpt_layers=(0, 1, 2, 3), dpt_features=8,
+    dpt_channels=(8, 8, 8, 8), track_features=8, track_hidden=16, track_depth=1, track_heads=2, track_levels=2,
+    track_radius=1, track_iterations=1, track_virtual=4,
+)  # fmt: skip
+"""One iteration of camera head and tracker: what goes from one to the next carries no gradient, by design."""
+CLIPS, FRAMES, SIZE, QUERIES = 4, 3, 28, 3
+STEPS = 8
+
+
+def clips(seed: int, count: int = CLIPS, frames: int = FRAMES) -> dict[str, np.ndarray]:
+    """Noise with the shapes and the consistency of labelled clips."""
+    random = np.random.default_rng(seed)
+    depth = random.uniform(1, 3, (count, frames, SIZE, SIZE)).astype(np.float32)
+    cam_from_world = np.tile(np.eye(3, 4, dtype=np.float32), (count, frames, 1, 1))
+    cam_from_world[:, 1:, :, 3] = random.normal(0, 0.2, (count, frames - 1, 3))
+    intrinsics = np.array([[30, 0, SIZE / 2], [0, 30, SIZE / 2], [0, 0, 1]], np.float32)
+    intrinsics = np.tile(intrinsics, (count, frames, 1, 1))
+    tracks = random.uniform(0, SIZE - 1, (count, frames, QUERIES, 2)).astype(np.float32)
+    return {
+        "images": random.integers(0, 256, (count, frames, SIZE, SIZE, 3), np.uint8),
+        "depth": depth,
+        "valid": random.random(depth.shape) < 0.8,
+        "points": np.asarray(unproject(depth, cam_from_world, intrinsics)),
+        "cam_from_world": cam_from_world,
+        "intrinsics": intrinsics,
+        "query_points": tracks[:, 0],
+        "tracks": tracks,
+        "visibility": random.random((count, frames, QUERIES)) < 0.7,
+    }
+
+
+class Clips:
+    """A run's batches; those of some steps are spoilt."""
+
+    def __init__(self, steps: int, rows: slice = slice(None), spoilt: tuple[int, ...] = ()):
+        self._steps, self._rows, self._spoilt = steps, rows, spoilt
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> Batch:
+        arrays = {name: array[self._rows] for name, array in clips(1000 + step).items()}
+        if step in self._spoilt:
+            arrays["cam_from_world"] = arrays["cam_from_world"] * np.float32(np.nan)
+        return Batch(arrays, tuple(f"noise {step}, clip {row}" for row in range(CLIPS)[self._rows]))
+
+
+def config(out: Path, **changes: object) -> RunConfig:
+    """Of a run that learns from a teacher, in folder `out`/teacher, and from the truth, in all heads."""
+    step = StepConfig(
+        heads=("camera", "depth", "points", "tracks"),
+        precision="float32",
+        loss=LossConfig(task_weight=1.0),
+        optimizer=OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, average_decay=0.9),
+    )
+    defaults = {
+        "out": out, "student": str(out / "teacher"), "teacher": str(out / "teacher"), "step": step,
+        "steps": STEPS, "save_every": 2, "evaluate_every": 4, "log_every": 1, "threads": 1,
+    }  # fmt: skip
+    return RunConfig(**defaults | changes)
+
+
+def train(config: RunConfig, spoilt: tuple[int, ...] = ()) -> Path:
+    """Run it on all devices, evaluating on one batch of noise."""
+    if not (config.out / "teacher").exists():
+        save(Model.initialise(SMALL, jax.random.key(0)), config.out / "teacher")
+    mesh = make_mesh(config.fsdp)
+    rows = process_rows(mesh, CLIPS)
+    held_out = Clips(config.steps, rows)[config.steps]
+    return run(config, mesh, Clips(config.steps, rows, spoilt), [held_out])
+
+
+def die_while_saving(at: int) -> None:
+    """Make this process kill itself once it has begun to save that step's checkpoint."""
+    begin_save = Checkpoints.save
+
+    def save_and_die(checkpoints: Checkpoints, state: object) -> None:
+        begin_save(checkpoints, state)
+        if int(state.step) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Checkpoints.save = save_and_die
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--fsdp", type=int, default=1)
+    parser.add_argument("--die-while-saving", type=int, default=0)
+    options = parser.parse_args()
+    jax.config.update("jax_default_matmul_precision", "highest")  # as in conftest.py
+    start_processes()
+    die_while_saving(options.die_while_saving)
+    try:
+        train(config(options.out, steps=options.steps, fsdp=options.fsdp))
+    except KeyboardInterrupt:
+        sys.exit(130)

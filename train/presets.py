@@ -1,0 +1,126 @@
+"""What is trained on what: the configuration of the command, and its presets."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from train.data.batches import ClipConfig
+from train.data.synthetic import SyntheticConfig
+from train.distill import Head, StepConfig
+from train.evaluate import FEWEST_FRAMES
+from train.losses import LossConfig
+from train.optimizer import OptimizerConfig
+from train.run import RunConfig
+
+HELD_OUT_SEED = 1 << 20
+"""Of the clips that evaluation draws; training seeds stay below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A run and its data. Raises ValueError where fields contradict each other."""
+
+    data: tuple[str, ...] = ()
+    """Folders of images or videos, or dataset=folder[:weight] with scannet, arkitscenes, co3d, 7scenes, tum; none:
+    synthetic scenes."""
+    evaluation_clips: int = 16
+    """Held-out clips, from the datasets' test split or synthetic; unlabelled footage is evaluated on synthetic ones."""
+    recorded: ClipConfig = field(default_factory=ClipConfig)
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.seed < HELD_OUT_SEED:
+            raise ValueError(f"seed must lie in [0, {HELD_OUT_SEED}), not {self.seed}: others are for held-out clips")
+        if self.evaluation_clips < 1:
+            raise ValueError(f"evaluation_clips must be at least 1, not {self.evaluation_clips}")
+        if self.clips.frames[1] < FEWEST_FRAMES:
+            raise ValueError(f"frames must reach {FEWEST_FRAMES} for camera paths, not {self.clips.frames}")
+        if "tracks" in self.step.heads and not self.clips.query_points:
+            raise ValueError("step.heads include tracks: query_points of the data must be at least 1")
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether all recorded data come with depth and cameras."""
+        return bool(self.data) and all("=" in name for name in self.data)
+
+    @property
+    def clips(self) -> ClipConfig | SyntheticConfig:
+        """Size and make-up of the training batches."""
+        return self.recorded if self.data else self.synthetic
+
+
+ALL_HEADS: tuple[Head, ...] = ("camera", "depth", "points", "tracks")
+SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
+DEMO_DISTILLED = StepConfig(
+    precision="float32",
+    loss=LossConfig(task_weight=1.0, distillation_weight=0.5),
+    optimizer=OptimizerConfig(learning_rate=2e-4, frozen=(), weight_decay=0.01),
+)
+DEMO_SUPERVISED = StepConfig(
+    mode="offline",
+    heads=("camera", "depth"),
+    precision="float32",
+    loss=SUPERVISED,
+    optimizer=OptimizerConfig(
+        learning_rate=5e-4, final_learning_rate=1e-5, frozen=(), weight_decay=0.01, average_decay=0.998
+    ),
+)
+FULL_SIZE = SyntheticConfig(batch_size=1, frames=(10, 10), width=518, height=392, query_points=64)
+PUBLISHED = TrainConfig(
+    out=Path("runs/published"),
+    step=StepConfig(heads=ALL_HEADS, rematerialise="block"),
+    recorded=ClipConfig(query_points=64),
+    synthetic=FULL_SIZE,
+)
+LONG = replace(
+    PUBLISHED,
+    out=Path("runs/long"),
+    steps=975_000,
+    step=StepConfig(
+        heads=ALL_HEADS, rematerialise="full", optimizer=OptimizerConfig(learning_rate=1e-4, accumulation=4)
+    ),
+    recorded=ClipConfig(batch_size=4, frames=(4, 24), query_points=64),
+    synthetic=replace(FULL_SIZE, batch_size=4, frames=(4, 24)),
+)
+DEMO = TrainConfig(
+    out=Path("runs/demo_student"),
+    student="runs/demo_teacher/best",
+    teacher="runs/demo_teacher/best",
+    steps=6_000,
+    save_every=500,
+    evaluate_every=500,
+    log_every=50,
+    step=DEMO_DISTILLED,
+)
+
+
+def _from_ground_truth(config: TrainConfig, out: str) -> TrainConfig:
+    """The same without a teacher; recordings have no tracks."""
+    step = replace(config.step, heads=("camera", "depth", "points"), loss=SUPERVISED)
+    return replace(config, out=Path(out), teacher=None, step=step)
+
+
+PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
+    "distill": {
+        "published": ("StreamVGGT's recipe: 10 frames, 10 epochs of 39,000 clips.", PUBLISHED),
+        "long": ("Longer clips and runs: up to 24 frames, batch 4 × accumulation 4, 100 epochs, rematerialised.", LONG),
+        "demo": ("The student of the package's demo model, on synthetic scenes.", DEMO),
+    },
+    "supervised": {
+        "published": ("The same clips, from ground truth.", _from_ground_truth(PUBLISHED, "runs/supervised")),
+        "long": ("The same longer clips, from ground truth.", _from_ground_truth(LONG, "runs/supervised_long")),
+        "demo": (
+            "The teacher of the package's demo model, from nothing, on synthetic scenes.",
+            replace(
+                DEMO,
+                out=Path("runs/demo_teacher"),
+                student="random:demo",
+                teacher=None,
+                steps=12_000,
+                step=DEMO_SUPERVISED,
+                synthetic=SyntheticConfig(batch_size=6, frames=(4, 4), kinds=("room",)),
+            ),
+        ),
+    },
+}
+"""By objective and name: what a preset is for, and its configuration."""
