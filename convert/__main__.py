@@ -1,14 +1,17 @@
-"""The command line: `python -m convert IN OUT` and `python -m convert verify CHECKPOINT`."""
+"""The command line: `python -m convert IN OUT`, and `python -m convert verify CHECKPOINT --reference CLONE`."""
 
 import sys
 
-from convert.command import Convert, run
+from convert import command, verify
 from ivggt_jax.command import run_command
 
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
-    run_command(Convert, run, sys.argv[1:], "python -m convert")
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["verify"]:
+        run_command(verify.Verify, verify.run, arguments[1:], "python -m convert verify")
+    run_command(command.Convert, command.run, arguments, "python -m convert")
 
 
 if __name__ == "__main__":

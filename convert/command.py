@@ -48,7 +48,7 @@ class Convert:
 
 
 @dataclass(frozen=True)
-class _Parameters:
+class Parameters:
     """What an input holds: tensors by name, each made, mapped or read when it is asked for, and as what to write them."""
 
     config: ModelConfig
@@ -59,9 +59,10 @@ class _Parameters:
 
 def run(command: Convert) -> int:
     """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
-    path, source = Path(command.input), None
-    if command.input in hub.PUBLISHED and not path.exists():
+    if command.input in hub.PUBLISHED and not Path(command.input).exists():
         path, source = hub.fetch(command.input)
+    else:
+        path, source = checkpoint.locate(command.input), None
     config = parse_config(read_json(command.config), f"{command.config}") if command.config else None
     if command.to == "torch":
         done = export_file(path, command.output, dtype=command.dtype, overwrite=command.overwrite)
@@ -94,7 +95,7 @@ def convert_file(
     config: ModelConfig | None = None,
     source: Source | None = None,
     overwrite: bool = False,
-) -> _Parameters:
+) -> Parameters:
     """Make a checkpoint directory of a PyTorch file, or of another directory. It appears whole or not at all.
 
     See `Convert` for the arguments; `source` is what is known of the file's origin.
@@ -111,7 +112,7 @@ def convert_file(
     return found
 
 
-def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, overwrite: bool = False) -> _Parameters:
+def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, overwrite: bool = False) -> Parameters:
     """Write a checkpoint directory's tensors as PyTorch has them: a `.pth` or `.pt` file, or a `.safetensors` file.
 
     Raises CheckpointError for an input that cannot be used, another suffix, and a place that cannot be written.
@@ -133,7 +134,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
             for name, shape in torch_shapes(ours.config).items()
         }
         tensors = to_torch(Model(ours.config, unflatten(ours.tensors)))
-        found = _Parameters(ours.config, layout, tensors, ours.source)
+        found = Parameters(ours.config, layout, tensors, ours.source)
         with _progress(found, directory) as read:
             if path.suffix == ".safetensors":
                 write_safetensors(beside, layout, read)
@@ -142,7 +143,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
     return found
 
 
-def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig | None, source: Source | None) -> _Parameters:
+def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig | None, source: Source | None) -> Parameters:
     tensors = open_tensors(path)
     trunk = dtype or _trunk(tensors, "aggregator.camera_token")
     try:
@@ -154,10 +155,10 @@ def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig | None,
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     source = dataclasses.replace(source or Source(name=path.name), sha256=digest)
-    return _Parameters(config or ModelConfig.vggt_1b(), assembled.layout, assembled, source)
+    return Parameters(config or ModelConfig.vggt_1b(), assembled.layout, assembled, source)
 
 
-def _open_directory(directory: Path, dtype: Precision | None) -> _Parameters:
+def _open_directory(directory: Path, dtype: Precision | None) -> Parameters:
     tensors: Mapping[str, np.ndarray]
     if is_orbax(directory):
         description, tensors = checkpoint.describe(directory), OrbaxParameters(directory)
@@ -167,7 +168,7 @@ def _open_directory(directory: Path, dtype: Precision | None) -> _Parameters:
         shapes = {path: x.shape for path, x in tensors.items()}
     dtypes = compute_dtypes(shapes, dtype or _trunk(tensors, "aggregator/camera_token"))
     layout = {path: (shape, dtypes[path]) for path, shape in shapes.items()}
-    return _Parameters(description.config, layout, tensors, description.source)
+    return Parameters(description.config, layout, tensors, description.source)
 
 
 def _trunk(tensors: Mapping[str, np.ndarray], name: str) -> Precision:
@@ -180,7 +181,7 @@ def _count(layout: Layout) -> int:
 
 
 @contextmanager
-def _progress(found: _Parameters, path: Path) -> Iterator[Callable[[str], np.ndarray]]:
+def _progress(found: Parameters, path: Path) -> Iterator[Callable[[str], np.ndarray]]:
     """Give a function that reads a tensor in its type, counted by a progress bar on a terminal."""
     with tqdm(
         total=_count(found.layout), desc=path.name, unit=" parameters", unit_scale=True, disable=not sys.stderr.isatty()

@@ -14,6 +14,7 @@ FRAMES, HEIGHT, WIDTH = 30, 294, 392
 SUPERSAMPLE = 3
 
 
+@jax.jit
 def room() -> tuple[synthetic.Scene, jax.Array, jax.Array]:
     """The scene, cam_from_world [FRAMES, 3, 4] in its own world, and the intrinsics [3, 3] of all frames."""
     scene = synthetic.make_scene(jax.random.key(6), "room")

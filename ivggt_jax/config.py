@@ -1,7 +1,8 @@
 """Model and cache configurations: frozen, hashable, checked when built."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +113,20 @@ class CacheConfig:
 
     total_budget: int | None = 1_200_000
     """Tokens kept over all layers; None keeps everything, and then `max_frames` is required."""
+    least_budget: int | None = None
+    """Tokens kept where all that comes is known already: the mean redundancy moves the total between this and
+    `total_budget`, within the same buffers. None: the total stays."""
     temperature: float = 0.5
-    """Of the softmax that shares the budget among layers (InfiniteVGGT's published 0.5)."""
-    policy: str = "diversity"
+    """Of the softmax that shares the budget among layers (InfiniteVGGT's published 0.5); inf: all get the same."""
+    policy: str | Callable[..., Any] = "diversity"
+    """What goes first: a name in `memory.policies.POLICIES` or a function like those there. Each function is compiled
+    for itself, so give one that was defined once."""
+    anchor_frames: int = 1
+    """Frames that are never evicted: 1 is the first, as published; more are spread evenly over the stream so far; 0: none."""
+    protect_special: bool = False
+    """Keep camera and register tokens of old frames: of as many of the last as take half of what the anchors leave."""
+    evict_after_attention: bool = False
+    """Let a frame attend to all of itself and of what was kept before it, and evict then; published is the reverse."""
     capacity_factor: float | None = 1.5
     """Slots of a layer over its mean share; a layer's budget is clipped to it. None: the worst case, never clips."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
@@ -135,7 +147,13 @@ class CacheConfig:
             raise ValueError(f"total_budget must be positive, not {self.total_budget}")
         if self.max_frames is not None and self.max_frames < 1:
             raise ValueError(f"max_frames must be at least 1, not {self.max_frames}")
-        if self.temperature <= 0:
+        if self.least_budget is not None and not 0 < self.least_budget <= (self.total_budget or 0):
+            raise ValueError(
+                f"least_budget must be positive and at most total_budget {self.total_budget}, not {self.least_budget}"
+            )
+        if self.anchor_frames < 0:
+            raise ValueError(f"anchor_frames must not be negative, but is {self.anchor_frames}")
+        if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, not {self.temperature}")
         if self.capacity_factor is not None and self.capacity_factor < 1:
             raise ValueError(f"capacity_factor must be at least 1 (a layer's mean share), not {self.capacity_factor}")

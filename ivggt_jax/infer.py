@@ -2,45 +2,44 @@
 
 import contextlib
 import dataclasses
-import shutil
+import json
 import signal
-import sys
-import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import numpy as np
 import tyro
-from tqdm import tqdm
 
-from ivggt_jax import checkpoint, geometry
-from ivggt_jax.command import free_memory, peak_memory, run_command
+from ivggt_jax import checkpoint, output_folder
+from ivggt_jax.align import AlignOptions, read_trajectory
+from ivggt_jax.budget import fitting_cache
+from ivggt_jax.command import free_memory, peak_memory, run_command, say
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.export import BuiltOutput, Output, build
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.sources import Frame, SourceConfig, open_source
-from ivggt_jax.stream import StreamState, init_stream, step
-from ivggt_jax.writers import ExportOptions, Result, Writers, write_run_json
+from ivggt_jax.progress import Progress
+from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
+from ivggt_jax.run import Run, interruptible
+from ivggt_jax.sources import Frame, Source, SourceConfig, open_source
+from ivggt_jax.sources.source import NAMES_KEPT
+from ivggt_jax.stream import StreamState, init_stream
+from ivggt_jax.writers import ExportOptions, Writers, write_run_json
 
-SECONDS_BETWEEN_LINES = 5.0
-"""Between progress lines where there is no terminal."""
-SHARE_OF_MEMORY = 0.6
-"""Of the free memory that the cache may take when the budget was not chosen."""
-KEPT_TIMES = 10_000
-"""Frame times remembered for the percentiles in `run.json`."""
+NEEDED = {"colmap": "depth", "depth": "depth", "video": "depth"}
+NEEDED |= dict.fromkeys(("ply", "nerfstudio", "glb", "html"), "points")
+"""What an output is made of, where not every run computes it."""
+FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "view", "port", "on_error")
+"""Options that a resumed run may give anew: they do not decide what is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig:
-    """Options of the command."""
+    """Options of the command. Raises ValueError when they contradict each other."""
 
     source: Annotated[SourceConfig, tyro.conf.arg(name="")]
     checkpoint: str = "demo"
@@ -49,8 +48,12 @@ class InferConfig:
     """Folder for the results; by default ivggt_out/ and the name of the source."""
     overwrite: bool = False
     """Replace what an earlier run left in the folder."""
-    export: tuple[str, ...] = ("tum", "intrinsics", "ply")
-    """What to write."""
+    resume: bool = False
+    """Go on with a run that was stopped or killed; it ends with the same files as if it had not been."""
+    save_every: int | None = None
+    """Frames between saves of the state that --resume needs; 0: only when stopped; by default about once a minute."""
+    export: tuple[Output, ...] = ("tum", "intrinsics", "ply")
+    """What to write; colmap, nerfstudio, glb and html are built at the end from saved frames (npz, which they add)."""
     heads: tuple[Literal["camera", "depth", "points", "tracks"], ...] = ("camera", "depth")
     """What to predict, camera always; tracks follow a grid of points from the first frame."""
     points_from: Literal["depth", "head"] = "depth"
@@ -63,7 +66,39 @@ class InferConfig:
     """What an iteration of the camera head sees of earlier frames: all iterations (as published), or its own (as trained)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+    view: bool = False
+    """Show the run in a browser while it goes on (adds npz), and until Ctrl-C when it is over."""
+    port: int = 8080
+    """Of the page that --view serves, on this machine only."""
+    align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
+
+    def __post_init__(self) -> None:
+        if self.overwrite and self.resume:
+            raise ValueError("--overwrite and --resume contradict each other: give one of them")
+        if self.save_every is not None and self.save_every < 0:
+            raise ValueError(f"--save-every must be 0 or more frames, not {self.save_every}")
+        computed = {*self.predicted, *(("points",) if "depth" in self.heads else ())}
+        for output in self.export:
+            if (needed := NEEDED.get(output)) and needed not in computed:
+                raise ValueError(f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads")
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The heads to run."""
+        return tuple(sorted({"camera", *self.heads} | ({"points"} if self.points_from == "head" else set())))
+
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """Outputs written frame by frame, saved frames among them where something is made of those."""
+        growing = [name for name in self.export if name not in get_args(BuiltOutput)]
+        from_frames = self.built or self.view or self.align.trajectory
+        return tuple(dict.fromkeys([*growing, "npz"] if from_frames else growing))
+
+    @property
+    def built(self) -> tuple[str, ...]:
+        """Outputs built from saved frames when those are complete."""
+        return tuple(name for name in self.export if name in get_args(BuiltOutput))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,143 +109,147 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def infer(config: InferConfig) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
     out = config.out or Path("ivggt_out") / (Path(config.source.frames).stem or "run")
-    heads = _heads(config)
-    model = checkpoint.load(config.checkpoint, None if config.precision == "auto" else config.precision)
-    size = config.source.size or model.config.image_size
-    with open_source(dataclasses.replace(config.source, size=size)) as source:
-        frames = source.frames()
-        first = next(frames)
-        _prepare_folder(out, config.overwrite)
-        height, width, _ = first.image.shape
-        cache = _cache_config(config, model, height, width, source.length)
-        state = init_stream(
-            model, cache, height=height, width=width, heads=heads, query_points=_grid(config, height, width)
+    output_folder.check_inputs_outside(out, (config.source.frames, config.source.masks, config.options.images))
+    if config.align.trajectory:
+        read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
+    with output_folder.locked(out):
+        earlier = None if config.overwrite else output_folder.earlier_run(out)
+        if earlier and earlier.finished and config.resume:
+            say(f"{out} holds {earlier.description}: nothing to resume")
+            return 0
+        unfinished = _to_resume(config, out, earlier)
+        model = checkpoint.load(config.checkpoint, None if config.precision == "auto" else config.precision)
+        size = config.source.size or model.config.image_size
+        with open_source(dataclasses.replace(config.source, size=size)) as source:
+            return _infer(config, out, model, source, unfinished)
+
+
+def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinished: Unfinished | None) -> int:
+    """Run from the beginning, or from where the unfinished run was saved."""
+    decisive = {**_decisive_options(config), "weights": weights_fingerprint(model)}
+    if unfinished and unfinished.frames:
+        if unfinished.options["weights"] != decisive["weights"]:
+            raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
+        frames, state = source.frames(unfinished.next_index), _restored(config, model, unfinished)
+    else:
+        frames, state = _started(config, model, source)
+        output_folder.clear(out)
+        unfinished = Unfinished(decisive)
+        if _comes_again(config.source):
+            begin(out, decisive)
+    options = config.options
+    if options.images is None and Path(config.source.frames).is_dir():
+        options = dataclasses.replace(options, images=Path(config.source.frames))
+
+    def save(run: Run) -> None:
+        now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished))
+        save_state(out, now, run.state, run.writers.state())
+
+    run = Run(
+        model,
+        state,
+        Writers(config.growing, out, options, unfinished.frames, unfinished.writers),
+        Progress(source.expected_length, unfinished.frames, state),
+        points_from_depth=config.points_from == "depth",
+        begin=unfinished.frames,
+        next_index=unfinished.next_index,
+        save_state=save if _comes_again(config.source) else None,
+        save_every=config.save_every,
+    )
+    with _viewer(config, out, run) as view:
+        interrupted: list[int] = []
+        try:
+            with interruptible() as interrupted:
+                run.feed(frames, interrupted)
+            _build(config, out, options, run, interrupted)
+        finally:
+            # Also after an error: what was finished is on disk, and this says how to read it.
+            skipped = {**_skipped(source, unfinished), "dropped": source.dropped}
+            write_run_json(out, {**_record(config, run), "skipped": skipped, "interrupted": bool(interrupted)})
+            say(f"{run.frames} frames → {out}")
+        if not interrupted:
+            finish(out)
+            if view:
+                view.wait()
+        elif _comes_again(config.source):
+            say("stopped; --resume goes on from here")
+    return 128 + interrupted[0] if interrupted else 0
+
+
+def _build(config: InferConfig, out: Path, options: ExportOptions, run: Run, interrupted: list[int]) -> None:
+    """What is made of saved frames: at the end and after Ctrl-C, but not when the system wants the process to go."""
+    names = [name for name in config.export if name != "npz"] if config.align.trajectory else config.built
+    if not names or not run.frames or interrupted not in ([], [signal.SIGINT]):
+        return
+    if not interrupted:
+        run.save()  # a kill from here on costs none of the frames
+    try:
+        build(out, names, options, config.align)
+    except ValueError:
+        if not interrupted:
+            finish(out)  # trying again would fail again
+        raise
+
+
+def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun | None) -> Unfinished | None:
+    """The run to go on with, None to begin one. Raises ValueError when the folder holds one and nobody said what to do."""
+    if earlier is None:
+        if config.resume:
+            say(f"{out} holds no run to resume: a new one begins")
+        if config.overwrite and (found := output_folder.describe(out)):
+            say(f"{out} holds {found}: replaced")
+        return None
+    unfinished = earlier.unfinished
+    if unfinished is None or not config.resume:
+        way = "--resume goes on with it, " if unfinished else ""
+        raise ValueError(f"{out} holds {earlier.description}; {way}--overwrite replaces it, --out DIR goes elsewhere")
+    now, then = _decisive_options(config), unfinished.options
+    changed = [
+        f"--{name.replace('_', '-')} {then.get(name)}, now {now[name]}" for name in now if now[name] != then.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{out} holds {earlier.description}, begun with {'; '.join(changed)}: give what it began with, or begin "
+            "again with --overwrite"
         )
-        progress = _Progress(source.expected_length, state)
-        run = _Run(config, model, state, Writers(config.export, out, config.options), progress)
-        with _interruptible() as interrupted:
-            try:
-                run.feed(chain([first], frames), interrupted)
-            finally:
-                # Also after an error: what was finished is on disk, and this says how to read it.
-                skipped = {"count": source.skipped, "names": source.skipped_names, "dropped": source.dropped}
-                write_run_json(out, {**run.record(), "skipped": skipped, "interrupted": bool(interrupted)})
-                print(f"{run.frames} frames → {out}", file=sys.stderr)
-    return 130 if interrupted else 0
+    say(f"{out} holds {earlier.description}: resumed from there")
+    return unfinished
 
 
-class _Run:
-    """Frames through the model into the writers: one is read ahead, one computed, one written behind."""
-
-    def __init__(self, config: InferConfig, model: Model, state: StreamState, writers: Writers, progress: "_Progress"):
-        self.config, self.model, self.state = config, model, state
-        self.writers, self.progress = writers, progress
-        self.frames = 0
-        self.points: np.ndarray | None = None
-
-    def feed(self, frames: Iterator[Frame], interrupted: list[int]) -> None:
-        """Run until the frames or the user's patience end; everything that was begun is finished and closed."""
-        pending: tuple[Frame, Predictions] | None = None
-        writing: deque[Future] = deque()
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.progress.close)
-            stack.callback(self.writers.close)
-            thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write-behind"))
-            try:
-                for frame in frames:
-                    self.state, predictions = step(self.model, self.state, frame.image[None])
-                    self._write(thread, writing, pending)
-                    pending = frame, predictions
-                    if interrupted:
-                        break
-            finally:
-                self._write(thread, writing, pending)
-                while writing:
-                    writing.popleft().result()
-
-    def _write(
-        self, thread: ThreadPoolExecutor, writing: deque[Future], pending: tuple[Frame, Predictions] | None
-    ) -> None:
-        """Wait for a frame's predictions and hand them to the writers, at most one frame behind."""
-        if pending is None:
-            return
-        frame, predictions = pending
-        host = jax.tree.map(lambda x: np.asarray(x[0]), predictions)
-        while writing:
-            writing.popleft().result()
-        writing.append(thread.submit(self._finish, frame, host))
-        self.progress.advance(self.state)
-
-    def _finish(self, frame: Frame, host: Predictions) -> None:
-        """In the writing thread."""
-        self.writers.write(_result(self.config, frame, host))
-        self.frames += 1
-
-    def record(self) -> dict[str, Any]:
-        """What `run.json` says of this run."""
-        lengths, settings = np.asarray(self.state.lengths[0]), self.state.settings
-        return {
-            "versions": {name: version(name) for name in ("ivggt_jax", "jax", "flax")},
-            "device": str(jax.devices()[0].device_kind),
-            "settings": self.config,
-            "model": {"checkpoint": self.config.checkpoint, "config": self.model.config},
-            "cache": settings.cache,
-            "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
-            "frames": self.frames,
-            "milliseconds_per_frame": self.progress.percentiles(),
-            "peak_memory_bytes": peak_memory(),
-            "stream_bytes": self.state.nbytes,
-            "tokens_kept": {"total": int(lengths.sum()), "by_layer": lengths},
-            "budgets_clipped": int(self.state.clipped[0]),
-            "tokens_dropped": int(self.state.dropped[0]),
-            "outputs": self.writers.record(),
-        }
+def _decisive_options(config: InferConfig) -> dict[str, Any]:
+    """The options that decide what is written, by their names, as JSON has them."""
+    options = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    for group in ("source", "align", "options"):
+        options |= options.pop(group)
+    options["export"] = [*config.growing, *config.built]
+    return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
 
 
-class _Progress:
-    """A bar on a terminal, a plain line every few seconds elsewhere: ms/frame and how full the cache is."""
-
-    def __init__(self, total: int | None, state: StreamState):
-        self._total = total
-        self._bar = tqdm(total=total, unit="frame", disable=not sys.stderr.isatty(), dynamic_ncols=True)
-        self._times: deque[float] = deque(maxlen=KEPT_TIMES)
-        self._count = 0
-        self._started = self._line = time.perf_counter()
-        self._last = self._started
-        budget = state.settings.cache.total_budget
-        self._room = budget or state.settings.slots * state.settings.model.depth
-
-    def advance(self, state: StreamState) -> None:
-        """One more frame is done."""
-        now = time.perf_counter()
-        self._count += 1
-        if self._count > 1:  # The first one compiles.
-            self._times.append(1000 * (now - self._last))
-        self._last = now
-        if self._bar.disable and now - self._line < SECONDS_BETWEEN_LINES:
-            return
-        self._line = now
-        pace = f"{np.median(self._times):.0f} ms/frame" if self._times else "compiled"
-        filled = f"cache {100 * int(state.lengths[0].sum()) / self._room:.0f} %"
-        if self._bar.disable:
-            of = f"/{self._total}" if self._total else ""
-            print(f"frame {self._count}{of}, {pace}, {filled}", file=sys.stderr, flush=True)
-        else:
-            self._bar.set_postfix_str(f"{pace}, {filled}", refresh=False)
-            self._bar.update(self._count - self._bar.n)
-
-    def percentiles(self) -> dict[str, float]:
-        """Median and 95th percentile of the time between frames; empty when there was only one."""
-        return {f"p{q}": float(np.percentile(self._times, q)) for q in (50, 95)} if self._times else {}
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
+def _comes_again(source: SourceConfig) -> bool:
+    """Whether a stopped run finds its frames again, or they come from a camera and are gone."""
+    return not source.frames.startswith(("cam:", "rtsp:", "rtsps:"))
 
 
-def _heads(config: InferConfig) -> tuple[str, ...]:
-    needed = {"camera", *config.heads} | ({"points"} if config.points_from == "head" else set())
-    return tuple(sorted(needed))
+def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterator[Frame], StreamState]:
+    """All frames, and a fresh stream for frames of the first one's size."""
+    frames = source.frames()
+    first = next(frames)
+    height, width, _ = first.image.shape
+    cache = CacheConfig(camera_cache=config.camera_cache, max_frames=source.length)
+    if config.budget is not None:
+        cache = dataclasses.replace(cache, total_budget=config.budget)
+    elif (fitting := fitting_cache(model, cache, height, width, free_memory())) != cache:
+        cache = fitting
+        say(f"cache lowered to {cache.total_budget:,} tokens to fit the free memory; --budget sets it")
+    grid = _grid(config, height, width)
+    state = init_stream(model, cache, height=height, width=width, heads=config.predicted, query_points=grid)
+    return chain([first], frames), state
+
+
+def _restored(config: InferConfig, model: Model, unfinished: Unfinished) -> StreamState:
+    """The stream as it was saved."""
+    grid = _grid(config, unfinished.stream["height"], unfinished.stream["width"])
+    return restore_stream(model, unfinished, grid)
 
 
 def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
@@ -221,85 +260,47 @@ def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
     return np.stack(np.meshgrid(x, y), axis=-1).reshape(1, -1, 2).astype(np.float32)
 
 
-def _prepare_folder(out: Path, overwrite: bool) -> None:
-    """An empty folder for the results. Raises ValueError when it holds an earlier run that is to be kept."""
-    if (out / "run.json").exists() or (out / "trajectory.txt").exists():
-        if not overwrite:
-            raise ValueError(f"{out} holds an earlier run; --overwrite replaces it, --out DIR goes elsewhere")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
+def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
+    """Unreadable frames of the whole run; a resumed one meets again those before its first frame."""
+    before = unfinished.skipped
+    again = len(set(before["names"]) & set(source.skipped_names))
+    names = list(dict.fromkeys([*before["names"], *source.skipped_names]))
+    return {"count": before["count"] + source.skipped - again, "names": names[:NAMES_KEPT]}
 
 
-def _cache_config(config: InferConfig, model: Model, height: int, width: int, length: int | None) -> CacheConfig:
-    """The cache for this source: no larger than the source needs or than free memory holds."""
-    cache = CacheConfig(camera_cache=config.camera_cache, max_frames=length)
-    if config.budget is not None:
-        return dataclasses.replace(cache, total_budget=config.budget)
+def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager:
+    """With --view, the page that shows the run while it goes on; None without."""
+    if not config.view:
+        return contextlib.nullcontext()
+    from ivggt_jax.view import View  # viser takes seconds to import, and few runs need it
 
-    def size(cache: CacheConfig) -> int:
-        state = jax.eval_shape(lambda: init_stream(model, cache, height=height, width=width))
-        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-
-    room = SHARE_OF_MEMORY * free_memory()
-    needed = size(cache)
-    if needed <= room:
-        return cache
-    least = model.config.tokens_per_frame(height, width) * model.config.depth
-    fixed = size(dataclasses.replace(cache, total_budget=least))
-    assert cache.total_budget is not None
-    lowered = least + int((cache.total_budget - least) * max(0.0, room - fixed) / (needed - fixed))
-    print(f"cache lowered to {lowered:,} tokens to fit the free memory; --budget sets it", file=sys.stderr)
-    return dataclasses.replace(cache, total_budget=lowered)
+    return View(out, config.port, lambda: run.lengths)
 
 
-def _result(config: InferConfig, frame: Frame, host: Predictions) -> Result:
-    """The record for the writers."""
-    height, width, _ = frame.image.shape
-    from_depth = config.points_from == "depth" and host.depth is not None
-    with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        cam_from_world, intrinsics, unprojected = _geometry(
-            host.pose_encoding, host.depth if from_depth else None, height, width
-        )
-    fields: dict[str, Any] = {
-        name: getattr(host, name) for name in ("depth", "depth_confidence", "points", "points_confidence")
+def _record(config: InferConfig, run: Run) -> dict[str, Any]:
+    """What `run.json` says of this run."""
+    lengths, state, settings = run.lengths, run.state, run.state.settings
+    return {
+        "versions": {name: version(name) for name in ("ivggt_jax", "jax", "flax")},
+        "device": str(jax.devices()[0].device_kind),
+        "settings": config,
+        "model": {
+            "checkpoint": config.checkpoint,
+            "source": checkpoint.identify(config.checkpoint),
+            "config": run.model.config,
+        },
+        "cache": settings.cache,
+        "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
+        "frames": run.frames,
+        "milliseconds_per_frame": run.progress.percentiles(),
+        "peak_memory_bytes": peak_memory(),
+        "stream_bytes": state.nbytes,
+        "tokens_kept": {"total": int(lengths.sum()), "by_layer": lengths},
+        # A step that failed, for want of memory say, has used up the state.
+        "budgets_clipped": None if state.clipped.is_deleted() else int(state.clipped[0]),
+        "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
+        "outputs": run.writers.record(),
     }
-    if from_depth:
-        fields |= {"points": np.asarray(unprojected), "points_confidence": host.depth_confidence}
-    return Result(
-        frame=frame,
-        cam_from_world=np.asarray(cam_from_world, np.float64),
-        intrinsics=np.asarray(intrinsics, np.float64),
-        tracks=host.tracks,  # type: ignore[arg-type]
-        visibility=host.visibility,  # type: ignore[arg-type]
-        **fields,
-    )
-
-
-@partial(jax.jit, static_argnames=("height", "width"))
-def _geometry(pose_encoding, depth, height, width):
-    """Camera, and points where there is a depth."""
-    cam_from_world, intrinsics = geometry.cameras_from_pose(pose_encoding, height, width)
-    points = None if depth is None else geometry.unproject(depth, cam_from_world, intrinsics)
-    return cam_from_world, intrinsics, points
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM: the frame at hand is finished first. A second Ctrl-C is immediate."""
-    interrupted: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if interrupted:
-            raise KeyboardInterrupt
-        interrupted.append(number)
-        print("\nfinishing the frame at hand; again to stop at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,7 @@ class Progress:
     def __init__(self, total: int | None, begin: int, state: StreamState):
         """total: frames to expect, None when unknown; begin: those that an earlier part of the run had finished."""
         self._total = total
-        self._bar = tqdm(
-            total=total, initial=begin, unit="frame", disable=not sys.stderr.isatty(), dynamic_ncols=True
-        )
+        self._bar = tqdm(total=total, initial=begin, unit="frame", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._times: deque[float] = deque(maxlen=KEPT_TIMES)
         self._count = begin
         self._last: float | None = None

@@ -7,6 +7,7 @@ replaced at once, so a kill at any moment leaves a whole one. What the writers w
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,12 +113,13 @@ def restore_stream(model: Model, unfinished: Unfinished, query_points: np.ndarra
 def finish(out: Path) -> None:
     """The run has ended: nothing is left to resume."""
     (out / STATE_FILE).unlink(missing_ok=True)
+    _part(out).unlink(missing_ok=True)
 
 
-def weights_fingerprint(model: Model) -> list[float]:
-    """A few sums over the parameters that differ when the weights do: the means of their first values, in four parts."""
-    heads = [np.asarray(x.ravel()[:SAMPLED], np.float64).mean() for _, x in sorted(flatten(model.params).items())]
-    return [float(part.sum()) for part in np.array_split(heads, 4)]
+def weights_fingerprint(model: Model) -> int:
+    """A number that differs when the weights do: a checksum over the first values of every parameter."""
+    samples = [np.asarray(x.ravel()[:SAMPLED]).tobytes() for _, x in sorted(flatten(model.params).items())]
+    return zlib.crc32(b"".join(samples))
 
 
 def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None:
@@ -129,7 +131,7 @@ def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None
     tensors = {**arrays, RECORD: np.frombuffer(json.dumps(record).encode(), np.uint8)}
     layout = {name: (tuple(x.shape), np.dtype(x.dtype)) for name, x in tensors.items()}
     path = out / STATE_FILE
-    part = path.with_name(f".{path.name}.part")
+    part = _part(out)
     with naming(path):
         out.mkdir(parents=True, exist_ok=True)
         try:
@@ -138,6 +140,11 @@ def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+
+def _part(out: Path) -> Path:
+    """Where the next state is written before it takes the name of the last one."""
+    return out / f".{STATE_FILE}.part"
 
 
 def _named_leaves(state: StreamState) -> dict[str, Any]:

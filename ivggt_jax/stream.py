@@ -12,9 +12,11 @@ import numpy as np
 from jax import lax
 
 from ivggt_jax.config import CacheConfig, ModelConfig
-from ivggt_jax.memory.budgets import layer_budgets, layer_capacity
-from ivggt_jax.memory.cache import KVCache, append, evict
-from ivggt_jax.memory.policies import POLICIES
+from ivggt_jax.memory.budgets import adaptive_total, layer_budgets, layer_capacity
+from ivggt_jax.memory.cache import KVCache, append
+from ivggt_jax.memory.extra import add_attention, store_residual
+from ivggt_jax.memory.forgetting import forget
+from ivggt_jax.memory.policies import Extra, find_policy, stored_number
 from ivggt_jax.memory.ring import CameraRing, attend_ring
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.attention import CHUNK, attend_layer
@@ -51,6 +53,17 @@ class StreamSettings:
             return longest
         capacity = layer_capacity(cache.total_budget, self.model.depth, cache.capacity_factor, cache.temperature)
         return capacity if longest is None else min(capacity, max(longest, self.tokens))
+
+    @property
+    def least(self) -> int:
+        """Fewest tokens a layer must be given: its anchors, or a frame."""
+        return min(max(self.cache.anchor_frames, 1) * self.tokens, self.capacity)
+
+    @property
+    def stored(self) -> Extra | None:
+        """The number that the policy keeps with every token; None where it keeps none, or nothing is ever evicted."""
+        number = stored_number(find_policy(self.cache.policy))
+        return None if self.cache.total_budget is None else number
 
     @property
     def slots(self) -> int:
@@ -132,14 +145,14 @@ def init_stream(
     config, cache_config = model.config, cache_config or CacheConfig()
     queries = None if query_points is None else _queries(query_points, batch)
     settings = StreamSettings(config, cache_config, height, width, _heads(heads, queries is not None), features)
-    if cache_config.total_budget is not None and cache_config.total_budget < settings.tokens * config.depth:
+    smallest = cache_config.least_budget or cache_config.total_budget
+    if smallest is not None and smallest < settings.least * config.depth:
         raise ValueError(
-            f"total_budget {cache_config.total_budget} is below one frame in each layer: "
-            f"{settings.tokens} tokens × {config.depth} layers = {settings.tokens * config.depth} at {height}×{width}"
+            f"a budget of {smallest} in all is below the anchor frames, at least one, in each layer: "
+            f"{settings.least} tokens × {config.depth} layers = {settings.least * config.depth} at {height}×{width}"
         )
-    if cache_config.policy not in POLICIES:
-        raise ValueError(f"unknown policy {cache_config.policy!r}; known: {', '.join(sorted(POLICIES))}")
-    trunk = model.params["aggregator"]["camera_token"].dtype
+    dtype = jnp.dtype(cache_config.dtype or model.params["aggregator"]["camera_token"].dtype)
+    extra = settings.stored is not None
     camera, tracks = None, None
     if "camera" in settings.heads:
         features_in = 2 * config.width
@@ -155,9 +168,7 @@ def init_stream(
         tracks = TrackWindow.empty(queries, cache_config.track_window, height // 2, width // 2, config.track_features)
     return StreamState(
         settings=settings,
-        cache=KVCache.empty(
-            config.depth, batch, settings.slots, config.heads, config.head_dim, jnp.dtype(cache_config.dtype or trunk)
-        ),
+        cache=KVCache.empty(config.depth, batch, settings.slots, config.heads, config.head_dim, dtype, extra),
         scores=jnp.zeros((batch, config.depth), jnp.float32),
         budgets=jnp.full((batch, config.depth), settings.slots, jnp.int32),
         frame=jnp.zeros(batch, jnp.int32),
@@ -293,23 +304,38 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
     bounded = config.total_budget is not None
     budgets, clipped = state.budgets, jnp.zeros_like(state.clipped)
     if config.total_budget is not None:
-        budgets, clipped = layer_budgets(state.scores, config.total_budget, config.temperature, tokens, capacity)
+        total: int | jax.Array = config.total_budget
+        if config.least_budget is not None:
+            total = adaptive_total(state.scores, config.least_budget, config.total_budget)
+        budgets, clipped = layer_budgets(state.scores, total, config.temperature, settings.least, capacity)
     origin = state.frame[:, None] * tokens + jnp.arange(tokens)
+
+    def down_to_budget(cache, scores, layer):
+        special = settings.model.special_tokens
+        return forget(cache, scores, layer, budgets[:, layer], state.frame, config, tokens, special)
 
     def across(query, keys, values, memory, layer):
         cache, scores = memory
         cache = append(cache, layer, keys, values, origin)
-        if bounded:
-            cache, score = evict(cache, layer, budgets[:, layer], scores[:, layer], tokens, POLICIES[config.policy])
-            scores = scores.at[:, layer].set(score)
+        if bounded and not config.evict_after_attention:
+            cache, scores = down_to_budget(cache, scores, layer)
         attended = attend_layer(query, cache.keys, cache.values, layer, cache.length[layer])
+        if settings.stored == "attention":
+            cache = add_attention(cache, layer, query)
+        if bounded and config.evict_after_attention:
+            cache, scores = down_to_budget(cache, scores, layer)
         return attended, (cache, scores)
+
+    def note(x, change, memory, layer):
+        cache, scores = memory
+        return store_residual(cache, layer, x, change, state.frame), scores
 
     first = (state.frame == 0)[:, None]
     x = aggregator.tokens(patches[:, None], first)
     outputs, (cache, scores) = aggregator.alternate(
-        x, settings.height, settings.width, across, (state.cache, state.scores)
-    )
+        x, settings.height, settings.width, across, (state.cache, state.scores),
+        note=note if settings.stored == "residual" else None,
+    )  # fmt: skip
     # Past the end of an unbounded stream a frame still sees itself, and is then forgotten.
     excess = jnp.maximum(cache.length - capacity, 0)
     cache = replace(cache, length=cache.length - excess)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def test_refusals_name_the_thing_and_the_way_out(folder, tmp_path):
     lacking = write_recipe(tmp_path / "lacking.pth", skip=[*RECIPE][:12])
     with refused(r"12 tensors do not fit the model:(\n  missing [a-z0-9_.]+){8}\n  … and 4 more$"):
         convert_file(lacking, out, config=CONFIG)
-    with refused("nothing.pth does not exist"):
+    with refused("no checkpoint '.*nothing.pth': no such file or directory, and not one of lch01/StreamVGGT"):
         run(Convert(str(tmp_path / "nothing.pth"), out))
     with refused("tiny.pth is a file: --to torch takes a checkpoint directory"):
         run(Convert(str(folder / "tiny.pth"), tmp_path / "x.pth", to="torch"))
@@ -191,6 +192,19 @@ def test_damage_leaves_nothing_behind(folder, tmp_path):
     with refused("is damaged; copy or download the file again"):
         convert_file(tmp_path / "damaged.pth", tmp_path / "out", config=CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.pth"]
+
+
+def test_a_full_disk_leaves_nothing_behind(folder, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        with refused(f"no space left to write {tmp_path / 'out'}; make room"):
+            convert_file(folder / "ours", tmp_path / "out")
+        with refused(f"no space left to write {tmp_path / 'out.pth'}; make room"):
+            export_file(folder / "ours", tmp_path / "out.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_overwriting_replaces_the_whole_directory(folder, tmp_path):

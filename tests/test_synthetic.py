@@ -19,21 +19,37 @@ from ivggt_jax.synthetic import scenes
 from ivggt_jax.synthetic.primitives import BALL, CYLINDER, HOLLOW, Primitives, cast
 
 HEIGHT, WIDTH = 28, 42
+STEPS = 400
+"""Frames of all paths: one compilation for each kind."""
 KINDS = get_args(synthetic.Kind)
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-@partial(jax.jit, static_argnames=("kind", "frames", "look", "period"))
-def walk(seed, kind, frames, start=0, speed=1.0, look="ahead", period=None):
-    """Scene and cameras of a seed."""
+@partial(jax.jit, static_argnames=("kind", "look", "period"))
+def walk(seed, kind, start=0, speed=1.0, look="ahead", period=None):
+    """Scene and STEPS cameras of a seed."""
     scene_key, path_key = jax.random.split(jax.random.key(seed))
     scene = synthetic.make_scene(scene_key, kind)
-    return scene, synthetic.camera_path(path_key, scene, frames, start=start, speed=speed, look=look, period=period)
+    cameras = synthetic.camera_path(path_key, scene, STEPS, start=start, speed=speed, look=look, period=period)
+    return scene, cameras
 
 
 @partial(jax.jit, static_argnames="supersample")
-def shoot(scene, cameras, intrinsics, supersample=1):
+def shoot(scene, cameras, intrinsics, supersample=2):
     return jax.lax.map(lambda c: synthetic.render(scene, c, intrinsics, HEIGHT, WIDTH, supersample), cameras)
+
+
+@jax.jit
+def follow(scene, query, cameras, intrinsics):
+    return synthetic.tracks(scene, query, cameras, intrinsics, HEIGHT, WIDTH)
+
+
+visible_primitives = jax.jit(scenes.visible_primitives)
+
+
+def places(cameras):
+    """Positions [T, 3] of cameras, float64."""
+    return np.asarray(geometry.invert(cameras)[:, :, 3], np.float64)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +59,18 @@ def intrinsics():
 
 @pytest.fixture(scope="module", params=KINDS)
 def rendered(request, intrinsics):
-    """Scene and five frames, 12 steps apart, of each kind; seed 3."""
-    scene, cameras = walk(3, request.param, 49)
-    return scene, shoot(scene, cameras[::12], intrinsics)
+    """Scene and frames 0, 12 … 48 of each kind, 2 × 2 supersampled; seed 3."""
+    scene, cameras = walk(3, request.param)
+    return scene, shoot(scene, cameras[:49:12], intrinsics)
+
+
+@pytest.fixture(scope="module")
+def tracked(rendered, intrinsics):
+    """Queries [912, 2] near every pixel but the border's, their tracks [5, 912, 2], and visibility; seed 6."""
+    scene, frames = rendered
+    grid = np.stack(np.meshgrid(np.arange(2, WIDTH - 2), np.arange(2, HEIGHT - 2)), -1).reshape(-1, 2)
+    query = (grid + np.random.default_rng(6).uniform(-0.5, 0.5, grid.shape)).astype(np.float32)
+    return query, *map(np.asarray, follow(scene, jnp.asarray(query), frames.cam_from_world, intrinsics))
 
 
 def quadratic_roots(a, b, c):
@@ -120,19 +145,27 @@ def test_cast_agrees_with_textbook_formulas():
     assert np.isinf(empty).any() and np.isfinite(empty).any()
 
 
+def reference_depth(scene, frame, pixels):
+    """Depth [N] at pixels [N, 2] of a frame, 0 for a miss; float64."""
+    world_from_cam = np.asarray(geometry.invert(frame.cam_from_world), np.float64)
+    rays = pixel_rays(frame, pixels)
+    directions = rays @ world_from_cam[:, :3].T
+    primitives = visible_primitives(scene, jnp.asarray(world_from_cam[:, 3]), jnp.asarray(directions))
+    depth = reference_distances(primitives, world_from_cam[:, 3], directions)
+    return np.where(depth * np.linalg.norm(rays, axis=1) < float(scene.far), depth, 0)
+
+
+def pixel_rays(frame, pixels):
+    return np.column_stack(((pixels - (WIDTH / 2, HEIGHT / 2)) / float(frame.intrinsics[0, 0]), np.ones(len(pixels))))
+
+
 def test_depth_is_where_rays_meet_the_scene(rendered):
     scene, frames = rendered
+    pixels = np.stack(np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT)), -1).reshape(-1, 2)
     for number in (0, 4):
-        frame = jax.tree.map(lambda array, n=number: np.asarray(array[n]), frames)
-        world_from_cam = np.asarray(geometry.invert(frame.cam_from_world), np.float64)
-        u, v = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
-        focal = float(frame.intrinsics[0, 0])
-        rays = np.stack(((u - WIDTH / 2) / focal, (v - HEIGHT / 2) / focal, np.ones(u.shape)), -1).reshape(-1, 3)
-        directions = rays @ world_from_cam[:, :3].T
-        primitives = scenes.visible_primitives(scene, jnp.asarray(world_from_cam[:, 3], jnp.float32), directions)
-        expected = reference_distances(primitives, world_from_cam[:, 3], directions)
-        expected[expected * np.linalg.norm(rays, axis=1) >= float(scene.far)] = 0
-        wrong = np.abs(frame.depth.ravel() - expected) > 1e-4 * (1 + expected)
+        frame = jax.tree.map(lambda array, n=number: array[n], frames)
+        expected = reference_depth(scene, frame, pixels)
+        wrong = np.abs(np.ravel(frame.depth) - expected) > 1e-4 * (1 + expected)
         # Rays that graze an edge fall to either side of it by rounding.
         assert wrong.mean() < 0.003
         np.testing.assert_array_equal(frame.valid, frame.depth > 0)
@@ -170,78 +203,63 @@ def sample(image, pixels):
     return (1 - y) * rows[0] + y * rows[1]
 
 
-def test_textures_stay_on_their_surfaces(intrinsics):
-    """Colours of frame 8 at the places where points of frame 0 are seen again, better than at the same pixels.
-
-    Nearby frames of seed 5 at 4 × 4 supersampling, so that both see nearly the same details.
-    """
-    for kind in KINDS:
-        scene, cameras = walk(5, kind, 9)
-        frames = shoot(scene, cameras[::8], intrinsics, supersample=4)
-        u, v = np.meshgrid(np.arange(2, WIDTH - 2), np.arange(2, HEIGHT - 2))
-        query = np.stack((u.ravel(), v.ravel()), -1)
-        track, visible = map(np.asarray, jax.jit(synthetic.tracks, static_argnums=(4, 5))(
-            scene, jnp.asarray(query, jnp.float32), cameras[::8], intrinsics, HEIGHT, WIDTH))  # fmt: skip
-        seen = visible[1] & (track[1] > 1).all(-1) & (track[1] < (WIDTH - 2, HEIGHT - 2)).all(-1)
-        assert seen.mean() > 0.4
-        before, after = np.asarray(frames.image)
-        colour = before[query[seen, 1], query[seen, 0]]
-        followed = np.abs(sample(after, track[1][seen]) - colour).mean()
-        still = np.abs(sample(after, query[seen].astype(float)) - colour).mean()
-        assert followed < 0.5 * still, kind
+def test_textures_stay_on_their_surfaces(rendered, tracked):
+    """Colours along tracks change much less from frame to frame than colours at a pixel."""
+    _, frames = rendered
+    query, track, visible = tracked
+    image = np.asarray(frames.image)
+    seen = visible[1] & (track[1] > 1).all(-1) & (track[1] < (WIDTH - 2, HEIGHT - 2)).all(-1)
+    assert seen.mean() > 0.3
+    before = sample(image[0], query[seen])
+    followed = np.abs(sample(image[1], track[1][seen]) - before).mean()
+    still = np.abs(sample(image[1], query[seen]) - before).mean()
+    assert followed < 0.5 * still
 
 
-def test_tracks_agree_with_depth_maps(rendered, intrinsics):
+def test_tracks_agree_with_depth_maps(rendered, tracked):
     scene, frames = rendered
-    generator = np.random.default_rng(6)
-    query = generator.uniform((1, 1), (WIDTH - 2, HEIGHT - 2), (200, 2)).astype(np.float32)
-    track, visible = map(np.asarray, jax.jit(synthetic.tracks, static_argnums=(4, 5))(
-        scene, jnp.asarray(query), frames.cam_from_world, intrinsics, HEIGHT, WIDTH))  # fmt: skip
-    np.testing.assert_allclose(track[0], query, rtol=0, atol=1e-3)
-    depth = np.where(frames.valid, frames.depth, np.inf)
-    nearest = np.rint(query).astype(int)
-    assert (visible[0] == np.isfinite(depth[0, nearest[:, 1], nearest[:, 0]])).mean() > 0.97
-    first = np.asarray(geometry.invert(frames.cam_from_world[0]), np.float64)
-    rays = np.concatenate(((query - (WIDTH / 2, HEIGHT / 2)) / float(intrinsics[0, 0]), np.ones((200, 1))), 1)
+    query, track, visible = tracked
+    first = jax.tree.map(lambda array: array[0], frames)
+    depth = reference_depth(scene, first, query)
+    assert (visible[0] == (depth > 0)).mean() > 0.997
+    world_from_cam = np.asarray(geometry.invert(first.cam_from_world), np.float64)
+    points = (pixel_rays(first, query) * depth[:, None]) @ world_from_cam[:, :3].T + world_from_cam[:, 3]
+    maps = np.where(frames.valid, frames.depth, np.inf)
     occluded = 0
-    for t in range(1, 5):
-        inside = (track[t] > 1).all(-1) & (track[t] < (WIDTH - 2, HEIGHT - 2)).all(-1) & visible[0]
-        camera = np.asarray(frames.cam_from_world[t], np.float64)
+    for t, camera in enumerate(np.asarray(frames.cam_from_world, np.float64)):
+        x, y, z = camera[:, :3] @ points.T + camera[:, 3:]
+        focal = float(frames.intrinsics[t, 0, 0])
+        expected = np.stack((focal * x / z + WIDTH / 2, focal * y / z + HEIGHT / 2), -1)
+        inside = (expected > 1).all(-1) & (expected < (WIDTH - 2, HEIGHT - 2)).all(-1) & (z > 0) & (depth > 0)
+        assert (np.abs(track[t] - expected)[inside] > 0.02).mean() < 0.003
         for n in np.flatnonzero(inside):
-            u, v = np.rint(track[t, n]).astype(int)
-            around = depth[t, v - 1 : v + 2, u - 1 : u + 2]
-            # The point lies on the ray of the query; its depth follows from the track by triangulation.
-            direction = camera[:, :3] @ (first[:, :3] @ rays[n])
-            base = camera[:, :3] @ first[:, 3] + camera[:, 3]
-            seen_from = np.append((track[t, n] - (WIDTH / 2, HEIGHT / 2)) / float(intrinsics[0, 0]), 1)
-            z = np.linalg.lstsq(np.stack((seen_from, -direction), -1), base, rcond=None)[0][0]
+            u, v = np.rint(expected[n]).astype(int)
+            around = maps[t, v - 1 : v + 2, u - 1 : u + 2]
             if visible[t, n]:
-                assert around.min() * 0.97 - 0.03 < z < around.max() * 1.03 + 0.03
+                assert around.min() * 0.97 - 0.03 < z[n] < around.max() * 1.03 + 0.03
             else:
                 occluded += 1
-                assert around.min() < z
+                assert around.min() < z[n]
     outside = (track < -0.5).any(-1) | (track > (WIDTH - 0.5, HEIGHT - 0.5)).any(-1)
-    assert not visible[outside].any()
-    if scene.kind == "room":
-        assert occluded > 0
+    assert outside.any() and not visible[outside].any()
+    assert occluded > 0 or scene.kind != "room"
 
 
-def test_sky_cannot_be_tracked(intrinsics):
-    scene, cameras = walk(3, "street", 2)
-    frame = shoot(scene, cameras[:1], intrinsics)
-    v, u = np.argwhere(~np.asarray(frame.valid[0]))[0]
-    query = jnp.asarray([[u, v]], jnp.float32)
-    track, visible = synthetic.tracks(scene, query, cameras, intrinsics, HEIGHT, WIDTH)
-    assert not visible.any()
-    np.testing.assert_array_equal(track, np.broadcast_to(query, (2, 1, 2)))
+def test_sky_cannot_be_tracked(rendered, tracked):
+    scene, frames = rendered
+    query, track, visible = tracked
+    sky = reference_depth(scene, jax.tree.map(lambda array: array[0], frames), query) == 0
+    assert sky.sum() > {"room": -1, "street": 50, "corridor": -1}[scene.kind]
+    assert not visible[:, sky].any()
+    np.testing.assert_array_equal(track[:, sky], np.broadcast_to(query[sky], track[:, sky].shape))
 
 
 def test_supersampling_is_a_mean_of_shifted_images(intrinsics):
-    scene, cameras = walk(1, "room", 1)
-    once, fine = (shoot(scene, cameras, intrinsics, supersample=n) for n in (1, 2))
+    scene, cameras = walk(1, "room")
+    once, fine = (shoot(scene, cameras[:5], intrinsics, supersample=n) for n in (1, 2))
     np.testing.assert_array_equal(once.depth, fine.depth)
     shifted = [
-        shoot(scene, cameras, intrinsics.at[0, 2].add(dx).at[1, 2].add(dy)).image
+        shoot(scene, cameras[:5], intrinsics.at[0, 2].add(dx).at[1, 2].add(dy), supersample=1).image
         for dx in (-0.25, 0.25)
         for dy in (-0.25, 0.25)
     ]
@@ -250,25 +268,29 @@ def test_supersampling_is_a_mean_of_shifted_images(intrinsics):
 
 
 @pytest.mark.parametrize("kind", ["street", "corridor"])
-def test_no_cell_in_sight_is_left_out(kind, intrinsics, monkeypatch):
+def test_no_cell_in_sight_is_left_out(kind, monkeypatch):
     """The cells that are cast look the same as 24 of them: 30 seeds, any direction, 100° of diagonal view."""
-    wide = geometry.intrinsics_from_field_of_view(jnp.deg2rad(90.0), HEIGHT, WIDTH)
+    intrinsics = geometry.intrinsics_from_field_of_view(jnp.deg2rad(90.0), HEIGHT, WIDTH)
+    views = []
+    for seed in range(30):
+        scene, cameras = walk(seed, kind, start=97 * seed)
+        turn = geometry.rotation_from_quaternion(jnp.asarray((0, np.sin(0.1 * seed), 0, np.cos(0.1 * seed))))
+        views.append((scene, geometry.compose(jnp.concatenate((turn, jnp.zeros((3, 1))), 1), cameras[0])))
+    views = jax.tree.map(lambda *arrays: jnp.stack(arrays), *views)
 
-    def picture(seed):
-        scene, camera = walk(seed, kind, 1, start=97 * seed)
-        yaw = 0.21 * seed
-        turned = geometry.rotation_from_quaternion(jnp.asarray((0, jnp.sin(yaw / 2), 0, jnp.cos(yaw / 2))))
-        camera = geometry.compose(jnp.concatenate((turned, jnp.zeros((3, 1))), 1), camera[0])
-        frame = synthetic.render(scene, camera, wide, HEIGHT, WIDTH)
-        return frame.depth, frame.image
+    def pictures():
+        def picture(view):
+            frame = synthetic.render(*view, intrinsics, HEIGHT, WIDTH)
+            # Nothing casts a shadow in a corridor: depth says it all, and colours would take long to compile.
+            return (frame.depth, frame.image) if kind == "street" else (frame.depth,)
 
-    seeds = jnp.arange(30)
-    few = jax.jit(lambda seeds: jax.lax.map(picture, seeds))(seeds)
+        return jax.jit(lambda views: jax.lax.map(picture, views))(views)
+
+    few = pictures()
     monkeypatch.setattr(scenes, "_CELLS", 24)
     monkeypatch.setattr(scenes, "_CELL_MARGIN", 70.0)
-    many = jax.jit(lambda seeds: jax.lax.map(picture, seeds))(seeds)
-    np.testing.assert_allclose(few[0], many[0], rtol=1e-5)
-    np.testing.assert_allclose(few[1], many[1], rtol=0, atol=1e-4)
+    for one, other in zip(few, pictures(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
 
 
 def signed_clearance(primitives, place):
@@ -282,29 +304,31 @@ def signed_clearance(primitives, place):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_camera_touches_nothing(kind):
-    """25 seeds, 12 places each over 6,000 frames: at least 0.3 m from all objects, and upright in the scene."""
+    """25 seeds, 16 places each over 800 frames: at least 0.3 m from all objects, and upright in the scene."""
+    near = jax.vmap(visible_primitives, in_axes=(None, 0, 0))
     for seed in range(25):
-        scene, cameras = walk(seed, kind, 6000, start=1000 * seed)
-        for camera in np.asarray(geometry.invert(cameras[::500])):
-            ahead = jnp.asarray(camera[:, 2])
-            primitives = jax.jit(scenes.visible_primitives)(scene, jnp.asarray(camera[:, 3]), ahead)
-            assert signed_clearance(primitives, camera[:, 3]).min() > 0.3
-            assert camera[1, 1] > 0.9
+        for start in (1000 * seed, 1000 * seed + STEPS):
+            scene, cameras = walk(seed, kind, start=start)
+            poses = geometry.invert(cameras[:: STEPS // 8])
+            around = near(scene, poses[:, :, 3], poses[:, :, 2])
+            for number, pose in enumerate(np.asarray(poses)):
+                primitives = jax.tree.map(lambda array, n=number: array[n % len(array)], around)
+                assert signed_clearance(primitives, pose[:, 3]).min() > 0.3
+                assert pose[1, 1] > 0.9
 
 
 @pytest.mark.parametrize("look", get_args(synthetic.Look))
 @pytest.mark.parametrize("kind", KINDS)
 def test_paths_are_smooth_and_as_fast_as_promised(kind, look):
-    """10 seeds from frame 0, and from frame 100,000."""
+    """10 seeds from frame 0, and from frame 20,000."""
     mean_steps = []
     for seed in range(10):
-        for start in (0, 100_000):
-            _, cameras = walk(seed, kind, 400, start=start, look=look)
-            place = np.asarray(geometry.invert(cameras)[:, :, 3], np.float64)
+        for start in (0, 20_000):
+            _, cameras = walk(seed, kind, start=start, look=look)
+            place = places(cameras)
             step = np.linalg.norm(np.diff(place, axis=0), axis=1)
             mean_steps.append(step.mean())
             assert step.max() < 0.1
-            # Positions in the thousands of metres are float32: a jitter of half a millimetre far down the street.
             assert np.linalg.norm(np.diff(place, 2, axis=0), axis=1).max() < 5e-3
             rotation = np.asarray(cameras[:, :, :3], np.float64)
             cosine = (np.einsum("tij,tij->t", rotation[1:], rotation[:-1]) - 1) / 2
@@ -314,37 +338,38 @@ def test_paths_are_smooth_and_as_fast_as_promised(kind, look):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_chunks_of_a_path_join(kind):
-    _, whole = walk(8, kind, 64, start=9_900)
-    chunks = [walk(8, kind, 16, start=9_900 + 16 * n)[1] for n in range(4)]
-    np.testing.assert_allclose(np.concatenate(chunks), whole, rtol=0, atol=1e-5)
+    """Another start gives the same frames, to float rounding some 400 m down the way."""
+    (_, one), (_, other) = (walk(8, kind, start=start) for start in (9_900, 10_053))
+    np.testing.assert_allclose(one[153:], other[:-153], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loops_come_back_and_open_paths_do_not(kind):
-    _, cameras = walk(4, kind, 201, period=100)
-    np.testing.assert_array_equal(cameras[:101], cameras[100:])
-    place = np.asarray(geometry.invert(cameras)[:, :, 3])
+    _, cameras = walk(4, kind, period=100)
+    np.testing.assert_array_equal(cameras[:300], cameras[100:])
+    place = places(cameras)
     assert np.linalg.norm(place[50] - place[0]) > 0.3
     if kind != "room":
-        _, cameras = walk(4, kind, 2000)
-        assert np.diff(geometry.invert(cameras)[::200, 2, 3]).min() > 2
+        reached = [places(walk(4, kind, start=start)[1])[0, 2] for start in range(0, 10_000, 1000)]
+        assert np.diff(reached).min() > 10
 
 
 def test_speed_and_look():
-    _, slow = walk(2, "street", 121, speed=1.0)
-    _, fast = walk(2, "street", 61, speed=2.0)
-    steps = [np.linalg.norm(np.diff(geometry.invert(c)[:, :, 3], axis=0), axis=1).sum() for c in (slow, fast)]
-    assert steps[1] == pytest.approx(steps[0], rel=0.1)
-    scene, cameras = walk(2, "room", 300, look="aside")
+    _, slow = walk(2, "street", speed=1.0)
+    _, fast = walk(2, "street", speed=2.0)
+    lengths = [np.linalg.norm(np.diff(places(c), axis=0), axis=1).sum() for c in (slow[:401], fast[:200])]
+    assert lengths[1] == pytest.approx(lengths[0], rel=0.1)
+    _, cameras = walk(2, "room", look="aside")
     to_middle = geometry.transform_points(cameras, jnp.asarray([[0.0, -1.4, 0.0]]))[:, 0]
     assert (to_middle[:, 2] > 0.5 * jnp.linalg.norm(to_middle, axis=-1)).mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scenes_are_pure_functions_of_their_keys(kind):
+    make = partial(synthetic.make_scene, kind=kind)
     keys = jax.random.split(jax.random.key(0), 6)
-    batch = jax.vmap(lambda key: synthetic.make_scene(key, kind))(keys)
-    again = synthetic.make_scene(keys[3], kind)
+    batch = jax.jit(jax.vmap(make))(keys)
+    again = jax.jit(make)(keys[3])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[3], b, rtol=1e-6, atol=1e-6), batch, again)
     assert len(np.unique(np.asarray(batch.size), axis=0)) == 6
 
@@ -381,9 +406,8 @@ def test_clip_is_a_consistent_batch():
     ],
 )
 def test_errors_name_the_offender(call, message):
-    key = jax.random.key(0)
     with pytest.raises(ValueError, match=message):
-        call(key, synthetic.make_scene(key))
+        call(jax.random.key(0), walk(0, "room")[0])
 
 
 @pytest.fixture(scope="module")

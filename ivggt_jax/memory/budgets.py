@@ -19,12 +19,12 @@ def layer_capacity(total: int, layers: int, factor: float | None, temperature: f
 
 
 def adaptive_total(scores: jax.Array, least: int, most: int) -> jax.Array:
-    """Total budget [batch] float32 from scores [batch,layer] in [0,1]: `most` where nothing repeats, `least` where all does.
+    """Total budget [batch] float32 from scores [batch,layer]: `most` where nothing repeats, `least` where all does.
 
     The scores' mean says how much of what is kept and of the newest frame is redundant; a stream that sees little new
     needs to keep less.
     """
-    return least + (most - least) * (1 - scores.mean(-1))
+    return least + (most - least) * (1 - _usable(scores).mean(-1))
 
 
 def layer_budgets(
@@ -32,12 +32,14 @@ def layer_budgets(
 ) -> tuple[jax.Array, jax.Array]:
     """Budgets floor(total · softmax((1 − score)/τ)), int32 [batch,layer], from scores [batch,layer].
 
-    `total` is a number or [batch]. An infinite temperature gives every layer the same. Kept within [least, most]: what that takes from or gives to some layers is shared by the others in proportion.
-    Also returns how many layers were clipped, int32 [batch].
+    Scores are cut to [0,1], which those of `diversity` never leave; NaN, of a broken stream, counts as 0. `total` is a
+    number or [batch]; an infinite temperature gives all layers the same. Budgets are kept within [least, most]: what
+    that takes from or gives to some layers is shared by the others in proportion. Also returns how many layers were
+    clipped, int32 [batch].
     """
     total = jnp.reshape(jnp.asarray(total, jnp.float32), (-1, 1))
     # Not through logsumexp: that turns an exact 50,000 into 49,999.
-    logits = (1 - scores.astype(jnp.float32)) / temperature
+    logits = (1 - _usable(scores)) / temperature
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     shares = total * weights / weights.sum(-1, keepdims=True)
     clipped = jnp.sum((jnp.floor(shares) < least) | (jnp.floor(shares) > most), axis=-1, dtype=jnp.int32)
@@ -45,10 +47,15 @@ def layer_budgets(
     return jnp.floor(jnp.where(clipped[:, None] > 0, limited, shares)).astype(jnp.int32), clipped
 
 
-def _share_within(shares: jax.Array, weights: jax.Array, total: jax.Array, least: int, most: int) -> jax.Array:
-    """Shares of `total` [batch,1] in proportion to `weights` but within [least, most]: fix the violations, share the rest, again.
+def _usable(scores: jax.Array) -> jax.Array:
+    return jnp.clip(jnp.nan_to_num(scores.astype(jnp.float32)), 0, 1)
 
-    Fixing only the side whose violations weigh more makes it exact; every round fixes at least one layer.
+
+def _share_within(shares: jax.Array, weights: jax.Array, total: jax.Array, least: int, most: int) -> jax.Array:
+    """Shares of `total` [batch,1] in proportion to `weights` but within [least, most].
+
+    Fix the violations, share the rest, and again. Fixing only the side whose violations weigh more makes it exact;
+    every round fixes at least one layer.
     """
 
     def one_round(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

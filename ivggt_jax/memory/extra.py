@@ -38,9 +38,7 @@ def attention_received(query: jax.Array, keys: jax.Array, live: jax.Array) -> ja
     return received.reshape(batch, heads, slots).transpose(0, 2, 1)
 
 
-def store_residual(
-    cache: KVCache, layer: jax.Array, tokens: jax.Array, change: jax.Array, frame: jax.Array
-) -> KVCache:
+def store_residual(cache: KVCache, layer: jax.Array, tokens: jax.Array, change: jax.Array, frame: jax.Array) -> KVCache:
     """The cache with the relative change ‖change‖/‖tokens‖ of the newest frame's tokens, wherever eviction put them.
 
     `tokens` and `change` [batch,token,width]: before the MLP of a layer's global block, and what that adds; `frame`

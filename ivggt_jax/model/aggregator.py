@@ -18,6 +18,8 @@ from ivggt_jax.model.rope import rotation_table
 Carry = TypeVar("Carry")
 GlobalStep = Callable[[jax.Array, jax.Array, jax.Array, Carry, jax.Array], tuple[jax.Array, Carry]]
 """(query, keys, values, memory, layer) → (what the queries receive, memory)."""
+GlobalNote = Callable[[jax.Array, jax.Array, Carry, jax.Array], Carry]
+"""(tokens before the MLP of a global block, what the MLP adds to them, memory, layer) → memory."""
 
 
 class Aggregator(nnx.Module):
@@ -69,10 +71,12 @@ class Aggregator(nnx.Module):
         across: GlobalStep,
         memory: Carry,
         remat: bool = False,
+        note: GlobalNote | None = None,
     ) -> tuple[jax.Array, Carry]:
         """Run all pairs of blocks on tokens [B,S,P,width]; `across` is how a global block attends.
 
-        Returns the outputs of `dpt_layers` [layer,B,S,P,2·width] and the memory.
+        With `note`, the memory also learns what that block's MLP does. Returns the outputs of `dpt_layers`
+        [layer,B,S,P,2·width] and the memory.
         """
         config = self.config
         batch, frames, count, features = tokens.shape
@@ -86,7 +90,11 @@ class Aggregator(nnx.Module):
         def pair(x: jax.Array, memory: Carry, frame_block: Block, global_block: Block, layer: jax.Array):
             x = within = frame_block(x, rotation)
             attended, memory = across(*global_block.project(x, rotation), memory, layer)
-            x = global_block.finish(x, attended)
+            x = global_block.receive(x, attended)
+            change = global_block.change(x)
+            if note is not None:
+                memory = note(x, change, memory, layer)
+            x = x + change
             return x, jnp.concatenate([within, x], axis=-1), memory
 
         if remat:

@@ -46,6 +46,7 @@ class Block(nnx.Module):
     """Pre-norm transformer block with LayerScale; attention itself is the caller's.
 
     `x` is [B,N,features]. Calling the block is `finish(x, attend(*project(x)))`; a stream puts its cache between the two.
+    `finish` is `receive` and then adding the `change`.
     """
 
     def __init__(
@@ -77,8 +78,16 @@ class Block(nnx.Module):
 
     def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         """Add what attention received [B,N,head,head_dim], then the MLP."""
-        x = x + self.scale1 * self.out(attended.reshape(x.shape))
-        return x + self.scale2 * self.mlp(self.norm2(x))
+        x = self.receive(x, attended)
+        return x + self.change(x)
+
+    def receive(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+        """Add what attention received [B,N,head,head_dim]."""
+        return x + self.scale1 * self.out(attended.reshape(x.shape))
+
+    def change(self, x: jax.Array) -> jax.Array:
+        """What the MLP adds to `x` [B,N,features]."""
+        return self.scale2 * self.mlp(self.norm2(x))
 
     def __call__(self, x: jax.Array, rotation: Rotation | None = None, attend: Attend = attend) -> jax.Array:
         """[B,N,features] → the same."""

@@ -1,7 +1,8 @@
 """Camera paths: sums of sines about a scene's way, so that any frame can be computed without the ones before it.
 
-Phases are computed in integers modulo a whole number of frames, which keeps frame 100,000 as smooth as frame 0 and
-closes a path exactly where it is to come back.
+Phases are computed in integers modulo a whole number of frames, so that they do not blur with the number of the frame,
+and a path closes exactly where it is to come back. Positions are float32: 10,000 frames down a street, half a kilometre
+away, they are rounded to 0.03 mm.
 """
 
 from typing import Literal, get_args

@@ -10,7 +10,7 @@ from ivggt_jax.writers.frusta import drawn_cameras, frustum_corners, frustum_dep
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.writer import ExportOptions
 
-OPENGL_FROM_OPENCV = (1.0, -1.0, -1.0)
+OPENGL_FROM_OPENCV = np.array((1.0, -1.0, -1.0), np.float32)
 """The world's axes: y and z turned round."""
 FACES = np.array(((0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 1)))
 """Sides of a pyramid whose point is vertex 0."""
@@ -36,7 +36,7 @@ def export_glb(run: SavedRun, out: Path, options: ExportOptions) -> None:
         process=False,
     )
     scene = trimesh.Scene()
-    scene.add_geometry(trimesh.PointCloud(points * np.float32(OPENGL_FROM_OPENCV), colours), geom_name="points")
+    scene.add_geometry(trimesh.PointCloud(points * OPENGL_FROM_OPENCV, colours), geom_name="points")
     scene.add_geometry(mesh, geom_name="cameras")
     with replacing(out / "scene.glb") as file:
         file.write(scene.export(file_type="glb"))

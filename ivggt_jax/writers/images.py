@@ -82,6 +82,8 @@ def _place_original(original: Path, folder: Path, fit: Fit) -> str:
 def _link(original: Path, path: Path) -> None:
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.samefile(original):
+            return
         path.unlink(missing_ok=True)
         try:
             path.symlink_to(original.resolve())

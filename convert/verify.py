@@ -1,0 +1,166 @@
+"""`python -m convert verify`: the same frames through this model and the PyTorch one, stage by stage."""
+
+import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+from convert.parameters import to_torch
+from convert.reference import Reference
+from convert.torch_file import open_tensors
+from ivggt_jax import CacheConfig, Model, ModelConfig, Predictions, checkpoint, infer_clip, stream
+from ivggt_jax.sources import SourceConfig, open_source
+from ivggt_jax.tensor_file import CheckpointError
+
+BUDGET_FRAMES = 2
+"""Frames that the bounded stream keeps in each layer, so that the third frame evicts."""
+UNBOUNDED = 10**9
+"""Tokens, as an unbounded budget for the reference, which counts in 32 bits."""
+QUERIES = 8
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Compare this implementation with a clone of the PyTorch one, in float32 on the CPU."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A PyTorch file, a checkpoint directory of this project, or a published name."""
+    reference: Path
+    """A clone of the PyTorch repository. PyTorch and what it imports must be installed."""
+    frames: str | None = None
+    """Folder of images, video or list, as for infer. Default: a drifting pattern made up for the purpose."""
+    count: int = 4
+    """Frames to run, at least 3."""
+    size: int = 182
+    """Width in pixels, a multiple of 14; 518 is what the model was trained for and takes minutes."""
+    tolerance: float = 1e-3
+    """Largest difference, over the largest magnitude of a stage, that still counts as equal."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output of a stage is from the reference's."""
+
+    stage: str
+    largest: float
+    mean: float
+    magnitude: float
+    """The largest absolute value of the reference's output."""
+
+
+def run(command: Verify) -> int:
+    """Compare this implementation with a clone of the PyTorch one, stage by stage, in float32 on the CPU."""
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_default_matmul_precision", "highest")
+    images = _frames(command)
+    path = checkpoint.locate(command.checkpoint)
+    queries = _queries(*images.shape[1:3])
+    config = checkpoint.describe(path).config if path.is_dir() else ModelConfig.vggt_1b()
+    if config != ModelConfig.vggt_1b():
+        raise CheckpointError(f"{path} is not of the published shapes, the only ones that the PyTorch model has")
+    budget = BUDGET_FRAMES * config.depth * config.tokens_per_frame(*images.shape[1:3])
+    tensors = to_torch(checkpoint.load(path, np.float32)) if path.is_dir() else open_tensors(path)
+    reference = Reference(command.reference, tensors)
+    theirs = reference.clip(images, queries, config.dpt_layers)
+    streams = [("unbounded stream", UNBOUNDED), (f"stream of {budget:,} tokens", budget)]
+    for name, total in streams:
+        theirs |= {f"{name}: {field}": x for field, x in reference.stream(images, total).items()}
+    # One model at a time: each is 5 GB.
+    del reference, tensors
+    gc.collect()
+    model = checkpoint.load(path, np.float32)
+    ours = _clip(model, images, queries)
+    for name, total in streams:
+        bounded = CacheConfig(total_budget=budget, capacity_factor=None, max_frames=len(images))
+        unbounded = CacheConfig(total_budget=None, max_frames=len(images))
+        predictions = stream(model, images, bounded if total == budget else unbounded)
+        ours |= {f"{name}: {field}": x for field, x in _fields(_stacked(predictions)).items()}
+    differences = list(compare(ours, theirs))
+    print(f"{path}, {len(images)} frames of {images.shape[2]}×{images.shape[1]}, float32\n")
+    print(table(differences, command.tolerance))
+    return int(first_departure(differences, command.tolerance) is not None)
+
+
+def compare(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> Iterator[Difference]:
+    """Differences of all outputs, in the order of the reference's stages.
+
+    Raises CheckpointError for an output that only one of them has, or that has another shape.
+    """
+    if ours.keys() != theirs.keys():
+        raise CheckpointError(f"outputs that only one side has: {sorted(ours.keys() ^ theirs.keys())}")
+    for stage, expected in theirs.items():
+        if ours[stage].shape != expected.shape:
+            raise CheckpointError(
+                f"{stage} has shape {list(ours[stage].shape)}, the reference's {list(expected.shape)}"
+            )
+        difference = np.abs(ours[stage].astype(np.float64) - expected)
+        yield Difference(stage, difference.max(), difference.mean(), np.abs(expected).max())
+
+
+def first_departure(differences: list[Difference], tolerance: float) -> Difference | None:
+    """The first output that is further off than `tolerance` times its magnitude, or is not a number; None if all agree."""
+    return next((d for d in differences if not d.largest <= tolerance * d.magnitude), None)
+
+
+def table(differences: list[Difference], tolerance: float) -> str:
+    """The comparison for people, as a Markdown table; the first stage that departs is marked."""
+    departed = first_departure(differences, tolerance)
+    lines = ["| stage | largest difference | mean difference | largest value | |", "|---|---|---|---|---|"]
+    for d in differences:
+        mark = "departs first" if d is departed else ""
+        lines.append(f"| {d.stage} | {d.largest:.1e} | {d.mean:.1e} | {d.magnitude:.3g} | {mark} |")
+    return "\n".join(lines)
+
+
+def _clip(model: Model, images: np.ndarray, queries: np.ndarray) -> dict[str, np.ndarray]:
+    """The counterpart of `Reference.clip`."""
+
+    @jax.jit
+    def inside(model: Model, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        aggregator = model.network.aggregator
+        return aggregator.encoder(images), aggregator.clip(images[None], "causal")[:, 0]
+
+    patches, layers = inside(model, images)
+    found = {"patch tokens": np.asarray(patches)}
+    found |= {f"layer {i}": np.asarray(x) for i, x in zip(model.config.dpt_layers, layers, strict=True)}
+    heads = ("camera", "depth", "points", "tracks")
+    predictions = infer_clip(model, images[None], "causal", queries[None], heads=heads)
+    return found | _fields(jax.tree.map(lambda x: x[0], predictions))
+
+
+def _stacked(predictions: Iterator[Predictions]) -> Predictions:
+    return jax.tree.map(lambda *frames: np.stack(frames), *predictions)
+
+
+def _fields(predictions: Predictions) -> dict[str, np.ndarray]:
+    """The fields that are there, in the reference's order."""
+    return {name: np.asarray(x) for name, x in vars(predictions).items() if x is not None}
+
+
+def _frames(command: Verify) -> np.ndarray:
+    """Float32 frames [S,H,W,3] in [0,1]."""
+    if command.count < 3:
+        raise CheckpointError(f"--count {command.count} is too few: the bounded stream evicts from frame 3 on")
+    if command.frames is not None:
+        source = open_source(SourceConfig(frames=command.frames, size=command.size, max_frames=command.count))
+        images = [frame.image for frame in source]
+        if len(images) < command.count:
+            raise CheckpointError(f"{command.frames} has {len(images)} frames, --count asks for {command.count}")
+        return np.stack(images).astype(np.float32) / 255
+    height, width = round(command.size * 0.75 / 14) * 14, command.size
+    rows, columns = np.mgrid[:height, :width] / width
+    waves = np.random.default_rng(0).uniform(-40, 40, (2, 12, 3))
+    drift = np.arange(command.count)[:, None, None, None, None] / 20
+    phases = waves[0] * (rows[..., None, None] + drift) + waves[1] * columns[..., None, None]
+    return (0.5 + 0.04 * np.sin(phases).sum(axis=-2)).astype(np.float32)
+
+
+def _queries(height: int, width: int) -> np.ndarray:
+    """Points (x, y) well inside the first frame."""
+    return np.random.default_rng(1).uniform(0.2, 0.8, (QUERIES, 2)).astype(np.float32) * np.array(
+        [width, height], np.float32
+    )

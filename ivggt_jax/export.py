@@ -1,0 +1,113 @@
+"""`python -m ivggt_jax.export OUT --to colmap glb`: files for other tools, from the frames that a run has saved."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tqdm import tqdm
+
+from ivggt_jax.align import AlignOptions, align_run, write_alignment
+from ivggt_jax.command import run_command, say
+from ivggt_jax.resume import read_state
+from ivggt_jax.writers import WRITERS, ExportOptions, Writers, read_run_json
+from ivggt_jax.writers.saved_run import SavedRun
+
+GrowingOutput = Literal["tum", "kitti", "intrinsics", "npz", "ply", "depth", "video", "rrd"]
+BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
+Output = Literal[GrowingOutput, BuiltOutput]
+"""What --export and --to know; the first kind grows frame by frame, the second is built from all saved frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Options of the command."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder that a run wrote, with its frames (`infer --export npz`)."""
+    to: tuple[Output, ...]
+    """What to write."""
+    into: Path | None = None
+    """Where to; by default into the run's folder, or its aligned/ with --align-to or --scale-from."""
+    align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
+    options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
+
+    def __post_init__(self) -> None:
+        if "npz" in self.to:
+            raise ValueError("--to npz: frames/*.npz are what exports are made from; infer alone writes them")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    run_command(ExportConfig, export, arguments, "python -m ivggt_jax.export")
+
+
+def export(config: ExportConfig) -> int:
+    """Files for other tools, from the frames that a run has saved; also of a run that was stopped or is not over."""
+    options = config.options
+    if options.images is None:
+        options = dataclasses.replace(options, images=original_images(config.run))
+    build(config.run, config.to, options, config.align, config.into)
+    return 0
+
+
+def build(
+    run: Path, names: Iterable[str], options: ExportOptions, align: AlignOptions, into: Path | None = None
+) -> None:
+    """Writes outputs from the saved frames of the folder `run`.
+
+    They go to `into`, by default `run` itself, or `run`/aligned where there is a trajectory to align to. Each is built
+    even when another fails. Raises ValueError that names what could not be written, FileNotFoundError where no frames
+    are saved.
+    """
+    saved = SavedRun(run)
+    into = into or run
+    if align.trajectory:
+        into = into / "aligned" if into == run else into
+        saved, record = align_run(run, align)
+        write_alignment(into, record)
+        say(
+            f"aligned to {align.trajectory}: {record['frames_with_pose']} of {record['frames']} frames have a pose, "
+            f"1 of the model's units is {record['scale']:.6g} of its own"
+        )
+    problems = []
+    for name in dict.fromkeys(names):
+        say(f"{name} → {into}")
+        try:
+            _build_one(saved, name, into, options)
+        except (ValueError, OSError) as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def original_images(run: Path) -> Path | None:
+    """The folder that a run's frames came from, where it is still there."""
+    unfinished = read_state(run)
+    frames = unfinished.options["frames"] if unfinished else None
+    if unfinished is None:
+        with contextlib.suppress(FileNotFoundError, KeyError):
+            frames = read_run_json(run)["settings"]["source"]["frames"]
+    folder = Path(frames) if frames else None
+    return folder if folder and folder.is_dir() else None
+
+
+def _build_one(run: SavedRun, name: str, out: Path, options: ExportOptions) -> None:
+    """One output."""
+    if name not in WRITERS:
+        # Imported here: viser and trimesh take seconds, and runs that only grow files never need them.
+        from ivggt_jax.writers.exports import EXPORTS
+
+        EXPORTS[name](run, out, options)
+        return
+    writers = Writers([name], out, options)
+    with contextlib.closing(writers):
+        for result in tqdm(run, unit="frame", leave=False, disable=None):
+            writers.write(result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""A run: frames through the model into the writers, one read ahead, one computed, one written behind."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from ivggt_jax import geometry
+from ivggt_jax.command import say
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.progress import Progress
+from ivggt_jax.sources import Frame, SourceError
+from ivggt_jax.stream import StreamState, step
+from ivggt_jax.writers import Result, Writers
+
+SECONDS_BETWEEN_SAVES = 60.0
+"""At least, where the user did not say how often the state is saved."""
+SHARE_FOR_SAVES = 0.05
+"""Of the time, at most, in that case."""
+
+
+class Run:
+    """Feeds frames to a model and its predictions to writers, and has the state saved between two frames."""
+
+    def __init__(
+        self,
+        model: Model,
+        state: StreamState,
+        writers: Writers,
+        progress: Progress,
+        *,
+        points_from_depth: bool,
+        begin: int = 0,
+        next_index: int = 0,
+        save_state: Callable[["Run"], None] | None = None,
+        save_every: int | None = None,
+    ):
+        """begin: frames that an earlier part of the run had finished; next_index: of the first frame after those.
+
+        save_state is called when everything computed is also written; None: never. save_every: frames between two calls; 0:
+        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time.
+        """
+        self.model, self.state, self.writers, self.progress = model, state, writers, progress
+        self.frames, self.next_index = begin, next_index
+        self._computed = begin
+        self._points_from_depth = points_from_depth
+        self._save_state, self._every = save_state, save_every
+        self._saved_at, self._seconds_to_save = time.perf_counter(), 0.0
+        self._pending: tuple[Frame, Predictions, jax.Array] | None = None
+        self._writing: Future | None = None
+        self.lengths = np.asarray(state.lengths[0])
+        """[layer] live tokens after the newest finished frame."""
+
+    def feed(self, frames: Iterator[Frame], interrupted: list[int]) -> None:
+        """Run until the frames or the user's patience end; what was begun is finished, written and, if stopped, saved.
+
+        Raises SourceError when the frames end badly, WriteError when the disk is full; frames finished before are on
+        disk in either case.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.progress.close)
+            stack.callback(self.writers.close)
+            self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write-behind"))
+            try:
+                for frame in frames:
+                    self._compute(frame)
+                    if self._due():
+                        self.save()
+                    if interrupted:
+                        break
+            except SourceError:  # of the next frame: what was made of those before it is sound
+                self.save()
+                raise
+            except KeyboardInterrupt:
+                self._pending = None
+                raise
+            finally:
+                self._settle()
+            if interrupted:
+                self.save()
+
+    def _compute(self, frame: Frame) -> None:
+        """Start on a frame, and meanwhile hand the one before to the writers."""
+        self.state, predictions = step(self.model, self.state, frame.image[None])
+        self._computed += 1
+        before, self._pending = self._pending, (frame, predictions, self.state.lengths)
+        self._hand_on(before)
+
+    def _hand_on(self, pending: tuple[Frame, Predictions, jax.Array] | None) -> None:
+        """Wait for a frame's predictions and for the frame before to be written, then have this one written."""
+        if pending is None:
+            return
+        frame, predictions, lengths = pending
+        host, self.lengths = jax.tree.map(lambda x: np.asarray(x[0]), (predictions, lengths))
+        self._wait_for_writers()
+        self._writing = self._thread.submit(self._write, frame, host)
+        self.progress.advance(self.lengths)
+
+    def _write(self, frame: Frame, host: Predictions) -> None:
+        """In the writing thread."""
+        self.writers.write(make_result(frame, host, self._points_from_depth))
+        self.frames += 1
+        self.next_index = frame.index + 1
+
+    def _wait_for_writers(self) -> None:
+        writing, self._writing = self._writing, None
+        try:
+            if writing is not None:
+                writing.result()
+        except Exception:
+            self._pending = None  # no frame is written after one that is missing
+            raise
+
+    def _settle(self) -> None:
+        """Finish and write everything that was begun."""
+        before, self._pending = self._pending, None
+        self._hand_on(before)
+        self._wait_for_writers()
+
+    def _due(self) -> bool:
+        """Whether to save now."""
+        if self._every is not None:
+            return self._every > 0 and self._computed % self._every == 0
+        pause = max(SECONDS_BETWEEN_SAVES, self._seconds_to_save / SHARE_FOR_SAVES)
+        return time.perf_counter() - self._saved_at > pause
+
+    def save(self) -> None:
+        """Settle, and have the state saved; a state that cannot be saved does not end the run."""
+        self._settle()
+        if self._save_state is None:
+            return
+        began = time.perf_counter()
+        try:
+            self._save_state(self)
+        except OSError as error:
+            say(f"warning: the state is not saved, --resume would go back further: {error}")
+        self._saved_at = time.perf_counter()
+        self._seconds_to_save = self._saved_at - began
+        self.progress.pause()
+
+
+def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Result:
+    """The record for the writers, from one frame's predictions on the host, without batch axis."""
+    height, width, _ = frame.image.shape
+    from_depth = points_from_depth and host.depth is not None
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        cam_from_world, intrinsics, unprojected = _geometry(
+            host.pose_encoding, host.depth if from_depth else None, height, width
+        )
+    fields: dict[str, Any] = {
+        name: getattr(host, name) for name in ("depth", "depth_confidence", "points", "points_confidence")
+    }
+    if from_depth:
+        fields |= {"points": np.asarray(unprojected), "points_confidence": host.depth_confidence}
+    return Result(
+        frame=frame,
+        cam_from_world=np.asarray(cam_from_world, np.float64),
+        intrinsics=np.asarray(intrinsics, np.float64),
+        tracks=host.tracks,  # type: ignore[arg-type]
+        visibility=host.visibility,  # type: ignore[arg-type]
+        **fields,
+    )
+
+
+@partial(jax.jit, static_argnames=("height", "width"))
+def _geometry(pose_encoding, depth, height, width):
+    """Camera, and points where there is a depth."""
+    cam_from_world, intrinsics = geometry.cameras_from_pose(pose_encoding, height, width)
+    points = None if depth is None else geometry.unproject(depth, cam_from_world, intrinsics)
+    return cam_from_world, intrinsics, points
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM puts its number in: the frame at hand is finished first.
+
+    A second one is immediate.
+    """
+    interrupted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted.append(number)
+        say("\nfinishing the frame at hand; again to stop at once")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

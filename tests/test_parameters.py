@@ -1,0 +1,141 @@
+"""PyTorch-named tensors to parameters and back: every name once, every shape, nothing changed, all mismatches at once."""
+
+import json
+from collections.abc import Iterator, Mapping
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from recipe import GOLDEN, Recipe
+
+from convert import ConversionError, from_torch, to_torch
+from convert.names import name_table
+from ivggt_jax import Model, ModelConfig
+from ivggt_jax.model.parameters import abstract_params, cast, flatten, unflatten
+
+TINY = ModelConfig.tiny()
+
+
+class ReadOnce(Mapping[str, np.ndarray]):
+    """A checkpoint too large to be read whole or twice."""
+
+    def __init__(self) -> None:
+        self.recipe = Recipe("tiny")
+        self.read: list[str] = []
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        self.read.append(name)
+        return self.recipe[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.recipe)
+
+    def __len__(self) -> int:
+        return len(self.recipe)
+
+    values = items = get = None
+
+
+def test_there_and_back(tiny: Model):
+    recipe, found = Recipe("tiny"), to_torch(tiny)
+    assert sorted(found) == sorted(recipe)
+    assert len(found) == 741
+    for name in recipe:
+        assert found[name].dtype == np.float32
+        np.testing.assert_array_equal(found[name], recipe[name], err_msg=name)
+    chex.assert_trees_all_equal(from_torch(found, TINY).params, tiny.params)
+
+
+def test_each_tensor_is_read_once(tiny: Model):
+    tensors = ReadOnce()
+    model = from_torch(tensors, TINY)
+    assert sorted(tensors.read) == sorted(tensors.recipe)
+    chex.assert_trees_all_equal(model.params, tiny.params)
+
+
+def test_full_size_names_and_shapes():
+    """1,797 tensors, 1,256,537,516 parameters; shapes alone, no array is made."""
+    config = ModelConfig.vggt_1b()
+    shapes = {path: x.shape for path, x in flatten(abstract_params(config)).items()}
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 1_256_537_516
+    table = name_table(config)
+    assert table.keys() == shapes.keys()
+    found = {}
+    for path, entry in table.items():
+        shape = shapes[path][1:] if entry.stacked else shapes[path]
+        torch_shape = entry.layout.to_torch(np.broadcast_to(np.False_, shape)).shape
+        assert not entry.stacked or shapes[path][0] == len(entry.names)
+        for name in entry.names:
+            assert name not in found, f"{name} is used twice"
+            found[name] = list(torch_shape)
+    assert found == json.loads((GOLDEN / "full_names.json").read_text())
+
+
+def test_parameters_are_those_of_the_modules():
+    """A model made from a key has the same structure as one from a checkpoint."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(
+        Model.initialise(TINY, jax.random.key(0)).params, abstract_params(TINY)
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16", jnp.float32, None])
+def test_trunk_type(dtype):
+    """Heads are float32 whatever the trunk is; on a CPU the trunk is float32 unless asked."""
+    model = from_torch(Recipe("tiny"), TINY, dtype=dtype)
+    trunk = jnp.dtype(dtype or jnp.float32)
+    for path, x in flatten(model.params).items():
+        assert x.dtype == (trunk if path.startswith("aggregator/") else jnp.float32), path
+
+
+def test_half_precision_goes_back_as_it_is(tiny: Model):
+    half = cast(tiny, jnp.bfloat16)
+    name = "aggregator.frame_blocks.3.attn.qkv.weight"
+    assert to_torch(half)[name].dtype == jnp.bfloat16
+    chex.assert_trees_all_equal(from_torch(to_torch(half), TINY, dtype=jnp.bfloat16).params, half.params)
+
+
+def test_all_mismatches_are_listed_at_once():
+    tensors = dict(Recipe("tiny"))
+    missing = ["camera_head.token_norm.weight", "aggregator.global_blocks.2.attn.q_norm.bias"]
+    misshapen = ["depth_head.norm.bias", "aggregator.frame_blocks.1.mlp.fc2.weight"]
+    for name in missing:
+        del tensors[name]
+    for name in misshapen:
+        tensors[name] = tensors[name][..., :-1]
+    tensors["optimizer.step"] = np.zeros(())
+    with pytest.raises(ConversionError) as error:
+        from_torch(tensors, TINY)
+    message = str(error.value)
+    assert "5 tensors" in message
+    assert all(name in message for name in (*missing, *misshapen, "optimizer.step"))
+    assert "[127]" in message and "[128]" in message
+    assert "[64, 255]" in message and "[64, 256]" in message
+
+
+def test_other_shapes_need_a_config():
+    with pytest.raises(ConversionError, match="config"):
+        from_torch(Recipe("tiny"))
+
+
+def test_flatten_and_back(tiny: Model):
+    flat = flatten(tiny.params)
+    assert flat["depth/pyramid/projections/0/kernel"].shape == (128, 16)
+    chex.assert_trees_all_equal(unflatten(flat), tiny.params)
+
+
+@pytest.mark.parametrize(
+    ("fields", "numbers"),
+    [
+        ({"width": 66}, "width 66.*heads 4"),
+        ({"heads": 32, "encoder_heads": 32}, "dimension 2 .*4"),
+        ({"camera_heads": 7}, "128.*camera_heads 7"),
+        ({"image_size": 71}, "71.*14"),
+        ({"dpt_layers": (0, 1, 2)}, "dpt_layers.*four"),
+        ({"dpt_layers": (0, 1, 2, 2)}, r"\(0, 1, 2, 2\).*3"),
+    ],
+)
+def test_model_configurations_that_do_not_fit_together(fields, numbers):
+    with pytest.raises(ValueError, match=numbers):
+        ModelConfig(**{**vars(TINY), **fields})
