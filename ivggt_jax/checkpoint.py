@@ -54,8 +54,10 @@ def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
 
     Raises CheckpointError for whatever cannot be used, in one line with the way out.
     """
-    if path_or_name == "demo" and not Path("demo").exists() and not (_DEMO / CONFIG_FILE).exists():
-        print("demo: its training is not finished; this stand-in is UNTRAINED, its results mean nothing", file=sys.stderr)
+    if _is_stand_in(path_or_name):
+        print(
+            "demo: its training is not finished; this stand-in is UNTRAINED, its results mean nothing", file=sys.stderr
+        )
         return cast(Model.initialise(ModelConfig.demo(), jax.random.key(0)), dtype)
     path = locate(path_or_name)
     if path.is_dir():
@@ -94,6 +96,8 @@ def identify(path_or_name: str | Path) -> Source:
 
     Raises CheckpointError when there is no such checkpoint.
     """
+    if _is_stand_in(path_or_name):
+        return Source(name="demo, an UNTRAINED stand-in")
     path = locate(path_or_name)
     source = describe(path).source if path.is_dir() else None
     return source or Source(name=path.name)
@@ -191,6 +195,10 @@ def parse_config(fields: object, what: str) -> ModelConfig:
         return ModelConfig(**values)  # type: ignore[arg-type]
     except (ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{what}: {error}") from None
+
+
+def _is_stand_in(path_or_name: str | Path) -> bool:
+    return path_or_name == "demo" and not Path("demo").exists() and not (_DEMO / CONFIG_FILE).exists()
 
 
 def locate(path_or_name: str | Path) -> Path:

@@ -43,21 +43,18 @@ class StreamSettings:
         return self.model.tokens_per_frame(self.height, self.width)
 
     @property
-    def capacity(self) -> int:
-        """Most tokens a layer can be given to keep."""
-        cache, longest = self.cache, None
-        if cache.max_frames is not None:
-            longest = cache.max_frames * self.tokens
-        if cache.total_budget is None:
-            assert longest is not None  # CacheConfig sees to it
-            return longest
-        capacity = layer_capacity(cache.total_budget, self.model.depth, cache.capacity_factor, cache.temperature)
-        return capacity if longest is None else min(capacity, max(longest, self.tokens))
+    def budget_limits(self) -> tuple[int, int]:
+        """Fewest and most tokens a layer of a bounded cache is allowed: its anchors, at least a frame; what it may grow to."""
+        cache = self.cache
+        assert cache.total_budget is not None
+        most = layer_capacity(cache.total_budget, self.model.depth, cache.capacity_factor, cache.temperature)
+        return max(cache.anchor_frames, 1) * self.tokens, most
 
     @property
-    def least(self) -> int:
-        """Fewest tokens a layer must be given: its anchors, or a frame."""
-        return min(max(self.cache.anchor_frames, 1) * self.tokens, self.capacity)
+    def capacity(self) -> int:
+        """Most tokens a layer can come to keep: a stream whose length is known needs no more than that."""
+        ends = [] if self.cache.max_frames is None else [self.cache.max_frames * self.tokens]
+        return min(ends if self.cache.total_budget is None else [*ends, self.budget_limits[1]])
 
     @property
     def stored(self) -> Extra | None:
@@ -145,12 +142,13 @@ def init_stream(
     config, cache_config = model.config, cache_config or CacheConfig()
     queries = None if query_points is None else _queries(query_points, batch)
     settings = StreamSettings(config, cache_config, height, width, _heads(heads, queries is not None), features)
-    smallest = cache_config.least_budget or cache_config.total_budget
-    if smallest is not None and smallest < settings.least * config.depth:
-        raise ValueError(
-            f"a budget of {smallest} in all is below the anchor frames, at least one, in each layer: "
-            f"{settings.least} tokens × {config.depth} layers = {settings.least * config.depth} at {height}×{width}"
-        )
+    if cache_config.total_budget is not None:
+        smallest, least = cache_config.least_budget or cache_config.total_budget, settings.budget_limits[0]
+        if smallest < least * config.depth:
+            raise ValueError(
+                f"a budget of {smallest} in all is below the anchor frames, at least one, in each layer: "
+                f"{least} tokens × {config.depth} layers = {least * config.depth} at {height}×{width}"
+            )
     dtype = jnp.dtype(cache_config.dtype or model.params["aggregator"]["camera_token"].dtype)
     extra = settings.stored is not None
     camera, tracks = None, None
@@ -307,7 +305,8 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
         total: int | jax.Array = config.total_budget
         if config.least_budget is not None:
             total = adaptive_total(state.scores, config.least_budget, config.total_budget)
-        budgets, clipped = layer_budgets(state.scores, total, config.temperature, settings.least, capacity)
+        budgets, clipped = layer_budgets(state.scores, total, config.temperature, *settings.budget_limits)
+        budgets = jnp.minimum(budgets, capacity)
     origin = state.frame[:, None] * tokens + jnp.arange(tokens)
 
     def down_to_budget(cache, scores, layer):

@@ -225,21 +225,25 @@ def test_tracks_agree_with_depth_maps(rendered, tracked):
     world_from_cam = np.asarray(geometry.invert(first.cam_from_world), np.float64)
     points = (pixel_rays(first, query) * depth[:, None]) @ world_from_cam[:, :3].T + world_from_cam[:, 3]
     maps = np.where(frames.valid, frames.depth, np.inf)
-    occluded = 0
+    occluded, agreements = 0, []
     for t, camera in enumerate(np.asarray(frames.cam_from_world, np.float64)):
         x, y, z = camera[:, :3] @ points.T + camera[:, 3:]
-        focal = float(frames.intrinsics[t, 0, 0])
-        expected = np.stack((focal * x / z + WIDTH / 2, focal * y / z + HEIGHT / 2), -1)
+        frame = jax.tree.map(lambda array, t=t: array[t], frames)
+        focal = float(frame.intrinsics[0, 0])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            expected = np.stack((focal * x / z + WIDTH / 2, focal * y / z + HEIGHT / 2), -1)
         inside = (expected > 1).all(-1) & (expected < (WIDTH - 2, HEIGHT - 2)).all(-1) & (z > 0) & (depth > 0)
         assert (np.abs(track[t] - expected)[inside] > 0.02).mean() < 0.003
-        for n in np.flatnonzero(inside):
-            u, v = np.rint(expected[n]).astype(int)
-            around = maps[t, v - 1 : v + 2, u - 1 : u + 2]
-            if visible[t, n]:
-                assert around.min() * 0.97 - 0.03 < z[n] < around.max() * 1.03 + 0.03
-            else:
-                occluded += 1
-                assert around.min() < z[n]
+        nearest = reference_depth(scene, frame, expected[inside])
+        unobstructed = (nearest > 0.998 * z[inside]) & (nearest > 0)
+        assert (unobstructed == visible[t, inside]).mean() > 0.995
+        u, v = np.rint(expected[inside]).astype(int).T
+        around = np.stack([maps[t, v + i, u + j] for i in (-1, 0, 1) for j in (-1, 0, 1)])
+        among = (around.min(0) * 0.97 < z[inside]) & (z[inside] < around.max(0) * 1.03)
+        agreements += list(np.where(visible[t, inside], among, around.min(0) < z[inside]))
+        occluded += (~visible[t, inside]).sum()
+    # A gap narrower than a pixel shows a track what the depth map misses.
+    assert np.mean(agreements) > 0.99
     outside = (track < -0.5).any(-1) | (track > (WIDTH - 0.5, HEIGHT - 0.5)).any(-1)
     assert outside.any() and not visible[outside].any()
     assert occluded > 0 or scene.kind != "room"

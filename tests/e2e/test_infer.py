@@ -1,61 +1,22 @@
 """`python -m ivggt_jax.infer` as a user runs it: outputs, and one clear line for whatever goes wrong."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from commands import FRAMES, PATIENCE, run, start, wait_until
 from PIL import Image
 
-from ivggt_jax import CacheConfig, Model, cameras_from_pose, init_stream, save, step
+from ivggt_jax import CacheConfig, Model, cameras_from_pose, init_stream, step
 from ivggt_jax.infer import main
-
-FRAMES = 5
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    save(tiny, path)
-    return path
-
-
-@pytest.fixture
-def folder(tmp_path: Path, frames: np.ndarray) -> Path:
-    """img1.png … img5.png, 70×56: what the model sees is exactly what lies here."""
-    path = tmp_path / "frames"
-    path.mkdir()
-    for i, frame in enumerate(frames[:FRAMES], 1):
-        Image.fromarray(np.round(255 * frame).astype(np.uint8)).save(path / f"img{i}.png")
-    return path
-
-
-def run(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    return stopped.value.code
-
-
-def command(*arguments: object, limit: str = "true") -> subprocess.Popen:
-    """The command in a process of its own, after a shell command that limits it."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-    }
-    line = ["bash", "-c", f'{limit}; exec "$@"', "bash", sys.executable, "-m", "ivggt_jax.infer", *map(str, arguments)]
-    return subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True)
+from ivggt_jax.resume import read_state
 
 
 def test_outputs_equal_the_library(tiny: Model, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code = run("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--budget", 290, "--export", "tum",
+    code = run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", out, "--budget", 290, "--export", "tum",
                "intrinsics", "ply", "npz")  # fmt: skip
     assert code == 0
     state = init_stream(tiny, CacheConfig(total_budget=290, max_frames=FRAMES), height=56, width=70)
@@ -81,7 +42,7 @@ def test_outputs_equal_the_library(tiny: Model, checkpoint: Path, folder: Path, 
 
 def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    code = run("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--stride", 2, "--size", 42, "--mode", "pad",
+    code = run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", out, "--stride", 2, "--size", 42, "--mode", "pad",
                "--points-from", "head", "--heads", "camera", "tracks", "--track-grid", 2, "--camera-cache",
                "per_iteration", "--export", "npz", "ply")  # fmt: skip
     assert code == 0
@@ -95,18 +56,18 @@ def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Pa
 
 def test_an_earlier_run_is_kept_unless_told(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
     arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--max-frames", 1)
-    assert run(*arguments) == 0
+    assert run(main, *arguments) == 0
     before = (tmp_path / "out" / "run.json").stat().st_mtime_ns
-    assert run(*arguments) == 1
+    assert run(main, *arguments) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "out" / "run.json").stat().st_mtime_ns == before
-    assert run(*arguments, "--overwrite") == 0
+    assert run(main, *arguments, "--overwrite") == 0
 
 
 def test_another_size_is_fitted_to_the_first(checkpoint: Path, folder: Path, tmp_path: Path, caplog) -> None:
     for i in (2, 4):
         Image.new("RGB", (56, 70), "red").save(folder / f"img{i}.png")
-    assert run("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "npz") == 0
+    assert run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "npz") == 0
     saved = np.load(tmp_path / "out" / "frames" / "000001.npz")
     assert saved["image"].shape == (56, 70, 3)
     assert (saved["image"][:, [0, -1]] == 255).all(), "white on both sides"
@@ -129,7 +90,7 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     options = {"--frames": str(folder), "--checkpoint": str(checkpoint), "--out": str(tmp_path / "out")}
     options |= dict([arguments])
-    assert run(*(word for pair in options.items() for word in pair)) != 0
+    assert run(main, *(word for pair in options.items() for word in pair)) != 0
     shown = capsys.readouterr()
     assert words in shown.err
     assert "Traceback" not in shown.err
@@ -138,9 +99,9 @@ def test_bad_input_is_one_clear_line(
 def test_no_images_and_not_a_checkpoint(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    assert run("--frames", empty, "--checkpoint", checkpoint, "--out", tmp_path / "out") == 1
+    assert run(main, "--frames", empty, "--checkpoint", checkpoint, "--out", tmp_path / "out") == 1
     assert str(empty) in capsys.readouterr().err
-    assert run("--frames", folder, "--checkpoint", folder, "--out", tmp_path / "out") == 1
+    assert run(main, "--frames", folder, "--checkpoint", folder, "--out", tmp_path / "out") == 1
     assert str(folder) in capsys.readouterr().err
 
 
@@ -150,22 +111,26 @@ def test_a_truncated_image_ends_the_run_and_leaves_what_was_done(
     bad = folder / "img4.png"
     bad.write_bytes(bad.read_bytes()[:200])
     out = tmp_path / "out"
-    assert run("--frames", folder, "--checkpoint", checkpoint, "--out", out) == 1
+    assert run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", out) == 1
     assert "img4.png" in capsys.readouterr().err
     assert len(np.loadtxt(out / "trajectory.txt")) == 3
     assert json.loads((out / "run.json").read_text())["frames"] == 3
     assert (out / "points.ply").exists()
-    assert run("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--overwrite", "--on-error", "skip") == 0
+    assert (
+        run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", out, "--overwrite", "--on-error", "skip")
+        == 0
+    )
     assert len(np.loadtxt(out / "trajectory.txt")) == 4
 
 
 def test_a_full_disk_is_named(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     """Files of the process may not pass 20 kB, and a frame's .npz does; neither do compiled programs go into a cache."""
-    process = command(
+    process = start(
+        "infer",
         *("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "npz"),
         limit="ulimit -f 20; export JAX_ENABLE_COMPILATION_CACHE=false",
     )
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert ".npz: File too large" in error and "Traceback" not in error
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -179,16 +144,14 @@ def test_interrupt_finishes_the_frame(checkpoint: Path, folder: Path, tmp_path: 
     for i in range(6, 3000):
         (folder / f"img{i}.png").write_bytes(image)
     out = tmp_path / "out"
-    process = command("--frames", folder, "--checkpoint", checkpoint, "--out", out)
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        if (out / "trajectory.txt").exists() and len((out / "trajectory.txt").read_text().splitlines()) > 3:
-            break
-        time.sleep(0.05)
+    process = start("infer", "--frames", folder, "--checkpoint", checkpoint, "--out", out)
+    trajectory = out / "trajectory.txt"
+    wait_until(lambda: trajectory.exists() and len(trajectory.read_text().splitlines()) > 3, process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, error
-    assert "Traceback" not in error
+    assert "Traceback" not in error and "--resume goes on" in error
     record = json.loads((out / "run.json").read_text())
     assert record["interrupted"] and 3 <= record["frames"] < 2999
     assert len(np.loadtxt(out / "trajectory.txt")) == record["frames"]
+    assert read_state(out).frames == record["frames"]

@@ -1,0 +1,158 @@
+"""Runs that are stopped or killed, resumed, and end with the files of a run that was not."""
+
+import json
+import random
+import signal
+import time
+import warnings
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from commands import PATIENCE, run, start, wait_until, write_frames
+
+from ivggt_jax.infer import main
+from ivggt_jax.resume import STATE_FILE
+
+FRAMES = 12
+EXPORTS = ("tum", "kitti", "intrinsics", "npz", "ply", "depth", "video", "rrd", "colmap", "nerfstudio", "glb", "html")
+DIFFER = ("settings", "milliseconds_per_frame", "peak_memory_bytes")
+"""What run.json says of the process and not of its results."""
+
+
+@pytest.fixture(scope="module")
+def arguments(checkpoint: Path, frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """All exports of twelve frames; the budget of 290 tokens evicts from the third frame on."""
+    pytest.importorskip("rerun")
+    folder = write_frames(tmp_path_factory.mktemp("input") / "frames", frames[:FRAMES])
+    return ("--frames", folder, "--checkpoint", checkpoint, "--budget", 290, "--heads", "camera", "depth", "tracks",
+            "--confidence", 20, "--export", *EXPORTS)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(arguments: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an uninterrupted run leaves."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    assert run(main, *arguments, "--out", out) == 0
+    return out
+
+
+def pictures(path: Path) -> np.ndarray:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def recorded_frames(out: Path) -> set[int]:
+    """Frames in all parts of a Rerun recording."""
+    from rerun.chunk import RrdReader
+
+    found: set[int] = set()
+    with warnings.catch_warnings(action="ignore"):  # that the files have no footer
+        for path in out.glob("recording*.rrd"):
+            for chunk in RrdReader(path).stream().to_chunks():
+                if chunk.entity_path == "/world/camera":
+                    found |= set(chunk.to_record_batch().column("frame").to_pylist())
+    return found
+
+
+def assert_same_files(found: Path, expected: Path) -> None:
+    """Byte for byte; the video, the recording and the page by what they show, run.json without times and memory."""
+    names = [
+        {path.relative_to(out) for path in out.rglob("*") if path.is_file() and path.suffix != ".rrd"}
+        for out in (found, expected)
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) > 5 * FRAMES
+    for name in sorted(names[0]):
+        ours, theirs = found / name, expected / name
+        if name.name == "video.mp4":
+            difference = np.abs(pictures(ours).astype(int) - pictures(theirs))
+            assert difference.mean(axis=(1, 2, 3)).max() < 4  # key frames lie elsewhere: the same pictures, coded anew
+        elif name.name == "run.json":
+            records = [json.loads(path.read_text()) for path in (ours, theirs)]
+            same = [{key: value for key, value in record.items() if key not in DIFFER} for record in records]
+            assert same[0] == same[1]
+        elif name.suffix == ".html":
+            assert abs(ours.stat().st_size - theirs.stat().st_size) < 100
+        else:
+            assert ours.read_bytes() == theirs.read_bytes(), name
+    assert recorded_frames(found) == recorded_frames(expected) == set(range(FRAMES))
+
+
+def test_two_kills_and_the_same_files(arguments: tuple[object, ...], whole: Path, tmp_path: Path, capsys) -> None:
+    """One between frames 5 and 12, six of them saved or three; one while the exports are built."""
+    out = tmp_path / "out"
+    arguments = (*arguments, "--out", out, "--save-every", 3)
+    process = start("infer", *arguments)
+    wait_until(lambda: len(lines(out / "kitti.txt")) >= 5, process)
+    kill(process)
+    assert run(main, *arguments) == 1
+    assert "that was stopped, with" in capsys.readouterr().err
+    process = start("infer", *arguments, "--resume")
+    wait_until(lambda: (out / "sparse").exists(), process)
+    kill(process)
+    assert not (out / "run.json").exists() and (out / STATE_FILE).exists()
+    assert run(main, *arguments, "--resume") == 0
+    assert f"{FRAMES} frames saved: resumed from there" in capsys.readouterr().err
+    assert_same_files(out, whole)
+    assert run(main, *arguments, "--resume") == 0
+    assert f"a finished run of {FRAMES} frames: nothing to resume" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_fifty_kills_at_random_times(arguments: tuple[object, ...], whole: Path, tmp_path: Path) -> None:
+    """Runs are killed again and again until one ends by itself: after it the files are the whole run's."""
+    chance = random.Random(0)
+    began = time.monotonic()
+    process = start("infer", *arguments, "--out", tmp_path / "timed")
+    _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, error
+    seconds = time.monotonic() - began
+    kills, ended = 0, 0
+    while kills < 50:
+        out = tmp_path / f"out{ended}"
+        for _ in range(5):
+            process = start("infer", *arguments, "--out", out, "--save-every", chance.choice((1, 2, 5)), "--resume")
+            time.sleep(chance.uniform(0.2, 1.0) * seconds)
+            if process.poll() is not None:
+                break
+            kill(process)
+            kills += 1
+        process.communicate()
+        process = start("infer", *arguments, "--out", out, "--resume")
+        _, error = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, error
+        assert_same_files(out, whole)
+        ended += 1
+
+
+def test_stopped_by_the_system_and_resumed_past_a_bad_frame(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys
+) -> None:
+    """A bad frame saves the state; `--on-error` may change, other options may not."""
+    bad = folder / "img4.png"
+    content = bad.read_bytes()
+    bad.write_bytes(content[:200])
+    out = tmp_path / "out"
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "tum", "ply")
+    assert run(main, *arguments) == 1
+    assert "--on-error skip" in capsys.readouterr().err
+    assert run(main, *arguments, "--resume", "--confidence", 10) == 1
+    assert "begun with --confidence 50.0, now 10.0" in capsys.readouterr().err
+    assert run(main, *arguments, "--resume", "--on-error", "skip") == 0
+    assert "with 3 frames saved: resumed from there" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.loadtxt(out / "trajectory.txt")[:, 0], (0, 1, 2, 4))
+    record = json.loads((out / "run.json").read_text())
+    assert record["skipped"]["count"] == 1 and "img4.png" in record["skipped"]["names"][0]
+    assert not (out / STATE_FILE).exists()
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def kill(process) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL
