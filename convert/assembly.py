@@ -1,6 +1,6 @@
 """Our parameters from PyTorch's tensors, strictly, and one at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 from jax.typing import DTypeLike
@@ -13,9 +13,9 @@ from ivggt_jax.model.parameters import abstract_params, compute_dtypes, flatten
 class ConversionError(ValueError):
     """Tensors that do not fit the model; the message lists every mismatch."""
 
-    def __init__(self, problems: list[str]):
-        """Take the mismatches, a line each."""
-        super().__init__(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems))
+    def __init__(self, problems: list[str], hint: str = ""):
+        """Take the mismatches, a line each, and what to do about them."""
+        super().__init__(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems) + hint)
         self.problems = problems
 
 
@@ -34,24 +34,23 @@ def torch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def find_mismatches(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> list[str]:
     """All missing, unexpected and misshapen tensors, a line each; empty when they are the model's."""
     expected = torch_shapes(config)
-    problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
-    for name in sorted(expected.keys() & tensors.keys()):
-        shape = tensors[name].shape
-        if shape != expected[name]:
-            problems.append(f"{name} has shape {list(shape)}, expected {list(expected[name])}")
-    return problems
+    shapes = {name: tensors[name].shape for name in sorted(expected.keys() & tensors.keys())}
+    return _name_mismatches(expected, tensors) + _shape_mismatches(expected, shapes)
 
 
 class Assembled(Mapping[str, np.ndarray]):
-    """Our parameters by "/"-joined path, each made of its PyTorch tensors when it is asked for."""
+    """Our parameters by "/"-joined path, each made of its PyTorch tensors when it is asked for.
+
+    Asking raises ConversionError when they have other shapes.
+    """
 
     def __init__(self, tensors: Mapping[str, np.ndarray], config: ModelConfig, dtype: DTypeLike | None):
-        """Take `dtype` for the trunk (`compute_dtypes`).
+        """Take `dtype` for the trunk (`compute_dtypes`); reads nothing.
 
-        Raises ConversionError unless each tensor of the configuration is there, in its shape, and nothing else.
+        Raises ConversionError unless the names are those of the configuration.
         """
-        if problems := find_mismatches(tensors, config):
+        self._expected = torch_shapes(config)
+        if problems := _name_mismatches(self._expected, tensors):
             raise ConversionError(problems)
         self._tensors = tensors
         self._table = name_table(config)
@@ -63,8 +62,14 @@ class Assembled(Mapping[str, np.ndarray]):
         entry = self._table[path]
         result = np.empty(*self.layout[path])
         layers = result if entry.stacked else result[None]
+        problems = []
         for layer, name in enumerate(entry.names):
-            layers[layer] = entry.layout.from_torch(self._tensors[name])
+            tensor = self._tensors[name]
+            problems += _shape_mismatches(self._expected, {name: tensor.shape})
+            if not problems:
+                layers[layer] = entry.layout.from_torch(tensor)
+        if problems:
+            raise ConversionError(problems)
         return result
 
     def __iter__(self) -> Iterator[str]:
@@ -72,3 +77,16 @@ class Assembled(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._table)
+
+
+def _name_mismatches(expected: Collection[str], found: Collection[str]) -> list[str]:
+    problems = [f"missing {name}" for name in sorted(set(expected) - set(found))]
+    return problems + [f"unexpected {name}" for name in sorted(set(found) - set(expected))]
+
+
+def _shape_mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    return [
+        f"{name} has shape {list(shape)}, expected {list(expected[name])}"
+        for name, shape in found.items()
+        if shape != expected[name]
+    ]

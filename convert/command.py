@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from convert.assembly import Assembled, ConversionError, torch_shapes
+from convert.assembly import Assembled, find_mismatches, torch_shapes
 from convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
 from convert.parameters import to_torch
 from convert.torch_file import open_tensors
@@ -145,16 +145,14 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
 
 def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig | None, source: Source | None) -> Parameters:
     tensors = open_tensors(path)
-    trunk = dtype or _trunk(tensors, "aggregator.camera_token")
-    try:
-        assembled = Assembled(tensors, config or ModelConfig.vggt_1b(), trunk)
-    except ConversionError as error:
+    if problems := find_mismatches(tensors, config or ModelConfig.vggt_1b()):
         hint = "" if config else "; for shapes other than the published give their --config"
-        listed = list_problems(error.problems)
-        raise CheckpointError(f"{path}: {len(error.problems)} tensors do not fit the model{hint}:{listed}") from None
+        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit the model{hint}:{list_problems(problems)}")
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     source = dataclasses.replace(source or Source(name=path.name), sha256=digest)
+    trunk = dtype or _trunk(tensors, "aggregator.camera_token")
+    assembled = Assembled(tensors, config or ModelConfig.vggt_1b(), trunk)
     return Parameters(config or ModelConfig.vggt_1b(), assembled.layout, assembled, source)
 
 

@@ -2,18 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from convert.names import Entry, name_table
+from convert.assembly import Assembled, ConversionError, find_mismatches
+from convert.names import name_table
 from ivggt_jax import Model, ModelConfig
-from ivggt_jax.model.parameters import abstract_params, compute_dtypes, flatten, unflatten
-
-
-class ConversionError(ValueError):
-    """Tensors that do not fit the model; the message lists every mismatch."""
+from ivggt_jax.model.parameters import flatten, unflatten
 
 
 def from_torch(
@@ -26,39 +22,13 @@ def from_torch(
 
     Raises ConversionError with all missing, unexpected and misshapen tensors.
     """
-    shapes = {path: x.shape for path, x in flatten(abstract_params(config or ModelConfig.vggt_1b())).items()}
-    table = name_table(config or ModelConfig.vggt_1b())
-    expected = {name for entry in table.values() for name in entry.names}
-    problems = [f"missing {name}" for name in sorted(expected - set(tensors))]
-    problems += [f"unexpected {name}" for name in sorted(set(tensors) - expected)]
-    params: dict[str, jax.Array] = {}
-    if not problems:
-        dtypes = compute_dtypes(shapes, dtype)
-        for path, entry in table.items():
-            found = _assemble(tensors, entry, shapes[path], dtypes[path], problems)
-            if not problems:
-                params[path] = jnp.asarray(found)
-    if problems:
+    shape = config or ModelConfig.vggt_1b()
+    try:
+        params = {path: jnp.asarray(x) for path, x in Assembled(tensors, shape, dtype).items()}
+    except ConversionError:
         hint = "" if config else "\nWithout a config only the published shapes are read: pass config= for others."
-        raise ConversionError(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems) + hint)
-    return Model(config or ModelConfig.vggt_1b(), unflatten(params))
-
-
-def _assemble(
-    tensors: Mapping[str, np.ndarray], entry: Entry, shape: tuple[int, ...], dtype: np.dtype, problems: list[str]
-) -> np.ndarray:
-    """One parameter of ours from its tensors; mismatches go to `problems`."""
-    result = np.empty(shape, dtype)
-    part = result if entry.stacked else result[None]
-    for i, name in enumerate(entry.names):
-        tensor = np.asarray(tensors[name])
-        # The expected shape in PyTorch follows from ours by the inverse layout.
-        wanted = entry.layout.to_torch(np.empty(part.shape[1:], np.bool_)).shape
-        if tensor.shape != wanted:
-            problems.append(f"{name} has shape {list(tensor.shape)}, expected {list(wanted)}")
-            continue
-        part[i] = entry.layout.from_torch(tensor).astype(dtype)
-    return result
+        raise ConversionError(find_mismatches(tensors, shape), hint) from None
+    return Model(shape, unflatten(params))
 
 
 def to_torch(model: Model) -> Mapping[str, np.ndarray]:

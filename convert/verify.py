@@ -20,6 +20,8 @@ BUDGET_FRAMES = 2
 """Frames that the bounded stream keeps in each layer, so that the third frame evicts."""
 UNBOUNDED = 10**9
 """Tokens, as an unbounded budget for the reference, which counts in 32 bits."""
+SMALLEST_SIDE = 128
+"""Pixels, at which the last of the tracker's seven pyramid levels has one row."""
 QUERIES = 8
 
 
@@ -54,14 +56,19 @@ class Difference:
 
 def run(command: Verify) -> int:
     """Compare this implementation with a clone of the PyTorch one, stage by stage, in float32 on the CPU."""
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_default_matmul_precision", "highest")
     images = _frames(command)
+    if min(images.shape[1:3]) < SMALLEST_SIDE:
+        raise CheckpointError(
+            f"frames of {images.shape[2]}×{images.shape[1]} are too small for the reference's tracker, "
+            f"which needs {SMALLEST_SIDE} pixels each way; raise --size {command.size}"
+        )
     path = checkpoint.locate(command.checkpoint)
     queries = _queries(*images.shape[1:3])
     config = checkpoint.describe(path).config if path.is_dir() else ModelConfig.vggt_1b()
     if config != ModelConfig.vggt_1b():
         raise CheckpointError(f"{path} is not of the published shapes, the only ones that the PyTorch model has")
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_default_matmul_precision", "highest")
     budget = BUDGET_FRAMES * config.depth * config.tokens_per_frame(*images.shape[1:3])
     tensors = to_torch(checkpoint.load(path, np.float32)) if path.is_dir() else open_tensors(path)
     reference = Reference(command.reference, tensors)

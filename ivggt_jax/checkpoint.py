@@ -259,17 +259,17 @@ def _load_directory(directory: Path, dtype: DTypeLike | None) -> Model:
 
 def _load_torch(path: Path, dtype: DTypeLike | None) -> Model:
     # The converter is needed for foreign files alone; the library does not depend on it otherwise.
-    from convert.assembly import Assembled, ConversionError
+    from convert.assembly import Assembled, find_mismatches
     from convert.torch_file import open_tensors
 
     config = ModelConfig.vggt_1b()
-    try:
-        params = Assembled(open_tensors(path), config, dtype)
-    except ConversionError as error:
+    tensors = open_tensors(path)
+    if problems := find_mismatches(tensors, config):
         raise CheckpointError(
-            f"{path}: {len(error.problems)} tensors do not fit the published model; convert other shapes with "
-            f"`python -m convert --config`:{list_problems(error.problems)}"
-        ) from None
+            f"{path}: {len(problems)} tensors do not fit the published model; convert other shapes with "
+            f"`python -m convert --config`:{list_problems(problems)}"
+        )
+    params = Assembled(tensors, config, dtype)
     return Model(config, unflatten({name: jax.device_put(x) for name, x in params.items()}))
 
 

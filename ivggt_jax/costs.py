@@ -60,8 +60,9 @@ def step_costs(
     tokens, channels, layers = config.tokens_per_frame(height, width), config.width, config.depth
     patches, item = tokens - config.special_tokens, np.dtype(trunk).itemsize
     block = _block(channels, config.mlp_ratio)
+    parameters = flatten(abstract_params(config))
     weights = {
-        stage: sum(x.size for path, x in flatten(abstract_params(config)).items() if path.startswith(stage))
+        stage: sum(x.size for path, x in parameters.items() if path.startswith(stage))
         for stage in ("aggregator/encoder", "aggregator/frame", "aggregator/global", "camera", "depth", "points")
     }
 

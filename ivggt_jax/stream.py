@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Literal
 
 import jax
@@ -114,8 +115,8 @@ def infer_clip(
     `offline`: every frame sees all frames (VGGT); `causal`: only itself and earlier ones (StreamVGGT). Query points
     [B,N,2] are (x, y) pixels of the first frame. Raises ValueError for sizes that are no multiples of the patch size.
     """
-    if images.ndim != 5 or images.shape[-1] != 3:
-        raise ValueError(f"images must be [B,S,H,W,3], not {list(images.shape)}")
+    if images.ndim != 5 or images.shape[-1] != 3 or not all(images.shape):
+        raise ValueError(f"images must be [B,S,H,W,3] with at least one frame, not {list(images.shape)}")
     if mode not in ("offline", "causal"):
         raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
     model.config.patch_grid(*images.shape[2:4])
@@ -214,13 +215,13 @@ def stream(
     chunk runs while one is handed out. Raises ValueError past `max_frames` of an unbounded cache, before the frame.
     """
     cache_config = cache_config or CacheConfig()
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 frame, not {chunk}")
+    most = cache_config.max_frames if cache_config.total_budget is None else None
+    frames = iter(frames)
     state = None
-    seen = 0
     running: deque[tuple[Predictions, int]] = deque()
-    for group in _groups(frames, chunk):
-        seen += len(group)
-        if cache_config.total_budget is None and seen > (cache_config.max_frames or 0):
-            raise ValueError(f"the stream is longer than max_frames={cache_config.max_frames} of its unbounded cache")
+    for group in _groups(islice(frames, most), chunk):
         if state is None:
             queries = None if query_points is None else jnp.asarray(query_points)[None]
             state = init_stream(
@@ -235,6 +236,8 @@ def stream(
             yield from _unstacked(*running.popleft())
     while running:
         yield from _unstacked(*running.popleft())
+    if most is not None and next(frames, None) is not None:
+        raise ValueError(f"the stream is longer than max_frames={most} of its unbounded cache")
 
 
 @partial(jax.jit, donate_argnames="state")
@@ -244,6 +247,10 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
     With `query_points` [B,N,2] those streams also track new points.
     """
     where = jnp.asarray(where)
+    if where.shape != state.frame.shape:
+        raise ValueError(
+            f"where must have an entry for each of {state.frame.shape[0]} streams, not {list(where.shape)}"
+        )
     fresh = jax.tree.map(jnp.zeros_like, state)
     fresh = replace(fresh, budgets=jnp.full_like(state.budgets, state.settings.slots))
     if state.tracks is not None:
@@ -387,8 +394,13 @@ def _check_frames(state: StreamState, frames: FrameArray, axes: int) -> None:
 
 
 def _groups(frames: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Frames in groups of `size`, the last perhaps shorter. Raises ValueError when the size of a frame changes."""
     group: list[np.ndarray] = []
+    shape: tuple[int, ...] | None = None
     for frame in frames:
+        shape = shape or frame.shape
+        if frame.shape != shape:
+            raise ValueError(f"frames must all be {list(shape)} like the first, not {list(frame.shape)}")
         group.append(frame)
         if len(group) == size:
             yield group

@@ -1,4 +1,4 @@
-"""A training run that takes seconds: a network of some 30,000 parameters and clips of noise.
+"""A training run that takes seconds: a network of 100,000 parameters and clips of noise.
 
 As a program it trains in a process of its own, to be killed, or to be one of several: small_training.py OUT [options].
 """
@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +20,7 @@ from train.data.batches import Batch
 from train.distill import StepConfig
 from train.losses import LossConfig
 from train.mesh import make_mesh, process_rows, start_processes
-from train.optimizer import OptimizerConfig
+from train.optimizer import FROZEN, OptimizerConfig
 from train.run import RunConfig, run
 
 SMALL = ModelConfig(
@@ -29,6 +30,8 @@ SMALL = ModelConfig(
     track_radius=1, track_iterations=1, track_virtual=4,
 )  # fmt: skip
 """One iteration of camera head and tracker: what goes from one to the next carries no gradient, by design."""
+UNUSED = ("points/.*", "tracker/.*", "track_features/.*")
+"""Groups without a part in a step whose heads are camera and depth."""
 CLIPS, FRAMES, SIZE, QUERIES = 4, 3, 28, 3
 STEPS = 8
 
@@ -56,15 +59,17 @@ def clips(seed: int, count: int = CLIPS, frames: int = FRAMES) -> dict[str, np.n
 
 
 class Clips:
-    """A run's batches; those of some steps are spoilt."""
+    """A run's batches. Those of some steps are spoilt; when that of step `stop_at` is read, the process gets a SIGTERM."""
 
-    def __init__(self, steps: int, rows: slice = slice(None), spoilt: tuple[int, ...] = ()):
-        self._steps, self._rows, self._spoilt = steps, rows, spoilt
+    def __init__(self, steps: int, rows: slice = slice(None), spoilt: tuple[int, ...] = (), stop_at: int | None = None):
+        self._steps, self._rows, self._spoilt, self._stop_at = steps, rows, spoilt, stop_at
 
     def __len__(self) -> int:
         return self._steps
 
     def __getitem__(self, step: int) -> Batch:
+        if step == self._stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
         arrays = {name: array[self._rows] for name, array in clips(1000 + step).items()}
         if step in self._spoilt:
             arrays["cam_from_world"] = arrays["cam_from_world"] * np.float32(np.nan)
@@ -72,12 +77,14 @@ class Clips:
 
 
 def config(out: Path, **changes: object) -> RunConfig:
-    """Of a run that learns from a teacher, in folder `out`/teacher, and from the truth, in all heads."""
+    """Of a run that learns cameras and depth from a teacher, in folder `out`/teacher, and from the truth."""
     step = StepConfig(
-        heads=("camera", "depth", "points", "tracks"),
+        heads=("camera", "depth"),
         precision="float32",
         loss=LossConfig(task_weight=1.0),
-        optimizer=OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, average_decay=0.9),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-3, final_learning_rate=1e-4, average_decay=0.9, frozen=(*FROZEN, *UNUSED)
+        ),
     )
     defaults = {
         "out": out, "student": str(out / "teacher"), "teacher": str(out / "teacher"), "step": step,
@@ -86,14 +93,19 @@ def config(out: Path, **changes: object) -> RunConfig:
     return RunConfig(**defaults | changes)
 
 
-def train(config: RunConfig, spoilt: tuple[int, ...] = ()) -> Path:
-    """Run it on all devices, evaluating on one batch of noise."""
-    if not (config.out / "teacher").exists():
-        save(Model.initialise(SMALL, jax.random.key(0)), config.out / "teacher")
+def prepare(out: Path) -> None:
+    """Write the network that is both the teacher and the student's start."""
+    if not (out / "teacher").exists():
+        save(Model.initialise(SMALL, jax.random.key(0)), out / "teacher")
+
+
+def train(config: RunConfig, **changes: Any) -> Path:
+    """Run it on all devices, evaluating on one batch of noise. changes: of the batches, see `Clips`."""
+    prepare(config.out)
     mesh = make_mesh(config.fsdp)
     rows = process_rows(mesh, CLIPS)
     held_out = Clips(config.steps, rows)[config.steps]
-    return run(config, mesh, Clips(config.steps, rows, spoilt), [held_out])
+    return run(config, mesh, Clips(config.steps, rows, **changes), [held_out])
 
 
 def die_while_saving(at: int) -> None:
@@ -111,14 +123,16 @@ def die_while_saving(at: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--fsdp", type=int, default=1)
-    parser.add_argument("--die-while-saving", type=int, default=0)
+    parser.add_argument("--die-while-saving", type=int)
+    parser.add_argument("--stop-at", type=int, help="of the first process alone")
     options = parser.parse_args()
     jax.config.update("jax_default_matmul_precision", "highest")  # as in conftest.py
     start_processes()
-    die_while_saving(options.die_while_saving)
+    if options.die_while_saving:
+        die_while_saving(options.die_while_saving)
+    stop_at = options.stop_at if jax.process_index() == 0 else None
     try:
-        train(config(options.out, steps=options.steps, fsdp=options.fsdp))
+        train(config(options.out, fsdp=options.fsdp), stop_at=stop_at)
     except KeyboardInterrupt:
         sys.exit(130)

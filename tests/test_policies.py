@@ -13,7 +13,7 @@ from numpy_reference import redundancy
 from scipy.stats import kstest
 from streaming import BOUNDED, TOKENS, assert_close, feed, live_tokens, start
 
-from ivggt_jax import CacheConfig, Model
+from ivggt_jax import CacheConfig, Model, infer_clip
 from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.extra import add_attention, store_residual
@@ -228,15 +228,11 @@ def test_protection_in_a_stream(tiny: Model, videos: np.ndarray):
 
 
 def test_eviction_after_attention(tiny: Model, videos: np.ndarray):
-    """With room for the first frame alone every later one sees that and itself; evicted before, that alone."""
-    cache = CacheConfig(total_budget=4 * TOKENS)
-    _, after = feed(tiny, start(tiny, replace(cache, evict_after_attention=True), batch=1, heads=()), videos[:4, :1])
-    _, pair = feed(
-        tiny, start(tiny, CacheConfig(total_budget=None, max_frames=2), batch=1, heads=()), videos[[0, 3], :1]
-    )
-    _, before = feed(tiny, start(tiny, cache, batch=1, heads=()), videos[:4, :1])
-    assert_close(after.features[3], pair.features[1])
-    assert np.abs(before.features[3] - pair.features[1]).max() > 1e-2
+    """With room for the first frame alone every later one sees that and itself, as if it were the second."""
+    cache = CacheConfig(total_budget=4 * TOKENS, evict_after_attention=True)
+    _, found = feed(tiny, start(tiny, cache, batch=1, heads=()), videos[:4, :1])
+    pair = infer_clip(tiny, videos[None, [0, 3], 0], "causal", heads=(), features=True)
+    assert_close(found.features[3], pair.features[:, 1])
 
 
 def oldest_patches(keys, live, candidates, origin, extra):
@@ -256,12 +252,12 @@ def test_a_function_as_policy_and_no_anchor(tiny: Model, videos: np.ndarray):
 
 
 def test_the_stored_residual_is_the_change_of_the_mlp(tiny: Model, videos: np.ndarray):
-    """First frame, block by block (1e-5); the default policy stores nothing."""
+    """Of the first frame in the first two layers, block by block (1e-5); the default policy stores nothing."""
     state, _ = feed(tiny, start(tiny, replace(BOUNDED, policy="residual"), batch=1, heads=()), videos[:1, :1])
     aggregator, config = tiny.network.aggregator, tiny.config
     rotation = rotation_table(2, 3, 5, config.head_dim, config.rope_base)
     x = aggregator.tokens(aggregator.encoder(videos[0, :1])[:, None], jnp.ones((1, 1), bool))[:, 0]
-    for layer in range(config.depth):
+    for layer in range(2):
         frame_block, global_block = (
             jax.tree.map(lambda p, layer=layer: p[layer], blocks)
             for blocks in (aggregator.frame_blocks, aggregator.global_blocks)

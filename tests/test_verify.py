@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from convert.reference import Reference
-from convert.verify import Difference, Verify, _frames, compare, first_departure, table
+from convert.verify import Difference, Verify, _frames, compare, first_departure, run, table
 from ivggt_jax.tensor_file import CheckpointError
 
 
@@ -42,6 +42,11 @@ def test_frames_are_made_up_or_read(tmp_path):
     assert np.abs(np.diff(images, axis=0)).mean() > 0.01
     with pytest.raises(CheckpointError, match="--count 2 is too few"):
         _frames(Verify("x", tmp_path, count=2))
+
+
+def test_frames_too_small_for_the_tracker_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="frames of 140×112 are too small .* raise --size 140"):
+        run(Verify("x", tmp_path, size=140))
 
 
 def test_a_folder_that_is_no_clone_is_named(tmp_path):

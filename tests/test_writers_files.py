@@ -9,9 +9,9 @@ from ivggt_jax.writers.files import LineFile, NumberedFiles, ResumeError, WriteE
 
 @pytest.fixture
 def small_disk():
-    """Files of more than 1,000 bytes cannot be written: the kernel's own refusal, as on a full disk."""
+    """Files of more than 1 MiB cannot be written: the kernel's own refusal, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
@@ -40,17 +40,17 @@ def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, small_disk):
     (tmp_path / "file").write_bytes(b"old")
     message = r"cannot write .*/file: File too large.*free space.*--resume"
     with pytest.raises(WriteError, match=message), replacing(tmp_path / "file") as file:
-        file.write(bytes(100_000))
+        file.write(bytes(2**21))
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]
 
 
 def test_lines_are_whole_on_a_full_disk(tmp_path, small_disk):
     lines = LineFile(tmp_path / "lines", 0)
     with pytest.raises(WriteError, match="cannot write .*/lines"):
-        for _ in range(200):
+        for _ in range(12_000):
             lines.append("x" * 98)
     lines.close()
-    assert (tmp_path / "lines").read_text() == ("x" * 98 + "\n") * 10  # 990 of 1,000 bytes
+    assert (tmp_path / "lines").read_text() == ("x" * 98 + "\n") * (2**20 // 99)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -22,7 +22,9 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self._folder = (folder / "checkpoints").absolute()
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            self._folder, options=options, item_handlers=ocp.StandardCheckpointHandler()
+        )
 
     @property
     def newest(self) -> int | None:
@@ -35,16 +37,19 @@ class Checkpoints:
         Raises ValueError when the checkpoint is of another model or optimiser.
         """
         step = self.newest
+        saved, expected = _shapes(self._manager.item_metadata(step).tree), _shapes(abstract)
+        differing = sorted(path for path in saved.keys() | expected.keys() if saved.get(path) != expected.get(path))
+        if differing:
+            path = differing[0]
+            raise ValueError(
+                f"{self._folder / str(step)} is from a run with another student, other frozen groups, accumulation or "
+                f"average: {path} is {saved.get(path, 'not in it')}, here {expected.get(path, 'left out')} "
+                f"({len(differing)} such); choose another folder, or what {self._folder.parent / 'config.json'} says"
+            )
         target = jax.tree.map(
             lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), abstract, shardings
         )
-        try:
-            return self._manager.restore(step, args=ocp.args.StandardRestore(target))
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f"{self._folder / str(step)} does not fit this run's student, frozen groups, accumulation and average; "
-                f"choose another folder or the configuration in {self._folder.parent / 'config.json'}"
-            ) from error
+        return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 
     def save(self, state: TrainState) -> None:
         """Save in the background under the state's step; the state may be changed or donated at once."""
@@ -56,3 +61,8 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x.shape for path, x in leaves}

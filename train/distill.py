@@ -103,7 +103,7 @@ def train_step(plan: Plan, state: TrainState, batch: Batch, teacher: Model | Non
     """
     config = plan.step.optimizer
     whole = (state.trainable, state.frozen, teacher)
-    gradient, terms = mean_over_devices(plan.mesh, partial(_gradient, plan))(whole, batch)
+    gradient, terms = mean_over_devices(plan.mesh, partial(differentiate, plan))(whole, batch)
     gradient = divide(plan.mesh, gradient)
     norm = optax.global_norm(gradient)
     rate = current_learning_rate(config, plan.updates, state.optimizer)
@@ -121,7 +121,7 @@ def train_step(plan: Plan, state: TrainState, batch: Batch, teacher: Model | Non
     return divide(plan.mesh, state), terms | {"gradient_norm": norm, "learning_rate": rate}
 
 
-def _gradient(plan: Plan, whole: tuple[Params, Params, Model | None], batch: Batch) -> tuple[Params, Terms]:
+def differentiate(plan: Plan, whole: tuple[Params, Params, Model | None], batch: Batch) -> tuple[Params, Terms]:
     """Gradient of the objective by the trainable parameters, and its terms, of the clips of one device."""
     trainable, frozen, teacher = whole
     target = None if teacher is None else predict(plan.step, teacher, batch, "offline")

@@ -3,8 +3,8 @@
 import itertools
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,7 +75,7 @@ def bench(config: BenchConfig) -> int:
         record |= {"first": asdict(first), "last": asdict(last)}
         print(f"{report.machine_line(record['machine'])}\n\n{report.flat_table(first, last)}")
     else:
-        results = []
+        results: list[dict[str, Any]] = []
         for case in config.cases():
             result = measure_case(case, config.frames, config.reference)
             if not results:
@@ -101,18 +101,14 @@ def measure_case(case: Case, frames: int, reference: Path | None = None) -> dict
         say("compiling")
         with measuring(own.measure, case, frames, environment=environment) as ask:
             cold = ask("begin")
-        ours = stack.enter_context(measuring(own.measure, case, frames, environment=environment))
-        begun = ours("begin")
+        # First, while there is room: for a moment it holds the weights twice.
         theirs = None
         if reference:
-            from ivggt_jax.bench import rival
-
+            theirs = stack.enter_context(_rival(reference, case, cold))
             say("filling the cache of the PyTorch code")
-            same = replace(case, precision=begun["settings"]["precision"])
-            gpu = begun["machine"]["platform"] == "gpu"
-            arguments = (rival.measure, reference, same, gpu)
-            theirs = stack.enter_context(measuring(*arguments, environment={"JAX_PLATFORMS": "cpu"}))
             theirs("fill")
+        ours = stack.enter_context(measuring(own.measure, case, frames, environment=environment))
+        begun = ours("begin")
         begun["settings"] |= ours("fill")
         say(f"{frames} frames")
         samples, rival_samples = [], []
@@ -126,10 +122,18 @@ def measure_case(case: Case, frames: int, reference: Path | None = None) -> dict
         floor = sum(stage["floor"] for stage in finished["stages"].values())
         result = {**begun, **finished, "seconds": seconds, "samples": samples, "floor": floor}
         if theirs:
-            result["reference"] = {
-                "seconds": _percentiles(rival_samples), "samples": rival_samples, "memory": theirs("finish"),
-            }  # fmt: skip
+            memory = theirs("finish")
+            result["reference"] = {"seconds": _percentiles(rival_samples), "samples": rival_samples, "memory": memory}
         return result
+
+
+def _rival(clone: Path, case: Case, begun: dict[str, Any]) -> AbstractContextManager[Callable[[str], Any]]:
+    """The PyTorch code in a process of its own, with the precision and on the device that ours has."""
+    from ivggt_jax.bench import rival  # imports convert
+
+    case = replace(case, precision=begun["settings"]["precision"])
+    gpu = begun["machine"]["platform"] == "gpu"
+    return measuring(rival.measure, clone, case, gpu, environment={"JAX_PLATFORMS": "cpu"})
 
 
 def _percentiles(samples: list[float]) -> dict[str, float]:

@@ -11,7 +11,6 @@ from jax import lax
 
 from ivggt_jax import checkpoint
 from ivggt_jax.config import CacheConfig, ModelConfig
-from ivggt_jax.memory.budgets import layer_budgets
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.model.attention import CHUNK
 from ivggt_jax.model.parameters import Model, cast
@@ -100,19 +99,15 @@ def fill(state: StreamState, seen: int) -> StreamState:
 
     In place, a few slots at a time, so that it takes no memory of its own.
     """
-    settings = state.settings
+    settings, cache = state.settings, state.cache
     assert settings.cache.total_budget is not None  # Case has no unbounded cache
-    share, _ = layer_budgets(
-        jnp.zeros_like(state.scores), settings.cache.total_budget, settings.cache.temperature,
-        settings.least, settings.capacity,
-    )  # fmt: skip
-    length = jnp.minimum(share, seen * settings.tokens).T
+    share = settings.cache.total_budget // settings.model.depth
     cache = replace(
-        state.cache,
-        keys=_random(state.cache.keys, 0),
-        values=_random(state.cache.values, 1),
-        origin=jnp.broadcast_to(jnp.arange(settings.slots)[:, None], state.cache.origin.shape),
-        length=length,
+        cache,
+        keys=_random(cache.keys, 0),
+        values=_random(cache.values, 1),
+        origin=jnp.broadcast_to(jnp.arange(settings.slots)[:, None], cache.origin.shape),
+        length=jnp.full_like(cache.length, min(share, settings.capacity, seen * settings.tokens)),
     )
     camera = state.camera
     if camera is not None:
@@ -129,7 +124,7 @@ def _random(buffer: jax.Array, seed: int) -> jax.Array:
     def write(index: jax.Array, buffer: jax.Array) -> jax.Array:
         layer, part = index // (slots // unit), index % (slots // unit)
         numbers = jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), shape)
-        where = (layer, 0, part * unit, *(0 for _ in shape[3:]))
+        where: list[jax.Array | int] = [layer, 0, part * unit, *([0] * len(shape[3:]))]
         return lax.dynamic_update_slice(buffer, numbers.astype(buffer.dtype), where)
 
     return lax.fori_loop(0, layers * (slots // unit), write, buffer)

@@ -13,7 +13,7 @@ from ivggt_jax.bench.case import Case, fill, make_frames, make_model, start
 from ivggt_jax.bench.process import requests
 from ivggt_jax.bench.stages import time_stages
 from ivggt_jax.command import peak_memory
-from ivggt_jax.costs import step_costs
+from ivggt_jax.costs import Cost, step_costs
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.stream import StreamSettings, scan, step
 
@@ -81,18 +81,13 @@ class Own:
         """Frames a second with one call in flight, memory so far, and the stages beside their floor."""
         rate = self._throughput()
         memory = peak_memory()
-        live = self._live()
-        self._state, measured = time_stages(self._model, self._state, self._count)
+        costs = self._costs()
+        self._state, measured = time_stages(self._model, self._state, costs, self._count)
         rates = {
             "trunk": device.matrix_rate(self._trunk),
             "float32": device.matrix_rate("float32"),
             "bandwidth": device.bandwidth(),
         }
-        settings = self._settings
-        costs = step_costs(
-            settings.model, settings.height, settings.width, live=live, batch=self._case.batch, trunk=self._trunk,
-            heads=settings.heads, camera_frames=settings.cache.camera_frames,
-        )  # fmt: skip
         stages = {
             name: {
                 "seconds": measured[name],
@@ -115,6 +110,23 @@ class Own:
     def _live(self) -> int:
         """Tokens that a layer keeps, on average."""
         return round(float(np.mean(self._state.lengths)))
+
+    def _costs(self) -> dict[str, Cost]:
+        """Of the stages that a step has: a cache that is not full evicts nothing."""
+        settings, live = self._settings, self._live()
+        costs = step_costs(
+            settings.model,
+            settings.height,
+            settings.width,
+            live=live,
+            batch=self._case.batch,
+            trunk=self._trunk,
+            heads=settings.heads,
+            camera_frames=settings.cache.camera_frames,
+        )
+        if live + settings.tokens <= (settings.cache.total_budget or 0) // settings.model.depth:
+            del costs["eviction"]
+        return costs
 
     def _call(self) -> Predictions:
         """The next frame, or chunk of frames."""

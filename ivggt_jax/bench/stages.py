@@ -1,7 +1,7 @@
 """What each stage of a step takes when it runs alone, on the shapes and the full cache that it has in the step."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ivggt_jax.memory.cache import append, evict
-from ivggt_jax.memory.policies import as_measure
+from ivggt_jax.memory.cache import append
+from ivggt_jax.memory.forgetting import forget
 from ivggt_jax.memory.ring import attend_ring
 from ivggt_jax.model.attention import attend_layer
 from ivggt_jax.model.parameters import Model
@@ -26,11 +26,13 @@ Stage = Callable[[VGGT, StreamState, Inputs], tuple[StreamState, Any]]
 """→ (state with as many live tokens as before, what the stage computes)."""
 
 
-def time_stages(model: Model, state: StreamState, repeats: int) -> tuple[StreamState, dict[str, float]]:
-    """Median seconds of each stage that the state's heads need; the state given is used up, and comes back."""
+def time_stages(
+    model: Model, state: StreamState, names: Iterable[str], repeats: int
+) -> tuple[StreamState, dict[str, float]]:
+    """Median seconds of the stages named; the state given is used up, and comes back."""
     inputs = make_inputs(model, state)
     found = {}
-    for name in stage_names(state.settings):
+    for name in names:
         samples = []
         for _ in range(1 + repeats):
             began = time.perf_counter()
@@ -39,14 +41,6 @@ def time_stages(model: Model, state: StreamState, repeats: int) -> tuple[StreamS
             del result
         found[name] = float(np.median(samples[1:]))  # the first one compiles
     return state, found
-
-
-def stage_names(settings: StreamSettings) -> list[str]:
-    """The stages that a step with these heads has, as in `costs.step_costs`."""
-    left_out = set() if "camera" in settings.heads else {"camera head"}
-    if not {"depth", "points"} & set(settings.heads):
-        left_out.add("dense heads")
-    return [name for name in STAGES if name not in left_out]
 
 
 def make_inputs(model: Model, state: StreamState) -> Inputs:
@@ -99,18 +93,18 @@ def _global_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[S
 
 
 def _eviction(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
-    """As if a frame had come: the tokens behind the live ones count, and so many go."""
+    """As if a frame had come: the tokens behind the live ones count, and as many go."""
     settings, tokens = state.settings, state.settings.tokens
 
-    def one(cache, layer):
-        extra = None if cache.extra is None else cache.extra[layer]
-        measure = as_measure(settings.policy, tokens, settings.model.special_tokens, extra)
+    def one(memory, layer):
+        cache, scores = memory
         budget = cache.length[layer]
         cache = replace(cache, length=cache.length.at[layer].add(tokens))
-        return evict(cache, layer, budget, state.scores[:, layer], tokens, measure)
+        special = settings.model.special_tokens
+        return forget(cache, scores, layer, budget, state.frame, settings.cache, tokens, special), None
 
-    cache, scores = lax.scan(one, state.cache, jnp.arange(settings.model.depth))
-    return replace(state, cache=cache), scores
+    (cache, scores), _ = lax.scan(one, (state.cache, state.scores), jnp.arange(settings.model.depth))
+    return replace(state, cache=cache, scores=scores), None
 
 
 def _camera(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
@@ -135,7 +129,7 @@ STAGES: dict[str, Stage] = {
     "camera head": _camera,
     "dense heads": _dense,
 }
-"""In the order of a step; global blocks are without eviction."""
+"""As `costs.step_costs` names them; global blocks are without eviction."""
 
 
 def _rotation(settings: StreamSettings) -> Rotation:

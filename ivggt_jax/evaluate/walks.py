@@ -73,9 +73,7 @@ def _render(
     scene: Scene, path_key: jax.Array, start: int, frames: int, route: Route, height: int, width: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Images uint8 [T,H,W,3], depth [T,H,W] and cam_from_world [T,3,4]."""
-    cameras = camera_path(
-        path_key, scene, frames, start=start, speed=route.speed, look=route.look, period=route.period
-    )
+    cameras = camera_path(path_key, scene, frames, start=start, speed=route.speed, look=route.look, period=route.period)
     intrinsics = geometry.intrinsics_from_field_of_view(jnp.deg2rad(FIELD_OF_VIEW), height, width)
 
     def one(camera: jax.Array) -> tuple[jax.Array, jax.Array]:

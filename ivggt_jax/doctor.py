@@ -1,0 +1,210 @@
+"""`python -m ivggt_jax.doctor`: what is installed, what fits, what is wrong, and whether the model runs here."""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ivggt_jax.budget import fitting_cache, stream_bytes
+from ivggt_jax.command import compiled_folder, free_memory, run_command
+from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.hub import cache_folder
+from ivggt_jax.model.parameters import Model, abstract_params, compute_dtypes, flatten, unflatten
+from ivggt_jax.stream import infer_clip, stream
+
+SHOWN = ("ivggt_jax", "jax", "jaxlib", "flax", "numpy", "pillow", "av", "viser", "rerun-sdk", "opencv-python-headless")
+HEIGHT, WIDTH = 392, 518
+"""Of the frames that budgets are quoted for: what a 4:3 video becomes at the published size."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    level: Literal["ok", "note", "problem"]
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.level:>7}  {self.text}"
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """The command has no options."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    run_command(DoctorConfig, doctor, arguments, "python -m ivggt_jax.doctor")
+
+
+def doctor(config: DoctorConfig) -> int:
+    """What is installed, what fits into memory, what is wrong, and whether the model runs here; 1 for any problem."""
+    installed = {d.name.lower().replace("_", "-"): d.version for d in distributions() if d.name}
+    problems = 0
+    for findings in (
+        versions(installed),
+        devices(installed),
+        nvidia_wheels(installed),
+        memory(free_memory(), ModelConfig.vggt_1b()),
+        folders(),
+        self_test(),
+    ):
+        for finding in findings:
+            print(finding, flush=True)
+            problems += finding.level == "problem"
+    print(f"{problems} problem{'s' * (problems != 1)} found" if problems else "no problems found")
+    return min(problems, 1)
+
+
+def versions(installed: Mapping[str, str]) -> Iterator[Finding]:
+    """Of Python, this library and what it uses; `installed` maps names of distributions to versions."""
+    yield Finding("ok", f"Python {platform.python_version()} on {platform.platform()}")
+    found = [(name, installed.get(name.replace("_", "-"))) for name in SHOWN]
+    yield Finding("ok", ", ".join(f"{name} {version}" for name, version in found if version))
+    extras = {"rerun-sdk": "rerun", "opencv-python-headless": "camera"}
+    for name, version in found:
+        if name in extras and not version:
+            yield Finding("note", f"{name} is not installed: pip install 'ivggt_jax[{extras[name]}]' if you need it")
+
+
+def devices(installed: Mapping[str, str]) -> Iterator[Finding]:
+    """What JAX computes on, and the driver; a GPU that JAX does not use is a problem."""
+    kinds = [device.device_kind for device in jax.local_devices()]
+    yield Finding(
+        "ok", f"JAX computes on {len(kinds)} × {kinds[0]} ({jax.default_backend()}, {os.cpu_count()} CPU cores)"
+    )
+    cards = _nvidia_cards()
+    for card in cards:
+        yield Finding("ok", f"GPU {card}")
+    if cards and jax.default_backend() != "gpu":
+        if os.environ.get("JAX_PLATFORMS") == "cpu":
+            yield Finding("note", "JAX_PLATFORMS=cpu keeps JAX off the GPU")
+        elif any(name.startswith("jax-cuda") for name in installed):
+            yield Finding(
+                "problem", "JAX's CUDA plugin is installed but does not start: python -c 'import jax; jax.devices()'"
+            )
+        else:
+            yield Finding(
+                "problem", "JAX does not use the GPU: pip install 'ivggt_jax[cuda13]' (or cuda12 for older drivers)"
+            )
+
+
+def nvidia_wheels(installed: Mapping[str, str]) -> Iterator[Finding]:
+    """Packages that overwrite each other's CUDA libraries, which pip installs together without a word."""
+    families = {match[1] for name in installed if (match := re.fullmatch(r"nvidia-.+-cu(1[0-9])", name))}
+    plugins = {match[1] for name in installed if (match := re.match(r"jax-cuda(1[0-9])-", name))}
+    if len(families | plugins) > 1:
+        both = " and ".join(f"CUDA {family}" for family in sorted(families | plugins))
+        yield Finding(
+            "problem",
+            f"wheels for {both} are installed together and overwrite each other's cuDNN and NCCL: begin with a fresh "
+            "environment and install one of ivggt_jax[cuda12], ivggt_jax[cuda13]",
+        )
+    elif plugins and "torch" in installed:
+        yield Finding(
+            "note",
+            f"PyTorch {installed['torch']} and JAX share one cuDNN here: whichever is installed last changes the "
+            "other's; give each an environment of its own (PyTorch is not needed, not even to convert weights)",
+        )
+    else:
+        yield Finding("ok", "NVIDIA's wheels: " + (f"CUDA {', '.join(plugins | families)}" if families else "none"))
+
+
+def memory(free: int, config: ModelConfig) -> Iterator[Finding]:
+    """Which cache fits `free` bytes beside a model's weights, in the types that this device gets."""
+    shapes = flatten(abstract_params(config))
+    dtypes = compute_dtypes(shapes, None)
+    model = Model(config, unflatten({path: jax.ShapeDtypeStruct(x.shape, dtypes[path]) for path, x in shapes.items()}))
+    weights = sum(x.size * dtypes[path].itemsize for path, x in shapes.items())
+    cache = CacheConfig()
+    needed = stream_bytes(model, cache, HEIGHT, WIDTH)
+    yield Finding(
+        "ok",
+        f"memory: {gigabytes(free)} free; the published model's weights take {gigabytes(weights)}, its default cache of "
+        f"{cache.total_budget:,} tokens {gigabytes(needed)}",
+    )
+    fitting = fitting_cache(model, cache, HEIGHT, WIDTH, max(0, free - weights))
+    if free < weights + stream_bytes(model, fitting, HEIGHT, WIDTH):
+        yield Finding("note", "the published model does not fit here; smaller ones, such as the demo's, do")
+    elif fitting != cache:
+        yield Finding(
+            "note", f"at {WIDTH}×{HEIGHT} a cache of {fitting.total_budget:,} tokens fits: infer lowers it by itself"
+        )
+    else:
+        yield Finding("ok", "the default cache fits")
+
+
+def folders() -> Iterator[Finding]:
+    """Where weights and compiled programs are kept, and whether there is room."""
+    folder = cache_folder()
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    yield Finding("ok", f"{folder} (IVGGT_CACHE) holds {gigabytes(size)}; its disk has {gigabytes(free)} free")
+    if not os.access(there, os.W_OK):
+        yield Finding("problem", f"{there} cannot be written: set IVGGT_CACHE to a folder of yours")
+    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(compiled_folder())
+    yield Finding("ok", f"{compiled} (JAX_COMPILATION_CACHE_DIR) keeps compiled programs")
+    hub = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    yield Finding("ok", f"{hub} (HF_HOME) keeps downloads")
+
+
+def self_test() -> Iterator[Finding]:
+    """A tiny random model on this device: frame by frame it must say what it says of the whole clip."""
+    began = time.perf_counter()
+    config = ModelConfig.tiny()
+    random = np.random.default_rng(0)
+    # Not Model.initialise: compiling its many small programs takes longer than all the rest.
+    params = {path: 0.1 * random.standard_normal(x.shape) for path, x in flatten(abstract_params(config)).items()}
+    dtypes = compute_dtypes(params, None)
+    images = random.integers(0, 256, (3, 28, 42, 3), np.uint8)
+    cache = CacheConfig(total_budget=None, max_frames=len(images), camera_cache="per_iteration")
+    try:
+        model = Model(config, unflatten({path: jnp.asarray(x, dtypes[path]) for path, x in params.items()}))
+        whole = infer_clip(model, images[None], mode="causal", heads=("camera", "depth"))
+        expected = np.asarray(whole.depth)[0]
+        depth = np.stack([np.asarray(p.depth) for p in stream(model, images, cache, heads=("camera", "depth"))])
+        difference = float(np.abs(depth - expected).max() / np.median(expected))
+    except Exception as error:  # whatever a broken installation comes up with
+        yield Finding("problem", f"self-test: {type(error).__name__}: {error}")
+        return
+    if difference < (0.1 if jnp.bfloat16 in dtypes.values() else 0.01):  # false for NaN, too
+        seconds = time.perf_counter() - began
+        yield Finding("ok", f"self-test: a tiny model's stream and clip agree to {difference:.0e}, in {seconds:.0f} s")
+    else:
+        yield Finding("problem", f"self-test: a tiny model's stream and clip differ by {difference:.2g} in depth")
+
+
+def gigabytes(count: float) -> str:
+    """Bytes, for people."""
+    return f"{count / 1e9:.1f} GB"
+
+
+def _nvidia_cards() -> list[str]:
+    """Name, driver and memory of each card, as NVIDIA's own tool tells; empty where there is none."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [
+        "{}, driver {}, {}".format(*re.split(r",\s*", line))
+        for line in found.stdout.splitlines()
+        if line.count(",") == 2
+    ]
+
+
+if __name__ == "__main__":
+    main()

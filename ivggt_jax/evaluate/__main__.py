@@ -1,0 +1,50 @@
+"""`python -m ivggt_jax.evaluate pose|depth|reconstruction|stream|study`: how good a model is, and how well it remembers."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from tyro.conf import subcommand
+
+from ivggt_jax.command import run_command
+from ivggt_jax.evaluate.benchmarks import (
+    Depth,
+    Pose,
+    Reconstruction,
+    evaluate_depths,
+    evaluate_poses,
+    evaluate_reconstructions,
+)
+from ivggt_jax.evaluate.stream import Stream, evaluate_streams
+from ivggt_jax.evaluate.study import Study, run_study
+
+Command = (
+    Annotated[Pose, subcommand("pose", description=evaluate_poses.__doc__)]
+    | Annotated[Depth, subcommand("depth", description=evaluate_depths.__doc__)]
+    | Annotated[Reconstruction, subcommand("reconstruction", description=evaluate_reconstructions.__doc__)]
+    | Annotated[Stream, subcommand("stream", description=evaluate_streams.__doc__)]
+    | Annotated[Study, subcommand("study", description=run_study.__doc__)]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    run_command(Command, evaluate, arguments, "python -m ivggt_jax.evaluate")  # type: ignore[arg-type]
+
+
+def evaluate(config: Pose | Depth | Reconstruction | Stream | Study) -> int:
+    """Measure a model: on a data set, on endless synthetic videos, or its memory's policies against each other."""
+    match config:
+        case Pose():
+            return evaluate_poses(config)
+        case Depth():
+            return evaluate_depths(config)
+        case Reconstruction():
+            return evaluate_reconstructions(config)
+        case Stream():
+            return evaluate_streams(config)
+        case Study():
+            return run_study(config)
+
+
+if __name__ == "__main__":
+    main()

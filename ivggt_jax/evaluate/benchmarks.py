@@ -1,0 +1,244 @@
+"""The three benchmarks: a model over the sequences of a data set, compared with the truth as the published protocols do."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from ivggt_jax.command import say
+from ivggt_jax.evaluate import depth_alignment, reconstruction, trajectory
+from ivggt_jax.evaluate.datasets import PLAIN, ReadOptions, Sequence, Skipped, open_dataset
+from ivggt_jax.evaluate.datasets.pcd import read_pcd
+from ivggt_jax.evaluate.depth import PROTOCOLS, DepthEvaluation, DepthProtocol, error_map, evaluate_depth
+from ivggt_jax.evaluate.long3d import PUBLISHED_SCALE_FACTOR, VOXEL, evaluate_long3d
+from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
+from ivggt_jax.evaluate.pairing import centre_crop, depth_pair, true_points
+from ivggt_jax.evaluate.plots import depth_maps
+from ivggt_jax.evaluate.predict import Mode, Predicted, predict
+from ivggt_jax.evaluate.report import (
+    SequenceReport,
+    report_depth,
+    report_reconstruction,
+    report_trajectory,
+    summary_table,
+    write_report,
+)
+from ivggt_jax.evaluate.trajectory import evaluate_trajectory, inverse, relative_to_first
+from ivggt_jax.writers.fusion import VoxelGrid
+
+CROP = 224
+"""Rows and columns in the middle of an image whose points the published reconstruction compares."""
+MAPS = 3
+"""Frames of a sequence whose depth the report shows."""
+LONG3D_CUBES = 8_000_000
+"""Points that are gathered of a Long3D scene; a larger cloud is averaged in larger cubes."""
+
+TRUTH = {"world_from_cam": "true poses", "depths": "true depth", "intrinsics": "camera matrices", "cloud": "scan"}
+"""What a benchmark may need of a sequence, in words."""
+
+Evaluate = Callable[[Sequence, Predicted], SequenceReport]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Which sequences, and how the model is fed."""
+
+    dataset: Literal["7scenes", "nrgbd", "sintel", "bonn", "kitti", "kitti_odometry", "tum", "scannet", "long3d"]
+    root: Path
+    """The data set's folder."""
+    only: tuple[str, ...] = ()
+    """Names of the wanted sequences; all by default."""
+    out: Path | None = None
+    """Folder for the report; by default ivggt_out/ and the names of benchmark and data set."""
+    stride: int = 1
+    """Take every so many-th frame. Published: 2 for reconstruction on 7-Scenes, 500 on NRGBD, 1 elsewhere."""
+    max_frames: int | None = None
+    """Take at most so many of these."""
+    size: int | None = None
+    """Width of the model's input in pixels; by default the model's own."""
+    mode: Mode = "stream"
+    """Frame by frame with a bounded memory, or all frames at once."""
+    read: Annotated[ReadOptions, tyro.conf.arg(name="")] = PLAIN
+    model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    memory: Annotated[MemoryOptions, tyro.conf.arg(name="")] = field(default_factory=MemoryOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose:
+    """Options of `evaluate pose`."""
+
+    data: Annotated[DatasetOptions, tyro.conf.arg(name="")]
+    alignment: trajectory.Alignment = "sim3"
+    """What is taken out before errors are measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """Options of `evaluate depth`."""
+
+    data: Annotated[DatasetOptions, tyro.conf.arg(name="")]
+    alignment: depth_alignment.Alignment = "scale"
+    """What is taken out before errors are measured, once for each sequence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Options of `evaluate reconstruction`."""
+
+    data: Annotated[DatasetOptions, tyro.conf.arg(name="")]
+    points_from: Literal["head", "depth"] = "head"
+    """Points from the point head, or from depth and camera."""
+    alignment: Literal["published", "fixed"] = "published"
+    """As published, which depends on where the points are from, or the least-squares similarity and nothing else."""
+    thresholds: tuple[float, ...] = (0.05,)
+    """Metres, of precision, recall and F-score."""
+    scale_factor: float = PUBLISHED_SCALE_FACTOR
+    """Long3D: of the prediction before ICP, chosen by hand as published; 1.0 chooses nothing."""
+    cloud_stride: int = 10
+    """Long3D: every so many-th frame adds to the cloud."""
+
+
+def evaluate_poses(config: Pose) -> int:
+    """Camera trajectories of a data set: ATE and RPE."""
+
+    def compare(sequence: Sequence, predicted: Predicted) -> SequenceReport:
+        truth = _required(sequence, "world_from_cam")
+        found = inverse(predicted.cam_from_world)
+        if config.alignment in ("scale", "none"):
+            begin = int(np.argmax(np.isfinite(truth).all(axis=(1, 2))))
+            found, truth = relative_to_first(found[begin:]), relative_to_first(truth[begin:])
+        errors = evaluate_trajectory(found, truth, config.alignment)
+        return report_trajectory(sequence.name, errors, truth, sequence.problems)
+
+    return _run("pose", config.data, (), ("world_from_cam",), compare)
+
+
+def evaluate_depths(config: Depth) -> int:
+    """Depth maps of a data set: AbsRel, RMSE and the share of pixels within 25 %."""
+    protocol = PROTOCOLS.get(config.data.dataset, DepthProtocol())
+
+    def compare(sequence: Sequence, predicted: Predicted) -> SequenceReport:
+        def pair(index: int) -> tuple[np.ndarray, np.ndarray] | None:
+            truth = sequence.depth(index)
+            return None if truth is None else depth_pair(predicted.depth(index), truth, predicted.fits[index])
+
+        pairs = _Replay(pair, len(sequence))
+        found = evaluate_depth(pairs, config.alignment, protocol)
+        return report_depth(sequence.name, found, _maps(pairs, found, protocol), sequence.problems)
+
+    return _run("depth", config.data, ("depth",), ("depths",), compare)
+
+
+def evaluate_reconstructions(config: Reconstruction) -> int:
+    """Point clouds of a data set: accuracy, completeness, normal consistency, Chamfer distance, F-score."""
+    head = config.points_from == "head"
+
+    def points(predicted: Predicted, index: int) -> np.ndarray:
+        return predicted.points(index) if head else predicted.projected_points(index)
+
+    def compare_frames(sequence: Sequence, predicted: Predicted) -> SequenceReport:
+        cameras = relative_to_first(_required(sequence, "world_from_cam"))
+        intrinsics = _required(sequence, "intrinsics")
+        if not np.isfinite(cameras[0]).all():
+            raise ValueError("the true pose of the first frame, whose camera is the world, is not known")
+
+        def pair(index: int) -> tuple[np.ndarray, np.ndarray] | None:
+            depth = sequence.depth(index)
+            if depth is None or not np.isfinite(cameras[index]).all() or not np.isfinite(intrinsics[index]).all():
+                return None
+            found, fit = points(predicted, index), predicted.fits[index]
+            truth, known = true_points(depth, intrinsics[index], cameras[index], fit, *found.shape[:2])
+            if config.alignment == "published" and min(found.shape[:2]) >= CROP:
+                found, truth, known = (centre_crop(array, CROP) for array in (found, truth, known))
+            return found[known], truth[known]
+
+        published: reconstruction.Alignment = "published" if head else "published_projected"
+        alignment = published if config.alignment == "published" else "fixed"
+        found = reconstruction.evaluate_reconstruction(_Replay(pair, len(sequence)), alignment, config.thresholds)
+        return report_reconstruction(sequence.name, found, sequence.problems)
+
+    def compare_scan(sequence: Sequence, predicted: Predicted) -> SequenceReport:
+        grid = VoxelGrid(VOXEL, LONG3D_CUBES)
+        for index in range(0, len(sequence), config.cloud_stride):
+            found = points(predicted, index).reshape(-1, 3)
+            grid.add(found, np.zeros(found.shape, np.uint8))
+        truth = read_pcd(_required(sequence, "cloud"))
+        errors = evaluate_long3d(grid.cloud()[0].astype(np.float64), truth, config.scale_factor, config.thresholds)
+        return report_reconstruction(sequence.name, errors, sequence.problems)
+
+    heads = ("points",) if head else ("depth",)
+    if config.data.dataset == "long3d":
+        return _run("reconstruction", config.data, heads, ("cloud",), compare_scan)
+    return _run("reconstruction", config.data, heads, ("world_from_cam", "depths", "intrinsics"), compare_frames)
+
+
+def _run(
+    benchmark: str, options: DatasetOptions, heads: tuple[str, ...], needs: tuple[str, ...], compare: Evaluate
+) -> int:
+    """Predict and compare sequence after sequence; a table on standard output, a report in the folder."""
+    members = open_dataset(options.dataset, options.root, options.only, options.read)
+    model = options.model.load()
+    reports: list[SequenceReport] = []
+    skipped: list[Skipped] = []
+    for member in members:
+        if isinstance(member, Skipped):
+            skipped.append(member)
+            continue
+        sequence = member[:: options.stride][: options.max_frames]
+        say(f"{sequence.name}: {len(sequence)} frames")
+        try:
+            for field_name in needs:
+                _required(sequence, field_name)
+            with tempfile.TemporaryDirectory(prefix="ivggt_evaluate_") as folder:
+                predicted = predict(
+                    model, sequence, Path(folder), heads=heads, size=options.size or model.config.image_size,
+                    mode=options.mode, cache=options.memory.cache_for(len(sequence)),
+                )  # fmt: skip
+                reports.append(compare(sequence, predicted))
+        except ValueError as error:
+            skipped.append(Skipped(sequence.name, str(error)))
+    if not reports:
+        raise ValueError("no sequence could be evaluated: " + "; ".join(f"{s.name}: {s.reason}" for s in skipped))
+    title = f"{benchmark} · {options.dataset}"
+    print(summary_table(title, reports, skipped))
+    out = options.out or Path("ivggt_out") / f"{benchmark}_{options.dataset}"
+    write_report(out, title, reports, skipped)
+    say(f"{len(reports)} sequences → {out}")
+    return 0
+
+
+@dataclass(frozen=True)
+class _Replay:
+    """Pairs that are made anew each time they are asked for; a frame whose pair is None is passed over."""
+
+    make: Callable[[int], tuple[np.ndarray, np.ndarray] | None]
+    count: int
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index in range(self.count):
+            pair = self.make(index)
+            if pair is not None:
+                yield pair
+
+
+def _maps(pairs: _Replay, found: DepthEvaluation, protocol: DepthProtocol) -> dict[str, str]:
+    """Images of evenly spaced frames by caption."""
+    images = {}
+    for index in np.unique(np.linspace(0, pairs.count - 1, MAPS).round().astype(int)).tolist():
+        pair = pairs.make(index)
+        if pair is not None:
+            aligned = found.scale * pair[0] + found.shift
+            images[f"frame {index}"] = depth_maps(aligned, pair[1], error_map(aligned, pair[1], protocol))
+    return images
+
+
+def _required(sequence: Sequence, field: str) -> Any:
+    """What is true of a sequence. Raises ValueError where the data set does not say."""
+    value = getattr(sequence, field)
+    if value is None:
+        raise ValueError(f"{sequence.dataset} has no {TRUTH[field]} of it")
+    return value

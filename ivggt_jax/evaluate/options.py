@@ -1,0 +1,40 @@
+"""Options that evaluations share: which model, and what it remembers."""
+
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+import tyro
+
+from ivggt_jax import checkpoint
+from ivggt_jax.config import CacheConfig
+from ivggt_jax.model.parameters import Model
+
+PolicyName = Literal["diversity", "segment", "local_global", "random", "frame", "residual", "attention"]
+"""Those of `memory.policies.POLICIES`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model."""
+
+    checkpoint: str = "demo"
+    """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+
+    def load(self) -> Model:
+        """The model. Raises CheckpointError when it cannot be used."""
+        return checkpoint.load(self.checkpoint, None if self.precision == "auto" else self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """What a stream remembers."""
+
+    policy: PolicyName = "diversity"
+    """What is forgotten first."""
+    cache: Annotated[CacheConfig, tyro.conf.SuppressFixed] = field(default_factory=CacheConfig)
+
+    def cache_for(self, frames: int) -> CacheConfig:
+        """The cache for a stream of so many frames."""
+        return replace(self.cache, policy=self.policy, max_frames=frames)

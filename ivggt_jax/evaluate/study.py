@@ -1,0 +1,208 @@
+"""The memory study: policies × budgets × lengths, and one option changed at a time, all on the same endless videos.
+
+A stream's first frames do not know how long it will be, so one run gives all lengths. Each cell of the study is a file;
+a study that was stopped goes on where it was, and one whose settings changed measures those cells anew.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from ivggt_jax.command import say
+from ivggt_jax.config import CacheConfig
+from ivggt_jax.evaluate.options import ModelOptions
+from ivggt_jax.evaluate.records import CHUNK, Record, curves, measures, record_clip, run_walks
+from ivggt_jax.evaluate.stream import native_size
+from ivggt_jax.evaluate.study_report import write_study
+from ivggt_jax.evaluate.walks import RouteName, Walk
+from ivggt_jax.memory.policies import POLICIES
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.resume import weights_fingerprint
+from ivggt_jax.writers.files import replacing
+
+FULL_FRAMES = 10_000
+LONGEST_CLIP = 300
+"""Frames that the offline reference sees at once; its time grows with their square."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Options of `evaluate study`."""
+
+    out: Path = Path("ivggt_out/study")
+    """Folder for cells, tables and plots."""
+    lengths: tuple[int, ...] = (100, 300, 1000)
+    """Frames after which errors are taken; the last is the length of the streams."""
+    budgets: tuple[int, ...] = (4, 8, 16)
+    """Frames that fit a layer on average, the first included. The ablations have the middle one."""
+    routes: tuple[RouteName, ...] = ("loop", "corridor")
+    seeds: tuple[int, ...] = (0, 1)
+    """Scenes and paths of each route."""
+    only: tuple[str, ...] = ()
+    """Names of the wanted cells; all by default."""
+    full: bool = False
+    """Streams of 10,000 frames, the policies at the middle budget alone."""
+    model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+
+    def __post_init__(self) -> None:
+        if list(self.lengths) != sorted(set(self.lengths)) or not self.lengths or self.lengths[0] < 3:
+            raise ValueError(f"lengths {self.lengths} must rise from at least 3 frames")
+        if not self.budgets or not self.routes or not self.seeds:
+            raise ValueError("budgets, routes and seeds need an entry each")
+
+    @property
+    def middle(self) -> int:
+        """The budget that ablations have."""
+        return self.budgets[len(self.budgets) // 2]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to be measured."""
+
+    name: str
+    group: str
+    """The table that it belongs to."""
+    cache: CacheConfig | None
+    """None: whole clips at once, every frame seeing all."""
+
+
+def run_study(config: Study) -> int:
+    """Memory policies, budgets and options against each other on synthetic endless videos; takes up where it was stopped."""
+    if config.full:
+        config = replace(config, lengths=(*(n for n in config.lengths if n < FULL_FRAMES), FULL_FRAMES))
+    model = config.model.load()
+    height, width = native_size(model.config)
+    tokens = model.config.tokens_per_frame(height, width) * model.config.depth
+    walks = [Walk(route, seed, height, width) for route in config.routes for seed in config.seeds]
+    chosen = _chosen(list(cells(config, tokens)), config.only)
+    results = {}
+    for index, cell in enumerate(chosen):
+        settings = _settings(config, cell, model, walks)
+        result = _kept(config.out, cell, settings)
+        if result is None:
+            began = time.perf_counter()
+            records = _records(model, cell, walks, config.lengths)
+            result = {"settings": settings, "group": cell.group, **_numbers(records, config.lengths)}
+            result["seconds"] = round(time.perf_counter() - began, 1)
+            _keep(config.out, cell, result)
+            say(f"cell {index + 1} of {len(chosen)}: {cell.name}, {result['seconds']} s")
+        results[cell.name] = result
+    write_study(config.out, results, config.middle)
+    say(f"{len(results)} cells → {config.out}")
+    return 0
+
+
+def cells(config: Study, tokens: int) -> Iterator[Cell]:
+    """All cells of a study, for frames of `tokens` tokens over all layers."""
+
+    def bounded(frames: int, **options: Any) -> CacheConfig:
+        return CacheConfig(total_budget=frames * tokens, max_frames=config.lengths[-1], **options)
+
+    middle = config.middle
+    if not config.full:
+        unbounded = CacheConfig(total_budget=None, max_frames=config.lengths[-1])
+        yield Cell("offline", "references", None)
+        yield Cell("unbounded", "references", unbounded)
+        yield Cell("unbounded, camera per iteration", "references", replace(unbounded, camera_cache="per_iteration"))
+    for frames in (middle,) if config.full else config.budgets:
+        for policy in POLICIES:
+            yield Cell(
+                f"{policy}, {frames} frames", f"policies, {frames} frames a layer", bounded(frames, policy=policy)
+            )
+    if config.full:
+        return
+    ablations: dict[str, dict[str, Any]] = {
+        "temperature 0.1": {"temperature": 0.1},
+        "temperature 2": {"temperature": 2.0},
+        "all layers the same": {"temperature": math.inf},
+        "no anchor": {"anchor_frames": 0},
+        "3 anchor frames": {"anchor_frames": 3},
+        "special tokens protected": {"protect_special": True},
+        "evict after attention": {"evict_after_attention": True},
+        "adaptive budget": {"least_budget": middle * tokens // 2},
+        "camera per iteration": {"camera_cache": "per_iteration"},
+        "segment, evict after attention": {"policy": "segment", "evict_after_attention": True},
+        "segment, special tokens protected": {"policy": "segment", "protect_special": True},
+    }
+    for name, options in ablations.items():
+        yield Cell(name, f"diversity, one option changed, {middle} frames a layer", bounded(middle, **options))
+
+
+def _chosen(every: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    if unknown := set(only) - {cell.name for cell in every}:
+        raise ValueError(f"no cell {', '.join(sorted(unknown))}; known: {'; '.join(cell.name for cell in every)}")
+    return [cell for cell in every if not only or cell.name in only]
+
+
+def _records(model: Model, cell: Cell, walks: Sequence[Walk], lengths: Sequence[int]) -> dict[int, list[Record]]:
+    """The records from which each length's errors are taken."""
+    if cell.cache is not None:
+        return dict.fromkeys(lengths, run_walks(model, cell.cache, walks, lengths[-1]))
+    return {n: [record_clip(model, walk, n) for walk in walks] for n in lengths if n <= LONGEST_CLIP}
+
+
+def _numbers(records: Mapping[int, list[Record]], lengths: Sequence[int]) -> dict[str, Any]:
+    """Measures by length and walk, and curves, one point every `CHUNK` frames, by walk."""
+    longest = records[max(records)]
+    return {
+        "measures": {
+            str(n): {record.name: measures(record, n) for record in records[n]} for n in lengths if n in records
+        },
+        "curves": {
+            record.name: {name: [_short(x) for x in values[::CHUNK]] for name, values in curves(record).items()}
+            for record in longest
+        },
+        "clipped": sum(record.clipped for record in longest),
+    }
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.4g}") if math.isfinite(value) else None
+
+
+def _settings(config: Study, cell: Cell, model: Model, walks: Sequence[Walk]) -> dict[str, Any]:
+    """What a cell's numbers depend on, as JSON knows it."""
+    cache = None if cell.cache is None else {name: str(value) for name, value in asdict(cell.cache).items()}
+    return {
+        "weights": weights_fingerprint(model),
+        "dtype": str(jax.tree.leaves(model.params)[0].dtype),
+        "device": jax.devices()[0].device_kind,
+        "lengths": list(config.lengths),
+        "walks": [walk.name for walk in walks],
+        "size": list(native_size(model.config)),
+        "cache": cache,
+    }
+
+
+def _file(out: Path, cell: Cell) -> Path:
+    return out / "cells" / f"{cell.name.replace(', ', '_').replace(' ', '-')}.json"
+
+
+def _kept(out: Path, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """An earlier result of the cell, measured with the same settings."""
+    try:
+        result = json.loads(_file(out, cell).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if result.get("settings") == settings else None
+
+
+def _keep(out: Path, cell: Cell, result: dict[str, Any]) -> None:
+    with replacing(_file(out, cell)) as file:
+        file.write(json.dumps(_finite(result), ensure_ascii=False, allow_nan=False).encode())
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value

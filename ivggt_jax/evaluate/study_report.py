@@ -1,0 +1,106 @@
+"""What the memory study found, as Markdown tables and plots that a page can show."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ivggt_jax.evaluate.plots import line_plot
+from ivggt_jax.evaluate.records import CHUNK
+from ivggt_jax.writers.files import replacing
+
+ERROR = "position error, all frames so far"
+DEPTH = "depth error (AbsRel)"
+TIME = "time per frame (ms)"
+PLOTS = {
+    "drift_by_place": (ERROR, ("diversity", "segment", "local_global", "random", "unbounded")),
+    "drift_by_content": (ERROR, ("diversity", "frame", "residual", "attention", "unbounded")),
+    "depth": (DEPTH, ("diversity", "segment", "attention", "unbounded")),
+    "time": (TIME, ("diversity", "attention", "unbounded")),
+}
+"""Name of a file → what is drawn over the frame number, and of which policies at the middle budget."""
+SMOOTHED = 10
+"""Points of a depth or time curve of which the mean is drawn."""
+_STYLE = "<style>text{font:11px system-ui,sans-serif}.frame{fill:none;stroke:#bbb}</style>"
+
+Result = Mapping[str, Any]
+
+
+def write_study(out: Path, results: Mapping[str, Result], middle: int) -> None:
+    """Writes `tables.md` and the plots whose cells were measured into a folder; results by cell name."""
+    texts = {"tables.md": tables(results)}
+    for name, (curve, policies) in PLOTS.items():
+        cells = {policy: results.get(_cell_name(policy, middle)) for policy in policies}
+        drawn = {policy: _mean_curve(result, curve) for policy, result in cells.items() if result is not None}
+        if drawn:
+            texts[f"{name}.svg"] = _standalone(line_plot(drawn, "frame", curve))
+    for name, text in texts.items():
+        with replacing(out / name) as file:
+            file.write(text.encode())
+
+
+def tables(results: Mapping[str, Result]) -> str:
+    """A Markdown table for each group of cells; numbers are means over the streams, errors at several lengths."""
+    groups: dict[str, list[str]] = {}
+    for name, result in results.items():
+        groups.setdefault(result["group"], []).append(name)
+    first = next(iter(results.values()))
+    walks, lengths = first["settings"]["walks"], first["settings"]["lengths"]
+    height, width = first["settings"]["size"]
+    parts = [
+        f"Means over {len(walks)} streams ({', '.join(walks)}) of {height}×{width} pixels. Position error: ATE after Sim3 "
+        f"over the spread of the true path, after so many frames; local: of every 100 frames alone. Time: "
+        f"milliseconds a frame, on {first['settings']['device']}. Memory: megabytes of a stream's state."
+    ]
+    header = [*(f"position {n}" for n in lengths), "local", "rotation °", "depth AbsRel", "time", "memory"]
+    for group, names in groups.items():
+        rows = [[name, *_row(results[name], lengths)] for name in names]
+        lines = [["", *header], ["---", *["---:"] * len(header)], *rows]
+        parts.append(f"### {group}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(result: Result, lengths: list[int]) -> list[str]:
+    known = result["measures"]
+    last = known[max(known, key=int)]
+    errors = [_mean(known.get(str(n), {}), "position_error", 3) for n in lengths]
+    return [
+        *errors,
+        _mean(last, "local_position_error", 3),
+        _mean(last, "rotation_error_degrees", 1),
+        _mean(last, "depth_error", 4),
+        _mean(last, "milliseconds", 1),
+        _mean(last, "state_megabytes", 1),
+    ]
+
+
+def _mean(by_walk: Mapping[str, Mapping[str, float | None]], measure: str, digits: int) -> str:
+    """Mean over the walks; a dash where nothing was measured or a prediction was not finite."""
+    values = [numbers[measure] for numbers in by_walk.values()]
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    return f"{np.mean(known):.{digits}f}" if known and len(known) == len(values) else "–"
+
+
+def _mean_curve(result: Result, name: str) -> np.ndarray:
+    """A curve over frames, mean over the walks; a moving mean of what is not one of all frames so far."""
+    values = np.array([curves[name] for curves in result["curves"].values()], np.float64).mean(axis=0)
+    if name != ERROR:
+        known = np.isfinite(values)
+        sums, counts = np.cumsum(np.where(known, values, 0)), np.cumsum(known)
+        for total in (sums, counts):
+            total[SMOOTHED:] -= total[:-SMOOTHED].copy()
+        values = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return np.repeat(values, CHUNK)
+
+
+def _cell_name(policy: str, middle: int) -> str:
+    return policy if policy == "unbounded" else f"{policy}, {middle} frames"
+
+
+def _standalone(svg: str) -> str:
+    """The plot as a file of its own."""
+    opening, rest = svg.split(">", 1)
+    return (
+        f'{opening} xmlns="http://www.w3.org/2000/svg">{_STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'
+    )

@@ -1,0 +1,122 @@
+"""`python -m ivggt_jax.export` and `--align-to`: other files from saved frames, in the model's world or a known one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import FRAMES, run, write_frames
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from ivggt_jax import export, infer
+
+SCALE, TURN, SHIFT = 3.0, Rotation.from_euler("xyz", (0.4, -1.0, 2.0)), np.array((5.0, -2.0, 9.0))
+"""What takes the model's world to that of the known trajectory."""
+
+
+@pytest.fixture(scope="module")
+def saved(checkpoint: Path, frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with saved frames, from a folder of five."""
+    base = tmp_path_factory.mktemp("saved")
+    folder = write_frames(base / "frames", frames[:FRAMES])
+    code = run(
+        infer.main, "--frames", folder, "--checkpoint", checkpoint, "--out", base / "out", "--export", "tum", "npz"
+    )
+    assert code == 0
+    return base / "out"
+
+
+@pytest.fixture
+def known(saved: Path, tmp_path: Path) -> Path:
+    """The run's own trajectory in another world, every frame but the third, 0.01 s late."""
+    rows = np.loadtxt(saved / "trajectory.txt")[[0, 1, 3, 4]]
+    positions = SCALE * TURN.apply(rows[:, 1:4]) + SHIFT
+    quaternions = (TURN * Rotation.from_quat(rows[:, 4:])).as_quat()
+    path = tmp_path / "known.txt"
+    np.savetxt(path, np.column_stack((rows[:, 0] + 0.01, positions, quaternions)), fmt="%.9f", header="a TUM file")
+    return path
+
+
+def test_exports_are_made_from_saved_frames(saved: Path, tmp_path: Path, capsys) -> None:
+    assert run(export.main, saved, "--to", "colmap", "kitti", "ply", "--into", tmp_path, "--confidence", "20") == 0
+    assert len((tmp_path / "kitti.txt").read_text().splitlines()) == FRAMES
+    assert {path.name for path in (tmp_path / "sparse" / "0").iterdir()} == {
+        "cameras.bin",
+        "images.bin",
+        "points3D.bin",
+    }
+    pictures = sorted((tmp_path / "images").iterdir())
+    assert [path.name for path in pictures] == [f"img{i}.png" for i in range(1, FRAMES + 1)], (
+        "the originals, found again"
+    )
+    with Image.open(pictures[0]) as picture:
+        assert picture.size == (70, 56)
+    assert run(export.main, tmp_path, "--to", "glb") == 1
+    assert "run infer with --export npz" in capsys.readouterr().err
+    assert run(export.main, saved, "--to", "npz") == 1
+    assert "infer alone writes them" in capsys.readouterr().err
+
+
+def test_what_fails_is_named_and_the_rest_is_made(saved: Path, tmp_path: Path, capsys) -> None:
+    options = ("--voxel", 1e-9, "--into", tmp_path)  # so small that all points lie beyond the last cube
+    assert run(export.main, saved, "--to", "ply", "tum", *options) == 1
+    assert "ply: " in capsys.readouterr().err
+    assert (tmp_path / "trajectory.txt").exists() and not (tmp_path / "points.ply").exists()
+
+
+def test_aligned_results_lie_in_the_known_world(saved: Path, known: Path, capsys) -> None:
+    assert run(export.main, saved, "--to", "tum", "nerfstudio", "--align-to", known) == 0
+    assert f"4 of {FRAMES} frames have a pose, 1 of the model's units is 3 of its own" in capsys.readouterr().err
+    aligned, truth = np.loadtxt(saved / "aligned" / "trajectory.txt"), np.loadtxt(known)
+    np.testing.assert_allclose(aligned[[0, 1, 3, 4], 1:4], truth[:, 1:4], atol=1e-4)
+    turn = Rotation.from_quat(aligned[[0, 1, 3, 4], 4:]).inv() * Rotation.from_quat(truth[:, 4:])
+    assert np.degrees(turn.magnitude()).max() < 1e-2
+    record = json.loads((saved / "aligned" / "alignment.json").read_text())
+    assert record["scale"] == pytest.approx(SCALE, rel=1e-5) and record["position_error_after_sim3"] < 1e-4
+    depth = np.load(saved / "frames" / "000000.npz")["depth"]
+    steps = np.asarray(Image.open(saved / "aligned" / "nerfstudio_depth" / "000000.png"))
+    np.testing.assert_allclose(steps / 1000, SCALE * depth, atol=6e-4)
+    assert not (saved / "transforms.json").exists(), "what is outside aligned/ is in the model's unit"
+
+
+def test_only_the_scale_is_taken_when_only_that_is_asked_for(saved: Path, known: Path, tmp_path: Path) -> None:
+    assert run(export.main, saved, "--to", "tum", "--scale-from", known, "--into", tmp_path / "scaled") == 0
+    scaled, own = (np.loadtxt(out / "trajectory.txt") for out in (tmp_path / "scaled", saved))
+    np.testing.assert_allclose(scaled[:, 1:4], SCALE * own[:, 1:4], atol=1e-5)
+    np.testing.assert_allclose(scaled[:, 4:], own[:, 4:], atol=1e-6)
+
+
+def test_a_run_aligns_its_exports_at_its_end(checkpoint: Path, folder: Path, known: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "tum", "--align-to", known)
+    assert run(infer.main, *arguments) == 0
+    np.testing.assert_allclose(
+        np.loadtxt(out / "aligned" / "trajectory.txt")[[0, 1, 3, 4], 1:4], np.loadtxt(known)[:, 1:4], atol=1e-4
+    )
+    assert len(np.loadtxt(out / "trajectory.txt")) == FRAMES and len(list((out / "frames").iterdir())) == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("0 1 2 3 0 0 0 1\n1 1 2 3 0 0 0 1\n", "has poses for 2 of 5 frames, and three are needed"),
+        (
+            "".join(f"1305031102.{i} 1 2 3 0 0 0 1\n" for i in range(5)),
+            "the frames' numbers (they have no times) from 0.000",
+        ),
+        ("1 2 3\n", "is not a trajectory in TUM format"),
+        (None, "there is no such trajectory file"),
+    ],
+)
+def test_a_trajectory_that_does_not_fit_is_one_clear_line(
+    saved: Path, tmp_path: Path, capsys, content, words: str
+) -> None:
+    path = tmp_path / "poses.txt"
+    if content:
+        path.write_text(content)
+    assert run(export.main, saved, "--to", "tum", "--align-to", path, "--into", tmp_path / "into") == 1
+    shown = capsys.readouterr().err
+    assert words in shown and str(path) in shown and not (tmp_path / "into").exists()
+    assert run(export.main, saved, "--to", "tum", "--align-to", path, "--scale-from", path) == 1
+    assert "not both" in capsys.readouterr().err

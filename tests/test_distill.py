@@ -1,0 +1,216 @@
+"""A training step: its gradients, what it leaves alone, accumulation, averages, precision and memory.
+
+A network of 100,000 parameters on clips of noise (3 frames of 28×28), float32 unless said otherwise. Nothing here runs
+for long, so nothing is compiled to run fast.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small_training import SMALL, clips
+
+import ivggt_jax.model.vggt
+from ivggt_jax import Model
+from ivggt_jax.model.parameters import flatten, unflatten
+from train.distill import Plan, StepConfig, TrainState, differentiate, init_state, predict, train_step
+from train.losses import LossConfig
+from train.mesh import make_mesh
+from train.optimizer import FROZEN, OptimizerConfig
+
+ALL_HEADS = ("camera", "depth", "points", "tracks")
+UNUSED = ("points/.*", "tracker/.*", "track_features/.*")
+"""Groups without a part in a step whose heads are camera and depth."""
+GROUPS = (
+    "aggregator/encoder", "aggregator/camera_token", "aggregator/register_token", "aggregator/frame_blocks",
+    "aggregator/global_blocks", "camera", "depth", "points", "track_features", "tracker",
+)  # fmt: skip
+COARSE = {"xla_backend_optimization_level": 0}
+RATE, DECAY = 1e-3, 0.9
+Step = Callable[[TrainState, dict], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def make_plan(**changes: Any) -> Plan:
+    """Camera and depth from ground truth; changes: fields of StepConfig, OptimizerConfig or LossConfig."""
+    defaults = {
+        "heads": ("camera", "depth"), "precision": "float32", "task_weight": 1.0, "distillation_weight": 0.0,
+        "learning_rate": RATE, "warmup": 0.0, "frozen": (*FROZEN, *UNUSED),
+    }  # fmt: skip
+    parts = []
+    for config in (LossConfig, OptimizerConfig, StepConfig):
+        names = {field.name for field in dataclasses.fields(config)}
+        parts.append({name: value for name, value in (defaults | changes).items() if name in names})
+    step = StepConfig(**parts[2], loss=LossConfig(**parts[0]), optimizer=OptimizerConfig(**parts[1]))
+    return Plan(step=step, model=SMALL, mesh=make_mesh(), updates=10)
+
+
+def begin(plan: Plan, model: Model) -> TrainState:
+    return jax.tree.map(jnp.copy, init_state(plan, model))
+
+
+def make_step(plan: Plan) -> Step:
+    return jax.jit(partial(train_step, plan), compiler_options=COARSE)
+
+
+def gradient_of(plan: Plan, model: Model, teacher: Model | None = None) -> Callable[[dict, dict], Any]:
+    """The gradient by all parameters, and the terms, as a function of parameters and batch."""
+    compiled = jax.jit(lambda params, batch: differentiate(plan, (params, {}, teacher), batch), compiler_options=COARSE)
+    return compiled
+
+
+def take(batch: dict, rows: slice) -> dict:
+    return {name: array[rows] for name, array in batch.items()}
+
+
+def distance(a: Any, b: Any) -> float:
+    """Of two trees, relative to the second's size."""
+    return float(optax.global_norm(jax.tree.map(jnp.subtract, a, b)) / optax.global_norm(b))
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    return Model.initialise(SMALL, jax.random.key(0))
+
+
+@pytest.fixture(scope="session")
+def averaging() -> tuple[Plan, Step]:
+    """A step on four clips that keeps a moving average."""
+    plan = make_plan(average_decay=DECAY)
+    return plan, make_step(plan)
+
+
+def test_gradients_agree_with_finite_differences(model: Model) -> None:
+    """By every group of parameters, with all heads and objectives together, to 3 %."""
+    teacher = Model.initialise(SMALL, jax.random.key(1))
+    plan = make_plan(heads=ALL_HEADS, distillation_weight=1.0, frozen=())
+    gradient_at = gradient_of(plan, model, teacher)
+    batch = clips(0, count=1)
+    gradient = flatten(gradient_at(model.params, batch)[0])
+    assert {path for path, x in gradient.items() if x.dtype != jnp.float32} == set()
+    for group in GROUPS:
+        direction = {path: x if f"{path}/".startswith(f"{group}/") else 0 * x for path, x in gradient.items()}
+        slope = float(optax.global_norm(direction))
+        assert slope > 0.01, group
+
+        def loss(move: float, direction: dict = direction, slope: float = slope) -> float:
+            moved = {path: x + move / slope * direction[path] for path, x in flatten(model.params).items()}
+            return float(gradient_at(unflatten(moved), batch)[1]["loss"])
+
+        move = min(2e-3, 0.02 / slope)  # The loss is about 200: it changes by a thousand times its rounding.
+        assert (loss(move) - loss(-move)) / (2 * move) == pytest.approx(slope, rel=0.03), group
+
+
+def test_accumulation_of_four_equals_a_batch_of_four(model: Model, averaging: tuple[Plan, Step]) -> None:
+    whole_plan, whole_step = averaging
+    plan = make_plan(average_decay=DECAY, accumulation=4)
+    step, batch = make_step(plan), clips(0)
+    whole, _ = whole_step(begin(whole_plan, model), batch)
+    parts = begin(plan, model)
+    losses = []
+    for row in range(4):
+        parts, terms = step(parts, take(batch, slice(row, row + 1)))
+        losses.append(float(terms["loss"]))
+        if row < 3:
+            jax.tree.map(np.testing.assert_array_equal, parts.trainable, begin(plan, model).trainable)
+            jax.tree.map(np.testing.assert_array_equal, parts.average, begin(plan, model).average)
+    _, terms = whole_step(begin(whole_plan, model), batch)
+    assert np.mean(losses) == pytest.approx(float(terms["loss"]), rel=1e-5)
+    moments = [optax.tree_utils.tree_get(state.optimizer, "mu") for state in (parts, whole)]
+    assert distance(*moments) < 1e-4
+    # Adam turns a gradient that is all rounding into a full step: some elements differ, most cannot.
+    assert distance(parts.trainable, whole.trainable) < 1e-2 * distance(whole.trainable, begin(plan, model).trainable)
+    assert distance(parts.average, whole.average) < 1e-2 * distance(whole.average, begin(plan, model).average)
+
+
+def test_frozen_parameters_stay_bit_identical_and_carry_no_optimizer_state(
+    model: Model, averaging: tuple[Plan, Step]
+) -> None:
+    plan, step = averaging
+    before = begin(plan, model)
+    state = before
+    for seed in range(3):
+        state, _ = step(state, clips(seed))
+    frozen = flatten(state.frozen)
+    assert {path.split("/")[0] for path in frozen} == {"aggregator", "points", "track_features", "tracker"}
+    for path, x in frozen.items():
+        np.testing.assert_array_equal(x, flatten(model.params)[path])
+    for path, x in flatten(state.trainable).items():
+        assert not np.array_equal(x, flatten(before.trainable)[path]), f"{path} was not trained"
+    moments = optax.tree_utils.tree_get(state.optimizer, "nu")
+    assert flatten(moments).keys() == flatten(state.trainable).keys()
+    assert flatten(state.trainable).keys() | frozen.keys() == flatten(model.params).keys()
+
+
+def test_average_follows_the_parameters(model: Model, averaging: tuple[Plan, Step]) -> None:
+    plan, step = averaging
+    state = begin(plan, model)
+    expected = jax.device_get(state.trainable)
+    for seed in range(3):
+        state, _ = step(state, clips(seed))
+        trainable = jax.device_get(state.trainable)
+        expected = jax.tree.map(lambda a, x: DECAY * a + (1 - DECAY) * x, expected, trainable)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), state.average, expected)
+    assert begin(make_plan(), model).average is None
+
+
+def test_a_batch_without_a_finite_loss_changes_nothing_but_the_step(model: Model, averaging: tuple[Plan, Step]) -> None:
+    plan, step = averaging
+    before, _ = step(begin(plan, model), clips(0))
+    spoilt = clips(1)
+    spoilt["cam_from_world"] = spoilt["cam_from_world"] * np.float32(np.nan)
+    after, terms = step(before, spoilt)
+    assert not np.isfinite(terms["loss"])
+    assert int(after.step) == int(before.step) + 1
+    jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(after, step=before.step), before)
+
+
+def test_rematerialisation_saves_memory_and_changes_no_gradient(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """6 frames, the heads one frame at a time as with large images."""
+    monkeypatch.setattr(ivggt_jax.model.vggt, "PIXELS_AT_ONCE", 28 * 28)
+    batch = clips(0, count=1, frames=6)
+    gradients, memory = {}, {}
+    for kind in ("none", "block", "full"):
+        plan = make_plan(rematerialise=kind)
+        compiled = gradient_of(plan, model).lower(model.params, batch).compile(COARSE)
+        gradients[kind], _ = compiled(model.params, batch)
+        memory[kind] = compiled.memory_analysis().temp_size_in_bytes
+    assert distance(gradients["block"], gradients["none"]) < 1e-5
+    assert distance(gradients["full"], gradients["none"]) < 1e-5
+    assert memory["none"] > 1.1 * memory["block"] > 1.2 * memory["full"], memory
+
+
+def test_bfloat16_computes_in_half_and_keeps_float32_parameters(model: Model) -> None:
+    batch = clips(0)
+    gradients = [
+        gradient_of(make_plan(precision=precision), model)(model.params, batch)[0]
+        for precision in ("float32", "bfloat16")
+    ]
+    used = [{path: x for path, x in flatten(g).items() if path.startswith("aggregator/global")} for g in gradients]
+    assert {x.dtype for x in flatten(gradients[1]).values()} == {jnp.dtype(jnp.float32)}
+    assert 1e-4 < distance(used[1], used[0]) < 0.2
+    state = jax.eval_shape(partial(init_state, make_plan(precision="bfloat16")), model)
+    assert {x.dtype for x in jax.tree.leaves(state.trainable)} == {jnp.dtype(jnp.float32)}
+    text = gradient_of(make_plan(precision="bfloat16"), model).lower(model.params, batch).as_text()
+    assert "bf16" in text and "bf16" not in gradient_of(make_plan(), model).lower(model.params, batch).as_text()
+
+
+def test_teacher_sees_the_whole_clip_and_student_the_past(model: Model) -> None:
+    losses = {}
+    for mode in ("offline", "causal"):
+        plan = make_plan(mode=mode, heads=("camera",), task_weight=0.0, distillation_weight=1.0)
+        losses[mode] = float(gradient_of(plan, model, model)(model.params, clips(0))[1]["loss"])
+    assert losses["offline"] == pytest.approx(0, abs=1e-6) and losses["causal"] > 1e-4
+
+
+def test_tracks_are_predicted_only_where_they_are_trained(model: Model) -> None:
+    batch = clips(0)
+    for heads in (ALL_HEADS, ("camera", "depth")):
+        found = jax.eval_shape(partial(predict, make_plan(heads=heads).step, mode="causal"), model, batch)
+        assert (found.tracks is None) == ("tracks" not in heads)
+        assert (found.points is None) == ("points" not in heads)
