@@ -54,7 +54,9 @@ class Reference:
             own[name].copy_(self._torch.from_numpy(np.array(tensor, np.float32)))
 
     def clip(self, images: np.ndarray, query_points: np.ndarray, layers: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Everything for a causal clip [S,H,W,3]: patch tokens, the outputs of some layers, and all predictions."""
+        """Everything for a causal clip [S,H,W,3]: patch tokens, the outputs of some layers, the tracker's first iteration, and
+        all predictions.
+        """
         found: dict[str, np.ndarray] = {}
 
         def keep_patches(module: Any, inputs: Any, output: Any) -> None:
@@ -63,9 +65,13 @@ class Reference:
         def keep_layers(module: Any, inputs: Any, output: Any) -> None:
             found.update({f"layer {layer}": output[0][layer][0].numpy() for layer in layers})
 
+        def keep_first_tracks(module: Any, inputs: Any, output: Any) -> None:
+            found["tracks, first iteration"] = output[0][0][0].numpy()
+
         hooks = [
             self._model.aggregator.patch_embed.register_forward_hook(keep_patches),
             self._model.aggregator.register_forward_hook(keep_layers),
+            self._model.track_head.register_forward_hook(keep_first_tracks),
         ]
         with self._quiet():
             output = self._model(self._views(images), query_points=self._torch.from_numpy(query_points))

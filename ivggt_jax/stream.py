@@ -115,7 +115,7 @@ def infer_clip(
     `offline`: every frame sees all frames (VGGT); `causal`: only itself and earlier ones (StreamVGGT). Query points
     [B,N,2] are (x, y) pixels of the first frame. Raises ValueError for sizes that are no multiples of the patch size.
     """
-    if images.ndim != 5 or images.shape[-1] != 3 or not all(images.shape):
+    if images.ndim != 5 or images.shape[-1] != 3 or not all(images.shape[:2]):
         raise ValueError(f"images must be [B,S,H,W,3] with at least one frame, not {list(images.shape)}")
     if mode not in ("offline", "causal"):
         raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")

@@ -52,9 +52,9 @@ def test_budgets_are_the_clipped_softmax(total, layers, temperature, least, most
 def test_a_broken_stream_gets_budgets_within_the_limits():
     """NaN scores, all of them or one, beside a sound stream."""
     scores = np.random.default_rng(2).uniform(size=(3, 24)).astype(np.float32)
-    sound, _ = layer_budgets(jnp.asarray(scores), 10_000, 0.1, 25, 450)
+    sound, _ = budgets_jitted(jnp.asarray(scores), 10_000, 0.1, 25, 450)
     scores[0], scores[1, 5] = np.nan, np.nan
-    budgets, _ = layer_budgets(jnp.asarray(scores), 10_000, 0.1, 25, 450)
+    budgets, _ = budgets_jitted(jnp.asarray(scores), 10_000, 0.1, 25, 450)
     np.testing.assert_array_equal(budgets[2], sound[2])
     assert budgets.min() >= 25
     assert budgets.max() <= 450
@@ -63,9 +63,9 @@ def test_a_broken_stream_gets_budgets_within_the_limits():
 
 def test_streams_are_shared_alone():
     scores = np.random.default_rng(1).uniform(size=(5, 24)).astype(np.float32)
-    together = layer_budgets(jnp.asarray(scores), 10_000, 0.1, 25, 450)
+    together = budgets_jitted(jnp.asarray(scores), 10_000, 0.1, 25, 450)
     for i, stream in enumerate(scores):
-        alone = layer_budgets(jnp.asarray(stream[None]), 10_000, 0.1, 25, 450)
+        alone = budgets_jitted(jnp.asarray(stream[None]), 10_000, 0.1, 25, 450)
         jax.tree.map(lambda x, y, i=i: np.testing.assert_array_equal(x[i], y[0]), together, alone)
 
 
@@ -75,6 +75,6 @@ def test_capacity():
     assert layer_capacity(1_000, 3, 1.0, 0.5) == 334
     assert layer_capacity(1_000, 2, 3.0, 0.5) == 1_000
     worst = layer_capacity(1_200_000, 24, None, 0.5)
-    budgets, clipped = layer_budgets(jnp.ones((1, 24)).at[0, 7].set(0), 1_200_000, 0.5, 1041, worst)
+    budgets, clipped = budgets_jitted(jnp.ones((1, 24)).at[0, 7].set(0), 1_200_000, 0.5, 1041, worst)
     assert worst - 1 <= budgets[0, 7] <= worst
     assert clipped[0] == 0

