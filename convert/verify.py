@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -138,7 +139,7 @@ def _clip(model: Model, images: np.ndarray, queries: np.ndarray) -> dict[str, np
         network = model.network
         layers = network.aggregator.clip(images[None], "causal")
         maps = network.track_maps(layers, *images.shape[1:3])
-        tracks, _, _ = network.tracker(maps, queries[None], iterations=1)
+        tracks, _, _ = network.tracker(maps, jnp.asarray(queries[None]), iterations=1)
         return network.aggregator.encoder(images), layers[:, 0], tracks[0]
 
     patches, layers, tracks = inside(model, images)

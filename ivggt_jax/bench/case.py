@@ -1,0 +1,141 @@
+"""What is measured: a model, a size, and a cache that is as full as after many frames."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ivggt_jax import checkpoint
+from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.memory.ring import CameraRing
+from ivggt_jax.model.attention import CHUNK
+from ivggt_jax.model.parameters import Model, cast
+from ivggt_jax.stream import StreamState, init_stream
+
+KEPT_FRAMES = 48
+"""Frames that a layer keeps where no budget is given; at 518×392 that is about the published 1,200,000 tokens in all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One configuration to measure. Raises ValueError when fields are out of range."""
+
+    model: Literal["vggt_1b", "demo", "tiny"] = "vggt_1b"
+    """Shapes of a model with random weights; nothing is downloaded."""
+    checkpoint: str | None = None
+    """Weights of its own instead: a folder, a file, a published name, or demo."""
+    size: str | None = None
+    """Of a frame, as 518x392 (width, height); by default the model's own width and three quarters of it."""
+    budget: int | None = None
+    """Tokens kept over all layers; by default 48 frames in each, 1,200,000 for the full model at its size."""
+    capacity_factor: float = 1.5
+    """Slots of a layer over its mean share of the budget."""
+    seen: int = 10_000
+    """Frames that the stream has seen before: what its cache holds."""
+    batch: int = 1
+    """Streams in one step."""
+    chunk: int = 1
+    """Frames that one call computes: more than 1 goes through `scan`."""
+    heads: tuple[Literal["camera", "depth", "points"], ...] = ("camera", "depth", "points")
+    """What to predict."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+
+    def __post_init__(self) -> None:
+        for name in ("seen", "batch", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if self.size is not None:
+            _parse_size(self.size)
+
+    def image_size(self, config: ModelConfig) -> tuple[int, int]:
+        """Height and width of a frame."""
+        if self.size is None:
+            patches = round(0.75 * config.image_size / config.patch_size)
+            return patches * config.patch_size, config.image_size
+        width, height = _parse_size(self.size)
+        return height, width
+
+    def cache(self, config: ModelConfig) -> CacheConfig:
+        """The stream's cache."""
+        height, width = self.image_size(config)
+        kept = KEPT_FRAMES * config.tokens_per_frame(height, width) * config.depth
+        if config == ModelConfig.vggt_1b() and (height, width) == Case().image_size(config):
+            kept = 1_200_000
+        return CacheConfig(total_budget=self.budget or kept, capacity_factor=self.capacity_factor)
+
+
+def make_model(case: Case) -> Model:
+    """The case's model on the device; random weights are the same in every process."""
+    dtype = None if case.precision == "auto" else case.precision
+    if case.checkpoint is not None:
+        return checkpoint.load(case.checkpoint, dtype)
+    # On the host, so that the float32 original never counts as device memory.
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        model = cast(Model.initialise(getattr(ModelConfig, case.model)(), jax.random.key(0)), dtype)
+        # Or a random camera may have no field of view, of which a run makes an error: now it is the identity, always.
+        last = model.params["camera"]["pose_branch"]["fc2"]
+        last["kernel"] = jnp.zeros_like(last["kernel"])
+    return jax.device_put(model, jax.local_devices()[0])
+
+
+def make_frames(case: Case, config: ModelConfig, count: int) -> np.ndarray:
+    """Noise, uint8 [count,chunk,batch,H,W,3]; what is in a picture does not change the time it takes."""
+    shape = (count, case.chunk, case.batch, *case.image_size(config), 3)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def start(case: Case, model: Model) -> StreamState:
+    """A fresh state."""
+    height, width = case.image_size(model.config)
+    cache = case.cache(model.config)
+    return init_stream(model, cache, height=height, width=width, batch=case.batch, heads=case.heads)
+
+
+@partial(jax.jit, static_argnames="seen", donate_argnames="state")
+def fill(state: StreamState, seen: int) -> StreamState:
+    """The state as after `seen` frames, with random keys and values: every layer has its share of the budget.
+
+    In place, a few slots at a time, so that it takes no memory of its own. Where tokens came from is not made up: the
+    published policy does not ask.
+    """
+    settings, cache = state.settings, state.cache
+    assert settings.cache.total_budget is not None  # Case has no unbounded cache
+    share = settings.cache.total_budget // settings.model.depth
+    cache = replace(
+        cache,
+        keys=_random(cache.keys, 0),
+        values=_random(cache.values, 1),
+        length=jnp.full_like(cache.length, min(share, settings.capacity, seen * settings.tokens)),
+    )
+    camera = state.camera
+    if camera is not None:
+        camera = CameraRing(_random(camera.keys, 2), _random(camera.values, 3))
+    return replace(state, cache=cache, camera=camera, frame=jnp.full_like(state.frame, seen))
+
+
+def _random(buffer: jax.Array, seed: int) -> jax.Array:
+    """A buffer [layer,batch,slot,…] overwritten with normal numbers."""
+    layers, _, slots = buffer.shape[:3]
+    unit = CHUNK if slots % CHUNK == 0 else slots
+    shape = (1, buffer.shape[1], unit, *buffer.shape[3:])
+
+    def write(index: jax.Array, buffer: jax.Array) -> jax.Array:
+        layer, part = index // (slots // unit), index % (slots // unit)
+        numbers = jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), shape)
+        where: list[jax.Array | int] = [layer, 0, part * unit, *([0] * len(shape[3:]))]
+        return lax.dynamic_update_slice(buffer, numbers.astype(buffer.dtype), where)
+
+    return lax.fori_loop(0, layers * (slots // unit), write, buffer)
+
+
+def _parse_size(size: str) -> tuple[int, int]:
+    """Width and height."""
+    width, _, height = size.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"--size must be like 518x392 (width x height), not {size}")
+    return int(width), int(height)

@@ -1,0 +1,87 @@
+"""Whether an endless run stays as it is: time and memory a frame through source, step and writers, early and late."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ivggt_jax.bench import device
+from ivggt_jax.bench.case import Case, make_frames, make_model, start
+from ivggt_jax.progress import Progress
+from ivggt_jax.run import Run
+from ivggt_jax.sources import Frame, SourceConfig, open_source
+from ivggt_jax.writers import ExportOptions, Writers
+
+OUTPUTS = ("tum", "intrinsics", "ply")
+"""What `infer` writes by default."""
+IMAGES = 16
+"""Different frames, taken in turn."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A part of the run."""
+
+    frames: tuple[int, int]
+    """First and last."""
+    seconds: float
+    """Median, from one frame to the next."""
+    host: int
+    """Median of the bytes that the process holds."""
+    device: int | None
+    """Median of the bytes that arrays take on the device; None where the backend does not count them."""
+
+
+def run_flat(case: Case, count: int) -> tuple[Window, Window]:
+    """The first and the last tenth of what follows the frame at which the budget is reached.
+
+    Raises ValueError when the run is too short for that, or the case has more than one stream.
+    """
+    if case.batch != 1 or case.chunk != 1 or "camera" not in case.heads or "depth" not in case.heads:
+        raise ValueError("--flat runs what infer does: one stream, frame by frame, with camera and depth")
+    model = make_model(case)
+    state = start(case, model)
+    settings = state.settings
+    reached = -(-(settings.cache.total_budget or 0) // (settings.model.depth * settings.tokens)) + 1
+    tenth = (count - reached) // 10
+    if tenth < 10:
+        raise ValueError(f"--flat {count}: the budget is reached at frame {reached}; a tenth of the rest is too short")
+    clock = _Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        listed = _write_images(Path(folder), make_frames(case, model.config, IMAGES)[:, 0, 0], count)
+        writers = Writers(OUTPUTS, Path(folder) / "out", ExportOptions())
+        run = Run(model, state, writers, Progress(count, 0, state), points_from_depth=True)
+        with open_source(SourceConfig(frames=str(listed), size=settings.width)) as source:
+            run.feed(clock.watch(iter(source)), [])
+    return clock.window(reached, reached + tenth), clock.window(count - tenth, count - 1)
+
+
+class _Clock:
+    """Notes when each frame is asked for, and what is held then."""
+
+    def __init__(self) -> None:
+        self._notes: list[tuple[float, int, int]] = []
+
+    def watch(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        for frame in frames:
+            self._notes.append((time.perf_counter(), device.resident(), device.device_bytes() or 0))
+            yield frame
+
+    def window(self, first: int, last: int) -> Window:
+        times, host, on_device = np.array(self._notes[first : last + 1]).T
+        held = int(np.median(on_device)) or None
+        return Window((first, last), float(np.median(np.diff(times))), int(np.median(host)), held)
+
+
+def _write_images(folder: Path, images: np.ndarray, count: int) -> Path:
+    """Images [N,H,W,3] as files, and a list that names them over and over."""
+    (folder / "out").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    listed = folder / "frames.txt"
+    listed.write_text("".join(f"{i % len(images)}.png\n" for i in range(count)))
+    return listed

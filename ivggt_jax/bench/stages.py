@@ -1,0 +1,138 @@
+"""What each stage of a step takes when it runs alone, on the shapes and the full cache that it has in the step."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ivggt_jax.memory.cache import append
+from ivggt_jax.memory.forgetting import forget
+from ivggt_jax.memory.ring import attend_ring
+from ivggt_jax.model.attention import attend_layer
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.rope import Rotation, rotation_table
+from ivggt_jax.model.vggt import VGGT
+from ivggt_jax.stream import StreamSettings, StreamState
+
+Inputs = dict[str, jax.Array]
+"""What stages read: `frame` [B,H,W,3] uint8, `tokens` [B,P,width], `outputs` [layer,B,1,P,2·width]."""
+Stage = Callable[[VGGT, StreamState, Inputs], tuple[StreamState, Any]]
+"""→ (state with as many live tokens as before, what the stage computes)."""
+
+
+def time_stages(
+    model: Model, state: StreamState, names: Iterable[str], repeats: int
+) -> tuple[StreamState, dict[str, float]]:
+    """Median seconds of the stages named; the state given is used up, and comes back."""
+    inputs = make_inputs(model, state)
+    found = {}
+    for name in names:
+        samples = []
+        for _ in range(1 + repeats):
+            began = time.perf_counter()
+            state, result = jax.block_until_ready(run_stage(name, model, state, inputs))
+            samples.append(time.perf_counter() - began)
+            del result
+        found[name] = float(np.median(samples[1:]))  # the first one compiles
+    return state, found
+
+
+def make_inputs(model: Model, state: StreamState) -> Inputs:
+    """Random numbers where a step has a frame, tokens and layer outputs."""
+    settings, batch = state.settings, state.frame.shape[0]
+    config, trunk = settings.model, model.params["aggregator"]["camera_token"].dtype
+    tokens = (batch, settings.tokens, config.width)
+    outputs = (len(config.dpt_layers), batch, 1, settings.tokens, 2 * config.width)
+    key = jax.random.key(0)
+    return {
+        "frame": jax.random.bits(key, (batch, settings.height, settings.width, 3), jnp.uint8),
+        "tokens": jax.random.normal(key, tokens).astype(trunk),
+        "outputs": jax.random.normal(key, outputs).astype(trunk),
+    }
+
+
+@partial(jax.jit, static_argnames="name", donate_argnames="state")
+def run_stage(name: str, model: Model, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
+    """One stage; the given state is used up."""
+    return STAGES[name](model.network, state, inputs)
+
+
+def _encoder(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
+    return state, network.aggregator.encoder(inputs["frame"].astype(jnp.float32) / 255)
+
+
+def _frame_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
+    rotation = _rotation(state.settings)
+    x, _ = lax.scan(lambda x, block: (block(x, rotation), None), inputs["tokens"], network.aggregator.frame_blocks)
+    return state, x
+
+
+def _global_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
+    """Append and attend to as many tokens as stay after an eviction; the new ones are forgotten again."""
+    settings, rotation = state.settings, _rotation(state.settings)
+    origin = state.frame[:, None] * settings.tokens + jnp.arange(settings.tokens)
+
+    def one(carry, inputs):
+        x, cache = carry
+        block, layer = inputs
+        query, keys, values = block.project(x, rotation)
+        length = cache.length
+        cache = append(cache, layer, keys, values, origin)
+        attended = attend_layer(query, cache.keys, cache.values, layer, length[layer])
+        return (block.finish(x, attended), replace(cache, length=length)), None
+
+    layers = (network.aggregator.global_blocks, jnp.arange(settings.model.depth))
+    (x, cache), _ = lax.scan(one, (inputs["tokens"], state.cache), layers)
+    return replace(state, cache=cache), x
+
+
+def _eviction(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
+    """As if a frame had come: the tokens behind the live ones count, and as many go."""
+    settings, tokens = state.settings, state.settings.tokens
+
+    def one(memory, layer):
+        cache, scores = memory
+        budget = cache.length[layer]
+        cache = replace(cache, length=cache.length.at[layer].add(tokens))
+        special = settings.model.special_tokens
+        return forget(cache, scores, layer, budget, state.frame, settings.cache, tokens, special), None
+
+    (cache, scores), _ = lax.scan(one, (state.cache, state.scores), jnp.arange(settings.model.depth))
+    return replace(state, cache=cache, scores=scores), None
+
+
+def _camera(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
+    def across(query, keys, values, ring, layer, iteration):
+        mode = state.settings.cache.camera_cache
+        return attend_ring(ring, layer, iteration, state.frame, query, keys, values, mode)
+
+    poses, ring = network.camera.refine(inputs["outputs"][-1, :, :, 0], across, state.camera)
+    return replace(state, camera=ring), poses
+
+
+def _dense(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
+    settings = state.settings
+    return state, network.dense(inputs["outputs"], settings.height, settings.width, settings.heads)
+
+
+STAGES: dict[str, Stage] = {
+    "encoder": _encoder,
+    "frame blocks": _frame_blocks,
+    "global blocks": _global_blocks,
+    "eviction": _eviction,
+    "camera head": _camera,
+    "dense heads": _dense,
+}
+"""As `costs.step_costs` names them; global blocks are without eviction."""
+
+
+def _rotation(settings: StreamSettings) -> Rotation:
+    config = settings.model
+    grid = config.patch_grid(settings.height, settings.width)
+    return rotation_table(*grid, config.special_tokens, config.head_dim, config.rope_base)

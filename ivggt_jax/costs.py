@@ -1,0 +1,163 @@
+"""What a step must compute and move, counted by hand: the floor under any measurement.
+
+Counted are multiplications and additions (two operations a pair) of matrix products, convolutions and interpolations, and
+of the redundancy of cached keys. Norms, activations, softmax and rotations are left out: together less than 2 %.
+Bytes are those that cross the memory whatever the program: parameters once (the camera head's in each iteration, which
+waits for the one before), live keys and values, what goes from stage to stage, frames and predictions. What could stay
+on the chip between two layers of a stage is not counted.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+from jax.typing import DTypeLike
+
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.encoder import REGISTERS
+from ivggt_jax.model.heads.camera import POSE
+from ivggt_jax.model.parameters import abstract_params, flatten
+from ivggt_jax.model.vggt import DEFAULT_HEADS
+
+FLOAT32 = 4
+"""Bytes of a number in the heads, whatever the trunk's type."""
+OUTPUT_FEATURES = 32
+"""Of a dense head's last map, at the image's size."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work of one stage in one step."""
+
+    operations: int
+    bytes: int
+    trunk: bool
+    """Whether it runs in the trunk's type; heads run in float32."""
+
+    def floor(self, rate: float, bandwidth: float) -> float:
+        """Seconds that it takes at least, at so many operations and bytes a second."""
+        return max(self.operations / rate, self.bytes / bandwidth)
+
+
+def step_costs(
+    config: ModelConfig,
+    height: int,
+    width: int,
+    *,
+    live: int,
+    batch: int = 1,
+    trunk: DTypeLike = "float32",
+    heads: Collection[str] = DEFAULT_HEADS,
+    camera_frames: int = 512,
+) -> dict[str, Cost]:
+    """Costs of a step of `batch` streams, by stage.
+
+    live: tokens that each layer keeps, after eviction; the new frame's are among them.
+    trunk: type of the trunk and of cached keys and values.
+    heads: those of "camera", "depth" and "points" that are computed.
+    camera_frames: frames in the camera ring, taken to be full.
+    """
+    tokens, channels, layers = config.tokens_per_frame(height, width), config.width, config.depth
+    patches, item = tokens - config.special_tokens, np.dtype(trunk).itemsize
+    block = _block(channels, config.mlp_ratio)
+    parameters = flatten(abstract_params(config))
+    weights = {
+        stage: sum(x.size for path, x in parameters.items() if path.startswith(stage))
+        for stage in ("aggregator/encoder", "aggregator/frame", "aggregator/global", "camera", "depth", "points")
+    }
+
+    seen = patches + 1 + REGISTERS
+    encoder = 2 * patches * 3 * config.patch_size**2 * channels
+    encoder += config.encoder_depth * (seen * block + _attention(seen, seen, channels))
+    frame_blocks = layers * (tokens * block + _attention(tokens, tokens, channels))
+    global_blocks = layers * (tokens * block + _attention(tokens, live, channels))
+    rows = (live + tokens) * channels
+    image, passed_on = height * width, len(config.dpt_layers) * tokens * 2 * channels
+    costs = {
+        "encoder": (encoder, weights["aggregator/encoder"] * item, 3 * image + patches * channels * item),
+        "frame blocks": (frame_blocks, weights["aggregator/frame"] * item, passed_on * item // 2),
+        "global blocks": (
+            global_blocks,
+            weights["aggregator/global"] * item,
+            (2 * layers * (live + tokens) * channels + passed_on // 2) * item,
+        ),
+        # A key's norm, its part of the mean, its product with the mean; and as many rows moved as a frame has.
+        "eviction": (layers * 6 * rows, 0, layers * (rows + 4 * tokens * channels) * item),
+    }
+    found = {name: Cost(batch * work, fixed + batch * moved, True) for name, (work, fixed, moved) in costs.items()}
+    if "camera" in heads:
+        ring = camera_frames * config.camera_iterations
+        moved = config.camera_iterations * config.camera_depth * 2 * ring * 2 * channels * FLOAT32
+        found["camera head"] = Cost(
+            batch * _camera_operations(config, ring),
+            config.camera_iterations * weights["camera"] * FLOAT32 + batch * moved,
+            False,
+        )
+    dense = {"depth": 1, "points": 3}
+    if chosen := [head for head in dense if head in heads]:
+        made = sum(dense[head] + 1 for head in chosen) * image * FLOAT32
+        found["dense heads"] = Cost(
+            batch * sum(_dense_operations(config, height, width, dense[head] + 1) for head in chosen),
+            sum(weights[head] for head in chosen) * FLOAT32 + batch * (len(chosen) * passed_on * item + made),
+            False,
+        )
+    return found
+
+
+def _block(features: int, mlp_ratio: int) -> int:
+    """A transformer block's linear layers, for one token: qkv, out and the MLP's two."""
+    return 2 * (3 + 1 + 2 * mlp_ratio) * features**2
+
+
+def _attention(queries: int, keys: int, features: int) -> int:
+    """Scores and weighted values of all heads."""
+    return 2 * 2 * queries * keys * features
+
+
+def _camera_operations(config: ModelConfig, ring: int) -> int:
+    """All iterations over one camera token that attends to `ring` entries."""
+    features = 2 * config.width
+    modulation = 2 * POSE * features + 2 * features * 3 * features
+    trunk = config.camera_depth * (_block(features, config.mlp_ratio) + _attention(1, ring, features))
+    branch = 2 * features * features // 2 + 2 * features // 2 * POSE
+    return config.camera_iterations * (modulation + trunk + branch)
+
+
+def _dense_operations(config: ModelConfig, height: int, width: int, outputs: int) -> int:
+    """A dense head with so many outputs a pixel, for one frame."""
+    rows, columns = config.patch_grid(height, width)
+    features, (c1, c2, c3, c4) = config.dpt_features, config.dpt_channels
+    patches = rows * columns
+    half = ((rows + 1) // 2, (columns + 1) // 2)
+    sizes = [half, *((scale * rows, scale * columns) for scale in (1, 2, 4, 8))]
+
+    work = sum(2 * patches * 2 * config.width * c for c in config.dpt_channels)
+    work += 2 * patches * (16 * c1**2 + 4 * c2**2)
+    work += 2 * c4**2 * _taps(rows, 2) * _taps(columns, 2)
+    work += sum(_convolution(c, features, *size) for c, size in zip((c4, c3, c2, c1), sizes, strict=False))
+    for level, (size, larger) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        residuals = 1 if level == 0 else 2
+        work += 2 * residuals * _convolution(features, features, *size)
+        work += 2 * size[0] * size[1] * features**2 + _resize(size, larger, features)
+    work += _convolution(features, features // 2, *sizes[-1]) + _resize(sizes[-1], (height, width), features // 2)
+    work += _convolution(features // 2, OUTPUT_FEATURES, height, width)
+    return work + 2 * height * width * OUTPUT_FEATURES * outputs
+
+
+def _convolution(features_in: int, features_out: int, height: int, width: int) -> int:
+    """3×3, padding 1; products with the padding are not counted."""
+    return 2 * features_in * features_out * _taps(height) * _taps(width)
+
+
+def _taps(size: int, stride: int = 1) -> int:
+    """Along one axis: pairs of an output and one of its three inputs that is not padding."""
+    outputs = (size - 1) // stride + 1
+    beyond = (outputs - 1) * stride + 1 == size
+    return 3 * outputs - 1 - beyond
+
+
+def _resize(size: tuple[int, int], new_size: tuple[int, int], features: int) -> int:
+    """Interpolation by a matrix for each axis, as `resize_aligned` does it."""
+    if size == new_size:
+        return 0
+    return 2 * features * (new_size[0] * size[0] * size[1] + new_size[1] * size[1] * new_size[0])
