@@ -127,6 +127,9 @@ class CacheConfig:
     """Keep camera and register tokens of old frames: of as many of the last as take half of what the anchors leave."""
     evict_after_attention: bool = False
     """Let a frame attend to all of itself and of what was kept before it, and evict then; published is the reverse."""
+    frames_per_step: int = 1
+    """Frames that share a pass in `scan` and `stream`: one append, and one eviction, which then comes after attention.
+    More than 1 is for throughput; each frame still sees itself and earlier ones only."""
     capacity_factor: float | None = 1.5
     """Slots of a layer over its mean share; a layer's budget is clipped to it. None: the worst case, never clips."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
@@ -138,7 +141,7 @@ class CacheConfig:
     track_window: int = 8
     """Frames that the streaming tracker sees: the query frame and the last ones."""
     dtype: str | None = None
-    """Of cached keys and values; None is the compute dtype."""
+    """Of cached keys and values; None is the compute dtype. int8 keeps a scale with every token and head."""
 
     def __post_init__(self) -> None:
         if self.total_budget is None and self.max_frames is None:
@@ -151,6 +154,8 @@ class CacheConfig:
             raise ValueError(
                 f"least_budget must be positive and at most total_budget {self.total_budget}, not {self.least_budget}"
             )
+        if self.frames_per_step < 1:
+            raise ValueError(f"frames_per_step must be at least 1, not {self.frames_per_step}")
         if self.anchor_frames < 0:
             raise ValueError(f"anchor_frames must not be negative, but is {self.anchor_frames}")
         if not self.temperature > 0:
@@ -163,6 +168,8 @@ class CacheConfig:
             raise ValueError(
                 f"camera_frames must be at least 2 (the first frame and the current one), not {self.camera_frames}"
             )
+        if self.dtype not in (None, "int8", "bfloat16", "float16", "float32"):
+            raise ValueError(f"dtype of the cache must be float32, bfloat16, float16 or int8, not {self.dtype!r}")
         if self.track_window < 2:
             raise ValueError(
                 f"track_window must be at least 2 (the query frame and the current one), not {self.track_window}"

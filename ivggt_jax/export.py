@@ -16,10 +16,12 @@ from ivggt_jax.resume import read_state
 from ivggt_jax.writers import WRITERS, ExportOptions, Writers, read_run_json
 from ivggt_jax.writers.saved_run import SavedRun
 
-GrowingOutput = Literal["tum", "kitti", "intrinsics", "npz", "ply", "depth", "video", "rrd"]
 BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
-Output = Literal[GrowingOutput, BuiltOutput]
-"""What --export and --to know; the first kind grows frame by frame, the second is built from all saved frames."""
+"""What is built from all saved frames."""
+MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd", BuiltOutput]
+"""What can be made of saved frames."""
+Output = Literal["npz", MadeOutput]
+"""What a run can write: the saved frames themselves, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +30,12 @@ class ExportConfig:
 
     run: tyro.conf.Positional[Path]
     """Folder that a run wrote, with its frames (`infer --export npz`)."""
-    to: tuple[Output, ...]
+    to: tuple[MadeOutput, ...]
     """What to write."""
     into: Path | None = None
     """Where to; by default into the run's folder, or its aligned/ with --align-to or --scale-from."""
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
-
-    def __post_init__(self) -> None:
-        if "npz" in self.to:
-            raise ValueError("--to npz: frames/*.npz are what exports are made from; infer alone writes them")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -39,7 +39,7 @@ FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "view", "port", "o
 
 @dataclass(frozen=True, kw_only=True)
 class InferConfig:
-    """Options of the command. Raises ValueError when they contradict each other."""
+    """Options of the command."""
 
     source: Annotated[SourceConfig, tyro.conf.arg(name="")]
     checkpoint: str = "demo"
@@ -73,16 +73,6 @@ class InferConfig:
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
-    def __post_init__(self) -> None:
-        if self.overwrite and self.resume:
-            raise ValueError("--overwrite and --resume contradict each other: give one of them")
-        if self.save_every is not None and self.save_every < 0:
-            raise ValueError(f"--save-every must be 0 or more frames, not {self.save_every}")
-        computed = {*self.predicted, *(("points",) if "depth" in self.heads else ())}
-        for output in self.export:
-            if (needed := NEEDED.get(output)) and needed not in computed:
-                raise ValueError(f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads")
-
     @property
     def predicted(self) -> tuple[str, ...]:
         """The heads to run."""
@@ -108,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def infer(config: InferConfig) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
+    _check(config)
     out = config.out or Path("ivggt_out") / (Path(config.source.frames).stem or "run")
     output_folder.check_inputs_outside(out, (config.source.frames, config.source.masks, config.options.images))
     if config.align.trajectory:
@@ -122,6 +113,19 @@ def infer(config: InferConfig) -> int:
         size = config.source.size or model.config.image_size
         with open_source(dataclasses.replace(config.source, size=size)) as source:
             return _infer(config, out, model, source, unfinished)
+
+
+def _check(config: InferConfig) -> None:
+    """Raises ValueError when options contradict each other."""
+    # Not in the dataclass: tyro would frame the message and break it into short lines.
+    if config.overwrite and config.resume:
+        raise ValueError("--overwrite and --resume contradict each other: give one of them")
+    if config.save_every is not None and config.save_every < 0:
+        raise ValueError(f"--save-every must be 0 or more frames, not {config.save_every}")
+    computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
+    for output in config.export:
+        if (needed := NEEDED.get(output)) and needed not in computed:
+            raise ValueError(f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads")
 
 
 def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinished: Unfinished | None) -> int:

@@ -84,12 +84,14 @@ def read_state(out: Path) -> Unfinished | None:
     path = out / STATE_FILE
     if not path.exists():
         return None
-    tensors = open_safetensors(path)
     try:
+        tensors = open_safetensors(path)
         record = json.loads(tensors.pop(RECORD).tobytes())
         return Unfinished(**record, arrays=tensors)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); start again with --overwrite") from None
+        raise CheckpointError(
+            f"{path}, the state of a stopped run, is damaged: begin again with --overwrite ({error})"
+        ) from None
 
 
 def restore_stream(model: Model, unfinished: Unfinished, query_points: np.ndarray | None) -> StreamState:

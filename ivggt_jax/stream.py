@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,8 @@ class StreamSettings:
 
     @property
     def slots(self) -> int:
-        """Slots of a layer's buffer: a frame is appended before the layer is brought down to its budget."""
-        needed = self.capacity + self.tokens
+        """Slots of a layer's buffer: frames are appended before the layer is brought down to its budget."""
+        needed = self.capacity + self.cache.frames_per_step * self.tokens
         unit = CHUNK if needed > CHUNK else 8
         return -(-needed // unit) * unit
 
@@ -183,20 +183,27 @@ def step(model: Model, state: StreamState, frame: FrameArray) -> tuple[StreamSta
     """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up."""
     _check_frames(state, frame, 4)
     network = model.network
-    return _step(network, state, network.aggregator.encoder(_unit(frame)))
+    state, predictions = _step(network, state, network.aggregator.encoder(_unit(frame))[:, None])
+    return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
 @partial(jax.jit, donate_argnames="state")
 def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamState, Predictions]:
     """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
 
-    Equals T steps; the encoder, which knows no order, sees the frames together.
+    Equals T steps; the encoder, which knows no order, sees the frames together. With `frames_per_step` = n, every n
+    frames share a pass. Raises ValueError when T is no multiple of n.
     """
     _check_frames(state, frames, 5)
+    count, batch = frames.shape[:2]
+    each = state.settings.cache.frames_per_step
+    if count % each:
+        raise ValueError(f"{count} frames are no multiple of frames_per_step={each}")
     network = model.network
     patches = network.aggregator.encoder(_unit(frames).reshape(-1, *frames.shape[2:]))
-    patches = patches.reshape(*frames.shape[:2], *patches.shape[1:])
-    return lax.scan(lambda state, patches: _step(network, state, patches), state, patches)
+    patches = patches.reshape(count // each, each, batch, *patches.shape[1:]).swapaxes(1, 2)
+    state, predictions = lax.scan(lambda state, patches: _step(network, state, patches), state, patches)
+    return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
 
 
 def stream(
@@ -211,12 +218,14 @@ def stream(
 ) -> Iterator[Predictions]:
     """Predictions of one stream, frame by frame, as host arrays without batch axis.
 
-    `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time. The next
-    chunk runs while one is handed out. Raises ValueError past `max_frames` of an unbounded cache, before the frame.
+    `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
+    as `frames_per_step` needs. The next chunk runs while one is handed out. Raises ValueError past `max_frames` of an
+    unbounded cache, before the frame.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 frame, not {chunk}")
+    chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
     most = cache_config.max_frames if cache_config.total_budget is None else None
     frames = iter(frames)
     state = None
@@ -277,36 +286,47 @@ def _clip(model, images, query_points, mode, heads, features):
 
 
 def _step(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, Predictions]:
-    """One frame of each stream from its patch tokens [B,N,width]."""
+    """Frames of each stream that share a pass, from their patch tokens [B,S,N,width]; predictions [B,S,…]."""
     settings = state.settings
-    height, width, heads = settings.height, settings.width, settings.heads
+    height, width = settings.height, settings.width
     state, outputs = _aggregate(network, state, patches)
-    found = network.dense(outputs, height, width, heads)
-    if state.camera is not None:
-        found["pose_encoding"], camera = _camera(network, state, state.camera, outputs)
-        state = replace(state, camera=camera)
-    found = {name: x[:, 0] for name, x in found.items()}
-    if state.tracks is not None:
-        maps = network.track_maps(outputs, height, width)[:, 0]
-        window = state.tracks.push(state.frame, maps)
-        tracks, visibility, confidence = network.tracker(
-            window.maps, window.query_points, start=window.start(state.frame), live=window.live(state.frame)
-        )
-        entry, slot = jnp.arange(tracks.shape[0]), window.slot(state.frame)
-        found["tracks"], found["visibility"] = tracks[entry, slot], visibility[entry, slot]
-        found["track_confidence"] = confidence[entry, slot]
-        state = replace(state, tracks=window.store(tracks))
+    found = network.dense(outputs, height, width, settings.heads)
     if settings.features:
-        found["features"] = outputs[-1, :, 0]
-    return replace(state, frame=state.frame + 1), Predictions(**found)
+        found["features"] = outputs[-1]
+    maps = None if state.tracks is None else network.track_maps(outputs, height, width).swapaxes(0, 1)
+
+    def one_frame(state: StreamState, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[StreamState, Any]:
+        tokens, maps = inputs
+        found: dict[str, jax.Array] = {}
+        if state.camera is not None:
+            found["pose_encoding"], camera = _camera(network, state, state.camera, tokens[:, None])
+            state = replace(state, camera=camera)
+        if state.tracks is not None:
+            assert maps is not None  # made for the tracks
+            window = state.tracks.push(state.frame, maps)
+            tracks, visibility, confidence = network.tracker(
+                window.maps, window.query_points, start=window.start(state.frame), live=window.live(state.frame)
+            )
+            entry, slot = jnp.arange(tracks.shape[0]), window.slot(state.frame)
+            found["tracks"], found["visibility"] = tracks[entry, slot], visibility[entry, slot]
+            found["track_confidence"] = confidence[entry, slot]
+            state = replace(state, tracks=window.store(tracks))
+        return replace(state, frame=state.frame + 1), found
+
+    camera_tokens = outputs[-1, :, :, 0].swapaxes(0, 1)
+    state, each = lax.scan(one_frame, state, (camera_tokens, maps))
+    found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
+    return state, Predictions(**found)
 
 
 def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, jax.Array]:
-    """The aggregator over one frame against the cache; layer outputs [layer,B,1,P,2·width]."""
+    """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
     settings = state.settings
     config, tokens, capacity = settings.cache, settings.tokens, settings.capacity
+    batch, frames = patches.shape[:2]
     aggregator = network.aggregator
     bounded = config.total_budget is not None
+    before = not (config.evict_after_attention or config.frames_per_step > 1)
     budgets, clipped = state.budgets, jnp.zeros_like(state.clipped)
     if config.total_budget is not None:
         total: int | jax.Array = config.total_budget
@@ -314,30 +334,37 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
             total = adaptive_total(state.scores, config.least_budget, config.total_budget)
         budgets, clipped = layer_budgets(state.scores, total, config.temperature, *settings.budget_limits)
         budgets = jnp.minimum(budgets, capacity)
-    origin = state.frame[:, None] * tokens + jnp.arange(tokens)
+    newest = state.frame + frames - 1
+    origin = state.frame[:, None] * tokens + jnp.arange(frames * tokens)
 
     def down_to_budget(cache, scores, layer):
         special = settings.model.special_tokens
-        return forget(cache, scores, layer, budgets[:, layer], state.frame, config, tokens, special)
+        return forget(cache, scores, layer, budgets[:, layer], newest, config, tokens, special)
 
     def across(query, keys, values, memory, layer):
         cache, scores = memory
+        keys, values = (x.reshape(batch, frames * tokens, *x.shape[2:]) for x in (keys, values))
+        query = query.reshape(batch, frames, tokens, *query.shape[2:])
         cache = append(cache, layer, keys, values, origin)
-        if bounded and not config.evict_after_attention:
+        if bounded and before:
             cache, scores = down_to_budget(cache, scores, layer)
-        attended = attend_layer(query, cache.keys, cache.values, layer, cache.length[layer])
-        if settings.stored == "attention":
-            cache = add_attention(cache, layer, query)
-        if bounded and config.evict_after_attention:
+        attended = []
+        for frame in range(frames):  # each sees itself and what lies before it
+            length = cache.length[layer] - (frames - 1 - frame) * tokens
+            attended.append(attend_layer(query[:, frame], cache.keys, cache.values, layer, length, cache.scales))
+            if settings.stored == "attention":
+                cache = add_attention(cache, layer, query[:, frame], length)
+        if bounded and not before:
             cache, scores = down_to_budget(cache, scores, layer)
-        return attended, (cache, scores)
+        return jnp.stack(attended, axis=1).reshape(batch * frames, tokens, *keys.shape[2:]), (cache, scores)
 
     def note(x, change, memory, layer):
         cache, scores = memory
-        return store_residual(cache, layer, x, change, state.frame), scores
+        x, change = (a.reshape(batch, frames * tokens, -1) for a in (x, change))
+        return store_residual(cache, layer, x, change, origin[:, 0]), scores
 
-    first = (state.frame == 0)[:, None]
-    x = aggregator.tokens(patches[:, None], first)
+    first = state.frame[:, None] + jnp.arange(frames) == 0
+    x = aggregator.tokens(patches, first)
     outputs, (cache, scores) = aggregator.alternate(
         x, settings.height, settings.width, across, (state.cache, state.scores),
         note=note if settings.stored == "residual" else None,
@@ -352,15 +379,15 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
     return state, outputs
 
 
-def _camera(network: VGGT, state: StreamState, ring: CameraRing, outputs: jax.Array) -> tuple[jax.Array, CameraRing]:
-    """Pose encoding [B,1,9] of this frame against the camera ring."""
+def _camera(network: VGGT, state: StreamState, ring: CameraRing, tokens: jax.Array) -> tuple[jax.Array, CameraRing]:
+    """Pose encoding [B,9] of a frame from its camera token [B,1,2·width], against the camera ring."""
 
     def across(query, keys, values, ring, layer, iteration):
         mode = state.settings.cache.camera_cache
         return attend_ring(ring, layer, iteration, state.frame, query, keys, values, mode)
 
-    poses, ring = network.camera.refine(outputs[-1, :, :, 0], across, ring)
-    return poses[-1], ring
+    poses, ring = network.camera.refine(tokens, across, ring)
+    return poses[-1][:, 0], ring
 
 
 def _unit(images: FrameArray) -> jax.Array:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ivggt_jax import Model, ModelConfig, save
 from ivggt_jax.geometry import unproject
+from ivggt_jax.model.parameters import abstract_params, flatten, unflatten
 from train.checkpoints import Checkpoints
 from train.data.batches import Batch
 from train.distill import StepConfig
@@ -59,7 +61,10 @@ def clips(seed: int, count: int = CLIPS, frames: int = FRAMES) -> dict[str, np.n
 
 
 class Clips:
-    """A run's batches. Those of some steps are spoilt; when that of step `stop_at` is read, the process gets a SIGTERM."""
+    """A run's batches; the last step's is the first's again, so that their losses can be compared.
+
+    Those of some steps are spoilt; when that of step `stop_at` is read, the process gets a SIGTERM.
+    """
 
     def __init__(self, steps: int, rows: slice = slice(None), spoilt: tuple[int, ...] = (), stop_at: int | None = None):
         self._steps, self._rows, self._spoilt, self._stop_at = steps, rows, spoilt, stop_at
@@ -70,7 +75,8 @@ class Clips:
     def __getitem__(self, step: int) -> Batch:
         if step == self._stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
-        arrays = {name: array[self._rows] for name, array in clips(1000 + step).items()}
+        seed = 1000 + (0 if step == STEPS - 1 else step)
+        arrays = {name: array[self._rows] for name, array in clips(seed).items()}
         if step in self._spoilt:
             arrays["cam_from_world"] = arrays["cam_from_world"] * np.float32(np.nan)
         return Batch(arrays, tuple(f"noise {step}, clip {row}" for row in range(CLIPS)[self._rows]))
@@ -93,10 +99,21 @@ def config(out: Path, **changes: object) -> RunConfig:
     return RunConfig(**defaults | changes)
 
 
+def random_model(seed: int) -> Model:
+    """Weights that are all of some size: kernels of 1/√fan-in, norms and LayerScales about 1, the rest about 0."""
+    random, params = np.random.default_rng(seed), {}
+    for path, x in flatten(abstract_params(SMALL)).items():
+        kind = path.split("/")[-1]
+        fan_in = np.prod(x.shape[-4:-1]) if len(x.shape) == 4 else x.shape[-2:][0]
+        scale = fan_in**-0.5 if kind == "kernel" else 0.1
+        params[path] = scale * random.normal(size=x.shape).astype(np.float32) + kind.startswith("scale")
+    return Model(SMALL, jax.tree.map(jnp.asarray, unflatten(params)))
+
+
 def prepare(out: Path) -> None:
     """Write the network that is both the teacher and the student's start."""
     if not (out / "teacher").exists():
-        save(Model.initialise(SMALL, jax.random.key(0)), out / "teacher")
+        save(random_model(0), out / "teacher")
 
 
 def train(config: RunConfig, **changes: Any) -> Path:
@@ -123,6 +140,7 @@ def die_while_saving(at: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--fsdp", type=int, default=1)
     parser.add_argument("--die-while-saving", type=int)
     parser.add_argument("--stop-at", type=int, help="of the first process alone")
@@ -133,6 +151,6 @@ if __name__ == "__main__":
         die_while_saving(options.die_while_saving)
     stop_at = options.stop_at if jax.process_index() == 0 else None
     try:
-        train(config(options.out, fsdp=options.fsdp), stop_at=stop_at)
+        train(config(options.out, steps=options.steps, fsdp=options.fsdp), stop_at=stop_at)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy_reference import attention
 
+from ivggt_jax.memory.cache import quantise
 from ivggt_jax.model import attention as module
 from ivggt_jax.model.attention import attend, attend_causal, attend_layer, attend_masked
 
@@ -122,3 +123,14 @@ def test_half_precision_cache_is_read_in_the_querys_type(way):
     assert found.dtype == jnp.float32
     rounded = (np.asarray(x.astype(jnp.float32)) for x in (keys, values))
     close(found, attention(query, *rounded, np.ones((BATCH, QUERIES, KEYS), bool)))
+
+
+def test_int8_keys_and_values_are_multiplied_by_their_scales(way):
+    """As if they had been multiplied before; one layer of two, 30 of 37 slots live, what the others hold is NaN."""
+    query, keys, values = operands()
+    (keys, key_scale), (values, value_scale) = quantise(jnp.asarray(keys)), quantise(jnp.asarray(values))
+    whole = [np.asarray(x) * np.asarray(s)[..., None] for x, s in ((keys, key_scale), (values, value_scale))]
+    scales = tuple(jnp.stack([jnp.full_like(s, jnp.nan), s.at[:, 30:].set(jnp.nan)]) for s in (key_scale, value_scale))
+    stacked = [jnp.stack([x, x]) for x in (keys, values)]
+    found = compiled(attend_layer)(query, *stacked, 1, jnp.full(BATCH, 30), scales)
+    close(found, attention(query, *(x[:, :30] for x in whole), np.ones((BATCH, QUERIES, 30), bool)))

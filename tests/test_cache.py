@@ -9,7 +9,7 @@ import pytest
 from numpy_reference import redundancy as reference_redundancy
 from numpy_reference import survivors
 
-from ivggt_jax.memory.cache import KVCache, append, evict
+from ivggt_jax.memory.cache import KVCache, append, evict, quantise
 from ivggt_jax.memory.policies import diversity
 
 LAYERS, LAYER, BATCH, SLOTS, HEADS, DIM, ANCHOR = 3, 1, 8, 72, 3, 4, 5
@@ -139,3 +139,27 @@ def test_a_key_of_zeros_is_no_division_by_zero():
     found = diversity(jnp.asarray(keys), everything, everything[:, None], np.zeros((1, SLOTS, 1), np.int32))
     assert np.isfinite(found).all()
     assert found[0, 0, 10] == 0
+
+
+def test_int8_is_within_half_a_step_of_each_vector():
+    x = np.random.default_rng(5).normal(size=(6, 7, 64)).astype(np.float32) * 10.0 ** np.arange(-3, 3)[:, None, None]
+    x[0, 0] = 0
+    rounded, scale = quantise(jnp.asarray(x))
+    assert rounded.dtype == jnp.int8
+    np.testing.assert_allclose(scale, np.abs(x).max(-1) / 127, rtol=1e-6)
+    assert (np.abs(rounded * np.asarray(scale)[..., None] - x) <= 0.501 * np.asarray(scale)[..., None]).all()
+
+
+def test_scales_go_where_their_tokens_go():
+    """Appended and evicted, every int8 key is what it was: vectors of norms that differ by token, three of ten go."""
+    random = np.random.default_rng(6)
+    keys = random.normal(size=(1, 10, HEADS, DIM)).astype(np.float32) * (1 + np.arange(10))[:, None, None]
+    cache = KVCache.empty(1, 1, 16, HEADS, DIM, jnp.dtype(jnp.int8))
+    cache = append(cache, 0, jnp.asarray(keys), jnp.asarray(2 * keys), jnp.arange(10)[None])
+    after, _ = evict(cache, 0, jnp.array([7]), jnp.zeros(1), 2, first_channel, most=4)
+    kept = np.asarray(after.origin)[0, 0, :7]
+    assert all(len(set(kept[:, head])) == 7 for head in range(HEADS)) and (kept[:2] == [[0], [1]]).all()
+    expected = np.take_along_axis(keys[0], kept[..., None], axis=0)
+    np.testing.assert_allclose(after.layer_keys(0)[0, :7], expected, atol=10 * 4 / 127)
+    values = after.values[0, 0, :7] * np.asarray(after.scales[1])[0, 0, :7, :, None]
+    np.testing.assert_allclose(values, 2 * expected, atol=20 * 4 / 127)

@@ -163,7 +163,7 @@ def test_attention_received():
     queries = draw.normal(size=(2, BATCH, 5, HEADS, DIM)).astype(np.float32)
     after = cache
     for query in queries:
-        after = jax.jit(add_attention)(after, 1, query)
+        after = jax.jit(add_attention)(after, 1, query, LENGTH)
     np.testing.assert_array_equal(after.extra[0], before[0])
     for b, h in np.ndindex(BATCH, HEADS):
         scores = queries[:, b, :, h].reshape(-1, DIM).astype(np.float64) @ keys[1, b, : LENGTH[b], h].T / np.sqrt(DIM)
@@ -183,7 +183,7 @@ def test_residual_finds_the_newest_frame_s_tokens(cache):
         keys=jnp.zeros((*shape, 1)), values=jnp.zeros((*shape, 1)), origin=jnp.asarray(cache["number"][None]),
         length=jnp.asarray(LENGTH[None]), extra=jnp.asarray(cache["extra"][None]),
     )  # fmt: skip
-    found = np.asarray(jax.jit(store_residual)(before, 0, tokens, change, frame).extra[0])
+    found = np.asarray(jax.jit(store_residual)(before, 0, tokens, change, P * frame).extra[0])
     for b, slot, h in np.ndindex(found.shape):
         number = cache["number"][b, slot, h]
         expected = cache["extra"][b, slot, h]

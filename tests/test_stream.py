@@ -178,3 +178,41 @@ def test_bfloat16_trunk(tiny: Model, videos: np.ndarray):
         wanted = getattr(expected, name)
         error = np.abs(getattr(found, name).astype(np.float32) - wanted)
         assert np.median(error) < 0.03 * np.abs(wanted).mean()
+
+
+def test_frames_that_share_a_pass_see_what_they_see_in_a_clip(tiny: Model, videos: np.ndarray, clip):
+    """Unbounded, six frames in passes of three: like the causal clip."""
+    cache = CacheConfig(total_budget=None, max_frames=6, camera_cache="per_iteration", frames_per_step=3)
+    state, found = scan(tiny, start(tiny, cache, heads=["camera", "depth"]), videos[:6])
+    assert_close(found, clip)
+    np.testing.assert_array_equal(state.frame, [6, 6, 6])
+
+
+def test_frames_that_share_a_pass_are_evicted_from_once(tiny: Model, videos: np.ndarray):
+    """Twelve frames, two a pass, through `stream` as through `scan`; a pass of a single frame is one that evicts afterwards."""
+    cache = replace(BOUNDED, frames_per_step=2)
+    state, expected = scan(tiny, start(tiny, cache), videos[:12])
+    assert (state.lengths.sum(1) <= BOUNDED.total_budget).all() and (state.lengths >= TOKENS).all()
+    for i in range(3):
+        assert max(max(head) for layer in live_tokens(state, i) for head in layer) < 12 * TOKENS
+    streamed = stream(tiny, videos[:12, 0], cache, heads=("camera",), features=True)
+    found = jax.tree.map(lambda *x: np.stack(x), *streamed)
+    assert_close(found, jax.tree.map(lambda x: x[:, 0], expected))
+    _, single = feed(tiny, start(tiny, cache), videos[:5])
+    _, after = feed(tiny, start(tiny, replace(BOUNDED, evict_after_attention=True)), videos[:5])
+    assert_close(single, after)
+    with pytest.raises(ValueError, match="5 frames are no multiple of frames_per_step=2"):
+        scan(tiny, start(tiny, cache), videos[:5])
+
+
+def test_int8_cache(tiny: Model, videos: np.ndarray):
+    """A quarter of the bytes and a scale for every 16 numbers; predictions are near (median within 1 %), eviction goes on."""
+    config = replace(BOUNDED, dtype="int8")
+    state = start(tiny, config)
+    assert state.cache.keys.dtype == state.cache.values.dtype == jnp.int8
+    state, found = feed(tiny, state, videos[:5])
+    exact, expected = feed(tiny, start(tiny), videos[:5])
+    np.testing.assert_array_equal(state.lengths.sum(), exact.lengths.sum())
+    for name in ("features", "pose_encoding"):
+        wanted = getattr(expected, name)
+        assert 0 < np.median(np.abs(getattr(found, name) - wanted)) < 0.01 * np.abs(wanted).mean()

@@ -1,13 +1,17 @@
 """Exports built from saved frames: read by their own tools, and checked by reprojection to the original pixels."""
 
+import base64
 import dataclasses
 import json
+import re
 import struct
 import tracemalloc
 from pathlib import Path
 
+import msgspec.msgpack
 import numpy as np
 import pytest
+import zstandard
 from PIL import Image  # before pycolmap: the zlib in pycolmap breaks Pillow's when it is loaded first
 from scipy.spatial.transform import Rotation
 from writer_scene import FITS, HEIGHT, HIGH, LOW, WIDTH, camera, intrinsics, invert, known_pixels, result
@@ -123,6 +127,26 @@ def test_nerfstudio_reprojects_known_points_to_known_pixels(fit, with_originals,
         pixels = np.stack((frame["fl_x"] * x / -z + frame["cx"], frame["fl_y"] * -y / -z + frame["cy"]), axis=-1)
         np.testing.assert_allclose(pixels, expected_pixels(item, with_originals), atol=1e-6)
         np.testing.assert_allclose(pose[:3, 3], camera(item.frame.index)[:, 3], atol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_nerfstudio_loader_agrees_with_colmaps_cameras(shared, pycolmap, tmp_path):
+    """Written from nerfstudio's description of transforms.json: values of a frame go before those of the whole file."""
+    items = [result(index, FITS["cropped"]) for index in range(4)]
+    run = saved(tmp_path, items)
+    for export in (export_colmap, export_nerfstudio):
+        export(run, tmp_path, dataclasses.replace(ALL, shared_camera=shared))
+    transforms = json.loads((tmp_path / "transforms.json").read_text())
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
+    colmap = {f"images/{image.name}": image for image in model.images.values()}
+    assert len(transforms["frames"]) == len(colmap) == 4
+    for frame in transforms["frames"]:
+        found, image = transforms | frame, colmap[frame["file_path"]]
+        matrix = np.array([[found["fl_x"], 0, found["cx"]], [0, found["fl_y"], found["cy"]], [0, 0, 1]])
+        world_from_cam = np.array(found["transform_matrix"])[:3] @ np.diag((1.0, -1.0, -1.0, 1.0))
+        np.testing.assert_allclose(matrix, image.camera.calibration_matrix(), atol=1e-6)
+        np.testing.assert_allclose(invert(world_from_cam), image.cam_from_world().matrix(), atol=1e-6)
+        assert (found["w"], found["h"]) == (image.camera.width, image.camera.height)
 
 
 def test_colmap_tracks_have_three_views_and_agree_with_the_scene(pycolmap, tmp_path):
@@ -295,6 +319,40 @@ def test_html_is_one_file_with_the_whole_scene(tmp_path):
     assert page.count("__VISER_EMBED_DATA__=") == 1
     assert "<script src=" not in page and '<link rel="stylesheet"' not in page
     assert len(page) > len(run.cloud(ALL)) * 4
+
+
+def test_the_html_holds_the_true_cloud_and_cameras(tmp_path):
+    """Read as the page does: base64, Zstandard, the length of the messages, the messages, arrays at multiples of 8."""
+    run = saved(tmp_path, [result(index) for index in range(3)])
+    export_html(run, tmp_path, dataclasses.replace(ALL, voxel=0.01))
+    embedded = re.search(r'__VISER_EMBED_DATA__="([^"]+)"', (tmp_path / "scene.html").read_text())[1]
+    data = zstandard.ZstdDecompressor().decompressobj().decompress(base64.b64decode(embedded)[8:])
+    end = 8 + int.from_bytes(data[:8], "little")
+    scene = msgspec.msgpack.decode(data[8:end])
+    starts = []
+    for size in scene["binaryBufferLengths"]:
+        starts.append(-(-end // 8) * 8)
+        end = starts[-1] + size
+    nodes = {
+        m["name"]: m for _, m in scene["messages"] if m.get("type", "").startswith(("PointCloud", "CameraFrustum"))
+    }
+    place = nodes["/points"]["props"]["points"]["__binary_index"]
+    size = scene["binaryBufferLengths"][place]
+    points = np.frombuffer(data, np.float32, size // 4, starts[place]).reshape(-1, 3)
+    assert len(points) > 5000
+    assert_on_walls(points, 0.02)
+    # A camera that is not told its place stands at the origin, unturned.
+    poses = {m["name"]: m["position"] for _, m in scene["messages"] if m.get("type") == "SetPositionMessage"}
+    turns = {m["name"]: m["wxyz"] for _, m in scene["messages"] if m.get("type") == "SetOrientationMessage"}
+    assert {f"/cameras/{index:06d}" for index in (1, 2)} <= poses.keys() & turns.keys()
+    for item in run:
+        name = f"/cameras/{item.frame.index:06d}"
+        rotation = Rotation.from_quat(turns.get(name, (1, 0, 0, 0)), scalar_first=True).as_matrix()
+        found = np.column_stack((rotation, poses.get(name, (0, 0, 0))))
+        np.testing.assert_allclose(found, camera(item.frame.index), atol=1e-9)
+        # Half the image's height lies at the field of view's edge.
+        focal = HEIGHT / 2 / np.tan(nodes[name]["props"]["fov"] / 2)
+        np.testing.assert_allclose(focal, item.intrinsics[1, 1], atol=1e-6)
 
 
 def test_exports_come_out_the_same_twice(tmp_path):

@@ -105,7 +105,7 @@ def test_recordings_hold_every_frame_and_go_on_after_a_resume(tmp_path):
     state = record("rrd", tmp_path / "run", 0, 3, left=killed)
     record("rrd", killed, 3, 5, state)
     assert sorted(path.name for path in killed.iterdir()) == ["recording-000003.rrd", "recording.rrd"]
-    poses, entities = {}, set()
+    poses, cameras, entities = {}, [], set()
     for path in killed.iterdir():
         with pytest.warns(match="no footer"):
             reader = chunk.RrdReader(path)
@@ -116,10 +116,17 @@ def test_recordings_hold_every_frame_and_go_on_after_a_resume(tmp_path):
                 for row in range(part.num_rows):
                     column = {name: batch.column(name)[row] for name in batch.schema.names}
                     poses[column["frame"].as_py()] = column["Transform3D:translation"].as_py()[0]
+            elif part.entity_path == "/world/camera/image":
+                batch = part.to_record_batch()
+                if "Pinhole:image_from_camera" in batch.schema.names:
+                    cameras += [row[0] for row in batch.column("Pinhole:image_from_camera").to_pylist()]
     assert {"/world/camera/image", "/world/camera/image/depth"} <= entities
     assert sorted(poses) == [0, 1, 2, 3, 4]
     for index, position in poses.items():
         np.testing.assert_allclose(position, camera(index)[:, 3], atol=1e-6)
+    # By columns; Rerun counts pixels from the corner.
+    expected = result(0).intrinsics + np.array(((0, 0, 0.5), (0, 0, 0.5), (0, 0, 0)))
+    np.testing.assert_allclose([np.reshape(found, (3, 3)).T for found in cameras], [expected] * 5, rtol=1e-6)
     record("rrd", killed, 0, 1)
     assert [path.name for path in killed.iterdir()] == ["recording.rrd"]
     with pytest.raises(ResumeError, match="recording.rrd holds 0 finished frames"):

@@ -125,13 +125,15 @@ def differentiate(plan: Plan, whole: tuple[Params, Params, Model | None], batch:
     """Gradient of the objective by the trainable parameters, and its terms, of the clips of one device."""
     trainable, frozen, teacher = whole
     target = None if teacher is None else predict(plan.step, teacher, batch, "offline")
+    return jax.grad(partial(loss, plan), has_aux=True)(trainable, frozen, batch, target)
 
-    def loss(trainable: Params) -> tuple[jax.Array, Terms]:
-        # The trunk's cast lies inside, so that the gradient of a float32 parameter is float32.
-        model = Model(plan.model, merge(trainable, frozen))
-        return objective(plan.step.loss, predict(plan.step, model, batch, plan.step.mode), batch, target)
 
-    return jax.grad(loss, has_aux=True)(trainable)
+def loss(
+    plan: Plan, trainable: Params, frozen: Params, batch: Batch, target: Predictions | None
+) -> tuple[jax.Array, Terms]:
+    """The objective and its terms. The trunk is cast in here, so that the gradient of float32 parameters is float32."""
+    model = Model(plan.model, merge(trainable, frozen))
+    return objective(plan.step.loss, predict(plan.step, model, batch, plan.step.mode), batch, target)
 
 
 def predict(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> Predictions:

@@ -1,4 +1,4 @@
-"""How good a student is on held-out clips: depth and camera path, each up to scale."""
+"""How good a student is on held-out clips: depth, camera path and point maps, each up to scale."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,15 +11,21 @@ from ivggt_jax import Model, cameras_from_pose
 from ivggt_jax.evaluate.depth import evaluate_depth
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory, inverse
 from train.data.batches import Batch
-from train.distill import Plan, predict
+from train.distill import Head, Plan, predict
 from train.mesh import each_device, gather, place
 
 FEWEST_FRAMES = 3
 """Of a held-out clip: a path of fewer has no shape to compare."""
-TRUTH = ("images", "depth", "valid", "cam_from_world")
+TRUTH = ("images", "depth", "valid", "points", "cam_from_world")
 
 Clip = dict[str, np.ndarray]
-"""What was predicted of one clip and what is true: `TRUTH`, predicted_depth [S,H,W] and predicted_cameras [S,3,4]."""
+"""What was predicted of one clip and what is true: `TRUTH`, predicted_depth [S,H,W], predicted_cameras [S,3,4] and,
+where the step trains the point head, predicted_points [S,H,W,3]."""
+
+
+def criterion(plan: Plan) -> str:
+    """The error by which students are compared: of depth, or of points where the depth head is not trained."""
+    return "abs_rel" if "depth" in plan.step.heads else "point_error"
 
 
 def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[str, float], Clip]:
@@ -27,11 +33,13 @@ def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[s
 
     `abs_rel`: of depth after the scale with the least absolute error; `constant_abs_rel`: the same of the best constant
     depth; `path_error`: ATE after Sim3 over the path's length; `rotation_error`: mean angle after Sim3, in degrees;
-    `step_error` and `step_rotation_error`: RPE from frame to frame, over the mean step's length and in degrees.
+    `step_error` and `step_rotation_error`: RPE from frame to frame, over the mean step's length and in degrees;
+    `point_error`, where the point head is trained: mean distance after the best scale, over the true points' mean
+    distance from the first camera.
     A clip without depth or without motion has no part in their means; predictions that are not finite make them infinite.
     """
     clips = [clip for batch in batches for clip in _look(plan, model, batch)]
-    errors = [_depth_errors(clip) | _path_errors(clip) for clip in clips]
+    errors = [_depth_errors(clip) | _path_errors(clip) | _point_error(clip) for clip in clips]
     known = {name: [error[name] for error in errors if not np.isnan(error[name])] for name in errors[0]}
     return {name: float(np.mean(values)) if values else float("nan") for name, values in known.items()}, clips[0]
 
@@ -47,10 +55,14 @@ def _look(plan: Plan, model: Model, batch: Batch) -> Iterator[Clip]:
 @partial(jax.jit, static_argnames="plan")
 def _predict(plan: Plan, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The batch with its predictions, whole on every device."""
-    config = replace(plan.step, heads=("camera", "depth"))
+    heads: tuple[Head, ...] = ("camera", "depth", "points") if "points" in plan.step.heads else ("camera", "depth")
+    config = replace(plan.step, heads=heads)
     found = each_device(plan.mesh, lambda model, batch: predict(config, model, batch, config.mode))(model, batch)
     cameras, _ = cameras_from_pose(found.pose_encoding, *batch["images"].shape[2:4])
-    return gather(plan.mesh, dict(batch) | {"predicted_depth": found.depth, "predicted_cameras": cameras})
+    predicted = {"predicted_depth": found.depth, "predicted_cameras": cameras}
+    if found.points is not None:
+        predicted["predicted_points"] = found.points
+    return gather(plan.mesh, dict(batch) | predicted)
 
 
 def _depth_errors(clip: Clip) -> dict[str, float]:
@@ -80,3 +92,20 @@ def _path_errors(clip: Clip) -> dict[str, float]:
         found["rpe_rotation_degrees"],
     )
     return dict(zip(names, values, strict=True))
+
+
+def _point_error(clip: Clip) -> dict[str, float]:
+    """Least squares give the scale; the world is the first camera's frame on both sides."""
+    if "predicted_points" not in clip:
+        return {}
+    truth, found = (clip[name][clip["valid"]].astype(np.float64) for name in ("points", "predicted_points"))
+    if not len(truth):
+        return {"point_error": np.nan}
+    if not np.isfinite(found).all():
+        return {"point_error": np.inf}
+    scale = np.sum(found * truth) / np.sum(np.square(found))
+    return {"point_error": _mean_length(scale * found - truth) / _mean_length(truth)}
+
+
+def _mean_length(vectors: np.ndarray) -> float:
+    return float(np.mean(np.linalg.norm(vectors, axis=-1)))

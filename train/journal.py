@@ -22,12 +22,16 @@ class Journal:
     A context manager. With several processes the first one writes; all of them look at every loss.
     """
 
-    def __init__(self, folder: Path, begin: int, steps: int, every: int, tensorboard: bool):
-        """begin: step of the checkpoint that the run goes on from; steps: its last; every: steps between train entries."""
-        self._step, self._steps, self._every = begin, steps, every
+    def __init__(self, folder: Path, begin: int, steps: int, every: int, criterion: str, tensorboard: bool):
+        """Open the files.
+
+        begin: step of the checkpoint that the run goes on from; steps: its last; every: steps between train entries;
+        criterion: the error that tells which of two students is the better.
+        """
+        self._step, self._steps, self._every, self._criterion = begin, steps, every, criterion
         leads = jax.process_index() == 0
         self._metrics = Metrics(folder, begin, tensorboard) if leads else None
-        self._best = self._metrics.lowest("evaluation", "abs_rel") if self._metrics else np.inf
+        self._best = self._metrics.lowest("evaluation", criterion) if self._metrics else np.inf
         self._bar = tqdm(total=steps, initial=begin, unit="step", disable=not (leads and sys.stderr.isatty()))
         self._bad = 0
         self.restart_clock()
@@ -85,9 +89,9 @@ class Journal:
         self._clock, self._clock_step, self._clips = time.perf_counter(), self._step, 0
 
     def evaluated(self, step: int, errors: Mapping[str, float], picture: np.ndarray | None) -> bool:
-        """Write an evaluation; returns whether it is the best so far by depth."""
-        best = errors["abs_rel"] < self._best
-        self._best = errors["abs_rel"] if best else self._best
+        """Write an evaluation; returns whether it is the best so far."""
+        best = errors[self._criterion] < self._best
+        self._best = errors[self._criterion] if best else self._best
         if self._metrics:
             self._metrics.write(step, "evaluation", errors)
             if picture is not None:

@@ -6,6 +6,7 @@ Frozen parameters live in a dict of their own, so that they carry neither gradie
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -43,6 +44,8 @@ class OptimizerConfig:
     """Batches whose mean gradient makes one update."""
     frozen: tuple[str, ...] = FROZEN
     """Regular expressions that match whole "/"-joined parameter paths."""
+    slower: tuple[tuple[str, float], ...] = ()
+    """(regular expression, factor): parameters whose learning rate is that share of the others'."""
     average_decay: float | None = None
     """Of an exponential moving average of the trainable parameters; None keeps none."""
 
@@ -53,6 +56,9 @@ class OptimizerConfig:
             raise ValueError(f"accumulation must be at least 1, not {self.accumulation}")
         if self.average_decay is not None and not 0 < self.average_decay < 1:
             raise ValueError(f"average_decay must lie in (0, 1), not {self.average_decay}")
+        for pattern, factor in self.slower:
+            if not factor > 0:
+                raise ValueError(f"the factor of slower {pattern!r} must be positive, not {factor}; frozen is for 0")
 
 
 def partition(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
@@ -118,6 +124,7 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
             weight_decay=config.weight_decay,
             mask=decay_mask,
         ),
+        *(optax.masked(optax.scale(factor), partial(_matching, pattern)) for pattern, factor in config.slower),
     )
     if config.accumulation == 1:
         return optax.with_extra_args_support(optimizer)
@@ -138,6 +145,14 @@ def has_updated(state: optax.OptState) -> jax.Array:
 def decay_mask(params: Params) -> Any:
     """Nested booleans: which parameters weight decay acts on."""
     return unflatten({path: path.split("/")[-1] not in NOT_DECAYED for path in flatten(params)})
+
+
+def _matching(pattern: str, params: Params) -> Any:
+    """Nested booleans: which parameters a pattern matches whole. Raises ValueError when it matches nothing."""
+    flat = {path: re.fullmatch(pattern, path) is not None for path in flatten(params)}
+    if not any(flat.values()):
+        raise ValueError(f"pattern {pattern!r} matches no trained parameter; paths look like {next(iter(flat))!r}")
+    return unflatten(flat)
 
 
 def update_average(average: Params, trainable: Params, decay: float) -> Params:

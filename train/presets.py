@@ -51,10 +51,13 @@ class TrainConfig(RunConfig):
 
 ALL_HEADS: tuple[Head, ...] = ("camera", "depth", "points", "tracks")
 SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
+EXTRA_HEADS = ("points/.*", "track_features/.*", "tracker/.*")
+"""Parameters of the heads that the demo model learns last, on top of a finished student."""
 DEMO_DISTILLED = StepConfig(
+    heads=("camera", "depth"),
     precision="float32",
     loss=LossConfig(task_weight=1.0, distillation_weight=0.5),
-    optimizer=OptimizerConfig(learning_rate=2e-4, frozen=(), weight_decay=0.01),
+    optimizer=OptimizerConfig(learning_rate=2e-4, frozen=EXTRA_HEADS, weight_decay=0.01),
 )
 DEMO_SUPERVISED = StepConfig(
     mode="offline",
@@ -62,7 +65,23 @@ DEMO_SUPERVISED = StepConfig(
     precision="float32",
     loss=SUPERVISED,
     optimizer=OptimizerConfig(
-        learning_rate=5e-4, final_learning_rate=1e-5, frozen=(), weight_decay=0.01, average_decay=0.998
+        learning_rate=2e-4,
+        final_learning_rate=1e-5,
+        frozen=(),
+        slower=(("camera/.*", 0.25),),
+        weight_decay=0.01,
+        average_decay=0.998,
+    ),
+)
+DEMO_EXTRA = StepConfig(
+    heads=("points", "tracks"),
+    precision="float32",
+    loss=SUPERVISED,
+    optimizer=OptimizerConfig(
+        learning_rate=5e-4,
+        final_learning_rate=1e-5,
+        frozen=("aggregator/.*", "camera/.*", "depth/.*"),
+        weight_decay=0.01,
     ),
 )
 FULL_SIZE = SyntheticConfig(batch_size=1, frames=(10, 10), width=518, height=392, query_points=64)
@@ -91,6 +110,7 @@ DEMO = TrainConfig(
     evaluate_every=500,
     log_every=50,
     step=DEMO_DISTILLED,
+    synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(1.0, 8.0), kinds=("room",)),
 )
 
 
@@ -116,9 +136,20 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 out=Path("runs/demo_teacher"),
                 student="random:demo",
                 teacher=None,
-                steps=12_000,
                 step=DEMO_SUPERVISED,
-                synthetic=SyntheticConfig(batch_size=6, frames=(4, 4), kinds=("room",)),
+                synthetic=SyntheticConfig(batch_size=4, frames=(6, 6), speed=(1.0, 12.0), kinds=("room",)),
+            ),
+        ),
+        "demo_heads": (
+            "The point head and the tracker of the package's demo model, on top of the finished student.",
+            replace(
+                DEMO,
+                out=Path("runs/demo"),
+                student="runs/demo_student/best",
+                teacher=None,
+                steps=3_000,
+                step=DEMO_EXTRA,
+                synthetic=replace(DEMO.synthetic, query_points=32),
             ),
         ),
     },

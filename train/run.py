@@ -19,7 +19,7 @@ from train.checkpoints import Checkpoints
 from train.data.batches import Batch, BatchSource
 from train.data.loader import Loader
 from train.distill import Plan, StepConfig, TrainState, init_state, student, train_step
-from train.evaluate import evaluate
+from train.evaluate import criterion, evaluate
 from train.journal import Journal
 from train.mesh import place, shardings
 from train.optimizer import describe
@@ -88,7 +88,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
         step = int(state.step)
         with (
             Stop() as stop,
-            Journal(config.out, step, config.steps, config.log_every, config.tensorboard) as journal,
+            Journal(config.out, step, config.steps, config.log_every, criterion(plan), config.tensorboard) as journal,
             Loader(data, step, config.threads, config.workers) as loader,
         ):
             journal.say(describe(state.trainable, state.frozen))
@@ -177,7 +177,7 @@ class _Update:
 
 
 def _evaluate(out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch], journal: Journal) -> None:
-    """Measure the student on the held-out clips, save it, and keep it when it is the best so far by depth."""
+    """Measure the student on the held-out clips, save it, and keep it when it is the best so far."""
     journal.settle()
     model = student(plan, state)
     errors, clip = evaluate(plan, model, held_out)

@@ -84,7 +84,7 @@ def _global_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[S
         query, keys, values = block.project(x, rotation)
         length = cache.length
         cache = append(cache, layer, keys, values, origin)
-        attended = attend_layer(query, cache.keys, cache.values, layer, length[layer])
+        attended = attend_layer(query, cache.keys, cache.values, layer, length[layer], cache.scales)
         return (block.finish(x, attended), replace(cache, length=length)), None
 
     layers = (network.aggregator.global_blocks, jnp.arange(settings.model.depth))

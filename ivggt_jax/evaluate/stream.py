@@ -13,7 +13,7 @@ from ivggt_jax.evaluate.plots import line_plot, path_plot
 from ivggt_jax.evaluate.records import Record, curves, measures, run_walks
 from ivggt_jax.evaluate.report import SequenceReport, summary_table, write_report
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
-from ivggt_jax.evaluate.walks import RouteName, Walk
+from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +22,27 @@ class Stream:
 
     routes: tuple[RouteName, ...] = ("loop", "corridor")
     """Around a room again and again; along a corridor, or a street, that never ends."""
+    seeds: tuple[int, ...] = (HELD_OUT_SEED,)
+    """Of scenes and paths: each route is walked once for each. Training keeps to smaller ones."""
     frames: int = 1000
     """Length of each."""
-    seed: int = 0
-    """Of scenes and paths."""
     out: Path = Path("ivggt_out/stream")
     """Folder for the report."""
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     memory: Annotated[MemoryOptions, tyro.conf.arg(name="")] = field(default_factory=MemoryOptions)
 
+    def __post_init__(self) -> None:
+        if self.frames < 3:
+            raise ValueError(f"frames must be at least 3, for a path to have a shape, not {self.frames}")
+        if not self.routes or not self.seeds:
+            raise ValueError("routes and seeds need an entry each")
+
 
 def evaluate_streams(config: Stream) -> int:
     """Synthetic endless videos: error, drift, memory and time as functions of the frame number."""
     model = config.model.load()
-    walks = [Walk(route, config.seed, *native_size(model.config)) for route in config.routes]
+    size = native_size(model.config)
+    walks = [Walk(route, seed, *size) for route in config.routes for seed in config.seeds]
     cache = config.memory.cache_for(config.frames)
     records = run_walks(model, cache, walks, config.frames)
     reports = [report_record(record, cache) for record in records]
@@ -59,7 +66,7 @@ def report_record(record: Record, cache: CacheConfig) -> SequenceReport:
     return SequenceReport(
         name=record.name,
         settings={
-            "alignment": "sim3",
+            "alignment": f"sim3 of paths, one scale for every {CHUNK} frames of depth",
             "policy": str(cache.policy),
             "total budget": "unbounded" if cache.total_budget is None else cache.total_budget,
             "clipped budgets": record.clipped,

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ivggt_jax.evaluate.plots import line_plot
-from ivggt_jax.evaluate.records import CHUNK
+from ivggt_jax.evaluate.records import WINDOW
+from ivggt_jax.evaluate.walks import CHUNK
 from ivggt_jax.writers.files import replacing
 
 ERROR = "position error, all frames so far"
@@ -19,7 +20,7 @@ PLOTS = {
     "depth": (DEPTH, ("diversity", "segment", "attention", "unbounded")),
     "time": (TIME, ("diversity", "attention", "unbounded")),
 }
-"""Name of a file → what is drawn over the frame number, and of which policies at the middle budget."""
+"""Name of a file → what is drawn over the frame number, and of which policies at the smallest budget."""
 SMOOTHED = 10
 """Points of a depth or time curve of which the mean is drawn."""
 _STYLE = "<style>text{font:11px system-ui,sans-serif}.frame{fill:none;stroke:#bbb}</style>"
@@ -27,11 +28,11 @@ _STYLE = "<style>text{font:11px system-ui,sans-serif}.frame{fill:none;stroke:#bb
 Result = Mapping[str, Any]
 
 
-def write_study(out: Path, results: Mapping[str, Result], middle: int) -> None:
+def write_study(out: Path, results: Mapping[str, Result], smallest: int) -> None:
     """Writes `tables.md` and the plots whose cells were measured into a folder; results by cell name."""
-    texts = {"tables.md": tables(results)}
+    texts = {"tables.md": tables(results, smallest)}
     for name, (curve, policies) in PLOTS.items():
-        cells = {policy: results.get(_cell_name(policy, middle)) for policy in policies}
+        cells = {policy: results.get(_cell_name(policy, smallest)) for policy in policies}
         drawn = {policy: _mean_curve(result, curve) for policy, result in cells.items() if result is not None}
         if drawn:
             texts[f"{name}.svg"] = _standalone(line_plot(drawn, "frame", curve))
@@ -40,20 +41,29 @@ def write_study(out: Path, results: Mapping[str, Result], middle: int) -> None:
             file.write(text.encode())
 
 
-def tables(results: Mapping[str, Result]) -> str:
-    """A Markdown table for each group of cells; numbers are means over the streams, errors at several lengths."""
+def tables(results: Mapping[str, Result], smallest: int) -> str:
+    """A Markdown table for each group of cells; numbers are means over the streams, errors at several lengths.
+
+    What changes an option is compared with `diversity` at the smallest budget, which heads its table.
+    """
     groups: dict[str, list[str]] = {}
+    baseline = _cell_name("diversity", smallest)
     for name, result in results.items():
-        groups.setdefault(result["group"], []).append(name)
+        names = groups.setdefault(result["group"], [])
+        if not names and result["group"].startswith("options") and baseline in results:
+            names.append(baseline)
+        names.append(name)
     first = next(iter(results.values()))
     walks, lengths = first["settings"]["walks"], first["settings"]["lengths"]
     height, width = first["settings"]["size"]
     parts = [
-        f"Means over {len(walks)} streams ({', '.join(walks)}) of {height}×{width} pixels. Position error: ATE after Sim3 "
-        f"over the spread of the true path, after so many frames; local: of every 100 frames alone. Time: "
-        f"milliseconds a frame, on {first['settings']['device']}. Memory: megabytes of a stream's state."
+        f"Means over {len(walks)} streams ({', '.join(walks)}) of {height}×{width} pixels. Position: ATE after Sim3 over the "
+        f"spread of the true path, of the first so many frames; path: ATE of every {WINDOW} frames alone, in % of their "
+        f"length; depth: AbsRel after one scale for every {CHUNK} frames (the best constant depth's is "
+        f"{_constant(results)}), and the standard deviation of that scale's logarithm. Time: milliseconds a frame, on "
+        f"{first['settings']['device']}. Memory: megabytes of a stream's state."
     ]
-    header = [*(f"position {n}" for n in lengths), "local", "rotation °", "depth AbsRel", "time", "memory"]
+    header = [*(f"position {n}" for n in lengths), "rotation °", "path %", "depth", "scale drift", "time", "memory"]
     for group, names in groups.items():
         rows = [[name, *_row(results[name], lengths)] for name in names]
         lines = [["", *header], ["---", *["---:"] * len(header)], *rows]
@@ -67,12 +77,20 @@ def _row(result: Result, lengths: list[int]) -> list[str]:
     errors = [_mean(known.get(str(n), {}), "position_error", 3) for n in lengths]
     return [
         *errors,
-        _mean(last, "local_position_error", 3),
         _mean(last, "rotation_error_degrees", 1),
+        _mean(last, "path_error_percent", 2),
         _mean(last, "depth_error", 4),
+        _mean(last, "scale_drift", 3),
         _mean(last, "milliseconds", 1),
         _mean(last, "state_megabytes", 1),
     ]
+
+
+def _constant(results: Mapping[str, Result]) -> str:
+    """The best constant depth's error over the longest streams measured."""
+    measured = [(max(map(int, result["measures"])), result) for result in results.values()]
+    length, result = max(measured, key=lambda pair: pair[0])
+    return _mean(result["measures"][str(length)], "constant_depth_error", 4)
 
 
 def _mean(by_walk: Mapping[str, Mapping[str, float | None]], measure: str, digits: int) -> str:
@@ -94,8 +112,8 @@ def _mean_curve(result: Result, name: str) -> np.ndarray:
     return np.repeat(values, CHUNK)
 
 
-def _cell_name(policy: str, middle: int) -> str:
-    return policy if policy == "unbounded" else f"{policy}, {middle} frames"
+def _cell_name(policy: str, smallest: int) -> str:
+    return policy if policy == "unbounded" else f"{policy}, {smallest} frames"
 
 
 def _standalone(svg: str) -> str:

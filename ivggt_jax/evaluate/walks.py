@@ -4,7 +4,7 @@ A walk is a pure function of its route, its seed and the frame number: any part 
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import jax
@@ -12,12 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ivggt_jax import geometry
+from ivggt_jax.evaluate.depth import evaluate_depth
 from ivggt_jax.evaluate.trajectory import inverse
 from ivggt_jax.synthetic import Look, Scene, camera_path, make_scene, render
 from ivggt_jax.synthetic.scenes import Kind
 
 FIELD_OF_VIEW = 62.0
 """Horizontal, in degrees."""
+CHUNK = 10
+"""Frames that are rendered and predicted at a time, and whose depth has one scale."""
+HELD_OUT_SEED = 1 << 20
+"""The first of the seeds that no training uses."""
 RouteName = Literal["loop", "corridor", "street"]
 
 
@@ -50,22 +55,53 @@ class WalkPart:
     world_from_cam: np.ndarray
     """float64 [T,3,4]"""
 
+    @cached_property
+    def constant_depth_error(self) -> np.ndarray:
+        """[T]: AbsRel of the best constant depth of every `CHUNK` frames."""
+        return depth_errors(np.ones_like(self.depth), self.depth)[0]
+
 
 class Walk:
-    """One endless video, height × width."""
+    """One endless video, height × width. With `remember`, parts that were rendered once are held in memory."""
 
-    def __init__(self, route: RouteName, seed: int, height: int, width: int):
+    def __init__(self, route: RouteName, seed: int, height: int, width: int, remember: bool = False):
         self.name = f"{route}-{seed}"
-        self._route, self._size = ROUTES[route], (height, width)
+        self.size = height, width
+        self._remembered: dict[tuple[int, int], WalkPart] | None = {} if remember else None
+        self._route = ROUTES[route]
         scene_key, self._path_key = jax.random.split(jax.random.key(seed))
         self._scene = make_scene(scene_key, self._route.kind)
 
     def part(self, start: int, frames: int) -> WalkPart:
         """The frames from number `start` on."""
+        if self._remembered is not None and (start, frames) in self._remembered:
+            return self._remembered[start, frames]
         images, depth, cam_from_world = jax.device_get(
-            _render(self._scene, self._path_key, start, frames, self._route, *self._size)
+            _render(self._scene, self._path_key, start, frames, self._route, *self.size)
         )
-        return WalkPart(images, depth, inverse(cam_from_world.astype(np.float64)))
+        part = WalkPart(images, depth, inverse(cam_from_world.astype(np.float64)))
+        if self._remembered is not None:
+            self._remembered[start, frames] = part
+        return part
+
+
+def depth_errors(depth: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AbsRel of depth maps [T,H,W] after one scale for every `CHUNK` frames, and that scale, both [T].
+
+    The scale with the least absolute error, as `evaluate depth` takes for a whole sequence. NaN where nothing is known
+    of the truth, infinite where a prediction is not finite.
+    """
+    errors, scales = np.empty(len(truth)), np.empty(len(truth))
+    for start in range(0, len(truth), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        if not (truth[chunk] > 0).any():
+            errors[chunk] = scales[chunk] = np.nan
+        elif not np.isfinite(depth[chunk]).all():
+            errors[chunk] = scales[chunk] = np.inf
+        else:
+            found = evaluate_depth(list(zip(depth[chunk], truth[chunk], strict=True)), "scale")
+            errors[chunk], scales[chunk] = [frame.abs_rel for frame in found.frames], found.scale
+    return errors, scales
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))

@@ -28,6 +28,8 @@ class KVCache:
     """[layer, batch] int32: live slots."""
     extra: jax.Array | None = None
     """[layer, batch, slot, head] float32: the number that a policy keeps with every token, −1 where it is not known yet."""
+    scales: tuple[jax.Array, jax.Array] | None = None
+    """Two of [layer, batch, slot, head] float32: what int8 keys and values are multiplied by. None for other types."""
 
     @classmethod
     def empty(
@@ -35,13 +37,27 @@ class KVCache:
     ) -> "KVCache":
         """A cache that holds nothing, with room for a policy's `extra` number where that is asked for."""
         shape = (layers, batch, slots, heads)
+        quantised = jnp.issubdtype(dtype, jnp.integer)
         return cls(
             keys=jnp.zeros((*shape, head_dim), dtype),
             values=jnp.zeros((*shape, head_dim), dtype),
             origin=jnp.zeros(shape, jnp.int32),
             length=jnp.zeros((layers, batch), jnp.int32),
             extra=jnp.zeros(shape, jnp.float32) if extra else None,
+            scales=(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)) if quantised else None,
         )
+
+    def layer_keys(self, layer: jax.Array) -> jax.Array:
+        """Keys [batch, slot, head, head_dim] of one layer, int8 ones as float32."""
+        keys = self.keys[layer]
+        return keys if self.scales is None else keys * self.scales[0][layer][..., None]
+
+
+def quantise(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """int8 of [...,head_dim], and the float32 scale [...] of each vector, so that its largest entry is ±127."""
+    x = x.astype(jnp.float32)
+    scale = jnp.abs(x).max(-1) / 127
+    return jnp.round(x / jnp.maximum(scale, 1e-30)[..., None]).astype(jnp.int8), scale
 
 
 def append(cache: KVCache, layer: jax.Array, keys: jax.Array, values: jax.Array, origin: jax.Array) -> KVCache:
@@ -52,6 +68,13 @@ def append(cache: KVCache, layer: jax.Array, keys: jax.Array, values: jax.Array,
     batch, tokens, heads, _ = keys.shape
     entry = jnp.arange(batch)[:, None]
     slot = cache.length[layer][:, None] + jnp.arange(tokens)
+    scales = None
+    if cache.scales is not None:
+        (keys, key_scale), (values, value_scale) = quantise(keys), quantise(values)
+        scales = (
+            cache.scales[0].at[layer, entry, slot].set(key_scale, mode="drop"),
+            cache.scales[1].at[layer, entry, slot].set(value_scale, mode="drop"),
+        )
     return KVCache(
         keys=cache.keys.at[layer, entry, slot].set(keys.astype(cache.keys.dtype), mode="drop"),
         values=cache.values.at[layer, entry, slot].set(values.astype(cache.values.dtype), mode="drop"),
@@ -60,6 +83,7 @@ def append(cache: KVCache, layer: jax.Array, keys: jax.Array, values: jax.Array,
         ),
         length=cache.length.at[layer].add(tokens),
         extra=None if cache.extra is None else cache.extra.at[layer, entry, slot].set(-1.0, mode="drop"),
+        scales=scales,
     )
 
 
@@ -90,7 +114,7 @@ def evict(
         candidates &= ~protected
 
     def measure() -> jax.Array:
-        return policy(cache.keys[layer], live, candidates, cache.origin[layer])
+        return policy(cache.layer_keys(layer), live, candidates, cache.origin[layer])
 
     # A scalar predicate: streams that are all within their budget cost nothing here.
     redundancy = lax.cond(jnp.any(over), measure, lambda: jnp.zeros(candidates.shape, jnp.float32))
@@ -130,7 +154,8 @@ def _evict_most_redundant(
             values=move(cache.values),
             origin=move(cache.origin),
             length=cache.length.at[layer].set(target),
-            extra=None if cache.extra is None else move(cache.extra),
+            extra=jax.tree.map(move, cache.extra),
+            scales=jax.tree.map(move, cache.scales),
         )
         return cache, redundancy
 

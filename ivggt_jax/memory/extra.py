@@ -10,14 +10,16 @@ from jax import lax
 from ivggt_jax.memory.cache import KVCache
 
 
-def add_attention(cache: KVCache, layer: jax.Array, query: jax.Array) -> KVCache:
-    """The cache with the attention that each live token of a layer received from query [batch,token,head,head_dim] added.
+def add_attention(cache: KVCache, layer: jax.Array, query: jax.Array, length: jax.Array) -> KVCache:
+    """The cache with the attention that the first `length` [batch] tokens of a layer received from a query added.
 
-    A token's mass is the sum of its weights over all queries; the first time replaces the −1 of a new token.
+    query [batch,token,head,head_dim]. A token's mass is the sum of its weights over all queries; the first time replaces
+    the −1 of a new token.
     """
     assert cache.extra is not None
-    live = jnp.arange(cache.keys.shape[2]) < cache.length[layer][:, None]
-    extra = jnp.maximum(cache.extra[layer], 0) + attention_received(query, cache.keys[layer], live)
+    live = jnp.arange(cache.keys.shape[2]) < length[:, None]
+    received = attention_received(query, cache.layer_keys(layer), live)
+    extra = jnp.where(live[..., None], jnp.maximum(cache.extra[layer], 0) + received, cache.extra[layer])
     return replace(cache, extra=cache.extra.at[layer].set(extra))
 
 
@@ -38,17 +40,17 @@ def attention_received(query: jax.Array, keys: jax.Array, live: jax.Array) -> ja
     return received.reshape(batch, heads, slots).transpose(0, 2, 1)
 
 
-def store_residual(cache: KVCache, layer: jax.Array, tokens: jax.Array, change: jax.Array, frame: jax.Array) -> KVCache:
-    """The cache with the relative change ‖change‖/‖tokens‖ of the newest frame's tokens, wherever eviction put them.
+def store_residual(cache: KVCache, layer: jax.Array, tokens: jax.Array, change: jax.Array, first: jax.Array) -> KVCache:
+    """The cache with the relative change ‖change‖/‖tokens‖ of the newest tokens, wherever eviction put them.
 
-    `tokens` and `change` [batch,token,width]: before the MLP of a layer's global block, and what that adds; `frame`
-    [batch] is the frame's number.
+    `tokens` and `change` [batch,token,width]: before the MLP of a layer's global block, and what that adds; `first`
+    [batch] is the origin of the first of them, and the others' follow.
     """
     assert cache.extra is not None
     norm = jnp.maximum(jnp.linalg.norm(tokens.astype(jnp.float32), axis=-1), 1e-12)
     relative = jnp.linalg.norm(change.astype(jnp.float32), axis=-1) / norm
-    origin = cache.origin[layer]
     batch, count = relative.shape
-    own = relative[jnp.arange(batch)[:, None, None], origin % count]
-    extra = jnp.where(origin // count == frame[:, None, None], own, cache.extra[layer])
+    place = cache.origin[layer] - first[:, None, None]
+    own = relative[jnp.arange(batch)[:, None, None], jnp.clip(place, 0, count - 1)]
+    extra = jnp.where((place >= 0) & (place < count), own, cache.extra[layer])
     return replace(cache, extra=cache.extra.at[layer].set(extra))

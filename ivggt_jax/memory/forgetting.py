@@ -35,7 +35,8 @@ def forget(
     extra = None if cache.extra is None else cache.extra[layer]
     measure = as_measure(find_policy(config.policy), tokens, special_tokens, extra)
     anchor = min(config.anchor_frames, 1) * tokens
-    cache, score = evict(cache, layer, budget, scores[:, layer], anchor, measure, kept, most=2 * tokens)
+    most = (1 + config.frames_per_step) * tokens
+    cache, score = evict(cache, layer, budget, scores[:, layer], anchor, measure, kept, most)
     return cache, scores.at[:, layer].set(score)
 
 

@@ -22,19 +22,32 @@ def attend(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Arr
 
 
 def attend_layer(
-    query: jax.Array, keys: jax.Array, values: jax.Array, layer: int | jax.Array, length: jax.Array | None
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    layer: int | jax.Array,
+    length: jax.Array | None,
+    scales: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """`attend` to one layer of stacked keys and values [layer,B,K,H,D], without copying that layer where it can be avoided."""
+    """`attend` to one layer of stacked keys and values [layer,B,K,H,D], without copying that layer where it can be avoided.
+
+    With `scales`, two of [layer,B,K,H], keys and values are multiplied by them, a chunk at a time where it is done in chunks.
+    """
     batch, queries, heads, head_dim = query.shape
     slots = keys.shape[2]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
     on_gpu = jax.default_backend() == "gpu"
-    if on_gpu and half and head_dim % 8 == 0 and head_dim <= 128:
-        return _cudnn(query, keys[layer], values[layer], length)
-    if batch * queries * heads * slots <= DENSE_SCORES:
-        live = None if length is None else jnp.arange(slots) < length[:, None]
-        return attend_masked(query, keys[layer], values[layer], live)
-    return _chunked(query, keys, values, layer, length, heads_at_once=heads if on_gpu else 1)
+    cudnn = on_gpu and half and head_dim % 8 == 0 and head_dim <= 128
+    if not cudnn and batch * queries * heads * slots > DENSE_SCORES:
+        return _chunked(query, keys, values, layer, length, scales, heads_at_once=heads if on_gpu else 1)
+    keys, values = keys[layer], values[layer]
+    if scales is not None:
+        keys, values = (
+            (x * scale[layer][..., None]).astype(query.dtype) for x, scale in zip((keys, values), scales, strict=True)
+        )
+    if cudnn:
+        return _cudnn(query, keys, values, length)
+    return attend_masked(query, keys, values, None if length is None else jnp.arange(slots) < length[:, None])
 
 
 def attend_causal(query: jax.Array, keys: jax.Array, values: jax.Array, frames: int) -> jax.Array:
@@ -78,6 +91,7 @@ def _chunked(
     values: jax.Array,
     layer: int | jax.Array,
     length: jax.Array | None,
+    scales: tuple[jax.Array, jax.Array] | None,
     heads_at_once: int,
 ) -> jax.Array:
     """Online softmax over chunks of keys (arXiv 2205.14135), one (batch entry, head) after the other on the CPU.
@@ -102,10 +116,13 @@ def _chunked(
             slot = start + jnp.arange(chunk)
             seen = (slot >= index * chunk) & (slot < live)
             where = (layer, entry, start, head, 0)
-            key, value = (
-                lax.dynamic_slice(x, where, (1, 1, chunk, 1, head_dim))[0, 0, :, 0].astype(query.dtype)
-                for x in (keys, values)
-            )
+            key, value = (lax.dynamic_slice(x, where, (1, 1, chunk, 1, head_dim))[0, 0, :, 0] for x in (keys, values))
+            if scales is not None:
+                key, value = (
+                    x * lax.dynamic_slice(scale, where[:-1], (1, 1, chunk, 1)).reshape(chunk, 1)
+                    for x, scale in zip((key, value), scales, strict=True)
+                )
+            key, value = key.astype(query.dtype), value.astype(query.dtype)
             scores = jnp.dot(rows, key.T, preferred_element_type=jnp.float32)
             scores = jnp.where(seen, scores, -jnp.inf)
             new_maximum = jnp.maximum(maximum, scores.max(-1, keepdims=True))

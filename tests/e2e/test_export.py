@@ -54,8 +54,8 @@ def test_exports_are_made_from_saved_frames(saved: Path, tmp_path: Path, capsys)
         assert picture.size == (70, 56)
     assert run(export.main, tmp_path, "--to", "glb") == 1
     assert "run infer with --export npz" in capsys.readouterr().err
-    assert run(export.main, saved, "--to", "npz") == 1
-    assert "infer alone writes them" in capsys.readouterr().err
+    assert run(export.main, saved, "--to", "npz") == 2
+    assert "invalid choice 'npz'" in capsys.readouterr().err
 
 
 def test_what_fails_is_named_and_the_rest_is_made(saved: Path, tmp_path: Path, capsys) -> None:

@@ -2,6 +2,9 @@
 
 import json
 import signal
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 from ivggt_jax import CacheConfig, Model, cameras_from_pose, init_stream, step
 from ivggt_jax.infer import main
 from ivggt_jax.resume import read_state
+from ivggt_jax.view import View
 
 
 def test_outputs_equal_the_library(tiny: Model, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
@@ -82,7 +86,11 @@ def test_another_size_is_fitted_to_the_first(checkpoint: Path, folder: Path, tmp
         (("--checkpoint", "nowhere"), "nowhere"),
         (("--budget", "99"), "25 tokens × 4 layers = 100"),
         (("--size", "50"), "multiple of 14"),
-        (("--export", "obj"), "obj"),
+        (("--export", "obj"), "invalid choice 'obj'"),
+        (("--strde", "2"), "--stride"),
+        (("--confidence", "200"), "percentile from 0 to below 100"),
+        (("--heads", "camera"), "--export ply needs points, which --heads leaves out"),
+        (("--save-every", "-1"), "0 or more frames"),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -121,6 +129,55 @@ def test_a_truncated_image_ends_the_run_and_leaves_what_was_done(
         == 0
     )
     assert len(np.loadtxt(out / "trajectory.txt")) == 4
+
+
+def test_an_unplugged_camera_leaves_what_was_done(checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    class Camera:
+        """Gives a noisy frame every tenth of a second, and stops after six."""
+
+        left = 6
+
+        def read(self):
+            time.sleep(0.1)
+            self.left -= 1
+            return self.left >= 0, np.random.default_rng(0).integers(0, 256, (56, 70, 3), np.uint8)
+
+        def release(self) -> None:
+            """Nothing is held."""
+
+    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: Camera())
+    out = tmp_path / "out"
+    arguments = ("--frames", "cam:0", "--checkpoint", checkpoint, "--out", out, "--budget", 290, "--export", "tum")
+    assert run(main, *arguments) == 1
+    assert "the camera is lost: it stopped after 6 frames" in capsys.readouterr().err
+    frames = len(np.loadtxt(out / "trajectory.txt", ndmin=2))
+    assert json.loads((out / "run.json").read_text())["frames"] == frames >= 1
+    assert read_state(out) is None, "its frames do not come again"
+    assert run(main, *arguments, "--resume") == 0
+    assert len(np.loadtxt(out / "trajectory.txt", ndmin=2)) == frames
+
+
+def test_the_page_shows_the_run(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """It opens with the run, is there when the run is over, and is gone after Ctrl-C (here: at once)."""
+    answers = []
+
+    def look(page: View) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while len(page._nodes) < FRAMES and time.monotonic() < deadline:
+            time.sleep(0.05)
+        with urllib.request.urlopen(page.address) as response:
+            answers.append((response.status, len(page._nodes), page.address))
+
+    monkeypatch.setattr(View, "wait", look)
+    out = tmp_path / "out"
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "tum", "--view", "--port", 0)
+    assert run(main, *arguments) == 0
+    ((status, drawn, address),) = answers
+    assert (status, drawn) == (200, FRAMES)
+    assert f"look at {address}" in capsys.readouterr().err
+    assert len(list((out / "frames").glob("*.npz"))) == FRAMES
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address)
 
 
 def test_a_full_disk_is_named(checkpoint: Path, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import subprocess
 import time
 import warnings
 from importlib.util import find_spec
@@ -17,16 +18,15 @@ from ivggt_jax.infer import main
 from ivggt_jax.resume import STATE_FILE
 
 FRAMES = 12
-EXPORTS = ("tum", "kitti", "intrinsics", "npz", "ply", "depth", "video", "rrd", "colmap", "nerfstudio", "glb", "html")
+RERUN = ("rrd",) if find_spec("rerun") else ()
+EXPORTS = ("tum", "kitti", "intrinsics", "npz", "ply", "depth", "video", *RERUN, "colmap", "nerfstudio", "glb", "html")
 DIFFER = ("settings", "milliseconds_per_frame", "peak_memory_bytes")
 """What run.json says of the process and not of its results."""
 
 
 @pytest.fixture(scope="module")
 def arguments(checkpoint: Path, frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    """All exports of twelve frames; the budget of 290 tokens evicts from the third frame on."""
-    if find_spec("rerun") is None:
-        pytest.skip("all exports need the Rerun SDK")
+    """All exports (the Rerun SDK's where it is installed) of twelve frames; the budget of 290 tokens evicts from the third on."""
     folder = write_frames(tmp_path_factory.mktemp("input") / "frames", frames[:FRAMES])
     return ("--frames", folder, "--checkpoint", checkpoint, "--budget", 290, "--heads", "camera", "depth", "tracks",
             "--confidence", 20, "--export", *EXPORTS)  # fmt: skip
@@ -82,7 +82,8 @@ def assert_same_files(found: Path, expected: Path) -> None:
             assert abs(ours.stat().st_size - theirs.stat().st_size) < 100
         else:
             assert ours.read_bytes() == theirs.read_bytes(), name
-    assert recorded_frames(found) == recorded_frames(expected) == set(range(FRAMES))
+    if RERUN:
+        assert recorded_frames(found) == recorded_frames(expected) == set(range(FRAMES))
 
 
 def test_two_kills_and_the_same_files(arguments: tuple[object, ...], whole: Path, tmp_path: Path, capsys) -> None:
@@ -107,29 +108,26 @@ def test_two_kills_and_the_same_files(arguments: tuple[object, ...], whole: Path
 
 @pytest.mark.slow
 def test_fifty_kills_at_random_times(arguments: tuple[object, ...], whole: Path, tmp_path: Path) -> None:
-    """Runs are killed again and again until one ends by itself: after it the files are the whole run's."""
+    """Runs are killed five times each and then left to end: their files are the whole run's. Seed 0."""
     chance = random.Random(0)
     began = time.monotonic()
     process = start("infer", *arguments, "--out", tmp_path / "timed")
-    _, error = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, error
+    process.communicate(timeout=PATIENCE)
     seconds = time.monotonic() - began
-    kills, ended = 0, 0
-    while kills < 50:
-        out = tmp_path / f"out{ended}"
+    for number in range(10):
+        out = tmp_path / f"out{number}"
         for _ in range(5):
-            process = start("infer", *arguments, "--out", out, "--save-every", chance.choice((1, 2, 5)), "--resume")
-            time.sleep(chance.uniform(0.2, 1.0) * seconds)
-            if process.poll() is not None:
-                break
+            process = start("infer", *arguments, "--out", out, "--save-every", chance.choice((0, 1, 2, 5)), "--resume")
+            if chance.random() < 0.5:
+                files = chance.randint(0, count_files(whole))
+                wait_until(lambda: process.poll() is not None or count_files(out) >= files, process)  # noqa: B023
+            else:
+                time.sleep(chance.uniform(0.3, 1.0) * seconds)
             kill(process)
-            kills += 1
-        process.communicate()
         process = start("infer", *arguments, "--out", out, "--resume")
         _, error = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, error
         assert_same_files(out, whole)
-        ended += 1
 
 
 def test_stopped_by_the_system_and_resumed_past_a_bad_frame(
@@ -157,7 +155,11 @@ def lines(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def kill(process) -> None:
+def count_files(out: Path) -> int:
+    return sum(1 for _ in out.rglob("*.*")) if out.exists() else 0
+
+
+def kill(process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=PATIENCE)
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode in (0, -signal.SIGKILL)  # 0: it was over just before

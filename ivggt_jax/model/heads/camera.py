@@ -38,8 +38,9 @@ class CameraHead(nnx.Module):
         )
         self.trunk_norm = layer_norm(features, epsilon=1e-5, rngs=rngs)
         self.pose_branch = Mlp(features, features // 2, POSE, rngs=rngs)
-        # Untrained, the iterations' sum is about the identity seen through a field of view of one radian.
+        # Untrained, the iterations' sum is the identity seen through a field of view of one radian.
         identity = jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1], jnp.float32)
+        self.pose_branch.fc2.kernel = nnx.Param(jnp.zeros((features // 2, POSE)))
         self.pose_branch.fc2.bias = nnx.Param(identity / config.camera_iterations)
 
     def clip(self, tokens: jax.Array, mode: Literal["offline", "causal"]) -> jax.Array:

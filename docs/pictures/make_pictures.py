@@ -1,0 +1,149 @@
+"""Make the pictures in this folder: python docs/pictures/make_pictures.py (needs Chromium; a graphics card is not needed).
+
+What they show is the ground truth of examples/room, through the writers: saved frames, points.ply, scene.html and the page
+of `python -m ivggt_jax.view`. Only the cache's fill is a model's, the demo's on the same frames.
+"""
+
+import base64
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from websockets.sync.client import connect
+
+from ivggt_jax import CacheConfig, geometry, init_stream, load, step, synthetic
+from ivggt_jax.sources import SourceConfig, open_source
+from ivggt_jax.view import View
+from ivggt_jax.writers import ExportOptions, Result, Writers
+from ivggt_jax.writers.html import export_html
+from ivggt_jax.writers.saved_run import SavedRun
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parents[1] / "examples"))
+import make_room  # noqa: E402
+
+SECONDS_OF_PEACE = 8
+"""Without a change a page counts as drawn; it is drawn in software, on a processor that may have other work."""
+WITHOUT_NOTES = "document.querySelectorAll('.mantine-Notifications-root').forEach(note => note.remove())"
+"""For a page: the note goes that there is no graphics card."""
+
+
+class Browser:
+    """Headless Chromium with one page, told what to do over its DevTools protocol."""
+
+    def __init__(self, folder: Path, width: int, height: int, port: int = 9222):
+        options = ["--headless=new", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+        options += ["--hide-scrollbars", f"--window-size={width},{height}", f"--remote-debugging-port={port}"]
+        self._process = subprocess.Popen(
+            ["chromium", *options, f"--user-data-dir={folder}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._socket = connect(self._find_page(port), max_size=None)
+        self._calls = 0
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def shoot(self, address: str, path: Path) -> None:
+        """Open a page, wait until it is drawn, and keep what it shows."""
+        self._call("Page.navigate", url=address)
+        shown, before = None, ""
+        while shown is None or shown != before:
+            time.sleep(SECONDS_OF_PEACE)
+            self._call("Runtime.evaluate", expression=WITHOUT_NOTES)
+            shown, before = self._call("Page.captureScreenshot")["data"], shown
+        keep(Image.open(io.BytesIO(base64.b64decode(shown))), path)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait()
+
+    def _find_page(self, port: int) -> str:
+        for _ in range(100):
+            time.sleep(0.2)
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+                    return next(tab["webSocketDebuggerUrl"] for tab in json.load(answer) if tab["type"] == "page")
+            except (OSError, StopIteration):
+                continue
+        raise TimeoutError("Chromium does not answer")
+
+    def _call(self, method: str, **parameters: object) -> dict:
+        self._calls += 1
+        self._socket.send(json.dumps({"id": self._calls, "method": method, "params": parameters}))
+        while True:
+            answer = json.loads(self._socket.recv(timeout=600))
+            if answer.get("id") == self._calls:
+                return answer["result"]
+
+
+def write_truth(run: Path) -> np.ndarray:
+    """The room's true cameras, depth and points as a run's files; returns the live tokens [layer] of the demo's cache."""
+    scene, cameras, intrinsics = make_room.room()
+    poses = geometry.relative_to_first(cameras)
+    height, width = make_room.HEIGHT, make_room.WIDTH
+    render = jax.jit(lambda camera: synthetic.render(scene, camera, intrinsics, height, width))
+    model = load("demo")
+    state = init_stream(model, CacheConfig(total_budget=30_000), height=height, width=width, heads=("camera",))
+    writers = Writers(["npz", "ply"], run, ExportOptions())
+    with open_source(SourceConfig(frames=str(make_room.FOLDER / "frames"), size=width)) as source:
+        for frame, camera, pose in zip(source, cameras, poses, strict=True):
+            state, _ = step(model, state, frame.image[None])
+            depth = render(camera).depth
+            points, sure = geometry.unproject(depth, pose, intrinsics), np.ones((height, width), np.float32)
+            maps = {"depth": np.asarray(depth), "points": np.asarray(points)}
+            maps |= {"depth_confidence": sure, "points_confidence": sure}
+            exact = {"cam_from_world": np.asarray(pose, float), "intrinsics": np.asarray(intrinsics, float)}
+            writers.write(Result(frame=frame, **exact, **maps))
+    writers.close()
+    return np.asarray(state.lengths[0])
+
+
+def draw_cloud(run: Path, width: int, height: int) -> Image.Image:
+    """The cloud as `points.ply` has it, from behind the first camera and above it: cubes as squares, the nearest on top."""
+    grid = SavedRun(run).cloud(ExportOptions())
+    points, colours = grid.cloud()
+    middle = np.median(points, axis=0)
+    here = np.linalg.norm(middle) * np.array((-0.35, -0.5, -0.55))
+    forward = (middle - here) / np.linalg.norm(middle - here)
+    right = np.cross((0, 1, 0), forward) / np.linalg.norm(np.cross((0, 1, 0), forward))
+    x, y, z = ((points - here) @ np.stack((right, np.cross(forward, right), forward), axis=1)).T
+    order = np.flatnonzero(z > 0.1)[np.argsort(-z[z > 0.1])]
+    focal, side = 0.8 * width, np.ceil(0.8 * width * float(grid.voxel or 0) / z[order])
+    column, row = (np.rint(focal * axis[order] / z[order]).astype(int) for axis in (x, y))
+    picture = np.full((height, width, 3), 255, np.uint8)
+    for down, along in np.ndindex(8, 8):
+        u, v = column + width // 2 + along, row + height // 2 + down
+        inside = (u >= 0) & (u < width) & (v >= 0) & (v < height) & (max(down, along) <= side)
+        picture[v[inside], u[inside]] = colours[order][inside]
+    return Image.fromarray(picture)
+
+
+def keep(picture: Image.Image, path: Path) -> None:
+    """Write a picture in a palette that keeps it small."""
+    picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1).save(path, optimize=True)
+    print(f"{path.name}: {picture.size}, {path.stat().st_size // 1000} kB")
+
+
+def main() -> None:
+    """The command."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        run = Path(folder) / "room"
+        lengths = write_truth(run)
+        keep(draw_cloud(run, 900, 600), HERE / "points.png")
+        export_html(SavedRun(run), run, ExportOptions())
+        browser = Browser(Path(folder) / "chromium", 1200, 800)
+        with View(run, 0, lambda: lengths) as page:
+            browser.shoot(page.address, HERE / "view.png")
+        browser.shoot((run / "scene.html").as_uri(), HERE / "html.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
