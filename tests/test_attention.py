@@ -10,7 +10,7 @@ from numpy_reference import attention
 
 from ivggt_jax.memory.cache import quantise
 from ivggt_jax.model import attention as module
-from ivggt_jax.model.attention import attend, attend_causal, attend_layer, attend_masked
+from ivggt_jax.model.attention import attend, attend_causal, attend_layer, attend_masked, attend_once
 
 BATCH, QUERIES, KEYS, HEADS, DIM = 4, 6, 37, 3, 8
 
@@ -88,6 +88,8 @@ def test_mask():
     values[~live] = np.nan
     keys[~live] = np.nan
     close(attend_masked(query, keys, values, jnp.asarray(live)), expected)
+    for i in range(QUERIES):
+        close(attend_once(query[:, i : i + 1], keys, values, jnp.asarray(live)), expected[:, i : i + 1])
 
 
 def test_causal_over_frames(way):

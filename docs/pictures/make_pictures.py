@@ -1,7 +1,7 @@
 """Make the pictures in this folder: python docs/pictures/make_pictures.py (needs Chromium; a graphics card is not needed).
 
 What they show is the ground truth of examples/room, through the writers: saved frames, points.ply, scene.html and the page
-of `python -m ivggt_jax.view`. Only the cache's fill is a model's, the demo's on the same frames.
+of `python -m ivggt_jax.view`. No model is in it, so the page has no cache fill to show.
 """
 
 import base64
@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from websockets.sync.client import connect
 
-from ivggt_jax import CacheConfig, geometry, init_stream, load, step, synthetic
+from ivggt_jax import geometry, synthetic
 from ivggt_jax.sources import SourceConfig, open_source
 from ivggt_jax.view import View
 from ivggt_jax.writers import ExportOptions, Result, Writers
@@ -83,18 +83,15 @@ class Browser:
                 return answer["result"]
 
 
-def write_truth(run: Path) -> np.ndarray:
-    """The room's true cameras, depth and points as a run's files; returns the live tokens [layer] of the demo's cache."""
+def write_truth(run: Path) -> None:
+    """The room's true cameras, depth and points as a run's files."""
     scene, cameras, intrinsics = make_room.room()
     poses = geometry.relative_to_first(cameras)
     height, width = make_room.HEIGHT, make_room.WIDTH
     render = jax.jit(lambda camera: synthetic.render(scene, camera, intrinsics, height, width))
-    model = load("demo")
-    state = init_stream(model, CacheConfig(total_budget=30_000), height=height, width=width, heads=("camera",))
     writers = Writers(["npz", "ply"], run, ExportOptions())
     with open_source(SourceConfig(frames=str(make_room.FOLDER / "frames"), size=width)) as source:
         for frame, camera, pose in zip(source, cameras, poses, strict=True):
-            state, _ = step(model, state, frame.image[None])
             depth = render(camera).depth
             points, sure = geometry.unproject(depth, pose, intrinsics), np.ones((height, width), np.float32)
             maps = {"depth": np.asarray(depth), "points": np.asarray(points)}
@@ -102,7 +99,6 @@ def write_truth(run: Path) -> np.ndarray:
             exact = {"cam_from_world": np.asarray(pose, float), "intrinsics": np.asarray(intrinsics, float)}
             writers.write(Result(frame=frame, **exact, **maps))
     writers.close()
-    return np.asarray(state.lengths[0])
 
 
 def draw_cloud(run: Path, width: int, height: int) -> Image.Image:
@@ -135,11 +131,11 @@ def main() -> None:
     """The command."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         run = Path(folder) / "room"
-        lengths = write_truth(run)
+        write_truth(run)
         keep(draw_cloud(run, 900, 600), HERE / "points.png")
         export_html(SavedRun(run), run, ExportOptions())
         browser = Browser(Path(folder) / "chromium", 1200, 800)
-        with View(run, 0, lambda: lengths) as page:
+        with View(run, 0, lambda: None) as page:
             browser.shoot(page.address, HERE / "view.png")
         browser.shoot((run / "scene.html").as_uri(), HERE / "html.png")
         browser.close()

@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ivggt_jax.model.attention import attend_masked
+from ivggt_jax.model.attention import attend_once
 
 CameraCacheMode = Literal["reference", "per_iteration"]
 
@@ -58,7 +58,7 @@ def attend_ring(
     filled = (place <= frame[:, None])[:, :, None]
     visible = filled & (turn == iteration) if mode == "per_iteration" else filled & (~own | (turn <= iteration))
     seen = (batch, frames * iterations)
-    attended = attend_masked(
+    attended = attend_once(
         query,
         ring.keys[layer].reshape(*seen, heads, head_dim),
         ring.values[layer].reshape(*seen, heads, head_dim),

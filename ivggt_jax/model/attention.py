@@ -74,6 +74,13 @@ def attend_masked(query: jax.Array, keys: jax.Array, values: jax.Array, live: ja
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(query.dtype), values.astype(query.dtype))
 
 
+def attend_once(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array) -> jax.Array:
+    """`attend_masked` for a single query [B,1,H,D]: heads stay innermost, where matrices of one row would be slow."""
+    scores = jnp.einsum("bhd,bkhd->bkh", query[:, 0], keys) / math.sqrt(query.shape[-1])
+    weights = jax.nn.softmax(jnp.where(live[..., None], scores, -jnp.inf), axis=1)
+    return jnp.einsum("bkh,bkhd->bhd", weights, jnp.where(live[..., None, None], values, 0))[:, None]
+
+
 def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Array | None) -> jax.Array:
     return jax.nn.dot_product_attention(
         query,

@@ -1,0 +1,210 @@
+"""`evaluate pose|depth|reconstruction` from the command line, on folders that tests make; and their protocols with a perfect model.
+
+Images of the command-line runs are the readers' 8×6 pixels, brought to the tiny model's native 70×56.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_evaluate_datasets import FRAMES, MAKERS, POSES, write_text
+
+from ivggt_jax import Model, save
+from ivggt_jax.evaluate import benchmarks
+from ivggt_jax.evaluate.__main__ import main
+from ivggt_jax.evaluate.benchmarks import DatasetOptions, Depth, Pose, Reconstruction
+from ivggt_jax.evaluate.datasets import open_dataset
+from ivggt_jax.evaluate.options import MemoryOptions
+from ivggt_jax.evaluate.predict import Predicted, predict
+from ivggt_jax.evaluate.trajectory import inverse
+from ivggt_jax.sources.frame import Fit
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny: Model, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    save(tiny, folder)
+    return str(folder)
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as exit:
+        main(arguments)
+    return exit.value.code
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "dataset", "measures"),
+    [
+        ("pose", "tum", {"ate", "rpe_translation", "rpe_rotation_degrees"}),
+        ("pose", "kitti_odometry", {"ate", "rpe_translation", "rpe_rotation_degrees"}),
+        ("pose", "scannet", {"ate", "rpe_translation", "rpe_rotation_degrees"}),
+        ("depth", "bonn", {"abs_rel", "rmse", "delta_1"}),
+        ("depth", "kitti", {"abs_rel", "rmse", "delta_1"}),
+        ("depth", "sintel", {"abs_rel", "rmse", "delta_1"}),
+        ("reconstruction", "7scenes", {"accuracy", "completeness", "chamfer", "normal_consistency", "f_score@0.05"}),
+        ("reconstruction", "nrgbd", {"accuracy", "completeness", "chamfer", "normal_consistency", "f_score@0.05"}),
+    ],
+)
+def test_from_the_command_line(benchmark, dataset, measures, checkpoint, tmp_path, capsys):
+    """The table on standard output names the alignment; a file for the sequence, finite numbers, a page with plots."""
+    name = MAKERS[dataset](tmp_path / "data")
+    arguments = ("--dataset", dataset, "--root", str(tmp_path / "data"), "--out", str(tmp_path / "report"))
+    assert run(benchmark, *arguments, "--checkpoint", checkpoint) == 0
+    table = capsys.readouterr().out
+    assert f"{benchmark} · {dataset} · alignment" in table
+    assert name in table
+    record = json.loads((tmp_path / "report" / f"{name.replace('/', '_')}.json").read_text())
+    assert measures <= record["measures"].keys()
+    assert all(record["measures"][measure] is not None for measure in measures)
+    assert "<svg" in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_damaged_and_unfit_sequences_are_skipped_and_named(checkpoint, tmp_path, capsys):
+    """A sequence without poses, one with an image that cannot be decoded, and a sound one: its numbers, their reasons."""
+    name = MAKERS["tum"](tmp_path)
+    MAKERS["tum"](tmp_path, "no_truth")
+    (tmp_path / "no_truth" / "groundtruth.txt").unlink()
+    MAKERS["tum"](tmp_path, "broken")
+    image = next((tmp_path / "broken" / "rgb").iterdir())
+    data = bytearray(image.read_bytes())
+    data[60:120] = bytes(60)
+    image.write_bytes(data)
+    arguments = ("--dataset", "tum", "--root", str(tmp_path), "--out", str(tmp_path / "report"))
+    assert run("pose", *arguments, "--checkpoint", checkpoint) == 0
+    table = capsys.readouterr().out
+    assert name in table
+    assert "skipped no_truth: tum has no true poses of it" in table
+    assert f"skipped broken: {image}" in table
+
+
+def test_nothing_to_evaluate_is_an_error_that_says_why(checkpoint, tmp_path, capsys):
+    MAKERS["kitti"](tmp_path)
+    assert run("pose", "--dataset", "kitti", "--root", str(tmp_path), "--checkpoint", checkpoint) == 1
+    assert "kitti has no true poses of it" in capsys.readouterr().err
+    assert run("depth", "--dataset", "tum", "--root", str(tmp_path), "--checkpoint", checkpoint) == 1
+    assert "holds no sequence of tum" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["stream", "offline"])
+def test_what_is_predicted_of_a_sequence(tiny: Model, tmp_path, mode):
+    """Shapes, files and fits; points of the depth lie before the camera that predicted them."""
+    MAKERS["7scenes"](tmp_path / "data")
+    (sequence,) = [x for x in open_dataset("7scenes", tmp_path / "data") if not hasattr(x, "reason")]
+    found = predict(
+        tiny, sequence, tmp_path, heads=("depth", "points"), size=70, mode=mode, cache=MemoryOptions().cache_for(FRAMES)
+    )
+    assert found.cam_from_world.shape == (FRAMES, 3, 4)
+    assert found.intrinsics.shape == (FRAMES, 3, 3)
+    assert [fit.original_size for fit in found.fits] == [(8, 6)] * FRAMES
+    for index in range(FRAMES):
+        assert found.depth(index).shape == (56, 70)
+        assert found.points(index).shape == (56, 70, 3)
+        camera = found.cam_from_world[index]
+        in_camera = found.projected_points(index) @ camera[:, :3].T + camera[:, 3]
+        np.testing.assert_allclose(in_camera[..., 2], found.depth(index), rtol=1e-3, atol=1e-4)
+
+
+class Perfect(Predicted):
+    """A model that says what is true, in another unit: 224×280 pixels of a wall, images taken as they are."""
+
+    unit = 0.5
+    height, width = 224, 280
+
+    def wall(self, index: int) -> np.ndarray:
+        """True depth in metres."""
+        return np.add.outer(0.002 * np.arange(self.height), 0.004 * np.arange(self.width)) + 2 + 0.1 * index
+
+    def depth(self, index: int) -> np.ndarray:
+        return (self.unit * self.wall(index)).astype(np.float32)
+
+    def points(self, index: int) -> np.ndarray:
+        return self.projected_points(index)
+
+
+@pytest.fixture
+def perfect(tmp_path, monkeypatch) -> Path:
+    """A 7-Scenes folder whose truth `predict` returns. Depth on disk is rounded to millimetres."""
+    world_from_cam = POSES.copy()
+    world_from_cam[1:, :, 3] += [[0, 0.1, 0], [0, 0, 0.2], [0.3, 0, 0]]
+    relative = world_from_cam.copy()
+    relative[..., 3] *= Perfect.unit
+    cam_from_world = compose(inverse(relative), relative[:1])
+    intrinsics = np.array([[525.0, 0, 320], [0, 525, 240], [0, 0, 1]])
+    fit = Fit((Perfect.width, Perfect.height), (1, 1), (0, 0))
+    found = Perfect(cam_from_world, np.tile(intrinsics, (FRAMES, 1, 1)), (fit,) * FRAMES, tmp_path)
+    root = tmp_path / "data"
+    write_text(root / "chess" / "TestSplit.txt", ["sequence1"])
+    for index, pose in enumerate(world_from_cam):
+        stem = root / "chess" / "seq-01" / f"frame-{index:06d}"
+        write_text(stem.with_suffix(".pose.txt"), [*pose, [0, 0, 0, 1]])
+        Image.fromarray(np.zeros((224, 280, 3), np.uint8)).save(stem.with_suffix(".color.png"))
+        Image.fromarray(np.rint(1000 * found.wall(index)).astype(np.uint16)).save(stem.with_suffix(".depth.png"))
+    monkeypatch.setattr(benchmarks, "predict", lambda *_, **__: found)
+    return root
+
+
+def compose(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Rigid maps [...,3,4], b first."""
+    return np.concatenate((a[..., :3] @ b[..., :3], a[..., :3] @ b[..., 3:] + a[..., 3:]), axis=-1)
+
+
+def measured(run_benchmark, config, root: Path) -> dict[str, float]:
+    assert run_benchmark(config) == 0
+    return json.loads((root / "report" / "chess_seq-01.json").read_text())["measures"]
+
+
+def options(root: Path, checkpoint: str) -> DatasetOptions:
+    model = benchmarks.ModelOptions(checkpoint=checkpoint)
+    return DatasetOptions(dataset="7scenes", root=root, out=root / "report", model=model)
+
+
+@pytest.mark.parametrize(("alignment", "error"), [("sim3", 0), ("scale", 0), ("se3", 0.1), ("none", 0.1)])
+def test_poses_of_a_perfect_model(perfect, checkpoint, alignment, error):
+    """Up to scale: zero where the alignment takes the scale out (1e-6), more than 10 cm where it does not."""
+    numbers = measured(benchmarks.evaluate_poses, Pose(data=options(perfect, checkpoint), alignment=alignment), perfect)
+    assert numbers["rotation_max_degrees"] < 1e-5
+    assert numbers["ate"] < 1e-6 if error == 0 else numbers["ate"] > error
+
+
+@pytest.mark.parametrize(("alignment", "error"), [("scale", 0), ("scale&shift", 0), ("median", 0), ("metric", 0.5)])
+def test_depth_of_a_perfect_model(perfect, checkpoint, alignment, error):
+    """Half the true depth is 0.5 without alignment, and 0 but for millimetres with (5e-4)."""
+    numbers = measured(
+        benchmarks.evaluate_depths, Depth(data=options(perfect, checkpoint), alignment=alignment), perfect
+    )
+    assert numbers["abs_rel"] == pytest.approx(error, abs=5e-4)
+
+
+@pytest.mark.parametrize("alignment", ["published", "fixed"])
+@pytest.mark.parametrize("points_from", ["head", "depth"])
+def test_reconstruction_of_a_perfect_model(perfect, checkpoint, alignment, points_from):
+    """Within 3 mm, of which depth on disk is one half."""
+    config = Reconstruction(data=options(perfect, checkpoint), alignment=alignment, points_from=points_from)
+    numbers = measured(benchmarks.evaluate_reconstructions, config, perfect)
+    assert numbers["accuracy"] < 0.003
+    assert numbers["completeness"] < 0.003
+    assert numbers["f_score@0.05"] == 1
+
+
+def test_a_long3d_scan(perfect, checkpoint, tmp_path, capsys):
+    """The points of every second frame against a scan of the same wall, in the laser's axes."""
+    root = tmp_path / "long"
+    MAKERS["long3d"](root)
+    found = benchmarks.predict()
+    points = np.concatenate([found.projected_points(index).reshape(-1, 3) for index in (0, 2)])
+    camera = benchmarks.evaluate_long3d.__globals__["CAM_FROM_LIDAR"]
+    scan = (points / Perfect.unit - camera[:, 3]) @ camera[:, :3]
+    header = ["VERSION 0.7", "FIELDS x y z", "SIZE 4 4 4", "TYPE F F F", f"POINTS {len(scan)}", "DATA binary"]
+    (root / "library" / "dense_cloud_map.pcd").write_bytes(
+        "".join(f"{line}\n" for line in header).encode() + scan.astype("<f4").tobytes()
+    )
+    folders = ("--root", str(root), "--out", str(root / "report"), "--checkpoint", checkpoint)
+    choices = ("--scale-factor", "1.0", "--cloud-stride", "2")
+    assert run("reconstruction", "--dataset", "long3d", *folders, *choices) == 0
+    assert "reconstruction · long3d · alignment" in capsys.readouterr().out
+    numbers = json.loads((root / "report" / "library.json").read_text())["measures"]
+    assert numbers["accuracy"] < 0.02
+    assert numbers["f_score@0.05"] > 0.98
