@@ -19,7 +19,7 @@ from ivggt_jax.resume import read_state
 from ivggt_jax.thinning import Thinned
 from ivggt_jax.writers import Result, read_run_json
 from ivggt_jax.writers.files import numbered
-from ivggt_jax.writers.frusta import frustum_corners, frustum_depth
+from ivggt_jax.writers.frusta import first_look, frustum_corners, frustum_depth
 from ivggt_jax.writers.fusion import automatic_voxel
 from ivggt_jax.writers.saved_run import SavedRun, read_result
 from ivggt_jax.writers.video import colour_depth, inverse_depth_range
@@ -263,8 +263,7 @@ class View:
             return
         self._base = 2 * automatic_voxel(points)
         self._size = 2 * frustum_depth(points)
-        middle, here = np.median(points, axis=0), result.world_from_cam[:, 3]
-        position = here + np.linalg.norm(middle - here) * np.array((0.3, -0.5, -0.6))
+        position, middle = first_look(points, result)
         # The first is for pages to come; those that are open stay where they are unless they are moved.
         open_pages = self._server.get_clients().values()
         cameras: list[Any] = [self._server.initial_camera, *(client.camera for client in open_pages)]

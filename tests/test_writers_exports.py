@@ -341,6 +341,8 @@ def test_the_html_holds_the_true_cloud_and_cameras(tmp_path):
     points = np.frombuffer(data, np.float32, size // 4, starts[place]).reshape(-1, 3)
     assert len(points) > 5000
     assert_on_walls(points, 0.02)
+    (look_at,) = [m["look_at"] for _, m in scene["messages"] if m.get("type") == "SetCameraLookAtMessage"]
+    np.testing.assert_allclose(look_at, np.median(points, axis=0), atol=1e-6)
     # A camera that is not told its place stands at the origin, unturned.
     poses = {m["name"]: m["position"] for _, m in scene["messages"] if m.get("type") == "SetPositionMessage"}
     turns = {m["name"]: m["wxyz"] for _, m in scene["messages"] if m.get("type") == "SetOrientationMessage"}

@@ -5,6 +5,7 @@ of `python -m ivggt_jax.view`. No model is in it, so the page has no cache fill 
 """
 
 import base64
+import contextlib
 import io
 import json
 import subprocess
@@ -134,11 +135,10 @@ def main() -> None:
         write_truth(run)
         keep(draw_cloud(run, 900, 600), HERE / "points.png")
         export_html(SavedRun(run), run, ExportOptions())
-        browser = Browser(Path(folder) / "chromium", 1200, 800)
-        with View(run, 0, lambda: None) as page:
-            browser.shoot(page.address, HERE / "view.png")
-        browser.shoot((run / "scene.html").as_uri(), HERE / "html.png")
-        browser.close()
+        with contextlib.closing(Browser(Path(folder) / "chromium", 1200, 800)) as browser:
+            with View(run, 0, lambda: None) as page:
+                browser.shoot(page.address, HERE / "view.png")
+            browser.shoot((run / "scene.html").as_uri(), HERE / "html.png")
 
 
 if __name__ == "__main__":

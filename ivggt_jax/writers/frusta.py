@@ -9,9 +9,9 @@ MOST = 500
 """Cameras drawn; of longer runs, evenly spaced ones."""
 
 
-def drawn_cameras(run: SavedRun) -> list[Result]:
-    """At most `MOST` frames' cameras, the first and the last among them."""
-    count = min(len(run), MOST)
+def drawn_cameras(run: SavedRun, most: int = MOST) -> list[Result]:
+    """At most so many frames' cameras, the first and the last among them."""
+    count = min(len(run), most)
     return [run.camera(int(position)) for position in np.rint(np.linspace(0, len(run) - 1, count))]
 
 
@@ -19,6 +19,12 @@ def frustum_depth(points: np.ndarray) -> float:
     """A length that shows well among points [N, 3]: a fortieth of the diagonal of the box of their middle 90 %."""
     low, high = np.percentile(points, [5, 95], axis=0)
     return float(np.linalg.norm(high - low)) / 40 or 0.1
+
+
+def first_look(points: np.ndarray, first: Result) -> tuple[np.ndarray, np.ndarray]:
+    """Where a page begins to look from and what at, [3] each: over the first camera's shoulder, at the middle of points [N, 3]."""
+    middle, here = np.median(points, axis=0), first.world_from_cam[:, 3]
+    return here + np.linalg.norm(middle - here) * np.array((0.3, -0.5, -0.6)), middle
 
 
 def frustum_corners(result: Result, depth: float) -> np.ndarray:

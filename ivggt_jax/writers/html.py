@@ -10,13 +10,17 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.frusta import drawn_cameras, frustum_depth
+from ivggt_jax.writers.frusta import drawn_cameras, first_look, frustum_depth
 from ivggt_jax.writers.fusion import VoxelGrid
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.writer import ExportOptions
 
 MOST_POINTS = 1_000_000
 """More would make a browser slow; the cubes double until there are no more."""
+MOST_CAMERAS = 20
+"""More would hide each other."""
+COLOUR = (220, 60, 30)
+"""Of the path and the cameras."""
 THUMBNAIL = 96
 """Longer side in pixels of the pictures in the cameras."""
 
@@ -34,6 +38,8 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
         server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
         try:
             _fill(server.scene, run, grid)
+            camera = server.initial_camera
+            camera.position, camera.look_at = first_look(grid.cloud()[0], run.camera(0))
             page = server.get_scene_serializer().as_html()
         finally:
             server.stop()
@@ -51,8 +57,8 @@ def _fill(scene: viser.SceneApi, run: SavedRun, grid: VoxelGrid) -> None:
     size = frustum_depth(points)
     if len(positions) > 1:
         segments = np.stack((positions[:-1], positions[1:]), axis=1)
-        scene.add_line_segments("/path", segments, (220, 60, 30), thickness=size / 20)
-    for result in drawn_cameras(run):
+        scene.add_line_segments("/path", segments, COLOUR, thickness=size / 20)
+    for result in drawn_cameras(run, MOST_CAMERAS):
         pose, image = result.world_from_cam, Image.fromarray(result.frame.image)
         image.thumbnail((THUMBNAIL, THUMBNAIL))
         height, width = result.frame.image.shape[:2]
@@ -61,6 +67,7 @@ def _fill(scene: viser.SceneApi, run: SavedRun, grid: VoxelGrid) -> None:
             fov=2 * np.arctan(height / 2 / result.intrinsics[1, 1]),
             aspect=width / height * result.intrinsics[1, 1] / result.intrinsics[0, 0],
             scale=size,
+            color=COLOUR,
             image=np.asarray(image),
             wxyz=Rotation.from_matrix(pose[:, :3]).as_quat(scalar_first=True),
             position=pose[:, 3],
