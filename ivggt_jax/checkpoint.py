@@ -103,6 +103,14 @@ def identify(path_or_name: str | Path) -> Source:
     return source or Source(name=path.name)
 
 
+def find_config(path_or_name: str | Path) -> ModelConfig:
+    """The configuration of what `load` would load, without loading it; a published name may be downloaded."""
+    if _is_stand_in(path_or_name):
+        return ModelConfig.demo()
+    path = locate(path_or_name)
+    return describe(path).config if path.is_dir() else ModelConfig.vggt_1b()
+
+
 def describe(directory: Path) -> Description:
     """What a checkpoint directory says about itself.
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ivggt_jax.budget import fitting_cache, stream_bytes
+from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, stream_bytes, weights_bytes
 from ivggt_jax.command import compiled_folder, free_memory, run_command
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.hub import cache_folder
@@ -127,7 +127,7 @@ def memory(free: int, config: ModelConfig) -> Iterator[Finding]:
     shapes = flatten(abstract_params(config))
     dtypes = compute_dtypes(shapes, None)
     model = Model(config, unflatten({path: jax.ShapeDtypeStruct(x.shape, dtypes[path]) for path, x in shapes.items()}))
-    weights = sum(x.size * dtypes[path].itemsize for path, x in shapes.items())
+    weights = weights_bytes(config, None)
     cache = CacheConfig()
     needed = stream_bytes(model, cache, HEIGHT, WIDTH)
     yield Finding(
@@ -135,7 +135,7 @@ def memory(free: int, config: ModelConfig) -> Iterator[Finding]:
         f"memory: {gigabytes(free)} free; the published model's weights take {gigabytes(weights)}, its default cache of "
         f"{cache.total_budget:,} tokens {gigabytes(needed)}",
     )
-    fitting = fitting_cache(model, cache, HEIGHT, WIDTH, max(0, free - weights))
+    fitting = fitting_cache(model, cache, HEIGHT, WIDTH, SHARE_OF_MEMORY * max(0, free - weights))
     if free < weights + stream_bytes(model, fitting, HEIGHT, WIDTH):
         yield Finding("note", "the published model does not fit here; smaller ones, such as the demo's, do")
     elif fitting != cache:

@@ -17,7 +17,7 @@ import tyro
 
 from ivggt_jax import checkpoint, output_folder
 from ivggt_jax.align import AlignOptions, read_trajectory
-from ivggt_jax.budget import fitting_cache
+from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, limited_cache, parse_memory, weights_bytes
 from ivggt_jax.command import free_memory, peak_memory, run_command, say
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.export import BuiltOutput, Output, build
@@ -62,6 +62,10 @@ class InferConfig:
     """Points along each side of the tracks' grid."""
     budget: int | None = None
     """Tokens kept, over all layers; by default 1,200,000, or what fits the free memory."""
+    max_memory: str | None = None
+    """Most that weights, cache and computing may take together, such as 8GB: precision, cache and budget follow from it."""
+    frames_per_step: int = 1
+    """Frames that share a pass through the network: faster where there is much to compute at once, later results."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
     """What an iteration of the camera head sees of earlier frames: all iterations (as published), or its own (as trained)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -109,7 +113,7 @@ def infer(config: InferConfig) -> int:
             say(f"{out} holds {earlier.description}: nothing to resume")
             return 0
         unfinished = _to_resume(config, out, earlier)
-        model = checkpoint.load(config.checkpoint, None if config.precision == "auto" else config.precision)
+        model = checkpoint.load(config.checkpoint, _precision(config))
         size = config.source.size or model.config.image_size
         with open_source(dataclasses.replace(config.source, size=size)) as source:
             return _infer(config, out, model, source, unfinished)
@@ -122,10 +126,20 @@ def _check(config: InferConfig) -> None:
         raise ValueError("--overwrite and --resume contradict each other: give one of them")
     if config.save_every is not None and config.save_every < 0:
         raise ValueError(f"--save-every must be 0 or more frames, not {config.save_every}")
+    if config.max_memory is not None:
+        parse_memory(config.max_memory)
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
     for output in config.export:
         if (needed := NEEDED.get(output)) and needed not in computed:
             raise ValueError(f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads")
+
+
+def _precision(config: InferConfig) -> str | None:
+    """Of the trunk; None is what this device gets. Where that would take half of what the user allows: bfloat16."""
+    if config.precision != "auto" or config.max_memory is None:
+        return None if config.precision == "auto" else config.precision
+    weights = weights_bytes(checkpoint.find_config(config.checkpoint), None)
+    return "bfloat16" if weights > parse_memory(config.max_memory) / 2 else None
 
 
 def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinished: Unfinished | None) -> int:
@@ -239,15 +253,30 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     frames = source.frames()
     first = next(frames)
     height, width, _ = first.image.shape
-    cache = CacheConfig(camera_cache=config.camera_cache, max_frames=source.length)
-    if config.budget is not None:
-        cache = dataclasses.replace(cache, total_budget=config.budget)
-    elif (fitting := fitting_cache(model, cache, height, width, free_memory())) != cache:
-        cache = fitting
-        say(f"cache lowered to {cache.total_budget:,} tokens to fit the free memory; --budget sets it")
+    cache = _cache(config, model, source.length, height, width)
     grid = _grid(config, height, width)
     state = init_stream(model, cache, height=height, width=width, heads=config.predicted, query_points=grid)
     return chain([first], frames), state
+
+
+def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:
+    """What fits: the memory that the user allows, or that is free."""
+    cache = CacheConfig(camera_cache=config.camera_cache, max_frames=length, frames_per_step=config.frames_per_step)
+    if config.budget is not None:
+        cache = dataclasses.replace(cache, total_budget=config.budget)
+    if config.max_memory is not None:
+        limit = parse_memory(config.max_memory)
+        cache = limited_cache(model, cache, height, width, limit, fixed=config.budget is not None)
+        trunk = model.params["aggregator"]["camera_token"].dtype
+        say(
+            f"within {config.max_memory}: {trunk} weights, {cache.dtype or trunk} cache of {cache.total_budget:,} tokens"
+        )
+    elif config.budget is None:
+        fitting = fitting_cache(model, cache, height, width, SHARE_OF_MEMORY * free_memory())
+        if fitting != cache:
+            cache = fitting
+            say(f"cache lowered to {cache.total_budget:,} tokens to fit the free memory; --budget sets it")
+    return cache
 
 
 def _restored(config: InferConfig, model: Model, unfinished: Unfinished) -> StreamState:

@@ -29,12 +29,12 @@ class Progress:
         budget = state.settings.cache.total_budget
         self._room = budget or state.settings.slots * state.settings.model.depth
 
-    def advance(self, lengths: np.ndarray) -> None:
-        """One more frame is done; lengths [layer] are the live tokens after it."""
+    def advance(self, lengths: np.ndarray, frames: int = 1) -> None:
+        """So many more frames are done; lengths [layer] are the live tokens after them."""
         now = time.perf_counter()
-        self._count += 1
+        self._count += frames
         if self._last is not None:  # The first one compiles.
-            self._times.append(1000 * (now - self._last))
+            self._times.extend([1000 * (now - self._last) / frames] * frames)
         self._last = now
         if self._bar.disable and now - self._line < SECONDS_BETWEEN_LINES:
             return

@@ -17,7 +17,7 @@ from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.progress import Progress
 from ivggt_jax.sources import Frame, SourceError
-from ivggt_jax.stream import StreamState, step
+from ivggt_jax.stream import StreamState, scan, step
 from ivggt_jax.writers import Result, Writers
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -49,11 +49,12 @@ class Run:
         """
         self.model, self.state, self.writers, self.progress = model, state, writers, progress
         self.frames, self.next_index = begin, next_index
-        self._computed = begin
+        self._computed = self._saved = begin
         self._points_from_depth = points_from_depth
         self._save_state, self._every = save_state, save_every
         self._saved_at, self._seconds_to_save = time.perf_counter(), 0.0
-        self._pending: tuple[Frame, Predictions, jax.Array] | None = None
+        self._together = state.settings.cache.frames_per_step
+        self._pending: tuple[list[Frame], Predictions, jax.Array] | None = None
         self._writing: Future | None = None
         self.lengths = np.asarray(state.lengths[0])
         """[layer] live tokens after the newest finished frame."""
@@ -68,14 +69,20 @@ class Run:
             stack.callback(self.progress.close)
             stack.callback(self.writers.close)
             self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write-behind"))
+            waiting: list[Frame] = []
             try:
                 for frame in frames:
-                    self._compute(frame)
-                    if self._due():
-                        self.save()
+                    waiting.append(frame)
+                    if len(waiting) == self._together:
+                        self._compute(waiting)
+                        waiting = []
+                        if self._due():
+                            self.save()
                     if interrupted:
                         break
+                self._compute_single(waiting)
             except SourceError:  # of the next frame: what was made of those before it is sound
+                self._compute_single(waiting)
                 self.save()
                 raise
             except KeyboardInterrupt:
@@ -86,28 +93,41 @@ class Run:
             if interrupted:
                 self.save()
 
-    def _compute(self, frame: Frame) -> None:
-        """Start on a frame, and meanwhile hand the one before to the writers."""
-        self.state, predictions = step(self.model, self.state, frame.image[None])
-        self._computed += 1
-        before, self._pending = self._pending, (frame, predictions, self.state.lengths)
+    def _compute(self, frames: list[Frame]) -> None:
+        """Start on frames that share a pass, and meanwhile hand those before to the writers."""
+        images = np.stack([frame.image for frame in frames])[:, None]
+        if len(frames) == self._together > 1:
+            self.state, predictions = scan(self.model, self.state, images)
+        else:
+            self.state, predictions = step(self.model, self.state, images[0])
+            predictions = jax.tree.map(lambda x: x[None], predictions)
+        before, self._pending = self._pending, (frames, predictions, self.state.lengths)
+        self._computed += len(frames)
         self._hand_on(before)
 
-    def _hand_on(self, pending: tuple[Frame, Predictions, jax.Array] | None) -> None:
-        """Wait for a frame's predictions and for the frame before to be written, then have this one written."""
+    def _compute_single(self, frames: list[Frame]) -> None:
+        """The last frames, fewer than share a pass."""
+        for frame in frames:
+            self._compute([frame])
+
+    def _hand_on(self, pending: tuple[list[Frame], Predictions, jax.Array] | None) -> None:
+        """Wait for frames' predictions and for the frames before to be written, then have these written."""
         if pending is None:
             return
-        frame, predictions, lengths = pending
-        host, self.lengths = jax.tree.map(lambda x: np.asarray(x[0]), (predictions, lengths))
+        frames, predictions, lengths = pending
+        host, lengths = jax.device_get((jax.tree.map(lambda x: x[:, 0], predictions), lengths[0]))
+        self.lengths = lengths
         self._wait_for_writers()
-        self._writing = self._thread.submit(self._write, frame, host)
-        self.progress.advance(self.lengths)
+        self._writing = self._thread.submit(self._write, frames, host)
+        self.progress.advance(self.lengths, len(frames))
 
-    def _write(self, frame: Frame, host: Predictions) -> None:
+    def _write(self, frames: list[Frame], host: Predictions) -> None:
         """In the writing thread."""
-        self.writers.write(make_result(frame, host, self._points_from_depth))
-        self.frames += 1
-        self.next_index = frame.index + 1
+        for i, frame in enumerate(frames):
+            of_frame = jax.tree.map(lambda x, i=i: x[i], host)
+            self.writers.write(make_result(frame, of_frame, self._points_from_depth))
+            self.frames += 1
+            self.next_index = frame.index + 1
 
     def _wait_for_writers(self) -> None:
         writing, self._writing = self._writing, None
@@ -127,13 +147,14 @@ class Run:
     def _due(self) -> bool:
         """Whether to save now."""
         if self._every is not None:
-            return self._every > 0 and self._computed % self._every == 0
+            return 0 < self._every <= self._computed - self._saved
         pause = max(SECONDS_BETWEEN_SAVES, self._seconds_to_save / SHARE_FOR_SAVES)
         return time.perf_counter() - self._saved_at > pause
 
     def save(self) -> None:
         """Settle, and have the state saved; a state that cannot be saved does not end the run."""
         self._settle()
+        self._saved = self._computed
         if self._save_state is None:
             return
         began = time.perf_counter()

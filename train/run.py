@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from ivggt_jax import Model, ModelConfig, load, save
 from train.checkpoints import Checkpoints
@@ -21,7 +21,7 @@ from train.data.loader import Loader
 from train.distill import Plan, StepConfig, TrainState, init_state, student, train_step
 from train.evaluate import criterion, evaluate
 from train.journal import Journal
-from train.mesh import place, shardings
+from train.mesh import gather, place, shardings
 from train.optimizer import describe
 from train.pictures import depth_picture
 from train.stopping import Stop
@@ -182,7 +182,8 @@ def _evaluate(out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch
     model = student(plan, state)
     errors, clip = evaluate(plan, model, held_out)
     best = journal.evaluated(int(state.step), errors, depth_picture(clip) if np.isfinite(errors["abs_rel"]) else None)
-    model = jax.device_put(model, NamedSharding(plan.mesh, PartitionSpec()))
+    # In one program: the many of a device_put would exchange their parts in another order on every process, and wait.
+    model = jax.jit(gather, static_argnames="mesh")(plan.mesh, model)
     if jax.process_index() == 0:
         for name in ("student", "best") if best else ("student",):
             save(model, out / name, overwrite=True)

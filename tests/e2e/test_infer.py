@@ -12,7 +12,7 @@ import pytest
 from commands import FRAMES, PATIENCE, run, start, wait_until
 from PIL import Image
 
-from ivggt_jax import CacheConfig, Model, cameras_from_pose, init_stream, step
+from ivggt_jax import CacheConfig, Model, cameras_from_pose, init_stream, step, stream
 from ivggt_jax.infer import main
 from ivggt_jax.resume import read_state
 from ivggt_jax.view import View
@@ -58,6 +58,22 @@ def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Pa
     )
 
 
+def test_frames_that_share_a_pass(tiny: Model, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    """Two passes of two frames and the fifth frame alone, all written; within a limit that an int8 cache needs not."""
+    out = tmp_path / "out"
+    code = run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", out, "--budget", 290, "--export", "npz",
+               "--frames-per-step", 2, "--max-memory", "1GB")  # fmt: skip
+    assert code == 0
+    images = [np.asarray(Image.open(folder / f"img{i + 1}.png")) for i in range(FRAMES)]
+    cache = CacheConfig(total_budget=290, max_frames=FRAMES, frames_per_step=2)
+    for i, predictions in enumerate(stream(tiny, images[:4], cache)):
+        saved = np.load(out / "frames" / f"{i:06d}.npz")
+        np.testing.assert_allclose(saved["depth"], predictions.depth, atol=1e-5)
+    assert len(list((out / "frames").iterdir())) == FRAMES
+    record = json.loads((out / "run.json").read_text())
+    assert record["frames"] == FRAMES and record["cache"]["dtype"] is None
+
+
 def test_an_earlier_run_is_kept_unless_told(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
     arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--max-frames", 1)
     assert run(main, *arguments) == 0
@@ -91,6 +107,8 @@ def test_another_size_is_fitted_to_the_first(checkpoint: Path, folder: Path, tmp
         (("--confidence", "200"), "percentile from 0 to below 100"),
         (("--heads", "camera"), "--export ply needs points, which --heads leaves out"),
         (("--save-every", "-1"), "0 or more frames"),
+        (("--max-memory", "lots"), "like 8GB"),
+        (("--max-memory", "10MB"), "too little: weights take"),
     ],
 )
 def test_bad_input_is_one_clear_line(

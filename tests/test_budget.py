@@ -1,0 +1,55 @@
+"""How large a cache may be: amounts of memory as people write them, and what a limit makes of the default cache. Nothing is run."""
+
+import jax
+import pytest
+
+from ivggt_jax import CacheConfig, Model, ModelConfig
+from ivggt_jax.budget import ACTIVATIONS, fitting_cache, limited_cache, parse_memory, stream_bytes, weights_bytes
+from ivggt_jax.model.parameters import abstract_params
+
+SIZE = 392, 518
+FULL = Model(ModelConfig.vggt_1b(), abstract_params(ModelConfig.vggt_1b()))
+WEIGHTS = 1_256_537_516 * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("8GB", 8 * 10**9), ("7.5 GiB", 7.5 * 2**30), ("500MB", 500 * 10**6), ("1MiB", 2**20)]
+)
+def test_amounts(text, count):
+    assert parse_memory(text) == count
+
+
+@pytest.mark.parametrize("text", ["8", "GB", "8gb", "-1GB", "0GB", "8 TB", "8,5GB"])
+def test_other_amounts_are_refused(text):
+    with pytest.raises(ValueError, match="an amount of memory is like 8GB"):
+        parse_memory(text)
+
+
+def test_weights():
+    """The trunk in half precision takes half; heads stay float32."""
+    config = ModelConfig.vggt_1b()
+    assert weights_bytes(config, "float32") == WEIGHTS
+    trunk = sum(x.size for x in jax.tree.leaves(FULL.params["aggregator"]))
+    assert weights_bytes(config, "bfloat16") == WEIGHTS - 2 * trunk
+
+
+def test_a_lowered_budget_fits_and_is_not_lower_than_it_must():
+    lowered = fitting_cache(FULL, CacheConfig(), *SIZE, 6e9)
+    assert 0.98 * 6e9 < stream_bytes(FULL, lowered, *SIZE) <= 6e9
+    assert fitting_cache(FULL, CacheConfig(), *SIZE, 1e12) == CacheConfig()
+
+
+@pytest.mark.parametrize(
+    ("limit", "dtype", "whole"), [(30 * 10**9, None, True), (12 * 10**9, "int8", True), (8 * 10**9, "int8", False)]
+)
+def test_a_limit_takes_precision_before_tokens(limit, dtype, whole):
+    cache = limited_cache(FULL, CacheConfig(), *SIZE, limit, fixed=False)
+    assert cache.dtype == dtype and (cache.total_budget == 1_200_000) == whole
+    assert stream_bytes(FULL, cache, *SIZE) + WEIGHTS + ACTIVATIONS * SIZE[0] * SIZE[1] <= limit
+
+
+def test_a_limit_below_the_least_says_what_takes_how_much():
+    with pytest.raises(ValueError, match=r"5.70 GB are too little: weights take 5.03, .* cache of 24,\d+ tokens"):
+        limited_cache(FULL, CacheConfig(), *SIZE, 5_700_000_000, fixed=False)
+    with pytest.raises(ValueError, match="cache of 1,200,000 tokens"):
+        limited_cache(FULL, CacheConfig(), *SIZE, 8 * 10**9, fixed=True)

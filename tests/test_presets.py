@@ -1,0 +1,109 @@
+"""The command: its presets, the data they ask for, and a run of two steps that continues a checkpoint."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_training import SMALL, random_model
+
+from ivggt_jax import load, save
+from ivggt_jax.model.parameters import flatten
+from train.__main__ import held_out_batches, main, training_batches
+from train.optimizer import partition
+from train.presets import HELD_OUT_SEED, PRESETS, TrainConfig
+
+SIZE = ("--synthetic.width", "28", "--synthetic.height", "28", "--synthetic.frames", "3", "3")
+"""Of images that the small network takes."""
+ALL = [(objective, name) for objective, presets in PRESETS.items() for name in presets]
+
+
+def preset(objective: str, name: str) -> TrainConfig:
+    return PRESETS[objective][name][1]
+
+
+@pytest.mark.parametrize(("objective", "name"), ALL)
+def test_presets_do_what_their_objective_says(objective: str, name: str) -> None:
+    config = preset(objective, name)
+    assert (config.teacher is not None) == (objective == "distill") == (config.step.loss.distillation_weight > 0)
+    trained, _ = partition(random_model(0).params, config.step.optimizer.frozen)
+    modules = {path.split("/")[0] for path in flatten(trained)}
+    heads = {"tracks": "tracker"}
+    assert {heads.get(head, head) for head in config.step.heads} <= modules, "a head that is asked for is frozen"
+
+
+def test_runs_have_folders_of_their_own() -> None:
+    folders = [preset(*names).out for names in ALL]
+    assert len(set(folders)) == len(folders)
+
+
+def test_the_demo_model_is_made_stage_by_stage() -> None:
+    """Each starts from the best of the one before; the last trains what the others left alone, and nothing else."""
+    teacher, student, heads = (
+        preset("supervised", "demo"),
+        preset("distill", "demo"),
+        preset("supervised", "demo_heads"),
+    )
+    assert student.student == student.teacher == str(teacher.out / "best")
+    assert heads.student == str(student.out / "best")
+    assert set(teacher.step.heads) == set(student.step.heads) == {"camera", "depth"}
+    assert set(heads.step.heads) == {"points", "tracks"}
+    params = random_model(0).params
+    first, _ = partition(params, student.step.optimizer.frozen)
+    second, _ = partition(params, heads.step.optimizer.frozen)
+    assert not flatten(first).keys() & flatten(second).keys()
+    assert flatten(first).keys() | flatten(second).keys() == flatten(params).keys()
+
+
+def test_held_out_clips_are_none_that_training_draws() -> None:
+    config = preset("distill", "demo")
+    small = replace(config.synthetic, width=28, height=28, frames=(3, 4), batch_size=2)
+    config = replace(config, synthetic=small, evaluation_clips=4)
+    held_out = held_out_batches(config, slice(None))
+    assert len(held_out) == 2 and all(batch.arrays["images"].shape == (2, 4, 28, 28, 3) for batch in held_out)
+    training = training_batches(config, slice(None))
+    assert not np.array_equal(training[0].arrays["images"][:, :3], held_out[0].arrays["images"][:, :3])
+    with pytest.raises(ValueError, match="others are for held-out clips"):
+        replace(config, seed=HELD_OUT_SEED)
+
+
+@pytest.mark.slow
+def test_the_last_stage_trains_the_point_head_and_the_tracker_alone(tmp_path: Path) -> None:
+    """Two steps, from a random network of the small shape."""
+    save(random_model(0), tmp_path / "student")
+    with pytest.raises(SystemExit) as left:
+        main([
+            "supervised", "demo_heads", "--student", str(tmp_path / "student"), "--out", str(tmp_path / "out"),
+            "--steps", "2", "--log-every", "1", "--evaluation-clips", "2", *SIZE,
+            "--synthetic.query-points", "3", "--threads", "1",
+        ])  # fmt: skip
+    assert left.value.code == 0
+    before, after = (flatten(load(tmp_path / name).params) for name in ("student", "out/best"))
+    changed = {path.split("/")[0] for path in before if not np.array_equal(before[path], after[path])}
+    assert changed == {"points", "track_features", "tracker"}
+    entries = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [1, 2, 2]
+    assert {"task/points", "task/tracks"} <= entries[0].keys() and "task/depth" not in entries[0]
+    assert np.isfinite(entries[-1]["point_error"])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model"]["width"] == SMALL.width
+
+
+def test_the_command_lists_its_presets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["--help"])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(re.search(rf"^  {objective} {name} ", printed, re.MULTILINE) for objective, name in ALL)
+    with pytest.raises(SystemExit) as left:
+        main(["teach"])
+    assert left.value.code == 2
+
+
+def test_data_that_cannot_be_used_are_errors() -> None:
+    config = replace(preset("supervised", "published"), data=("nowhere=folder",))
+    with pytest.raises(ValueError, match="no dataset is called nowhere; there are arkitscenes, co3d, scannet"):
+        training_batches(config, slice(None))
+    with pytest.raises(ValueError, match="query_points of the data must be at least 1"):
+        replace(preset("supervised", "demo_heads"), synthetic=preset("distill", "demo").synthetic)

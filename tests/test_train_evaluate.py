@@ -1,0 +1,101 @@
+"""What a training run measures of its students, on clips whose errors are known beforehand (float64 arithmetic, 1e-6)."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from small_training import SMALL, clips, random_model
+
+import train.evaluate
+from train.data.batches import Batch
+from train.distill import Plan, StepConfig
+from train.evaluate import Clip, criterion, evaluate
+from train.losses import LossConfig
+from train.mesh import make_mesh
+from train.pictures import depth_picture
+
+FRAMES = 6
+
+
+def perfect_clip() -> Clip:
+    """One of six frames whose predictions are the truth in another unit of length."""
+    clip = {name: array[0] for name, array in clips(0, count=1, frames=FRAMES).items()}
+    cameras = clip["cam_from_world"] * np.array([1, 1, 1, 3], np.float32)
+    return clip | {
+        "predicted_depth": 3 * clip["depth"],
+        "predicted_cameras": cameras,
+        "predicted_points": 3 * clip["points"],
+    }
+
+
+def measure(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The errors of one clip that needs no network."""
+    monkeypatch.setattr(train.evaluate, "_look", lambda plan, model, batch: iter([clip]))
+    errors, first = evaluate(None, None, [None])  # type: ignore[arg-type, list-item]
+    assert first is clip
+    return errors
+
+
+def test_the_truth_has_no_error_whatever_its_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = measure(perfect_clip(), monkeypatch)
+    constant = errors.pop("constant_abs_rel")
+    assert 0.1 < constant < 0.4
+    assert errors == pytest.approx(dict.fromkeys(errors, 0), abs=1e-4)
+    assert errors.keys() == {
+        "abs_rel", "path_error", "rotation_error", "step_error", "step_rotation_error", "point_error",
+    }  # fmt: skip
+
+
+def test_errors_are_relative_to_the_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Depth that is 20 % too far in a seventh of the pixels; points moved by a tenth of their length at most."""
+    clip = perfect_clip()
+    clip["valid"] = np.ones_like(clip["valid"])
+    clip["predicted_depth"] = clip["depth"].copy()
+    clip["predicted_depth"][:, :4] *= 1.2
+    clip["predicted_points"] = clip["points"] + 0.1 * np.roll(clip["points"], 1, axis=-1)
+    errors = measure(clip, monkeypatch)
+    assert errors["abs_rel"] == pytest.approx(0.2 / 7, rel=1e-3)
+    assert 0.05 < errors["point_error"] < 0.1
+
+
+def test_what_is_not_finite_is_infinitely_wrong_and_what_is_unknown_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip = perfect_clip()
+    for name in ("depth", "cameras", "points"):
+        clip[f"predicted_{name}"] = np.full_like(clip[f"predicted_{name}"], np.nan)
+    errors = measure(clip, monkeypatch)
+    assert np.isfinite(errors.pop("constant_abs_rel")) and set(errors.values()) == {np.inf}
+    clip["valid"] = np.zeros_like(clip["valid"])
+    clip["cam_from_world"] = np.tile(clip["cam_from_world"][:1], (FRAMES, 1, 1))
+    assert np.isnan(list(measure(clip, monkeypatch).values())).all()
+
+
+def test_a_network_is_measured_on_all_clips_by_what_it_trains() -> None:
+    """Two batches of noise: the errors are the mean of the clips'."""
+    step = StepConfig(heads=("points",), precision="float32", loss=LossConfig(task_weight=1.0, distillation_weight=0.0))
+    plan = Plan(step=step, model=SMALL, mesh=make_mesh(), updates=1)
+    batches = [Batch(clips(seed, count=2), ("", "")) for seed in (1, 2)]
+    model = random_model(0)
+    errors, clip = evaluate(plan, model, batches)
+    parts = [evaluate(plan, model, [batch])[0] for batch in batches]
+    assert errors == pytest.approx({name: (parts[0][name] + parts[1][name]) / 2 for name in errors}, rel=1e-6)
+    assert clip["predicted_points"].shape == clip["points"].shape
+    assert criterion(plan) == "point_error"
+    with_depth = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("camera", "depth")))
+    assert criterion(with_depth) == "abs_rel"
+    found = jax.eval_shape(lambda model, batch: train.evaluate._predict(with_depth, model, batch), model, clips(1))
+    assert "predicted_points" not in found
+
+
+def test_a_picture_shows_image_truth_prediction_and_error() -> None:
+    """Four frames of the six: the error of the truth is black, and blue where nothing is known."""
+    clip = perfect_clip()
+    picture = depth_picture(clip)
+    assert picture.shape == (4 * 28, 4 * 28, 3) and picture.dtype == np.uint8
+    np.testing.assert_array_equal(picture[:28, :28], clip["images"][0])
+    valid = clip["valid"][0]
+    np.testing.assert_allclose(picture[28:56, :28][valid].astype(int), picture[56:84, :28][valid], atol=2)
+    assert (picture[84:, :28][valid] <= 1).all()
+    np.testing.assert_array_equal(picture[84:, :28][~valid], np.tile((0, 0, 96), (np.sum(~valid), 1)))
