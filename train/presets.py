@@ -136,6 +136,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 out=Path("runs/demo_teacher"),
                 student="random:demo",
                 teacher=None,
+                steps=8_000,
                 step=DEMO_SUPERVISED,
                 synthetic=SyntheticConfig(batch_size=4, frames=(6, 6), speed=(1.0, 12.0), kinds=("room",)),
             ),
