@@ -5,7 +5,8 @@ from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.geometry import cameras_from_pose, pose_from_cameras, unproject
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.stream import StreamState, infer_clip, init_stream, reset, scan, step, stream
+from ivggt_jax.state import StreamState
+from ivggt_jax.stream import infer_clip, init_stream, reset, scan, step, stream
 
 __all__ = [
     "CacheConfig",

@@ -27,7 +27,8 @@ from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_sta
 from ivggt_jax.run import Run, interruptible
 from ivggt_jax.sources import Frame, Source, SourceConfig, open_source
 from ivggt_jax.sources.source import NAMES_KEPT
-from ivggt_jax.stream import StreamState, init_stream
+from ivggt_jax.state import StreamState
+from ivggt_jax.stream import init_stream
 from ivggt_jax.writers import ExportOptions, Writers, write_run_json
 
 NEEDED = {"colmap": "depth", "depth": "depth", "video": "depth"}

@@ -17,7 +17,8 @@ from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.progress import Progress
 from ivggt_jax.sources import Frame, SourceError
-from ivggt_jax.stream import StreamState, scan, step
+from ivggt_jax.state import StreamState
+from ivggt_jax.stream import scan, step
 from ivggt_jax.writers import Result, Writers
 
 SECONDS_BETWEEN_SAVES = 60.0

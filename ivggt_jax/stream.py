@@ -2,104 +2,26 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ivggt_jax.config import CacheConfig, ModelConfig
-from ivggt_jax.memory.budgets import adaptive_total, layer_budgets, layer_capacity
-from ivggt_jax.memory.cache import KVCache, append
-from ivggt_jax.memory.extra import add_attention, store_residual
-from ivggt_jax.memory.forgetting import forget
-from ivggt_jax.memory.policies import Extra, find_policy, stored_number
-from ivggt_jax.memory.ring import CameraRing, attend_ring
+from ivggt_jax.config import CacheConfig
+from ivggt_jax.memory.cache import KVCache
+from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
-from ivggt_jax.model.attention import CHUNK, attend_layer
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, VGGT, Predictions
+from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, Predictions
+from ivggt_jax.one_pass import one_pass
+from ivggt_jax.state import StreamSettings, StreamState
 
 FrameArray = jax.Array | np.ndarray
-
-
-@dataclass(frozen=True)
-class StreamSettings:
-    """What a stream was started with; static under jit."""
-
-    model: ModelConfig
-    cache: CacheConfig
-    height: int
-    width: int
-    heads: tuple[str, ...]
-    features: bool
-
-    @property
-    def tokens(self) -> int:
-        """Tokens per frame, P."""
-        return self.model.tokens_per_frame(self.height, self.width)
-
-    @property
-    def budget_limits(self) -> tuple[int, int]:
-        """Fewest and most tokens a layer of a bounded cache is allowed: its anchors, at least a frame; what it may grow to."""
-        cache = self.cache
-        assert cache.total_budget is not None
-        most = layer_capacity(cache.total_budget, self.model.depth, cache.capacity_factor, cache.temperature)
-        return max(cache.anchor_frames, 1) * self.tokens, most
-
-    @property
-    def capacity(self) -> int:
-        """Most tokens a layer can come to keep: a stream whose length is known needs no more than that."""
-        ends = [] if self.cache.max_frames is None else [self.cache.max_frames * self.tokens]
-        return min(ends if self.cache.total_budget is None else [*ends, self.budget_limits[1]])
-
-    @property
-    def stored(self) -> Extra | None:
-        """The number that the policy keeps with every token; None where it keeps none, or nothing is ever evicted."""
-        number = stored_number(find_policy(self.cache.policy))
-        return None if self.cache.total_budget is None else number
-
-    @property
-    def slots(self) -> int:
-        """Slots of a layer's buffer: frames are appended before the layer is brought down to its budget."""
-        needed = self.capacity + self.cache.frames_per_step * self.tokens
-        unit = CHUNK if needed > CHUNK else 8
-        return -(-needed // unit) * unit
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class StreamState:
-    """Everything a stream remembers. Its size never changes."""
-
-    settings: StreamSettings = field(metadata={"static": True})
-    cache: KVCache
-    scores: jax.Array
-    """[B,layer] float32: mean redundancy at each layer's last eviction, 0 before."""
-    budgets: jax.Array
-    """[B,layer] int32: what the last step allowed each layer; the slots when unbounded."""
-    frame: jax.Array
-    """[B] int32: frames seen."""
-    clipped: jax.Array
-    """[B] int32: layer budgets clipped to the buffer or to one frame, summed over frames."""
-    dropped: jax.Array
-    """[B] int32: tokens per layer that did not fit an unbounded stream's buffers."""
-    camera: CameraRing | None
-    tracks: TrackWindow | None
-
-    @property
-    def lengths(self) -> jax.Array:
-        """[B,layer] int32: live tokens."""
-        return self.cache.length.T
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(x.nbytes for x in jax.tree.leaves(self))
 
 
 def infer_clip(
@@ -183,7 +105,7 @@ def step(model: Model, state: StreamState, frame: FrameArray) -> tuple[StreamSta
     """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up."""
     _check_frames(state, frame, 4)
     network = model.network
-    state, predictions = _step(network, state, network.aggregator.encoder(_unit(frame))[:, None])
+    state, predictions = one_pass(network, state, network.aggregator.encoder(_unit(frame))[:, None])
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
@@ -202,7 +124,7 @@ def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamSt
     network = model.network
     patches = network.aggregator.encoder(_unit(frames).reshape(-1, *frames.shape[2:]))
     patches = patches.reshape(count // each, each, batch, *patches.shape[1:]).swapaxes(1, 2)
-    state, predictions = lax.scan(lambda state, patches: _step(network, state, patches), state, patches)
+    state, predictions = lax.scan(lambda state, patches: one_pass(network, state, patches), state, patches)
     return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
 
 
@@ -283,111 +205,6 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
 @partial(jax.jit, static_argnames=("mode", "heads", "features"))
 def _clip(model, images, query_points, mode, heads, features):
     return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
-
-
-def _step(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, Predictions]:
-    """Frames of each stream that share a pass, from their patch tokens [B,S,N,width]; predictions [B,S,…]."""
-    settings = state.settings
-    height, width = settings.height, settings.width
-    state, outputs = _aggregate(network, state, patches)
-    found = network.dense(outputs, height, width, settings.heads)
-    if settings.features:
-        found["features"] = outputs[-1]
-    maps = None if state.tracks is None else network.track_maps(outputs, height, width).swapaxes(0, 1)
-
-    def one_frame(state: StreamState, inputs: tuple[jax.Array, jax.Array | None]) -> tuple[StreamState, Any]:
-        tokens, maps = inputs
-        found: dict[str, jax.Array] = {}
-        if state.camera is not None:
-            found["pose_encoding"], camera = _camera(network, state, state.camera, tokens[:, None])
-            state = replace(state, camera=camera)
-        if state.tracks is not None:
-            assert maps is not None  # made for the tracks
-            window = state.tracks.push(state.frame, maps)
-            tracks, visibility, confidence = network.tracker(
-                window.maps, window.query_points, start=window.start(state.frame), live=window.live(state.frame)
-            )
-            entry, slot = jnp.arange(tracks.shape[0]), window.slot(state.frame)
-            found["tracks"], found["visibility"] = tracks[entry, slot], visibility[entry, slot]
-            found["track_confidence"] = confidence[entry, slot]
-            state = replace(state, tracks=window.store(tracks))
-        return replace(state, frame=state.frame + 1), found
-
-    camera_tokens = outputs[-1, :, :, 0].swapaxes(0, 1)
-    state, each = lax.scan(one_frame, state, (camera_tokens, maps))
-    found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
-    return state, Predictions(**found)
-
-
-def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, jax.Array]:
-    """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
-    settings = state.settings
-    config, tokens, capacity = settings.cache, settings.tokens, settings.capacity
-    batch, frames = patches.shape[:2]
-    aggregator = network.aggregator
-    bounded = config.total_budget is not None
-    before = not (config.evict_after_attention or config.frames_per_step > 1)
-    budgets, clipped = state.budgets, jnp.zeros_like(state.clipped)
-    if config.total_budget is not None:
-        total: int | jax.Array = config.total_budget
-        if config.least_budget is not None:
-            total = adaptive_total(state.scores, config.least_budget, config.total_budget)
-        budgets, clipped = layer_budgets(state.scores, total, config.temperature, *settings.budget_limits)
-        budgets = jnp.minimum(budgets, capacity)
-    newest = state.frame + frames - 1
-    origin = state.frame[:, None] * tokens + jnp.arange(frames * tokens)
-
-    def down_to_budget(cache, scores, layer):
-        special = settings.model.special_tokens
-        return forget(cache, scores, layer, budgets[:, layer], newest, config, tokens, special)
-
-    def across(query, keys, values, memory, layer):
-        cache, scores = memory
-        keys, values = (x.reshape(batch, frames * tokens, *x.shape[2:]) for x in (keys, values))
-        query = query.reshape(batch, frames, tokens, *query.shape[2:])
-        cache = append(cache, layer, keys, values, origin)
-        if bounded and before:
-            cache, scores = down_to_budget(cache, scores, layer)
-        attended = []
-        for frame in range(frames):  # each sees itself and what lies before it
-            length = cache.length[layer] - (frames - 1 - frame) * tokens
-            attended.append(attend_layer(query[:, frame], cache.keys, cache.values, layer, length, cache.scales))
-            if settings.stored == "attention":
-                cache = add_attention(cache, layer, query[:, frame], length)
-        if bounded and not before:
-            cache, scores = down_to_budget(cache, scores, layer)
-        return jnp.stack(attended, axis=1).reshape(batch * frames, tokens, *keys.shape[2:]), (cache, scores)
-
-    def note(x, change, memory, layer):
-        cache, scores = memory
-        x, change = (a.reshape(batch, frames * tokens, -1) for a in (x, change))
-        return store_residual(cache, layer, x, change, origin[:, 0]), scores
-
-    first = state.frame[:, None] + jnp.arange(frames) == 0
-    x = aggregator.tokens(patches, first)
-    outputs, (cache, scores) = aggregator.alternate(
-        x, settings.height, settings.width, across, (state.cache, state.scores),
-        note=note if settings.stored == "residual" else None,
-    )  # fmt: skip
-    # Past the end of an unbounded stream a frame still sees itself, and is then forgotten.
-    excess = jnp.maximum(cache.length - capacity, 0)
-    cache = replace(cache, length=cache.length - excess)
-    state = replace(
-        state, cache=cache, scores=scores, budgets=budgets,
-        clipped=state.clipped + clipped, dropped=state.dropped + excess[0],
-    )  # fmt: skip
-    return state, outputs
-
-
-def _camera(network: VGGT, state: StreamState, ring: CameraRing, tokens: jax.Array) -> tuple[jax.Array, CameraRing]:
-    """Pose encoding [B,9] of a frame from its camera token [B,1,2·width], against the camera ring."""
-
-    def across(query, keys, values, ring, layer, iteration):
-        mode = state.settings.cache.camera_cache
-        return attend_ring(ring, layer, iteration, state.frame, query, keys, values, mode)
-
-    poses, ring = network.camera.refine(tokens, across, ring)
-    return poses[-1][:, 0], ring
 
 
 def _unit(images: FrameArray) -> jax.Array:

@@ -56,16 +56,17 @@ def test_clip(clip, ours, theirs):
 
 
 def test_clip_tracks(clip):
-    """Rounding grows 30 to 60 times with each of the four iterations."""
+    """Rounding grows 30 to 60 times with each of the four iterations: a millionth added to the frames moves the median track
+    by 0.1 pixels here, of the 13 that it travels. The bounds are four times what two kinds of processor were seen to differ by."""
     predictions, expected = clip
     distance = np.linalg.norm(np.asarray(predictions.tracks[0]) - expected["track"], axis=-1)
     close(predictions.tracks[0, 0], expected["query_points"], 0)
-    assert np.median(distance[1:]) < 0.08
-    assert distance.max() < 1.2
+    assert np.median(distance[1:]) < 0.45
+    assert distance.max() < 3
     for ours, theirs in (("visibility", "vis"), ("track_confidence", "track_conf")):
         error = np.abs(np.asarray(getattr(predictions, ours)[0]) - expected[theirs])
-        assert np.median(error) < 5e-3
-        assert error.max() < 0.06
+        assert np.median(error) < 0.015
+        assert error.max() < 0.17
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -14,7 +14,8 @@ from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.model.attention import CHUNK
 from ivggt_jax.model.parameters import Model, cast
-from ivggt_jax.stream import StreamState, init_stream
+from ivggt_jax.state import StreamState
+from ivggt_jax.stream import init_stream
 
 KEPT_FRAMES = 48
 """Frames that a layer keeps where no budget is given; at 518×392 that is about the published 1,200,000 tokens in all."""

@@ -15,7 +15,8 @@ from ivggt_jax.bench.stages import time_stages
 from ivggt_jax.command import peak_memory
 from ivggt_jax.costs import Cost, step_costs
 from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.stream import StreamSettings, scan, step
+from ivggt_jax.state import StreamSettings
+from ivggt_jax.stream import scan, step
 
 WARM_UP = 3
 """Frames before the first that counts; the first evictions move the budgets between layers."""

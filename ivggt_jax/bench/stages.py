@@ -18,7 +18,7 @@ from ivggt_jax.model.attention import attend_layer
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.rope import Rotation, rotation_table
 from ivggt_jax.model.vggt import VGGT
-from ivggt_jax.stream import StreamSettings, StreamState
+from ivggt_jax.state import StreamSettings, StreamState
 
 Inputs = dict[str, jax.Array]
 """What stages read: `frame` [B,H,W,3] uint8, `tokens` [B,P,width], `outputs` [layer,B,1,P,2·width]."""

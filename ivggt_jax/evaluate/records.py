@@ -22,7 +22,8 @@ from ivggt_jax.evaluate.trajectory import evaluate_trajectory, inverse
 from ivggt_jax.evaluate.walks import CHUNK, Walk, WalkPart, depth_errors
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.stream import StreamState, infer_clip, init_stream, scan
+from ivggt_jax.state import StreamState
+from ivggt_jax.stream import infer_clip, init_stream, scan
 
 WINDOW = 100
 """Frames of the path error."""

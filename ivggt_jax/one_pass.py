@@ -1,0 +1,130 @@
+"""Frames of a stream through the network, against what the stream remembers: state in, state and predictions out."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
+from ivggt_jax.memory.cache import append
+from ivggt_jax.memory.extra import add_attention, store_residual
+from ivggt_jax.memory.forgetting import forget
+from ivggt_jax.memory.ring import CameraRing, attend_ring
+from ivggt_jax.memory.track_window import TrackWindow
+from ivggt_jax.model.attention import attend_layer
+from ivggt_jax.model.vggt import VGGT, Predictions
+from ivggt_jax.state import StreamSettings, StreamState
+
+
+def one_pass(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, Predictions]:
+    """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…]."""
+    settings = state.settings
+    height, width = settings.height, settings.width
+    state, outputs = _aggregate(network, state, patches)
+    found = network.dense(outputs, height, width, settings.heads)
+    if settings.features:
+        found["features"] = outputs[-1]
+    maps = None if state.tracks is None else network.track_maps(outputs, height, width).swapaxes(0, 1)
+
+    def one_frame(memory, inputs):
+        frame, camera, tracks = memory
+        tokens, feature_map = inputs
+        found = {}
+        if camera is not None:
+            found["pose_encoding"], camera = _camera(network, settings, frame, camera, tokens)
+        if tracks is not None:
+            of_frame, tracks = _track(network, frame, tracks, feature_map)
+            found |= of_frame
+        return (frame + 1, camera, tracks), found
+
+    # These two remember frame by frame. The token cache is no part of it, so that nothing carries it along.
+    memory = (state.frame, state.camera, state.tracks)
+    (frame, camera, tracks), each = lax.scan(one_frame, memory, (outputs[-1, :, :, 0].swapaxes(0, 1), maps))
+    found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
+    return replace(state, frame=frame, camera=camera, tracks=tracks), Predictions(**found)
+
+
+def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, jax.Array]:
+    """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
+    settings = state.settings
+    config, tokens, capacity = settings.cache, settings.tokens, settings.capacity
+    batch, frames = patches.shape[:2]
+    aggregator = network.aggregator
+    bounded = config.total_budget is not None
+    evict_first = not (config.evict_after_attention or config.frames_per_step > 1)
+    budgets, clipped = state.budgets, jnp.zeros_like(state.clipped)
+    if config.total_budget is not None:
+        total: int | jax.Array = config.total_budget
+        if config.least_budget is not None:
+            total = adaptive_total(state.scores, config.least_budget, config.total_budget)
+        budgets, clipped = layer_budgets(state.scores, total, config.temperature, *settings.budget_limits)
+        budgets = jnp.minimum(budgets, capacity)
+    newest = state.frame + frames - 1
+    origin = state.frame[:, None] * tokens + jnp.arange(frames * tokens)
+
+    def down_to_budget(cache, scores, layer):
+        special = settings.model.special_tokens
+        return forget(cache, scores, layer, budgets[:, layer], newest, config, tokens, special)
+
+    def across(query, keys, values, memory, layer):
+        cache, scores = memory
+        keys, values = (x.reshape(batch, frames * tokens, *x.shape[2:]) for x in (keys, values))
+        query = query.reshape(batch, frames, tokens, *query.shape[2:])
+        cache = append(cache, layer, keys, values, origin)
+        if bounded and evict_first:
+            cache, scores = down_to_budget(cache, scores, layer)
+        attended = []
+        for frame in range(frames):  # each sees itself and what lies before it
+            length = cache.length[layer] - (frames - 1 - frame) * tokens
+            attended.append(attend_layer(query[:, frame], cache.keys, cache.values, layer, length, cache.scales))
+            if settings.stored == "attention":
+                cache = add_attention(cache, layer, query[:, frame], length)
+        if bounded and not evict_first:
+            cache, scores = down_to_budget(cache, scores, layer)
+        return jnp.stack(attended, axis=1).reshape(batch * frames, tokens, *keys.shape[2:]), (cache, scores)
+
+    def note(x, change, memory, layer):
+        cache, scores = memory
+        x, change = (a.reshape(batch, frames * tokens, -1) for a in (x, change))
+        return store_residual(cache, layer, x, change, origin[:, 0]), scores
+
+    first = state.frame[:, None] + jnp.arange(frames) == 0
+    x = aggregator.tokens(patches, first)
+    outputs, (cache, scores) = aggregator.alternate(
+        x, settings.height, settings.width, across, (state.cache, state.scores),
+        note=note if settings.stored == "residual" else None,
+    )  # fmt: skip
+    # Past the end of an unbounded stream a frame still sees itself, and is then forgotten.
+    excess = jnp.maximum(cache.length - capacity, 0)
+    cache = replace(cache, length=cache.length - excess)
+    state = replace(
+        state, cache=cache, scores=scores, budgets=budgets,
+        clipped=state.clipped + clipped, dropped=state.dropped + excess[0],
+    )  # fmt: skip
+    return state, outputs
+
+
+def _camera(
+    network: VGGT, settings: StreamSettings, frame: jax.Array, ring: CameraRing, tokens: jax.Array
+) -> tuple[jax.Array, CameraRing]:
+    """Pose encoding [B,9] of frame [B] from its camera token [B,2·width], against the camera ring."""
+
+    def across(query, keys, values, ring, layer, iteration):
+        return attend_ring(ring, layer, iteration, frame, query, keys, values, settings.cache.camera_cache)
+
+    poses, ring = network.camera.refine(tokens[:, None], across, ring)
+    return poses[-1][:, 0], ring
+
+
+def _track(
+    network: VGGT, frame: jax.Array, window: TrackWindow, feature_map: jax.Array
+) -> tuple[dict[str, jax.Array], TrackWindow]:
+    """Tracks [B,N,2], visibility and confidence [B,N] of frame [B] from its map [B,h,w,features], against the window."""
+    window = window.push(frame, feature_map)
+    tracks, visibility, confidence = network.tracker(
+        window.maps, window.query_points, start=window.start(frame), live=window.live(frame)
+    )
+    newest = jnp.arange(frame.shape[0]), window.slot(frame)
+    found = {"tracks": tracks[newest], "visibility": visibility[newest], "track_confidence": confidence[newest]}
+    return found, window.store(tracks)
