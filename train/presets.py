@@ -51,23 +51,23 @@ class TrainConfig(RunConfig):
 
 ALL_HEADS: tuple[Head, ...] = ("camera", "depth", "points", "tracks")
 SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
-EXTRA_HEADS = ("points/.*", "track_features/.*", "tracker/.*")
-"""Parameters of the heads that the demo model learns last, on top of a finished student."""
+TRACKER = ("track_features/.*", "tracker/.*")
+"""Parameters that the demo model learns last, on top of a finished student."""
 DEMO_DISTILLED = StepConfig(
-    heads=("camera", "depth"),
+    heads=("camera", "depth", "points"),
     precision="float32",
     loss=LossConfig(task_weight=1.0, distillation_weight=0.5),
-    optimizer=OptimizerConfig(learning_rate=2e-4, frozen=EXTRA_HEADS, weight_decay=0.01),
+    optimizer=OptimizerConfig(learning_rate=2e-4, frozen=TRACKER, weight_decay=0.01),
 )
 DEMO_SUPERVISED = StepConfig(
     mode="offline",
-    heads=("camera", "depth"),
+    heads=("camera", "depth", "points"),
     precision="float32",
     loss=SUPERVISED,
     optimizer=OptimizerConfig(
-        learning_rate=2e-4,
+        learning_rate=1e-3,
         final_learning_rate=1e-5,
-        frozen=(),
+        frozen=TRACKER,
         slower=(("camera/.*", 0.25),),
         weight_decay=0.01,
         average_decay=0.998,
@@ -138,11 +138,11 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 teacher=None,
                 steps=8_000,
                 step=DEMO_SUPERVISED,
-                synthetic=SyntheticConfig(batch_size=4, frames=(6, 6), speed=(1.0, 12.0), kinds=("room",)),
+                synthetic=SyntheticConfig(batch_size=8, frames=(3, 3), speed=(1.0, 12.0), kinds=("room",)),
             ),
         ),
         "demo_heads": (
-            "The point head and the tracker of the package's demo model, on top of the finished student.",
+            "The tracker of the package's demo model, and its point head once more, on top of the finished student.",
             replace(
                 DEMO,
                 out=Path("runs/demo"),
