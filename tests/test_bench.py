@@ -110,10 +110,10 @@ def test_a_callback_would_be_seen():
 
 
 def test_own_measurement(small: Case, monkeypatch: pytest.MonkeyPatch):
-    """In this process, two streams, chunks of two frames: every figure is there, and every stage has a floor."""
+    """In this process, two streams, two frames a pass, int8 caches: every figure is there, every stage has a floor."""
     monkeypatch.setattr(device, "matrix_rate", lambda dtype: 1e9)
     monkeypatch.setattr(device, "bandwidth", lambda: 1e12)
-    own = Own(replace(small, batch=2, chunk=2, heads=("depth",)), 2)
+    own = Own(replace(small, batch=2, chunk=2, frames_per_step=2, cache_dtype="int8", heads=("depth",)), 2)
     begun = own.begin()
     assert begun["settings"]["budget"] == 4 * 3 * TOKENS and begun["settings"]["tokens_per_frame"] == TOKENS
     assert own.fill()["live_tokens"] == pytest.approx(3 * TOKENS, abs=1)  # budgets are rounded down
@@ -133,15 +133,15 @@ def test_a_cache_that_is_not_full_has_no_eviction_to_time(small: Case):
 
 
 def test_every_combination_is_swept():
-    config = BenchConfig(case=SMALL, sweep=("budget=200,400", "size=28x28,42x28", "batch=3"))
-    found = [(case.budget, case.size, case.batch, case.model) for case in config.cases()]
-    assert found == [(b, s, 3, "tiny") for b in (200, 400) for s in ("28x28", "42x28")]
+    config = BenchConfig(case=SMALL, sweep=("budget=200,400", "size=28x28,42x28", "batch=3", "cache_dtype=int8"))
+    found = [(case.budget, case.size, case.batch, case.cache_dtype, case.model) for case in config.cases()]
+    assert found == [(b, s, 3, "int8", "tiny") for b in (200, 400) for s in ("28x28", "42x28")]
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--sweep", "depth=3"], "give NAME=VALUE,VALUE with one of size, budget, seen, batch, chunk"),
+        (["--sweep", "depth=3"], "give NAME=VALUE,VALUE with one of size, budget, seen, batch, chunk, frames_per_step"),
         (["--sweep", "batch=few"], "'few' is not a whole number"),
         (["--size", "518"], "--size must be like 518x392"),
         (["--batch", "0"], "--batch must be at least 1"),
@@ -149,6 +149,8 @@ def test_every_combination_is_swept():
         (["--reference", "clone", "--batch", "2"], "one stream and all of camera, depth and points"),
         (["--reference", "clone", "--sweep", "batch=1,2"], "one stream and all of camera, depth and points"),
         (["--reference", "clone", "--model", "tiny"], "published shapes only"),
+        (["--reference", "clone", "--cache-dtype", "int8"], "frame by frame, its cache in the trunk's type"),
+        (["--chunk", "6", "--frames-per-step", "4"], "--chunk 6 is not a multiple of --frames-per-step 4"),
         (["--flat", "500", "--model", "tiny", "--batch", "2"], "one stream, frame by frame"),
     ],
 )
@@ -198,8 +200,9 @@ def test_a_process_answers_fails_and_dies():
 STAGE = {"seconds": 0.004, "operations": 3_000_000_000, "bytes": 5_000_000, "floor": 0.002}
 RESULT = {
     "settings": {
-        "checkpoint": None, "model": "vggt_1b", "width": 518, "height": 392, "batch": 1, "chunk": 1, "heads": ["depth"],
-        "precision": "bfloat16", "budget": 1_200_000, "live_tokens": 50_000, "state_bytes": 7 << 30,
+        "checkpoint": None, "model": "vggt_1b", "width": 518, "height": 392, "batch": 1, "chunk": 1,
+        "frames_per_step": 1, "cache_dtype": None, "heads": ["depth"], "precision": "bfloat16",
+        "budget": 1_200_000, "live_tokens": 50_000, "state_bytes": 7 << 30,
     },
     "seconds": {"load": 1.0, "first_frame": 2.5, "first_frame_cold": 40.0, "p50": 0.020, "p95": 0.025},
     "frames_per_second": 55.5, "memory": {"host": 3 << 30, "device": 9 << 30}, "floor": 0.010,

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from ivggt_jax import Model, ModelConfig, Predictions
 from ivggt_jax.model.parameters import Params, cast
-from train.losses import LossConfig, objective
+from train.losses import LossConfig, guidance, objective
 from train.mesh import divide, mean_over_devices
 from train.optimizer import (
     OptimizerConfig,
@@ -133,11 +133,18 @@ def loss(
 ) -> tuple[jax.Array, Terms]:
     """The objective and its terms. The trunk is cast in here, so that the gradient of float32 parameters is float32."""
     model = Model(plan.model, merge(trainable, frozen))
-    return objective(plan.step.loss, predict(plan.step, model, batch, plan.step.mode), batch, target)
+    prediction, outputs = _run(plan.step, model, batch, plan.step.mode)
+    told = guidance(model, outputs, batch, plan.step.mode) if plan.step.loss.is_guided else None
+    return objective(plan.step.loss, prediction, batch, target, guidance=told)
 
 
 def predict(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> Predictions:
     """Predictions of a batch's clips with the trunk in the step's precision."""
+    return _run(config, model, batch, mode)[0]
+
+
+def _run(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> tuple[Predictions, jax.Array]:
+    """Predictions, and the layer outputs [layer,B,S,P,2·width] that the heads made them of."""
     images = batch["images"]
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 255
@@ -145,13 +152,9 @@ def predict(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> Predi
     if config.rematerialise == "full":
         for name in DENSE_HEADS:
             setattr(network, name, jax.checkpoint(getattr(network, name), static_argnums=(1, 2)))
-    return network.clip(
-        images,
-        mode=mode,
-        heads=config.heads,
-        query_points=batch["query_points"] if "tracks" in config.heads else None,
-        remat=config.rematerialise != "none",
-    )
+    outputs = network.aggregator.clip(images, mode, remat=config.rematerialise != "none")
+    queries = batch["query_points"] if "tracks" in config.heads else None
+    return network.read(outputs, *images.shape[2:4], mode, config.heads, queries), outputs
 
 
 def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:

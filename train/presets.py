@@ -51,24 +51,24 @@ class TrainConfig(RunConfig):
 
 ALL_HEADS: tuple[Head, ...] = ("camera", "depth", "points", "tracks")
 SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
-TRACKER = ("track_features/.*", "tracker/.*")
+LEARNED_LAST = ("points/.*", "track_features/.*", "tracker/.*")
 """Parameters that the demo model learns last, on top of a finished student."""
 DEMO_DISTILLED = StepConfig(
-    heads=("camera", "depth", "points"),
+    heads=("camera", "depth"),
     precision="float32",
-    loss=LossConfig(task_weight=1.0, distillation_weight=0.5),
-    optimizer=OptimizerConfig(learning_rate=2e-4, frozen=TRACKER, weight_decay=0.01),
+    loss=LossConfig(task_weight=1.0, distillation_weight=0.5, matching=1.0, readout=1.0),
+    optimizer=OptimizerConfig(learning_rate=5e-4, final_learning_rate=1e-5, frozen=LEARNED_LAST, weight_decay=0.01),
 )
 DEMO_SUPERVISED = StepConfig(
     mode="offline",
-    heads=("camera", "depth", "points"),
+    heads=("camera", "depth"),
     precision="float32",
-    loss=SUPERVISED,
+    loss=replace(SUPERVISED, matching=3.0, readout=2.0),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
         final_learning_rate=1e-5,
-        frozen=TRACKER,
-        slower=(("camera/.*", 0.25),),
+        frozen=LEARNED_LAST,
+        slower=(("depth/.*", 0.5),),
         weight_decay=0.01,
         average_decay=0.998,
     ),
@@ -105,12 +105,12 @@ DEMO = TrainConfig(
     out=Path("runs/demo_student"),
     student="runs/demo_teacher/best",
     teacher="runs/demo_teacher/best",
-    steps=6_000,
+    steps=4_000,
     save_every=500,
     evaluate_every=500,
     log_every=50,
     step=DEMO_DISTILLED,
-    synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(1.0, 8.0), kinds=("room",)),
+    synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(1.0, 16.0), kinds=("room",)),
 )
 
 
@@ -136,7 +136,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 out=Path("runs/demo_teacher"),
                 student="random:demo",
                 teacher=None,
-                steps=8_000,
+                steps=4_000,
                 step=DEMO_SUPERVISED,
                 synthetic=SyntheticConfig(batch_size=8, frames=(3, 3), speed=(1.0, 12.0), kinds=("room",)),
             ),

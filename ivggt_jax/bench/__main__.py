@@ -18,7 +18,10 @@ from ivggt_jax.bench.flat import run_flat
 from ivggt_jax.bench.process import measuring
 from ivggt_jax.command import run_command, say
 
-SWEPT = ("size", "budget", "seen", "batch", "chunk")
+SWEPT = ("size", "budget", "seen", "batch", "chunk", "frames_per_step", "cache_dtype")
+
+WORDS = ("size", "cache_dtype")
+"""Those of them whose values are no numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,8 @@ class BenchConfig:
     frames: int = 20
     """Calls that are timed, after warm-up."""
     sweep: tuple[str, ...] = ()
-    """Measure every combination of such lists: budget=100000,400000 batch=1,4; of size, budget, seen, batch and chunk."""
+    """Measure every combination of such lists: budget=100000,400000 batch=1,4; of size, budget, seen, batch, chunk,
+    frames_per_step and cache_dtype."""
     reference: Path | None = None
     """A clone of the PyTorch repository, to measure alternately with the same weights and frames on the same device."""
     flat: int | None = None
@@ -44,6 +48,8 @@ class BenchConfig:
         cases = list(self.cases())
         if self.reference and not (every_head and all(case.batch == 1 for case in cases)):
             raise ValueError("--reference: the PyTorch code runs one stream and all of camera, depth and points")
+        if self.reference and any(case.frames_per_step > 1 or case.cache_dtype for case in cases):
+            raise ValueError("--reference: the PyTorch code runs frame by frame, its cache in the trunk's type")
         if self.reference and self.case.checkpoint is None and self.case.model != "vggt_1b":
             raise ValueError("--reference: the PyTorch code has the published shapes only; leave --model out")
         if self.flat is not None and (self.reference or self.sweep):
@@ -56,7 +62,8 @@ class BenchConfig:
             name, _, values = text.partition("=")
             if name not in SWEPT or not values:
                 raise ValueError(f"--sweep {text}: give NAME=VALUE,VALUE with one of {', '.join(SWEPT)}")
-            axes.append([(name, value if name == "size" else _number(text, value)) for value in values.split(",")])
+            texts = values.split(",")
+            axes.append([(name, value if name in WORDS else _number(text, value)) for value in texts])
         for chosen in itertools.product(*axes):
             yield replace(self.case, **dict(chosen))  # type: ignore[arg-type]
 

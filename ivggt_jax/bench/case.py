@@ -41,15 +41,21 @@ class Case:
     """Streams in one step."""
     chunk: int = 1
     """Frames that one call computes: more than 1 goes through `scan`."""
+    frames_per_step: int = 1
+    """Frames of a call that share a pass; divides `chunk`."""
+    cache_dtype: Literal["int8", "bfloat16", "float32"] | None = None
+    """Of cached keys and values; by default the trunk's."""
     heads: tuple[Literal["camera", "depth", "points"], ...] = ("camera", "depth", "points")
     """What to predict."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
 
     def __post_init__(self) -> None:
-        for name in ("seen", "batch", "chunk"):
+        for name in ("seen", "batch", "chunk", "frames_per_step"):
             if getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        if self.chunk % self.frames_per_step:
+            raise ValueError(f"--chunk {self.chunk} is not a multiple of --frames-per-step {self.frames_per_step}")
         if self.size is not None:
             _parse_size(self.size)
 
@@ -67,7 +73,12 @@ class Case:
         kept = KEPT_FRAMES * config.tokens_per_frame(height, width) * config.depth
         if config == ModelConfig.vggt_1b() and (height, width) == Case().image_size(config):
             kept = 1_200_000
-        return CacheConfig(total_budget=self.budget or kept, capacity_factor=self.capacity_factor)
+        return CacheConfig(
+            total_budget=self.budget or kept,
+            capacity_factor=self.capacity_factor,
+            frames_per_step=self.frames_per_step,
+            dtype=self.cache_dtype,
+        )
 
 
 def make_model(case: Case) -> Model:

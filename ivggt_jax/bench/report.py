@@ -34,7 +34,8 @@ def _title(result: Mapping[str, Any]) -> str:
     heads = ", ".join(settings["heads"]) or "no heads"
     return (
         f"**{settings['checkpoint'] or settings['model']}, {settings['width']}×{settings['height']}, "
-        f"batch {settings['batch']}, chunk {settings['chunk']}, {settings['precision']}, {heads}; "
+        f"batch {settings['batch']}, chunk {settings['chunk']}, {settings['frames_per_step']} to a pass, "
+        f"{settings['precision']}, cache {settings['cache_dtype'] or settings['precision']}, {heads}; "
         f"budget {settings['budget']:,}, {settings['live_tokens']:,} tokens live in a layer, "
         f"buffers {_memory(settings['state_bytes'])}**"
     )

@@ -71,8 +71,20 @@ class VGGT(nnx.Module):
         remat: bool = False,
     ) -> Predictions:
         """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame."""
-        height, width = images.shape[2:4]
         outputs = self.aggregator.clip(images, mode, remat)
+        return self.read(outputs, *images.shape[2:4], mode, heads, query_points, features)
+
+    def read(
+        self,
+        outputs: jax.Array,
+        height: int,
+        width: int,
+        mode: Literal["offline", "causal"],
+        heads: Collection[str],
+        query_points: jax.Array | None = None,
+        features: bool = False,
+    ) -> Predictions:
+        """What the heads make of a clip's layer outputs [layer,B,S,P,2·width]."""
         found: dict[str, jax.Array] = self.dense(outputs, height, width, heads)
         if "camera" in heads:
             found["pose_encoding"] = self.camera.clip(outputs[-1, :, :, 0], mode)[-1]

@@ -46,23 +46,41 @@ class LossConfig:
     """Of the point head's."""
     tracks: float = 0.5
     """Of the tracker's."""
+    matching: float = 0.0
+    """Of global attention's errors as a search for correspondences, see `train.losses.guidance`; 0 asks for no such thing."""
+    readout: float = 0.0
+    """Of what patch tokens do not tell of the patch's place in the first frame."""
 
     def __post_init__(self) -> None:
         if self.distillation_weight <= 0 and self.task_weight <= 0:
             raise ValueError("distillation_weight and task_weight are both 0: there is nothing to minimise")
+        if self.is_guided and self.task_weight <= 0:
+            raise ValueError("matching and readout come from ground truth: task_weight must be above 0")
         if self.reference and self.distillation != "distill":
             raise ValueError(f"reference=True is about distillation='distill', not {self.distillation!r}")
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether the trunk's tokens are supervised, and not its heads alone."""
+        return self.matching > 0 or self.readout > 0
+
 
 def objective(
-    config: LossConfig, prediction: Any, batch: Fields, teacher: Any = None, *, train: bool = True
+    config: LossConfig,
+    prediction: Any,
+    batch: Fields,
+    teacher: Any = None,
+    *,
+    train: bool = True,
+    guidance: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of a batch and its weighted terms, all float32 scalars.
 
     prediction, teacher: `Predictions` with leading axes [B,S]; heads that either lacks are left out. batch: may hold
-    valid, bool [B,S,H,W] (default: every pixel), and for the task loss what `task_losses` names. Terms are called
-    objective/head, their parts objective/head_part, the sum "loss". `train=False` leaves out the normalisation of
-    the reference formula, as its evaluation does. Raises ValueError when a teacher or ground truth is missing.
+    valid, bool [B,S,H,W] (default: every pixel), and for the task loss what `task_losses` names. guidance: what
+    `train.losses.guidance` found, part of the task loss. Terms are called objective/head, their parts
+    objective/head_part, the sum "loss". `train=False` leaves out the normalisation of the reference formula, as its
+    evaluation does. Raises ValueError when a teacher or ground truth is missing.
     """
     student = _fields(prediction)
     objectives: list[tuple[str, float, Terms]] = []
@@ -71,6 +89,8 @@ def objective(
         if missing:
             raise ValueError(f"task_weight {config.task_weight} needs ground truth; the batch lacks {sorted(missing)}")
         objectives.append(("task", config.task_weight, task_losses(student, batch)))
+        if guidance is not None:
+            objectives.append(("task", config.task_weight, {name: {"error": guidance[name]} for name in guidance}))
     if config.distillation_weight > 0:
         if teacher is None:
             raise ValueError(f"distillation_weight {config.distillation_weight} needs the teacher's predictions")

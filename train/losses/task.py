@@ -16,9 +16,9 @@ from train.losses.reduce import masked_mean, norm
 from train.losses.tracks import track_loss
 
 CONFIDENCE_REWARD = 0.2
-CAMERA_DELTA = 0.005
-"""Where the camera's Huber distance turns linear: a step between video frames is a hundredth of a scene's size, and within
-the distillation loss's 0.1 it would hardly be felt."""
+CAMERA_DELTA = 0.02
+"""Where the camera's Huber distance turns linear: a step between video frames is a few hundredths of a scene's size, and
+within the distillation loss's 0.1 it would hardly be felt."""
 CLIP = (1, 2, 3)
 
 

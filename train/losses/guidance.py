@@ -1,0 +1,121 @@
+"""Supervision of the trunk itself, for a network that starts from nothing: where does this patch lie in other frames?
+
+Trained through its heads alone, a small network learns depth and lets the camera stand still: to see that motion can be
+told from correspondences takes three steps (search, note the displacement, gather it), none of which pays without the
+others. Here the first two are asked for. Both need depth and cameras, and nothing of it is left in the trained model.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ivggt_jax import Model
+from ivggt_jax.geometry import project
+from ivggt_jax.model.rope import rotation_table
+from train.losses.reduce import masked_mean, norm
+
+READOUT = 5
+"""Channels of patch tokens that say: displacement from the first frame (2), world point (3)."""
+DEPTH_TOLERANCE = 0.05
+"""Share of its depth by which a point may lie behind the surface that is seen there."""
+
+
+class Correspondences(NamedTuple):
+    """Where the middles of the N patches of every frame lie in every frame."""
+
+    place: jax.Array
+    """[B,S,T,N,2] (x, y) of the N middles of frame s in frame t, in patches; (½, ½) is the middle of the first patch."""
+    seen: jax.Array
+    """bool [B,S,T,N]: inside frame t, and nothing in front."""
+    points: jax.Array
+    """[B,S,N,3] world points, over the mean distance of all of the clip's."""
+    known: jax.Array
+    """bool [B,S,N]: the point is known."""
+
+
+def guidance(
+    model: Model, outputs: jax.Array, batch: Mapping[str, jax.Array], mode: Literal["offline", "causal"]
+) -> dict[str, jax.Array]:
+    """The two losses, unweighted scalars, of a clip's layer outputs [layer,B,S,P,2·width].
+
+    matching: cross-entropy between attention from a patch to the patches of another frame and the four about its true
+    place, in the first half of the heads of the global blocks at `dpt_layers`, without the last. Pairs of frames that
+    do not see each other (causal: later ones) have no part. readout: distance of `READOUT` channels of patch tokens
+    from displacement and world point, after the global blocks at `dpt_layers` without the first: what is told by the
+    last one alone no camera token has the time to gather. batch: valid, depth, points, cam_from_world, intrinsics.
+    """
+    config = model.config
+    rows, columns = config.patch_grid(*batch["valid"].shape[2:])
+    frames = outputs.shape[2]
+    true = correspondences(batch, config.patch_size)
+    apart = np.tri(frames, k=-1, dtype=bool) if mode == "causal" else ~np.eye(frames, dtype=bool)
+    pairs = true.seen & apart[:, :, None]
+    target = _shares(true.place, rows, columns)
+    rotation = rotation_table(rows, columns, config.special_tokens, config.head_dim, config.rope_base)
+
+    def matching(layer: int, within: jax.Array) -> jax.Array:
+        block = jax.tree.map(lambda x: x[layer], model.network.aggregator.global_blocks)
+        query, keys, _ = block.project(within, rotation)
+        query, keys = (x[:, :, config.special_tokens :, : config.heads // 2].astype(jnp.float32) for x in (query, keys))
+        scores = jnp.einsum("bsnhd,btmhd->bsthnm", query, keys) / math.sqrt(config.head_dim)
+        surprise = -jnp.sum(target[:, :, :, None] * jax.nn.log_softmax(scores, axis=-1), axis=-1)
+        return masked_mean(surprise, pairs[:, :, :, None], (0, 1, 2, 3, 4)).squeeze()
+
+    # What a global block is given is kept as the first half of its layer's output.
+    layers = [
+        matching(layer, output[..., : config.width])
+        for layer, output in zip(config.dpt_layers[:-1], outputs, strict=False)
+    ]
+    told = outputs[1:, :, :, config.special_tokens :, config.width :][..., :READOUT].astype(jnp.float32)
+    return {"matching": sum(layers, jnp.zeros(())) / len(layers), "readout": _readout(told, true)}
+
+
+def correspondences(batch: Mapping[str, jax.Array], patch: int) -> Correspondences:
+    """From depth and cameras; a patch stands for the pixel just right and below of its middle."""
+    valid = batch["valid"]
+    height, width = valid.shape[2:]
+    points = jnp.where(valid[..., None], batch["points"], 0.0)
+    scale = masked_mean(norm(points), valid, (1, 2, 3))
+    middles, known = (x[:, :, patch // 2 :: patch, patch // 2 :: patch] for x in (points, valid))
+    middles, known = (x.reshape(*x.shape[:2], -1, *x.shape[4:]) for x in (middles, known))
+    pixels, depth = project(middles[:, :, None], batch["cam_from_world"][:, None], batch["intrinsics"][:, None])
+    pixels = jnp.where(depth[..., None] > 0, pixels, -1.0)
+    column, row = (jnp.round(pixels[..., axis]).astype(jnp.int32) for axis in (0, 1))
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    index = jnp.clip(row, 0, height - 1) * width + jnp.clip(column, 0, width - 1)
+    surface, there = (
+        jnp.take_along_axis(x.reshape(*x.shape[:2], -1)[:, None], index, axis=-1) for x in (batch["depth"], valid)
+    )
+    in_front = there & (surface < depth / (1 + DEPTH_TOLERANCE))
+    seen = known[:, :, None] & (depth > 0) & inside & ~in_front
+    return Correspondences((pixels + 0.5) / patch, seen, middles / scale, known)
+
+
+def _shares(place: jax.Array, rows: int, columns: int) -> jax.Array:
+    """Bilinear shares [..., N, rows·columns] of the patches about a place [..., N, 2]; at the border those of the nearest."""
+    x, y = (
+        jnp.clip(place[..., axis] - 0.5, 0, count - 1)[..., None] - jnp.arange(count)
+        for axis, count in enumerate((columns, rows))
+    )
+    x, y = jnp.maximum(1 - jnp.abs(x), 0), jnp.maximum(1 - jnp.abs(y), 0)
+    shares = y[..., :, None] * x[..., None, :]
+    return shares.reshape(*shares.shape[:-2], rows * columns)
+
+
+def _readout(told: jax.Array, true: Correspondences) -> jax.Array:
+    """Of displacements, where the first frame sees the patch, and of world points, √(1+e²)−1 each."""
+    own = jnp.moveaxis(jnp.diagonal(true.place, axis1=1, axis2=2), -1, 1)
+    displacement = true.place[:, :, 0] - own
+    moved = _pseudo_huber(told[..., :2] - jnp.where(true.seen[:, :, 0, :, None], displacement, 0.0))
+    placed = _pseudo_huber(told[..., 2:] - true.points)
+    return (
+        masked_mean(moved, true.seen[:, :, 0], (0, 1, 2, 3)) + masked_mean(placed, true.known, (0, 1, 2, 3))
+    ).squeeze()
+
+
+def _pseudo_huber(error: jax.Array) -> jax.Array:
+    return jnp.sqrt(1 + jnp.sum(jnp.square(error), -1)) - 1

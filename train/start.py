@@ -1,0 +1,47 @@
+"""Weights to start from where nothing was learned before."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ivggt_jax import Model, ModelConfig
+from ivggt_jax.model.parameters import flatten, unflatten
+
+LAYER_SCALE = 0.5
+"""Of every block; published networks start from 0.01 to 0.1 and train a hundred times as long."""
+SHARPNESS = 2.5
+"""Scale of the global blocks' normalised queries, with which attention can single out one patch of a clip."""
+
+
+def random_model(config: ModelConfig, key: jax.Array) -> Model:
+    """A network with random weights that takes quickly to searching for correspondences.
+
+    Unlike `Model.initialise`, its global blocks' keys are projected as their queries are, so that tokens attend to
+    those like themselves; their attention is sharper; positions are as large as a patch's content; and every block
+    adds half of what it finds.
+    """
+    params = flatten(Model.initialise(config, key).params)
+    for path, value in params.items():
+        if re.search("(frame|global)_blocks/scale[12]$|encoder/blocks/scale[12]$", path):
+            params[path] = jnp.full_like(value, LAYER_SCALE)
+        elif path.endswith("global_blocks/qkv/kernel"):
+            query, _, values = jnp.split(value, 3, axis=-1)
+            params[path] = jnp.concatenate([query, query, values], axis=-1)
+        elif path.endswith("global_blocks/query_norm/scale"):
+            params[path] = SHARPNESS * value
+        elif path.endswith("encoder/position_table"):
+            side = config.image_size // config.patch_size
+            params[path] = value.at[1:].set(_positions(side, config.width, jax.random.fold_in(key, 1)))
+    return Model(config, unflatten(params))
+
+
+def _positions(side: int, width: int, key: jax.Array) -> jax.Array:
+    """Sines and cosines of the row and of the column [side², width], turned by a random rotation."""
+    waves = width // 8
+    angle = (np.arange(side)[:, None] + 0.5) * np.pi * np.arange(1, waves + 1) / (2 * side)
+    axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
+    row, column = (np.broadcast_to(x, (side, side, 2 * waves)) for x in (axis[:, None], axis[None]))
+    table = np.concatenate([row, column, np.zeros((side, side, width - 4 * waves))], axis=-1)
+    return jnp.asarray(table.reshape(side * side, width), jnp.float32) @ jax.random.orthogonal(key, width)
