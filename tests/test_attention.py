@@ -117,6 +117,19 @@ def test_derivatives_of_chunks_are_those_of_dense(monkeypatch):
         close(found, expected)
 
 
+@pytest.mark.parametrize("lengths", [None, (1, 7, 8, 37)])
+def test_half_precision(way, lengths):
+    """bfloat16 throughout, against float32 with the same numbers; on a GPU this is what cuDNN computes."""
+    rounded = [jnp.asarray(x, jnp.bfloat16) for x in operands()]
+    length = None if lengths is None else np.array(lengths, np.int32)
+    found = compiled(attend)(*rounded, length)
+    assert found.dtype == jnp.bfloat16
+    live = np.arange(KEYS) < (np.full((BATCH, 1), KEYS) if length is None else length[:, None])
+    exact = [np.asarray(x, np.float32) for x in rounded]
+    expected = attention(*exact, np.repeat(live[:, None], QUERIES, 1))
+    np.testing.assert_allclose(np.asarray(found, np.float32), expected, rtol=0, atol=0.02)
+
+
 def test_half_precision_cache_is_read_in_the_querys_type(way):
     """A bfloat16 cache under float32 queries: only the stored numbers are rounded."""
     query, keys, values = operands()
