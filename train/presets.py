@@ -57,7 +57,13 @@ DEMO_DISTILLED = StepConfig(
     heads=("camera", "depth"),
     precision="float32",
     loss=LossConfig(task_weight=1.0, distillation_weight=0.5, matching=1.0, readout=1.0),
-    optimizer=OptimizerConfig(learning_rate=5e-4, final_learning_rate=1e-5, frozen=LEARNED_LAST, weight_decay=0.01),
+    optimizer=OptimizerConfig(
+        learning_rate=5e-4,
+        final_learning_rate=1e-5,
+        frozen=LEARNED_LAST,
+        weight_decay=0.01,
+        average_decay=0.998,
+    ),
 )
 DEMO_SUPERVISED = StepConfig(
     mode="offline",
@@ -105,7 +111,7 @@ DEMO = TrainConfig(
     out=Path("runs/demo_student"),
     student="runs/demo_teacher/best",
     teacher="runs/demo_teacher/best",
-    steps=4_000,
+    steps=3_500,
     save_every=500,
     evaluate_every=500,
     log_every=50,
@@ -148,7 +154,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 out=Path("runs/demo"),
                 student="runs/demo_student/best",
                 teacher=None,
-                steps=3_000,
+                steps=1_500,
                 step=DEMO_EXTRA,
                 synthetic=replace(DEMO.synthetic, query_points=32),
             ),
