@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from ivggt_jax import hub
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.hub import Source
-from ivggt_jax.model.parameters import Model, abstract_params, cast, compute_dtypes, flatten, unflatten
+from ivggt_jax.model.parameters import Model, abstract_params, compute_dtypes, flatten, unflatten
 from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, open_safetensors, read_json, write_safetensors
 
 FORMAT = "ivggt_jax"
@@ -54,11 +54,6 @@ def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
 
     Raises CheckpointError for whatever cannot be used, in one line with the way out.
     """
-    if _is_stand_in(path_or_name):
-        print(
-            "demo: its training is not finished; this stand-in is UNTRAINED, its results mean nothing", file=sys.stderr
-        )
-        return cast(Model.initialise(ModelConfig.demo(), jax.random.key(0)), dtype)
     path = locate(path_or_name)
     if path.is_dir():
         return _load_directory(path, dtype)
@@ -96,8 +91,6 @@ def identify(path_or_name: str | Path) -> Source:
 
     Raises CheckpointError when there is no such checkpoint.
     """
-    if _is_stand_in(path_or_name):
-        return Source(name="demo, an UNTRAINED stand-in")
     path = locate(path_or_name)
     source = describe(path).source if path.is_dir() else None
     return source or Source(name=path.name)
@@ -105,8 +98,6 @@ def identify(path_or_name: str | Path) -> Source:
 
 def find_config(path_or_name: str | Path) -> ModelConfig:
     """The configuration of what `load` would load, without loading it; a published name may be downloaded."""
-    if _is_stand_in(path_or_name):
-        return ModelConfig.demo()
     path = locate(path_or_name)
     return describe(path).config if path.is_dir() else ModelConfig.vggt_1b()
 
@@ -205,10 +196,6 @@ def parse_config(fields: object, what: str) -> ModelConfig:
         raise CheckpointError(f"{what}: {error}") from None
 
 
-def _is_stand_in(path_or_name: str | Path) -> bool:
-    return path_or_name == "demo" and not Path("demo").exists() and not (_DEMO / CONFIG_FILE).exists()
-
-
 def locate(path_or_name: str | Path) -> Path:
     """The file or directory that a path, a published name or "demo" stands for; a published name may be downloaded.
 
@@ -216,8 +203,6 @@ def locate(path_or_name: str | Path) -> Path:
     """
     path = Path(path_or_name)
     if path_or_name == "demo" and not path.exists():
-        if not (_DEMO / CONFIG_FILE).exists():
-            raise CheckpointError("this installation has no demo model; name a checkpoint")
         return _DEMO
     if path.exists():
         return path

@@ -10,7 +10,7 @@ from small_training import SMALL, clips, random_model
 import train.evaluate
 from train.data.batches import Batch
 from train.distill import Plan, StepConfig
-from train.evaluate import Clip, criterion, evaluate
+from train.evaluate import Clip, evaluate, overall
 from train.losses import LossConfig
 from train.mesh import make_mesh
 from train.pictures import depth_picture
@@ -82,9 +82,10 @@ def test_a_network_is_measured_on_all_clips_by_what_it_trains() -> None:
     parts = [evaluate(plan, model, [batch])[0] for batch in batches]
     assert errors == pytest.approx({name: (parts[0][name] + parts[1][name]) / 2 for name in errors}, rel=1e-6)
     assert clip["predicted_points"].shape == clip["points"].shape
-    assert criterion(plan) == "point_error"
+    assert overall(plan, errors) == errors["point_error"]
     with_depth = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("camera", "depth")))
-    assert criterion(with_depth) == "abs_rel"
+    known = {"abs_rel": 0.25, "path_error": 0.5, "point_error": 1.0}
+    assert overall(with_depth, known) == 0.75 and overall(with_depth, known | {"path_error": np.nan}) == 0.25
     found = jax.eval_shape(lambda model, batch: train.evaluate._predict(with_depth, model, batch), model, clips(1))
     assert "predicted_points" not in found
 

@@ -18,14 +18,17 @@ FEWEST_FRAMES = 3
 """Of a held-out clip: a path of fewer has no shape to compare."""
 TRUTH = ("images", "depth", "valid", "points", "cam_from_world")
 
+JUDGED: dict[Head, str] = {"camera": "path_error", "depth": "abs_rel", "points": "point_error"}
+"""The error that tells how good a trained head is; all are shares of the scene's size, so that they can be added."""
+
 Clip = dict[str, np.ndarray]
 """What was predicted of one clip and what is true: `TRUTH`, predicted_depth [S,H,W], predicted_cameras [S,3,4] and,
 where the step trains the point head, predicted_points [S,H,W,3]."""
 
 
-def criterion(plan: Plan) -> str:
-    """The error by which students are compared: of depth, or of points where the depth head is not trained."""
-    return "abs_rel" if "depth" in plan.step.heads else "point_error"
+def overall(plan: Plan, errors: Mapping[str, float]) -> float:
+    """The error by which students are compared: the sum of those that `JUDGED` names of the trained heads, as far as known."""
+    return float(np.nansum([errors[JUDGED[head]] for head in plan.step.heads if head in JUDGED]))
 
 
 def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[str, float], Clip]:

@@ -22,16 +22,15 @@ class Journal:
     A context manager. With several processes the first one writes; all of them look at every loss.
     """
 
-    def __init__(self, folder: Path, begin: int, steps: int, every: int, criterion: str, tensorboard: bool):
+    def __init__(self, folder: Path, begin: int, steps: int, every: int, tensorboard: bool):
         """Open the files.
 
-        begin: step of the checkpoint that the run goes on from; steps: its last; every: steps between train entries;
-        criterion: the error that tells which of two students is the better.
+        begin: step of the checkpoint that the run goes on from; steps: its last; every: steps between train entries.
         """
-        self._step, self._steps, self._every, self._criterion = begin, steps, every, criterion
+        self._step, self._steps, self._every = begin, steps, every
         leads = jax.process_index() == 0
         self._metrics = Metrics(folder, begin, tensorboard) if leads else None
-        self._best = self._metrics.lowest("evaluation", criterion) if self._metrics else np.inf
+        self._best = self._metrics.lowest("evaluation", "error") if self._metrics else np.inf
         self._bar = tqdm(total=steps, initial=begin, unit="step", disable=not (leads and sys.stderr.isatty()))
         self._bad = 0
         self.restart_clock()
@@ -89,9 +88,9 @@ class Journal:
         self._clock, self._clock_step, self._clips = time.perf_counter(), self._step, 0
 
     def evaluated(self, step: int, errors: Mapping[str, float], picture: np.ndarray | None) -> bool:
-        """Write an evaluation; returns whether it is the best so far."""
-        best = errors[self._criterion] < self._best
-        self._best = errors[self._criterion] if best else self._best
+        """Write an evaluation; returns whether its `error` is the lowest so far."""
+        best = errors["error"] < self._best
+        self._best = errors["error"] if best else self._best
         if self._metrics:
             self._metrics.write(step, "evaluation", errors)
             if picture is not None:

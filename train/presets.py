@@ -56,9 +56,9 @@ LEARNED_LAST = ("points/.*", "track_features/.*", "tracker/.*")
 DEMO_DISTILLED = StepConfig(
     heads=("camera", "depth"),
     precision="float32",
-    loss=LossConfig(task_weight=1.0, distillation_weight=0.5, matching=1.0, readout=1.0),
+    loss=LossConfig(task_weight=1.0, distillation_weight=0.1, matching=1.0, readout=2.0),
     optimizer=OptimizerConfig(
-        learning_rate=5e-4,
+        learning_rate=8e-4,
         final_learning_rate=1e-5,
         frozen=LEARNED_LAST,
         weight_decay=0.01,
@@ -111,12 +111,12 @@ DEMO = TrainConfig(
     out=Path("runs/demo_student"),
     student="runs/demo_teacher/best",
     teacher="runs/demo_teacher/best",
-    steps=3_500,
+    steps=3_000,
     save_every=500,
     evaluate_every=500,
     log_every=50,
     step=DEMO_DISTILLED,
-    synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(1.0, 16.0), kinds=("room",)),
+    synthetic=SyntheticConfig(batch_size=1, frames=(24, 24), speed=(1.0, 8.0), kinds=("room",)),
 )
 
 
@@ -154,7 +154,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 out=Path("runs/demo"),
                 student="runs/demo_student/best",
                 teacher=None,
-                steps=1_500,
+                steps=1_000,
                 step=DEMO_EXTRA,
                 synthetic=replace(DEMO.synthetic, query_points=32),
             ),

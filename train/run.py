@@ -19,7 +19,7 @@ from train.checkpoints import Checkpoints
 from train.data.batches import Batch, BatchSource
 from train.data.loader import Loader
 from train.distill import Plan, StepConfig, TrainState, init_state, student, train_step
-from train.evaluate import criterion, evaluate
+from train.evaluate import evaluate, overall
 from train.journal import Journal
 from train.mesh import gather, place, shardings
 from train.optimizer import describe
@@ -89,7 +89,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
         step = int(state.step)
         with (
             Stop() as stop,
-            Journal(config.out, step, config.steps, config.log_every, criterion(plan), config.tensorboard) as journal,
+            Journal(config.out, step, config.steps, config.log_every, config.tensorboard) as journal,
             Loader(data, step, config.threads, config.workers) as loader,
         ):
             journal.say(describe(state.trainable, state.frozen))
@@ -182,6 +182,7 @@ def _evaluate(out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch
     journal.settle()
     model = student(plan, state)
     errors, clip = evaluate(plan, model, held_out)
+    errors["error"] = overall(plan, errors)
     best = journal.evaluated(int(state.step), errors, depth_picture(clip) if np.isfinite(errors["abs_rel"]) else None)
     # In one program: the many of a device_put would exchange their parts in another order on every process, and wait.
     model = jax.jit(gather, static_argnames="mesh")(plan.mesh, model)
