@@ -154,7 +154,8 @@ def _run(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> tuple[Pr
             setattr(network, name, jax.checkpoint(getattr(network, name), static_argnums=(1, 2)))
     outputs = network.aggregator.clip(images, mode, remat=config.rematerialise != "none")
     queries = batch["query_points"] if "tracks" in config.heads else None
-    return network.read(outputs, *images.shape[2:4], mode, config.heads, queries), outputs
+    height, width = images.shape[2:4]
+    return network.read(outputs, height, width, mode, config.heads, queries), outputs
 
 
 def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:

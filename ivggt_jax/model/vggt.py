@@ -71,8 +71,9 @@ class VGGT(nnx.Module):
         remat: bool = False,
     ) -> Predictions:
         """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame."""
+        height, width = images.shape[2:4]
         outputs = self.aggregator.clip(images, mode, remat)
-        return self.read(outputs, *images.shape[2:4], mode, heads, query_points, features)
+        return self.read(outputs, height, width, mode, heads, query_points, features)
 
     def read(
         self,
