@@ -71,7 +71,7 @@ def assert_same_end(out: Path, reference: Path) -> None:
 def test_a_run_leaves_students_metrics_pictures_and_its_configuration(reference: Path) -> None:
     found = entries(reference)
     assert [line["step"] for line in found if line["split"] == "train"] == list(range(1, STEPS + 1))
-    evaluations = {line["step"]: line["abs_rel"] for line in found if line["split"] == "evaluation"}
+    evaluations = {line["step"]: line["error"] for line in found if line["split"] == "evaluation"}
     assert list(evaluations) == [4, 8]
     first, *_, last = (line["loss"] for line in found if line["split"] == "train")
     assert last < 0.95 * first  # Of the same clips.
