@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from small_training import SMALL, clips, random_model
 
-import train.start
 from ivggt_jax import Model, synthetic
 from ivggt_jax.model.parameters import flatten
 from ivggt_jax.model.rope import rotation_table
 from train.distill import Mode
 from train.losses import LossConfig, guidance
 from train.losses.guidance import correspondences
+from train.start import fresh_model
 
 PATCH, HEIGHT, WIDTH, FRAMES = 14, 42, 56, 3
 TOLERANCE = 1e-5
@@ -130,7 +130,7 @@ def test_guidance_needs_ground_truth() -> None:
 def test_fresh_networks_look_for_their_like() -> None:
     """The parts that differ from `Model.initialise`, and that nothing else does."""
     key = jax.random.key(5)
-    plain, found = (flatten(make(SMALL, key).params) for make in (Model.initialise, train.start.random_model))
+    plain, found = (flatten(make(SMALL, key).params) for make in (Model.initialise, fresh_model))
     changed = {path for path in plain if not np.array_equal(plain[path], found[path])}
     blocks = [
         f"aggregator/{name}/scale{n}" for name in ("encoder/blocks", "frame_blocks", "global_blocks") for n in (1, 2)

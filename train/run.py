@@ -24,7 +24,7 @@ from train.journal import Journal
 from train.mesh import gather, place, shardings
 from train.optimizer import describe
 from train.pictures import depth_picture
-from train.start import random_model
+from train.start import fresh_model
 from train.stopping import Stop
 
 
@@ -117,7 +117,7 @@ def _load_student(name: str, seed: int) -> Model:
     presets = {"demo": ModelConfig.demo, "tiny": ModelConfig.tiny, "vggt_1b": ModelConfig.vggt_1b}
     if preset not in presets:
         raise ValueError(f"--student {name}: random weights come in the sizes {', '.join(presets)}")
-    return random_model(presets[preset](), jax.random.key(seed))
+    return fresh_model(presets[preset](), jax.random.key(seed))
 
 
 def _load_teacher(config: RunConfig, mesh: Mesh) -> Model | None:

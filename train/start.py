@@ -10,17 +10,17 @@ from ivggt_jax import Model, ModelConfig
 from ivggt_jax.model.parameters import flatten, unflatten
 
 LAYER_SCALE = 0.5
-"""Of every block; published networks start from 0.01 to 0.1 and train a hundred times as long."""
+"""Of every block; `Model.initialise` has 0.1."""
 SHARPNESS = 2.5
 """Scale of the global blocks' normalised queries, with which attention can single out one patch of a clip."""
 
 
-def random_model(config: ModelConfig, key: jax.Array) -> Model:
+def fresh_model(config: ModelConfig, key: jax.Array) -> Model:
     """A network with random weights that takes quickly to searching for correspondences.
 
     Unlike `Model.initialise`, its global blocks' keys are projected as their queries are, so that tokens attend to
-    those like themselves; their attention is sharper; positions are as large as a patch's content; and every block
-    adds half of what it finds.
+    those like themselves; their attention is sharper; positions are of the order of a patch's content, not a fiftieth; and
+    every block adds half of what it finds.
     """
     params = flatten(Model.initialise(config, key).params)
     for path, value in params.items():

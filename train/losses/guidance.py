@@ -47,6 +47,8 @@ def guidance(
     do not see each other (causal: later ones) have no part. readout: distance of `READOUT` channels of patch tokens
     from displacement and world point, after the global blocks at `dpt_layers` without the first: what is told by the
     last one alone no camera token has the time to gather. batch: valid, depth, points, cam_from_world, intrinsics.
+
+    The scores of all pairs of a clip's frames are held at once, S²·N² for every head and layer: for small images.
     """
     config = model.config
     rows, columns = config.patch_grid(*batch["valid"].shape[2:])
@@ -68,7 +70,7 @@ def guidance(
     # What a global block is given is kept as the first half of its layer's output.
     layers = [
         matching(layer, output[..., : config.width])
-        for layer, output in zip(config.dpt_layers[:-1], outputs, strict=False)
+        for layer, output in zip(config.dpt_layers[:-1], outputs[:-1], strict=True)
     ]
     told = outputs[1:, :, :, config.special_tokens :, config.width :][..., :READOUT].astype(jnp.float32)
     return {"matching": sum(layers, jnp.zeros(())) / len(layers), "readout": _readout(told, true)}
