@@ -7,8 +7,10 @@ mkdir -p gpu
 bench() { python -m ivggt_jax.bench --json "gpu/$1.json" "${@:2}"; }
 
 python -m ivggt_jax.doctor
-# The goldens, attention (cuDNN included) and the stream in float32 on the GPU.
+# Attention, policies, goldens and the stream in float32 on the GPU.
 JAX_PLATFORMS=cuda pytest -q -p no:cacheprovider tests/test_attention.py tests/test_policies.py tests/test_golden.py tests/test_stream.py
+
+python docs/gpu_kernels.py | tee gpu/kernels.md
 
 bench default ${1:+--reference "$1"}
 bench memory --capacity-factor 1.1

@@ -15,9 +15,9 @@ from ivggt_jax.memory.policies import diversity
 LAYERS, LAYER, BATCH, SLOTS, HEADS, DIM, ANCHOR = 3, 1, 8, 72, 3, 4, 5
 
 
-def first_channel(keys, live, candidates, origin):
+def first_channel(cache, layer, live, candidates):
     """A policy that reads the redundancy off the keys, so that a test can choose it."""
-    return keys[..., 0].transpose(0, 2, 1).astype(jnp.float32)
+    return cache.layer_keys(layer)[..., 0].transpose(0, 2, 1).astype(jnp.float32)
 
 
 @partial(jax.jit, static_argnames="policy")

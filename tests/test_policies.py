@@ -45,11 +45,16 @@ def cache() -> dict[str, np.ndarray]:
 
 def measured(cache: dict[str, np.ndarray], name: str) -> np.ndarray:
     """A policy's redundancies, compiled; NaN where there is no candidate."""
-    measure = as_measure(POLICIES[name], P, SPECIAL, jnp.asarray(cache["extra"]))
-    arguments = (jnp.asarray(cache[field]) for field in ("keys", "live", "candidates", "number"))
-    found = jax.jit(measure)(*arguments)
+    found = jax.jit(as_measure(POLICIES[name], P, SPECIAL))(*arguments(cache))
     assert found.dtype == jnp.float32
     return np.where(cache["candidates"], found, np.nan)
+
+
+def arguments(cache: dict[str, np.ndarray]) -> tuple[KVCache, int, jax.Array, jax.Array]:
+    """What a measure takes: a cache of one layer, that layer, live slots and candidates."""
+    keys, number, extra = (jnp.asarray(cache[field])[None] for field in ("keys", "number", "extra"))
+    whole = KVCache(keys=keys, values=keys, origin=number, length=jnp.asarray(LENGTH)[None], extra=extra)
+    return whole, 0, jnp.asarray(cache["live"]), jnp.asarray(cache["candidates"])
 
 
 def stated(cache: dict[str, np.ndarray], of_head) -> np.ndarray:
@@ -115,9 +120,9 @@ def test_random_is_uniform_repeats_and_changes_with_the_frame(cache):
 
 
 def test_a_policy_of_a_wrong_shape_is_refused(cache):
-    measure = as_measure(lambda keys, live, candidates, origin, extra: keys[..., 0], P, SPECIAL, None)
+    measure = as_measure(lambda keys, live, candidates, origin, extra: keys[..., 0], P, SPECIAL)
     with pytest.raises(ValueError, match=r"\[3, 2, 64\], not \[3, 64, 2\]"):
-        measure(cache["keys"], cache["live"], cache["candidates"], cache["number"])
+        measure(*arguments(cache))
 
 
 @pytest.mark.parametrize("anchors", [2, 3, 5])

@@ -41,14 +41,13 @@ def test_runs_have_folders_of_their_own() -> None:
 
 def test_the_demo_model_is_made_stage_by_stage() -> None:
     """Each starts from the best of the one before; the last trains point head and tracker, which the others leave alone."""
-    teacher, student, heads = (
-        preset("supervised", "demo"),
-        preset("distill", "demo"),
-        preset("supervised", "demo_heads"),
-    )
+    teacher, wide, heads = (preset("supervised", name) for name in ("demo", "demo_wide", "demo_heads"))
+    student = preset("distill", "demo")
     assert student.student == student.teacher == str(teacher.out / "best")
-    assert heads.student == str(student.out / "best")
-    assert set(teacher.step.heads) == set(student.step.heads) == {"camera", "depth"}
+    assert wide.student == str(student.out / "best") and heads.student == str(wide.out / "best")
+    assert {*teacher.step.heads, *student.step.heads, *wide.step.heads} == {"camera", "depth"}
+    assert teacher.step.mode == "offline" and student.step.mode == wide.step.mode == "causal"
+    assert student.step.optimizer.frozen == wide.step.optimizer.frozen
     assert set(heads.step.heads) == {"points", "tracks"}
     params = random_model(0).params
     first, _ = partition(params, student.step.optimizer.frozen)

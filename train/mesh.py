@@ -6,7 +6,7 @@ its own clips as a single device would, and keeps its share of the updated ones.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -90,7 +90,7 @@ def process_rows(mesh: Mesh, batch_size: int) -> slice:
     return slice(min(row.start for row in rows), max(row.stop for row in rows))
 
 
-def place(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def place(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[str, jax.Array]:
     """This process's clips [rows,…] as its part of the batch on all devices."""
     return {name: jax.make_array_from_process_local_data(_clips(mesh), array) for name, array in batch.items()}
 

@@ -58,7 +58,7 @@ DEMO_DISTILLED = StepConfig(
     precision="float32",
     loss=LossConfig(task_weight=1.0, distillation_weight=0.1, matching=1.0, readout=2.0),
     optimizer=OptimizerConfig(
-        learning_rate=8e-4,
+        learning_rate=1e-3,
         final_learning_rate=1e-5,
         frozen=LEARNED_LAST,
         weight_decay=0.01,
@@ -78,6 +78,11 @@ DEMO_SUPERVISED = StepConfig(
         weight_decay=0.01,
         average_decay=0.998,
     ),
+)
+DEMO_WIDE = replace(
+    DEMO_DISTILLED,
+    loss=replace(DEMO_DISTILLED.loss, distillation_weight=0.0, camera=40.0),
+    optimizer=replace(DEMO_DISTILLED.optimizer, learning_rate=7e-4),
 )
 DEMO_EXTRA = StepConfig(
     heads=("points", "tracks"),
@@ -111,12 +116,12 @@ DEMO = TrainConfig(
     out=Path("runs/demo_student"),
     student="runs/demo_teacher/best",
     teacher="runs/demo_teacher/best",
-    steps=3_000,
+    steps=1_000,
     save_every=500,
     evaluate_every=500,
     log_every=50,
     step=DEMO_DISTILLED,
-    synthetic=SyntheticConfig(batch_size=1, frames=(24, 24), speed=(1.0, 8.0), kinds=("room",)),
+    synthetic=SyntheticConfig(batch_size=16, frames=(24, 24), speed=(1.0, 8.0), kinds=("room",)),
 )
 
 
@@ -147,16 +152,28 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 synthetic=SyntheticConfig(batch_size=8, frames=(3, 3), speed=(1.0, 12.0), kinds=("room",)),
             ),
         ),
+        "demo_wide": (
+            "The student of the package's demo model once more, on walks of which one end does not see the other.",
+            replace(
+                DEMO,
+                out=Path("runs/demo_wide"),
+                student="runs/demo_student/best",
+                teacher=None,
+                steps=3_000,
+                step=DEMO_WIDE,
+                synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(2.0, 16.0), kinds=("room",)),
+            ),
+        ),
         "demo_heads": (
             "The tracker of the package's demo model, and its point head once more, on top of the finished student.",
             replace(
                 DEMO,
                 out=Path("runs/demo"),
-                student="runs/demo_student/best",
+                student="runs/demo_wide/best",
                 teacher=None,
                 steps=1_000,
                 step=DEMO_EXTRA,
-                synthetic=replace(DEMO.synthetic, query_points=32),
+                synthetic=replace(DEMO.synthetic, batch_size=1, query_points=32),
             ),
         ),
     },

@@ -14,7 +14,7 @@ import numpy as np
 from ivggt_jax import geometry
 from ivggt_jax.evaluate.depth import evaluate_depth
 from ivggt_jax.evaluate.trajectory import inverse
-from ivggt_jax.synthetic import Look, Scene, camera_path, make_scene, render
+from ivggt_jax.synthetic import Look, Scene, camera_path, each_camera, make_scene, render
 from ivggt_jax.synthetic.scenes import Kind
 
 FIELD_OF_VIEW = 62.0
@@ -116,5 +116,5 @@ def _render(
         frame = render(scene, camera, intrinsics, height, width)
         return jnp.round(255 * jnp.clip(frame.image, 0, 1)).astype(jnp.uint8), frame.depth
 
-    images, depth = jax.lax.map(one, cameras)
+    images, depth = each_camera(one, cameras)
     return images, depth, cameras

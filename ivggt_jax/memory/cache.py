@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ivggt_jax.memory.policies import Measure
+from ivggt_jax.memory.selection import largest, places
 
 
 @jax.tree_util.register_dataclass
@@ -114,7 +115,7 @@ def evict(
         candidates &= ~protected
 
     def measure() -> jax.Array:
-        return policy(cache.layer_keys(layer), live, candidates, cache.origin[layer])
+        return policy(cache, layer, live, candidates)
 
     # A scalar predicate: streams that are all within their budget cost nothing here.
     redundancy = lax.cond(jnp.any(over), measure, lambda: jnp.zeros(candidates.shape, jnp.float32))
@@ -172,17 +173,24 @@ def _plan_moves(
 
     Holes are the victims' slots in [anchor, target), movers the survivors in [target, length): equally many in each
     head. Both are [batch, head, most], ascending, padded with the number of slots (past the end: such moves are dropped).
+    On a CPU sorting the few that `lax.top_k` gives is fastest; on a GPU nothing is sorted.
     """
     batch, heads, slots = redundancy.shape
-    slot = jnp.arange(slots)
+    slot, step = jnp.arange(slots), jnp.arange(most)
     candidates = (slot >= anchor) & (slot < length[:, None])
-    _, ranked = lax.top_k(jnp.where(candidates[:, None], redundancy, -jnp.inf), most)
-    count = (length - target)[:, None, None]
-    victims = jnp.where(jnp.arange(most) < count, ranked, slots)
-    target = target[:, None, None]
-    holes = jnp.sort(jnp.where(victims < target, victims, slots), axis=-1)
+    redundancy = jnp.where(candidates[:, None], redundancy, -jnp.inf)
+    count, target = (x[:, None, None] for x in (length - target, target))
+    if jax.default_backend() == "gpu":
+        gone = largest(redundancy, jnp.broadcast_to(count[..., 0], (batch, heads)))
+        holes = places(gone & (slot < target), most)
+        gone = jnp.take_along_axis(gone, target + step, axis=-1, mode="clip")
+        movers = places(~gone & (step < count), most)
+        return holes, jnp.where(movers < most, target + movers, slots)
 
-    tail = jnp.where(jnp.arange(most) < count, target + jnp.arange(most), slots)
+    _, ranked = lax.top_k(redundancy, most)
+    victims = jnp.where(step < count, ranked, slots)
+    holes = jnp.sort(jnp.where(victims < target, victims, slots), axis=-1)
+    tail = jnp.where(step < count, target + step, slots)
     entry, head = jnp.arange(batch)[:, None, None], jnp.arange(heads)[:, None]
     place = jnp.where(victims >= target, victims - target, most)
     gone = jnp.zeros((batch, heads, most), bool).at[entry, head, place].set(True, mode="drop")

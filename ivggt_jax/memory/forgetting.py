@@ -32,8 +32,7 @@ def forget(
     if config.anchor_frames > 1 or config.protect_special:
         origin = Origin(cache.origin[layer], tokens, special_tokens)
         kept = protected(origin, frame, budget, config.anchor_frames, config.protect_special)
-    extra = None if cache.extra is None else cache.extra[layer]
-    measure = as_measure(find_policy(config.policy), tokens, special_tokens, extra)
+    measure = as_measure(find_policy(config.policy), tokens, special_tokens)
     anchor = min(config.anchor_frames, 1) * tokens
     most = (1 + config.frames_per_step) * tokens
     cache, score = evict(cache, layer, budget, scores[:, layer], anchor, measure, kept, most)

@@ -7,11 +7,17 @@ within [0, 1] also share the budget among the layers: their mean is a layer's sc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from ivggt_jax.kernels import can_read
+from ivggt_jax.kernels.diversity import diversity_in_place
+
+if TYPE_CHECKING:
+    from ivggt_jax.memory.cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,8 @@ Policy = Callable[[jax.Array, jax.Array, jax.Array, Origin, Any], jax.Array]
 [batch,head,slot] float32. What it says of slots that are no candidates is ignored, and what those hold may be NaN.
 `extra` is the number kept with every token, float32 [batch,slot,head], or None for a policy that asked for none."""
 
-Measure = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
-"""A policy as `evict` calls it: (keys, live, candidates, origin [batch,slot,head] int32) → redundancy."""
+Measure = Callable[["KVCache", jax.Array, jax.Array, jax.Array], jax.Array]
+"""A policy as `evict` calls it: (cache, layer, live, candidates) → redundancy."""
 
 Extra = Literal["attention", "residual"]
 """What the number is. `attention`: the mass received from all queries since the token came; `residual`: the change that
@@ -161,11 +167,16 @@ def stored_number(policy: Policy) -> Extra | None:
     return policy.extra if isinstance(policy, Storing) else None
 
 
-def as_measure(policy: Policy, tokens: int, special_tokens: int, extra: jax.Array | None) -> Measure:
-    """The policy as `evict` calls it, for frames of `tokens` tokens and a layer's stored numbers."""
+def as_measure(policy: Policy, tokens: int, special_tokens: int) -> Measure:
+    """The policy as `evict` calls it, for frames of `tokens` tokens."""
 
-    def measure(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: jax.Array) -> jax.Array:
-        redundancy = policy(keys, live, candidates, Origin(origin, tokens, special_tokens), extra)
+    def measure(cache: "KVCache", layer: jax.Array, live: jax.Array, candidates: jax.Array) -> jax.Array:
+        if policy is diversity and can_read(cache.keys):
+            scales = None if cache.scales is None else cache.scales[0]
+            return diversity_in_place(cache.keys, layer, cache.length[layer], candidates, scales)
+        origin = Origin(cache.origin[layer], tokens, special_tokens)
+        extra = None if cache.extra is None else cache.extra[layer]
+        redundancy = policy(cache.layer_keys(layer), live, candidates, origin, extra)
         if redundancy.shape != candidates.shape:
             raise ValueError(
                 f"a policy must give a redundancy for every [batch, head, slot] = {list(candidates.shape)}, "

@@ -1,4 +1,4 @@
-"""One attention function. How it is computed (dense, chunk by chunk, cuDNN) follows from platform, type and size."""
+"""One attention function. How it is computed (dense, chunk by chunk, cuDNN, our kernel) follows from platform, type and size."""
 
 import math
 
@@ -6,10 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ivggt_jax.kernels import can_read
+from ivggt_jax.kernels.attention import attend_in_place
+
 CHUNK = 512
 """Keys per step of the online softmax; cache buffers are a multiple of it."""
 DENSE_SCORES = 1 << 22
-"""Up to this many scores they are all held at once."""
+"""Up to this many scores they are all held at once..."""
+DENSE_SCORES_ON_GPU = 1 << 28
+"""... and on a GPU, where few large kernels are faster than many small ones."""
 
 
 def attend(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Array | None = None) -> jax.Array:
@@ -36,9 +41,12 @@ def attend_layer(
     batch, queries, heads, head_dim = query.shape
     slots = keys.shape[2]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
+    if half and length is not None and can_read(keys):
+        return attend_in_place(query, keys, values, layer, length, scales)
     on_gpu = jax.default_backend() == "gpu"
     cudnn = on_gpu and half and head_dim % 8 == 0 and head_dim <= 128
-    if not cudnn and batch * queries * heads * slots > DENSE_SCORES:
+    most = DENSE_SCORES_ON_GPU if on_gpu else DENSE_SCORES
+    if not cudnn and batch * queries * heads * slots > most:
         return _chunked(query, keys, values, layer, length, scales, heads_at_once=heads if on_gpu else 1)
     keys, values = keys[layer], values[layer]
     if scales is not None:
@@ -53,9 +61,12 @@ def attend_layer(
 def attend_causal(query: jax.Array, keys: jax.Array, values: jax.Array, frames: int) -> jax.Array:
     """Block-causal attention over a clip: tokens of frame t see all tokens of frames ≤ t.
 
-    All [B, frames·P, H, D]. Each frame's queries attend to a static prefix of the keys: no mask, and half the work.
+    All [B, frames·P, H, D]. Each frame's queries attend to a static prefix of the keys: no mask, and half the work; but
+    with a single token a frame that would be many tiny products.
     """
     tokens = query.shape[1] // frames
+    if tokens == 1:
+        return jax.nn.dot_product_attention(query, keys, values, is_causal=True, implementation="xla")
     parts = [
         attend(query[:, t * tokens : (t + 1) * tokens], keys[:, : (t + 1) * tokens], values[:, : (t + 1) * tokens])
         for t in range(frames)

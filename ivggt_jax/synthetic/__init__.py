@@ -2,7 +2,7 @@
 
 from .clips import Clip, clip
 from .paths import Look, camera_path
-from .rendering import SyntheticFrame, render, tracks
+from .rendering import SyntheticFrame, each_camera, render, tracks
 from .scenes import Kind, Scene, make_scene
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SyntheticFrame",
     "camera_path",
     "clip",
+    "each_camera",
     "make_scene",
     "render",
     "tracks",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .. import geometry
 from .paths import Look, camera_path
-from .rendering import render, tracks
+from .rendering import each_camera, render, tracks
 from .scenes import Kind, make_scene
 
 _FIELD_OF_VIEW = (45.0, 75.0)
@@ -63,7 +63,7 @@ def clip(
     low, high = _FIELD_OF_VIEW
     field_of_view = jnp.deg2rad(jax.random.uniform(view_key, (), minval=low, maxval=high))
     intrinsics = geometry.intrinsics_from_field_of_view(field_of_view, height, width)
-    rendered = jax.lax.map(lambda camera: render(scene, camera, intrinsics, height, width), cam_from_world)
+    rendered = each_camera(lambda camera: render(scene, camera, intrinsics, height, width), cam_from_world)
     query_points = jax.random.uniform(query_key, (queries, 2)) * jnp.asarray((width - 1, height - 1))
     track, visibility = tracks(scene, query_points, cam_from_world, intrinsics, height, width)
     relative = geometry.relative_to_first(cam_from_world)

@@ -1,6 +1,8 @@
 """Frames, depth and tracks of a scene, exact to float rounding."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +12,13 @@ from .primitives import cast
 from .scenes import Scene, visible_primitives
 from .shading import shade
 
+Rendered = TypeVar("Rendered")
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SyntheticFrame:
-    """A rendered frame and its ground truth. Rendering under vmap or lax.map stacks them."""
+    """A rendered frame and its ground truth. Rendering under vmap or `each_camera` stacks them."""
 
     image: jax.Array
     """[H, W, 3] in [0, 1]."""
@@ -58,6 +62,16 @@ def render(
     return SyntheticFrame(image, depth, points, valid, cam_from_world, intrinsics)
 
 
+def each_camera(function: Callable[[jax.Array], Rendered], cameras: jax.Array) -> Rendered:
+    """What the function gives for each of the cameras [T, 3, 4], stacked.
+
+    One after the other on a CPU, whose caches hold what a frame needs; on other devices, which would wait most of the
+    time for the next of many small kernels, up to 32 at once.
+    """
+    at_once = None if jax.default_backend() == "cpu" else 32
+    return jax.lax.map(function, cameras, batch_size=at_once)
+
+
 def tracks(
     scene: Scene, query_points: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array, height: int, width: int
 ) -> tuple[jax.Array, jax.Array]:
@@ -82,7 +96,7 @@ def tracks(
         return in_front & (_first_hit(scene, camera, ray) > towards[:, 2] * (1 - 1e-3))
 
     inside = jnp.all((pixels > -0.5) & (pixels < jnp.asarray((width, height)) - 0.5), axis=-1)
-    visibility = seen & inside & (depths > 0) & jax.lax.map(unobstructed, cam_from_world)
+    visibility = seen & inside & (depths > 0) & each_camera(unobstructed, cam_from_world)
     return jnp.where(seen[:, None], pixels, query_points), visibility
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
+import jax
 import numpy as np
 import tyro
 
@@ -25,7 +26,7 @@ ATTEMPTS = 50
 class Batch(NamedTuple):
     """Clips of one size and length, and where they are from."""
 
-    arrays: Arrays
+    arrays: Arrays | dict[str, jax.Array]
     """images uint8 [B,S,H,W,3] and what `stack_clip` names, query_points [B,N,2] where asked for."""
     names: tuple[str, ...]
     """Of each clip: dataset, scene and frames, for messages."""

@@ -1,6 +1,7 @@
 """Batches of synthetic clips with exact ground truth, rendered for each step from the seed."""
 
-from dataclasses import dataclass, fields
+import itertools
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -49,7 +50,8 @@ class SyntheticConfig:
 class SyntheticBatches:
     """Batches rendered on the fly: a pure function of seed and step. Different seeds give different scenes.
 
-    Rendering runs on JAX's default device, so it must stay in the training process (no loader workers).
+    Rendering runs on JAX's default device, and what it gives stays there; so it belongs in the training process (no
+    loader workers).
     """
 
     def __init__(self, config: SyntheticConfig, steps: int, seed: int = 0, rows: slice = slice(None)):
@@ -62,30 +64,52 @@ class SyntheticBatches:
 
     def __getitem__(self, step: int) -> Batch:
         config = self._config
-        frames = int(np.random.default_rng([self._seed, step]).integers(*config.frames, endpoint=True))
-        clips, names = zip(*(self._clip(step, row, frames) for row in self._rows), strict=True)
-        names = tuple(f"{name}, seed {self._seed}, step {step}" for name in names)
-        return Batch({name: np.stack([clip[name] for clip in clips]) for name in clips[0]}, names)
-
-    def _clip(self, step: int, row: int, frames: int) -> tuple[dict[str, np.ndarray], str]:
-        config = self._config
-        generator = np.random.default_rng([self._seed, step, row + 1])
-        kind, look = (options[generator.integers(len(options))] for options in (config.kinds, config.looks))
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), step), row)
-        speed = jnp.float32(np.exp(generator.uniform(*np.log(config.speed))))
-        arrays = jax.device_get(
-            _render(key, speed, frames, config.height, config.width, kind, look, config.query_points)
+        generator = np.random.default_rng([self._seed, step])
+        frames = int(generator.integers(*config.frames, endpoint=True))
+        options = list(itertools.product(config.kinds, config.looks))
+        # The options take turns, so that a batch always has as many clips of each to be rendered together.
+        turns = (generator.permutation(config.batch_size) + generator.integers(len(options))) % len(options)
+        slowest, fastest = np.log(config.speed)
+        speeds = np.exp(generator.uniform(slowest, fastest, config.batch_size)).astype(np.float32)
+        groups = [[row for row in self._rows if turns[row] == turn] for turn in range(len(options))]
+        rendered = [
+            _render(
+                self._seed, step, jnp.asarray(group), jnp.asarray(speeds[group]),
+                frames, config.height, config.width, *option, config.query_points,
+            )
+            for option, group in zip(options, groups, strict=True) if group
+        ]  # fmt: skip
+        order = np.argsort(np.concatenate([np.asarray(group, int) for group in groups]))
+        arrays = {name: jnp.concatenate([part[name] for part in rendered])[order] for name in rendered[0]}
+        names = tuple(
+            f"synthetic {kind} looking {look}, clip {row}, seed {self._seed}, step {step}"
+            for row in self._rows
+            for kind, look in [options[turns[row]]]
         )
-        arrays = {name: array for name, array in arrays.items() if array.size}
-        return arrays, f"synthetic {kind} looking {look}, clip {row}"
+        return Batch({name: array for name, array in arrays.items() if array.size}, names)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6, 7))
+@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9))
 def _render(
-    key: jax.Array, speed: jax.Array, frames: int, height: int, width: int, kind: Kind, look: Look, queries: int
+    seed: int,
+    step: int,
+    rows: jax.Array,
+    speeds: jax.Array,
+    frames: int,
+    height: int,
+    width: int,
+    kind: Kind,
+    look: Look,
+    queries: int,
 ) -> dict[str, jax.Array]:
-    """The arrays of one clip by name, images rounded to uint8 as a camera does."""
-    rendered: Clip = clip(key, frames, height, width, kind=kind, look=look, speed=speed, queries=queries)
-    arrays = {field.name: getattr(rendered, field.name) for field in fields(rendered)}
-    images = jnp.round(255 * jnp.clip(arrays["images"], 0, 1)).astype(jnp.uint8)
-    return {name: arrays[name] for name in FIELDS} | {"images": images}
+    """The arrays of the clips of some rows by name, images rounded to uint8 as a camera does."""
+    of_step = jax.random.fold_in(jax.random.key(seed), step)
+
+    def one(row: jax.Array, speed: jax.Array) -> Clip:
+        return clip(
+            jax.random.fold_in(of_step, row), frames, height, width, kind=kind, look=look, speed=speed, queries=queries
+        )
+
+    clips = jax.vmap(one)(rows, speeds)
+    images = jnp.round(255 * jnp.clip(clips.images, 0, 1)).astype(jnp.uint8)
+    return {name: getattr(clips, name) for name in FIELDS} | {"images": images}
