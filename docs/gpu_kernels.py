@@ -1,4 +1,4 @@
-"""On a GPU: are our kernels right, what do they save, and what does a step spend its time on? python docs/gpu_kernels.py
+"""On a GPU: what do our kernels save, and what does a step spend its time on? python docs/gpu_kernels.py
 
 The first part compares them with what XLA and cuDNN do in their place, at the sizes of one layer of the full model at its
 default budget; the second counts a step's time by kernel, with that budget full.
@@ -84,8 +84,13 @@ def kernels() -> None:
     print(f"| redundancy in place | {milliseconds(diversity_in_place, *inputs):.3f} | {distance(found, exact):.1e} |")
 
     count, redundancy = jnp.full((1, HEADS), TOKENS), jnp.where(candidates, exact, -jnp.inf)
-    sort = lambda x, count: jnp.sort(jax.lax.top_k(x, TOKENS)[1])  # noqa: E731
-    digits = lambda x, count: places(largest(x, count), TOKENS)  # noqa: E731
+
+    def sort(redundancy, count):
+        return jnp.sort(jax.lax.top_k(redundancy, TOKENS)[1])
+
+    def digits(redundancy, count):
+        return places(largest(redundancy, count), TOKENS)
+
     same = bool((jax.jit(sort)(redundancy, count) == jax.jit(digits)(redundancy, count)).all())
     print(f"| the {TOKENS} most redundant, top_k | {milliseconds(sort, redundancy, count):.3f} | |")
     print(f"| … by digits | {milliseconds(digits, redundancy, count):.3f} | {'none' if same else 'OTHERS'} |")
@@ -115,10 +120,9 @@ def profile(case: Case) -> None:
                 spent[event.name] += event.duration_ns
                 calls[event.name] += 1
     peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-    print(f"\n{1e3 * wall / STEPS:.1f} ms a frame with {STEPS} in flight, of which kernels take ", end="")
-    print(
-        f"{sum(spent.values()) / STEPS / 1e6:.1f} ms; at most {peak / 1e9:.2f} GB\n\n| kernel | ms | calls |\n|---|---|---|"
-    )
+    running = sum(spent.values()) / STEPS / 1e6
+    print(f"\n{1e3 * wall / STEPS:.1f} ms a frame with {STEPS} in flight, of which kernels run {running:.1f} ms")
+    print(f"at most {peak / 1e9:.2f} GB\n\n| kernel | ms | calls |\n|---|---|---|")
     for name, nanoseconds in spent.most_common(30):
         print(f"| {name[:70]} | {nanoseconds / STEPS / 1e6:.2f} | {calls[name] / STEPS:.0f} |")
 

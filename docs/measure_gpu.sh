@@ -7,8 +7,9 @@ mkdir -p gpu
 bench() { python -m ivggt_jax.bench --json "gpu/$1.json" "${@:2}"; }
 
 python -m ivggt_jax.doctor
-# Attention, policies, goldens and the stream in float32 on the GPU.
-JAX_PLATFORMS=cuda pytest -q -p no:cacheprovider tests/test_attention.py tests/test_policies.py tests/test_golden.py tests/test_stream.py
+# Our kernels compiled; attention, policies, goldens and the stream in float32 on the GPU.
+JAX_PLATFORMS=cuda pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_selection.py \
+  tests/test_attention.py tests/test_policies.py tests/test_golden.py tests/test_stream.py
 
 python docs/gpu_kernels.py | tee gpu/kernels.md
 

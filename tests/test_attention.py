@@ -23,7 +23,8 @@ def compiled(function: Callable, **options) -> Callable:
 @pytest.fixture(params=["dense", "chunked", "one chunk"])
 def way(request, monkeypatch) -> None:
     """All scores at once; 37 keys in chunks of 8, the last one uneven; fewer keys than a chunk."""
-    monkeypatch.setattr(module, "DENSE_SCORES", 1 << 22 if request.param == "dense" else 0)
+    for name in ("DENSE_SCORES", "DENSE_SCORES_ON_GPU"):
+        monkeypatch.setattr(module, name, 1 << 22 if request.param == "dense" else 0)
     monkeypatch.setattr(module, "CHUNK", 512 if request.param == "one chunk" else 8)
 
 

@@ -1,6 +1,7 @@
-"""The GPU kernels' arithmetic, run by Pallas's interpreter, against the plain ways; docs/measure_gpu.sh runs them on a GPU.
+"""The GPU kernels against the plain ways: where there is no GPU, their arithmetic, run by Pallas's interpreter.
 
-Sizes: 2 layers, 2 streams, 512 slots, 3 heads of 32; 150 queries. NaN lies in dead slots.
+Sizes: 2 layers, 2 streams, 512 slots, 3 heads of 16, 32 or 64; 150 queries. NaN lies in dead slots. On a GPU queries, keys
+and values are bfloat16, and attention is right to two of its steps at 1.
 """
 
 import jax
@@ -8,36 +9,41 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.attention import attend_in_place
 from ivggt_jax.kernels.diversity import diversity_in_place
 from ivggt_jax.memory.cache import quantise
 from ivggt_jax.memory.policies import diversity
 from ivggt_jax.model.attention import attend_layer
 
-BATCH, SLOTS, HEADS, DIM, LAYER = 2, 512, 3, 32, 1
+BATCH, SLOTS, HEADS, LAYER = 2, 512, 3, 1
 LENGTHS = [(3, 512), (64, 65), (200, 448)]
+INTERPRET = jax.default_backend() != "gpu"
+DTYPE, TOLERANCE = (jnp.float32, 5e-6) if INTERPRET else (jnp.bfloat16, 2**-6)
 
 
-def cache(seed: int, length: jax.Array, int8: bool) -> tuple[jax.Array, jax.Array | None]:
+def cache(seed: int, head_dim: int, length: jax.Array, int8: bool) -> tuple[jax.Array, jax.Array | None]:
     """Keys or values of two layers, and scales of int8 ones."""
-    x = jax.random.normal(jax.random.key(seed), (2, BATCH, SLOTS, HEADS, DIM))
+    x = jax.random.normal(jax.random.key(seed), (2, BATCH, SLOTS, HEADS, head_dim))
     dead = (jnp.arange(SLOTS) >= length[:, None])[None, :, :, None]
     if not int8:
-        return jnp.where(dead[..., None], jnp.nan, x), None
+        return jnp.where(dead[..., None], jnp.nan, x).astype(DTYPE), None
     x, scale = quantise(x)
     return x, jnp.where(dead, jnp.nan, scale)
 
 
+@pytest.mark.parametrize("head_dim", [16, 32, 64])
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_attention(lengths, int8):
+def test_attention(lengths, int8, head_dim):
     length = jnp.array(lengths, jnp.int32)
-    query = jax.random.normal(jax.random.key(0), (BATCH, 150, HEADS, DIM))
-    (keys, key_scale), (values, value_scale) = (cache(seed, length, int8) for seed in (1, 2))
+    query = jax.random.normal(jax.random.key(0), (BATCH, 150, HEADS, head_dim)).astype(DTYPE)
+    (keys, key_scale), (values, value_scale) = (cache(seed, head_dim, length, int8) for seed in (1, 2))
     scales = (key_scale, value_scale) if int8 else None
-    found = attend_in_place(query, keys, values, LAYER, length, scales, interpret=True)
+    found = attend_in_place(query, keys, values, LAYER, length, scales, interpret=INTERPRET)
+    query, keys, values = (x if x.dtype == jnp.int8 else x.astype(jnp.float32) for x in (query, keys, values))
     expected = attend_layer(query, keys, values, LAYER, length, scales)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
+    np.testing.assert_allclose(found.astype(jnp.float32), expected, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -45,10 +51,24 @@ def test_attention(lengths, int8):
 def test_diversity(lengths, int8):
     """The first two slots are no candidates."""
     length = jnp.array(lengths, jnp.int32)
-    keys, scale = cache(1, length, int8)
+    keys, scale = cache(1, 32, length, int8)
     live = jnp.arange(SLOTS) < length[:, None]
     candidates = jnp.broadcast_to((live & (jnp.arange(SLOTS) >= 2))[:, None], (BATCH, HEADS, SLOTS))
-    found = diversity_in_place(keys, LAYER, length, candidates, scale, interpret=True)
+    found = diversity_in_place(keys, LAYER, length, candidates, scale, interpret=INTERPRET)
     plain = keys[LAYER] if scale is None else keys[LAYER] * scale[LAYER][..., None]
     expected = jnp.where(live[:, None], diversity(plain, live, candidates), 0)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_what_the_kernels_can_read(monkeypatch):
+    """Pallas counts the elements of arrays up to 4 GiB with 32 bits, so int8 caches of 2 to 4 GiB are left to XLA."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+
+    def fits(slots: int, dtype: type, head_dim: int = 64) -> bool:
+        return can_read(jax.ShapeDtypeStruct((24, 1, slots, 16, head_dim), dtype))
+
+    assert fits(76_288, jnp.bfloat16) and fits(76_288, jnp.int8)
+    assert fits(102_400, jnp.bfloat16) and not fits(102_400, jnp.int8) and fits(204_800, jnp.int8)
+    assert not fits(76_288 + 64, jnp.bfloat16) and not fits(76_288, jnp.bfloat16, 48)
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert not fits(76_288, jnp.bfloat16)

@@ -1,7 +1,8 @@
 """Devices and processes: what goes where, and that several give one's result.
 
 The runs are those of small_training.py, eight steps, compared with one device's. Losses agree to 1e-4 of their value:
-a mean over devices rounds differently, and eight steps of Adam enlarge that.
+a mean over devices rounds differently, and eight steps of Adam enlarge that. Depth's error, which is after a scale that
+is a median, agrees to 5e-4.
 """
 
 import json
@@ -20,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from train.mesh import make_mesh, place, process_rows, shardings, start_processes
 
 SCRIPT = Path(small_training.__file__)
-TOLERANCE = 1e-4
+TOLERANCE = {"loss": 1e-4, "gradient_norm": 1e-4, "abs_rel": 5e-4}
 FOUR_DEVICES = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 TWO_DEVICES = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
 
@@ -44,7 +45,7 @@ def read(out: Path) -> dict[str, list]:
 
 def assert_same(found: dict[str, list], expected: dict[str, list]) -> None:
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=TOLERANCE, err_msg=name)
+        np.testing.assert_allclose(found[name], values, rtol=TOLERANCE[name], err_msg=name)
 
 
 def start(out: Path, *options: str, **environment: str) -> subprocess.Popen:

@@ -17,8 +17,8 @@ from ivggt_jax import CacheConfig, Model, infer_clip
 from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.extra import add_attention, store_residual
-from ivggt_jax.memory.forgetting import anchor_stride, protected
-from ivggt_jax.memory.policies import POLICIES, Origin, Storing, as_measure
+from ivggt_jax.memory.forgetting import anchor_stride, as_measure, protected
+from ivggt_jax.memory.policies import POLICIES, Origin, Storing
 from ivggt_jax.model.attention import attend
 from ivggt_jax.model.rope import rotation_table
 

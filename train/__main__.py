@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import tyro
 
 from ivggt_jax.command import run_command
@@ -96,7 +97,9 @@ def held_out_batches(config: TrainConfig, rows: slice) -> list[Batch]:
     else:
         synthetic = replace(config.synthetic, batch_size=size, frames=(most, most), query_points=0)
         source = SyntheticBatches(synthetic, count, HELD_OUT_SEED, rows)
-    return [source[step] for step in range(count)]
+    # On the host: they stay for the whole run.
+    batches = (source[step] for step in range(count))
+    return [batch._replace(arrays=jax.device_get(batch.arrays)) for batch in batches]
 
 
 def _datasets(config: TrainConfig, split: str) -> list[tuple[Dataset, float]]:

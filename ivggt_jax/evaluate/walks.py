@@ -116,5 +116,5 @@ def _render(
         frame = render(scene, camera, intrinsics, height, width)
         return jnp.round(255 * jnp.clip(frame.image, 0, 1)).astype(jnp.uint8), frame.depth
 
-    images, depth = each_camera(one, cameras)
+    images, depth = each_camera(one, cameras, height * width)
     return images, depth, cameras

@@ -11,11 +11,8 @@ from jax.experimental import pallas as pl
 
 from ivggt_jax.kernels import triton as plgpu
 
-QUERIES = 64
-"""Of a block; with `KEYS` as many products as the matrix unit has rows."""
-KEYS = 64
-WARPS = 4
-STAGES = 3
+QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 3
+"""Size of a block, its warps, and the loads that are under way: the fastest of those tried on an H200."""
 PARTS = 4
 """The keys are shared by so many blocks, so that there are several for each of the hundred-odd processors."""
 LEAST = -1e30
@@ -31,7 +28,7 @@ def attend_in_place(
     scales: tuple[jax.Array, jax.Array] | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """`attend_layer` in half precision, without a copy of the layer, and reading live keys only.
+    """`attend_layer` in bfloat16, without a copy of the layer, and reading live keys only.
 
     query [B,Q,H,D]; keys and values [layer,B,K,H,D] of the query's type, or int8 with `scales`, two of [layer,B,K,H];
     length [B] int32 → [B,Q,H,D] in the query's type. D is a power of two from 16, K a multiple of `KEYS`. `interpret`

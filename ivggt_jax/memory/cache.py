@@ -4,14 +4,19 @@ All layers live in one set of buffers with a leading layer axis, which a scan ov
 Slots [0, length) are live; the first `anchor` of them are the first frame and never move (InfiniteVGGT, arXiv 2601.02281, §3.2).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ivggt_jax.memory.policies import Measure
+from ivggt_jax.kernels import platform
 from ivggt_jax.memory.selection import largest, places
+
+Measure = Callable[["KVCache", jax.Array, jax.Array, jax.Array], jax.Array]
+"""A policy as `evict` calls it: (cache, layer, live [batch,slot], candidates [batch,head,slot]) → redundancy
+[batch,head,slot] float32."""
 
 
 @jax.tree_util.register_dataclass
@@ -178,9 +183,11 @@ def _plan_moves(
     batch, heads, slots = redundancy.shape
     slot, step = jnp.arange(slots), jnp.arange(most)
     candidates = (slot >= anchor) & (slot < length[:, None])
+    # What is not a number goes first; with a sign it would count as less than what is no candidate.
+    redundancy = jnp.where(jnp.isnan(redundancy), jnp.inf, redundancy)
     redundancy = jnp.where(candidates[:, None], redundancy, -jnp.inf)
-    count, target = (x[:, None, None] for x in (length - target, target))
-    if jax.default_backend() == "gpu":
+    count, target = (length - target)[:, None, None], target[:, None, None]
+    if platform() == "gpu":
         gone = largest(redundancy, jnp.broadcast_to(count[..., 0], (batch, heads)))
         holes = places(gone & (slot < target), most)
         gone = jnp.take_along_axis(gone, target + step, axis=-1, mode="clip")

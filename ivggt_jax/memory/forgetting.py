@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from ivggt_jax.config import CacheConfig
-from ivggt_jax.memory.cache import KVCache, evict
-from ivggt_jax.memory.policies import Origin, as_measure, find_policy
+from ivggt_jax.kernels import can_read
+from ivggt_jax.kernels.diversity import diversity_in_place
+from ivggt_jax.memory.cache import KVCache, Measure, evict
+from ivggt_jax.memory.policies import Origin, Policy, diversity, find_policy
 
 SHARE = 2
 """Of what the anchors leave of a layer's budget, protected special tokens take at most one in so many."""
@@ -37,6 +39,26 @@ def forget(
     most = (1 + config.frames_per_step) * tokens
     cache, score = evict(cache, layer, budget, scores[:, layer], anchor, measure, kept, most)
     return cache, scores.at[:, layer].set(score)
+
+
+def as_measure(policy: Policy, tokens: int, special_tokens: int) -> Measure:
+    """The policy as `evict` calls it, for frames of `tokens` tokens."""
+
+    def measure(cache: KVCache, layer: jax.Array, live: jax.Array, candidates: jax.Array) -> jax.Array:
+        if policy is diversity and can_read(cache.keys):
+            scales = None if cache.scales is None else cache.scales[0]
+            return diversity_in_place(cache.keys, layer, cache.length[layer], candidates, scales)
+        origin = Origin(cache.origin[layer], tokens, special_tokens)
+        extra = None if cache.extra is None else cache.extra[layer]
+        redundancy = policy(cache.layer_keys(layer), live, candidates, origin, extra)
+        if redundancy.shape != candidates.shape:
+            raise ValueError(
+                f"a policy must give a redundancy for every [batch, head, slot] = {list(candidates.shape)}, "
+                f"not {list(redundancy.shape)}"
+            )
+        return redundancy.astype(jnp.float32)
+
+    return measure
 
 
 def protected(origin: Origin, frame: jax.Array, budget: jax.Array, anchors: int, special: bool) -> jax.Array:

@@ -7,17 +7,13 @@ within [0, 1] also share the budget among the layers: their mean is a layer's sc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ivggt_jax.kernels import can_read
-from ivggt_jax.kernels.diversity import diversity_in_place
-
-if TYPE_CHECKING:
-    from ivggt_jax.memory.cache import KVCache
+from ivggt_jax.kernels import platform
 
 
 @dataclass(frozen=True)
@@ -51,9 +47,6 @@ Policy = Callable[[jax.Array, jax.Array, jax.Array, Origin, Any], jax.Array]
 """(keys [batch,slot,head,head_dim], live [batch,slot], candidates [batch,head,slot], origin, extra) → redundancy
 [batch,head,slot] float32. What it says of slots that are no candidates is ignored, and what those hold may be NaN.
 `extra` is the number kept with every token, float32 [batch,slot,head], or None for a policy that asked for none."""
-
-Measure = Callable[["KVCache", jax.Array, jax.Array, jax.Array], jax.Array]
-"""A policy as `evict` calls it: (cache, layer, live, candidates) → redundancy."""
 
 Extra = Literal["attention", "residual"]
 """What the number is. `attention`: the mass received from all queries since the token came; `residual`: the change that
@@ -90,7 +83,7 @@ def diversity(
         mean = total / jnp.maximum(candidates.sum(1), 1)[:, None]
         return jnp.einsum("bsd,bd->bs", keys, mean, precision="highest") * inverse_norm
 
-    if jax.default_backend() == "cpu":  # one head after the other: ten times faster there than all at once
+    if platform() == "cpu":  # one head after the other: ten times faster there than all at once
         pick = partial(lax.dynamic_index_in_dim, keepdims=False)
         heads = lax.map(lambda h: one_head(pick(keys, h, 2), pick(candidates, h, 1)), jnp.arange(keys.shape[2]))
         return heads.swapaxes(0, 1)
@@ -165,26 +158,6 @@ def find_policy(policy: str | Policy) -> Policy:
 def stored_number(policy: Policy) -> Extra | None:
     """What a policy wants to be kept with every token; None: nothing."""
     return policy.extra if isinstance(policy, Storing) else None
-
-
-def as_measure(policy: Policy, tokens: int, special_tokens: int) -> Measure:
-    """The policy as `evict` calls it, for frames of `tokens` tokens."""
-
-    def measure(cache: "KVCache", layer: jax.Array, live: jax.Array, candidates: jax.Array) -> jax.Array:
-        if policy is diversity and can_read(cache.keys):
-            scales = None if cache.scales is None else cache.scales[0]
-            return diversity_in_place(cache.keys, layer, cache.length[layer], candidates, scales)
-        origin = Origin(cache.origin[layer], tokens, special_tokens)
-        extra = None if cache.extra is None else cache.extra[layer]
-        redundancy = policy(cache.layer_keys(layer), live, candidates, origin, extra)
-        if redundancy.shape != candidates.shape:
-            raise ValueError(
-                f"a policy must give a redundancy for every [batch, head, slot] = {list(candidates.shape)}, "
-                f"not {list(redundancy.shape)}"
-            )
-        return redundancy.astype(jnp.float32)
-
-    return measure
 
 
 def _newest(origin: Origin, live: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 DIGIT = 4
-"""Bits found in a pass over the numbers, which counts for all but the smallest digit how many are at least as large."""
+"""Bits found in a pass over the numbers; it counts, for each of the 15 digits above 0, how many numbers reach it."""
 BLOCK = 512
 """Marks whose running count one product with a triangle of ones gives."""
 
@@ -16,20 +16,14 @@ BLOCK = 512
 def largest(numbers: jax.Array, count: jax.Array) -> jax.Array:
     """Marks, bool [...,N], the `count` [...] largest of float32 numbers [...,N]; of equal ones those that come first.
 
-    As `lax.top_k` does: −0 is less than 0, and NaN more than all.
+    In `lax.top_k`'s order: −NaN, −∞, …, −0, 0, …, ∞, NaN.
     """
     order = _order(numbers)
-
-    def digit(index: int, least: jax.Array) -> jax.Array:
-        """The largest number with this many more digits that `count` numbers reach."""
-        shift = jnp.uint32(32 - DIGIT * (1 + index))
-        tried = least[..., None] | (jnp.arange(1, 1 << DIGIT, dtype=jnp.uint32) << shift)
+    least = jnp.zeros(count.shape, jnp.uint32)  # the largest with the digits found so far that `count` numbers reach
+    for shift in range(32 - DIGIT, -1, -DIGIT):
+        tried = least[..., None] | jnp.arange(1, 1 << DIGIT, dtype=jnp.uint32) << shift
         reached = jnp.sum(order[..., None, :] >= tried[..., None], axis=-1, dtype=jnp.int32)
-        return least | (jnp.sum(reached >= count[..., None], axis=-1, dtype=jnp.uint32) << shift)
-
-    least = jnp.zeros(count.shape, jnp.uint32)
-    for index in range(32 // DIGIT):
-        least = digit(index, least)
+        least |= jnp.sum(reached >= count[..., None], axis=-1, dtype=jnp.uint32) << shift
     above = order > least[..., None]
     equal = order == least[..., None]
     room = count - jnp.sum(above, axis=-1, dtype=jnp.int32)
@@ -59,6 +53,6 @@ def running_count(marks: jax.Array) -> jax.Array:
 
 
 def _order(numbers: jax.Array) -> jax.Array:
-    """uint32 [...,N] in the order of float32 numbers: −NaN, −∞, …, −0, 0, …, ∞, NaN."""
+    """uint32 [...,N] in the order of float32 numbers."""
     bits = lax.bitcast_convert_type(numbers, jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))

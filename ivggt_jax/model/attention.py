@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ivggt_jax.kernels import can_read
+from ivggt_jax.kernels import can_read, platform
 from ivggt_jax.kernels.attention import attend_in_place
 
 CHUNK = 512
 """Keys per step of the online softmax; cache buffers are a multiple of it."""
 DENSE_SCORES = 1 << 22
 """Up to this many scores they are all held at once..."""
-DENSE_SCORES_ON_GPU = 1 << 28
-"""... and on a GPU, where few large kernels are faster than many small ones."""
+DENSE_SCORES_ON_GPU = 1 << 27
+"""... and on a GPU, where that is half a gigabyte in float32, and enough for a batch of the demo model's clips."""
 
 
 def attend(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Array | None = None) -> jax.Array:
@@ -41,9 +41,9 @@ def attend_layer(
     batch, queries, heads, head_dim = query.shape
     slots = keys.shape[2]
     half = query.dtype in (jnp.bfloat16, jnp.float16)
-    if half and length is not None and can_read(keys):
+    if query.dtype == jnp.bfloat16 and keys.dtype in (jnp.bfloat16, jnp.int8) and length is not None and can_read(keys):
         return attend_in_place(query, keys, values, layer, length, scales)
-    on_gpu = jax.default_backend() == "gpu"
+    on_gpu = platform() == "gpu"
     cudnn = on_gpu and half and head_dim % 8 == 0 and head_dim <= 128
     most = DENSE_SCORES_ON_GPU if on_gpu else DENSE_SCORES
     if not cudnn and batch * queries * heads * slots > most:

@@ -63,7 +63,9 @@ def clip(
     low, high = _FIELD_OF_VIEW
     field_of_view = jnp.deg2rad(jax.random.uniform(view_key, (), minval=low, maxval=high))
     intrinsics = geometry.intrinsics_from_field_of_view(field_of_view, height, width)
-    rendered = each_camera(lambda camera: render(scene, camera, intrinsics, height, width), cam_from_world)
+    rendered = each_camera(
+        lambda camera: render(scene, camera, intrinsics, height, width), cam_from_world, height * width
+    )
     query_points = jax.random.uniform(query_key, (queries, 2)) * jnp.asarray((width - 1, height - 1))
     track, visibility = tracks(scene, query_points, cam_from_world, intrinsics, height, width)
     relative = geometry.relative_to_first(cam_from_world)

@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from .. import geometry
+from ..kernels import platform
 from .primitives import cast
 from .scenes import Scene, visible_primitives
 from .shading import shade
 
 Rendered = TypeVar("Rendered")
+
+AT_ONCE = 1 << 19
+"""Pixels of a clip that a GPU renders together."""
 
 
 @jax.tree_util.register_dataclass
@@ -62,13 +66,12 @@ def render(
     return SyntheticFrame(image, depth, points, valid, cam_from_world, intrinsics)
 
 
-def each_camera(function: Callable[[jax.Array], Rendered], cameras: jax.Array) -> Rendered:
-    """What the function gives for each of the cameras [T, 3, 4], stacked.
+def each_camera(function: Callable[[jax.Array], Rendered], cameras: jax.Array, pixels: int) -> Rendered:
+    """What the function gives for each of the cameras [T, 3, 4], stacked; `pixels` are those of a frame.
 
-    One after the other on a CPU, whose caches hold what a frame needs; on other devices, which would wait most of the
-    time for the next of many small kernels, up to 32 at once.
+    One after the other on a CPU; on other devices, where many small kernels would take long, `AT_ONCE` pixels together.
     """
-    at_once = None if jax.default_backend() == "cpu" else 32
+    at_once = None if platform() == "cpu" else max(AT_ONCE // pixels, 1)
     return jax.lax.map(function, cameras, batch_size=at_once)
 
 
@@ -96,7 +99,7 @@ def tracks(
         return in_front & (_first_hit(scene, camera, ray) > towards[:, 2] * (1 - 1e-3))
 
     inside = jnp.all((pixels > -0.5) & (pixels < jnp.asarray((width, height)) - 0.5), axis=-1)
-    visibility = seen & inside & (depths > 0) & each_camera(unobstructed, cam_from_world)
+    visibility = seen & inside & (depths > 0) & each_camera(unobstructed, cam_from_world, len(query_points))
     return jnp.where(seen[:, None], pixels, query_points), visibility
 
 

@@ -67,26 +67,23 @@ class SyntheticBatches:
         generator = np.random.default_rng([self._seed, step])
         frames = int(generator.integers(*config.frames, endpoint=True))
         options = list(itertools.product(config.kinds, config.looks))
-        # The options take turns, so that a batch always has as many clips of each to be rendered together.
-        turns = (generator.permutation(config.batch_size) + generator.integers(len(options))) % len(options)
+        # They take turns, so that there are nearly as many clips of each, to be rendered together.
+        turns = (np.arange(config.batch_size) + generator.integers(len(options))) % len(options)
         slowest, fastest = np.log(config.speed)
         speeds = np.exp(generator.uniform(slowest, fastest, config.batch_size)).astype(np.float32)
-        groups = [[row for row in self._rows if turns[row] == turn] for turn in range(len(options))]
-        rendered = [
-            _render(
-                self._seed, step, jnp.asarray(group), jnp.asarray(speeds[group]),
-                frames, config.height, config.width, *option, config.query_points,
-            )
-            for option, group in zip(options, groups, strict=True) if group
-        ]  # fmt: skip
-        order = np.argsort(np.concatenate([np.asarray(group, int) for group in groups]))
-        arrays = {name: jnp.concatenate([part[name] for part in rendered])[order] for name in rendered[0]}
-        names = tuple(
-            f"synthetic {kind} looking {look}, clip {row}, seed {self._seed}, step {step}"
-            for row in self._rows
-            for kind, look in [options[turns[row]]]
-        )
-        return Batch({name: array for name, array in arrays.items() if array.size}, names)
+        parts, names = [], []
+        for turn, (kind, look) in enumerate(options):
+            rows = [row for row in self._rows if turns[row] == turn]
+            if rows:
+                parts.append(
+                    _render(
+                        self._seed, step, jnp.asarray(rows), jnp.asarray(speeds[rows]),
+                        frames, config.height, config.width, kind, look, config.query_points,
+                    )
+                )  # fmt: skip
+            names += [f"synthetic {kind} looking {look}, clip {row}, seed {self._seed}, step {step}" for row in rows]
+        arrays = {name: jnp.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return Batch({name: array for name, array in arrays.items() if array.size}, tuple(names))
 
 
 @partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9))
