@@ -14,6 +14,8 @@ JAX_PLATFORMS=cuda pytest -q -p no:cacheprovider tests/test_kernels.py tests/tes
 python docs/gpu_kernels.py | tee gpu/kernels.md
 
 bench default ${1:+--reference "$1"}
+# Loops and conditions on the device too, so that the host is asked nothing between the kernels of a frame.
+XLA_FLAGS=--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL bench graphs
 bench memory --capacity-factor 1.1
 bench int8 --cache-dtype int8
 bench int8_small --cache-dtype int8 --capacity-factor 1.1

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.mlir import ir
 from streaming import HEIGHT, TOKENS, WIDTH
 
 from ivggt_jax import CacheConfig, Model, ModelConfig, init_stream, save, step
@@ -90,15 +91,40 @@ def test_measuring_copies_no_cache(what):
         assert memory.temp_size_in_bytes < size / DEEP.depth
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda"])
-def test_a_step_calls_nothing_on_the_host(platform):
-    """No callback, no transfer in the program; a program that has one shows it."""
+def lowered_step(platform: str):
+    """Of the tiny model, for a platform that need not be here."""
     model = Model(ModelConfig.tiny(), abstract_params(ModelConfig.tiny()))
     state = jax.eval_shape(lambda: init_stream(model, CacheConfig(total_budget=4 * 3 * TOKENS), height=28, width=42))
     frame = jax.ShapeDtypeStruct((1, 28, 42, 3), jnp.uint8)
-    program = step.trace(model, state, frame).lower(lowering_platforms=(platform,)).as_text()
+    return step.trace(model, state, frame).lower(lowering_platforms=(platform,))
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
+def test_a_step_calls_nothing_on_the_host(platform):
+    """No callback, no transfer in the program; a program that has one shows it."""
+    program = lowered_step(platform).as_text()
     for word in ("callback", "infeed", "outfeed", "stablehlo.send", "stablehlo.recv"):
         assert word not in program
+
+
+def test_a_layer_asks_the_host_twice():
+    """On a GPU the host reads the outcome of what a program asks: "over the budget?" and, after a round, "still?".
+
+    Loops that only count are known to end, and nothing is read.
+    """
+    asking = []
+
+    def visit(operation: ir.Operation) -> ir.WalkResult:
+        if operation.name in ("stablehlo.case", "stablehlo.if"):
+            asking.append(operation.name)
+        elif operation.name == "stablehlo.while":
+            condition = {inner.operation.name for inner in operation.regions[0].blocks[0].operations}
+            if not condition <= {"stablehlo.constant", "stablehlo.compare", "stablehlo.return"}:
+                asking.append(operation.name)
+        return ir.WalkResult.ADVANCE
+
+    lowered_step("cuda").compiler_ir("stablehlo").operation.walk(lambda op: visit(op.operation))
+    assert sorted(asking) == ["stablehlo.case", "stablehlo.while"]
 
 
 def test_a_callback_would_be_seen():

@@ -119,16 +119,16 @@ def evict(
     if protected is not None:
         candidates &= ~protected
 
-    def measure() -> jax.Array:
-        return policy(cache, layer, live, candidates)
+    def drop(cache: KVCache) -> tuple[KVCache, jax.Array]:
+        redundancy = policy(cache, layer, live, candidates)
+        mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
+        if protected is not None:
+            redundancy = jnp.where(protected, -jnp.inf, redundancy)
+        cache = _evict_most_redundant(cache, layer, redundancy, budget, anchor, min(most or 2 * anchor, slots))
+        return cache, jnp.where(over, mean, score)
 
     # A scalar predicate: streams that are all within their budget cost nothing here.
-    redundancy = lax.cond(jnp.any(over), measure, lambda: jnp.zeros(candidates.shape, jnp.float32))
-    mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
-    if protected is not None:
-        redundancy = jnp.where(protected, -jnp.inf, redundancy)
-    cache = _evict_most_redundant(cache, layer, redundancy, budget, anchor, min(most or 2 * anchor, slots))
-    return cache, jnp.where(over, mean, score)
+    return lax.cond(jnp.any(over), drop, lambda cache: (cache, score), cache)
 
 
 def _evict_most_redundant(
@@ -136,7 +136,8 @@ def _evict_most_redundant(
 ) -> KVCache:
     """Rounds of at most `most` victims a head, until every stream is within its budget.
 
-    In steady state one round is enough; a layer whose budget falls by more takes several, with the same result.
+    In steady state one round is enough; a layer whose budget falls by more takes several, with the same result. The first
+    is not asked for: on a GPU the host reads what a conditional or a loop asks, and waits for it.
     """
 
     def one_round(carry: tuple[KVCache, jax.Array]) -> tuple[KVCache, jax.Array]:
@@ -168,7 +169,7 @@ def _evict_most_redundant(
     def unfinished(carry: tuple[KVCache, jax.Array]) -> jax.Array:
         return jnp.any(carry[0].length[layer] > budget)
 
-    return lax.while_loop(unfinished, one_round, (cache, redundancy))[0]
+    return lax.while_loop(unfinished, one_round, one_round((cache, redundancy)))[0]
 
 
 def _plan_moves(

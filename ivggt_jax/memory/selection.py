@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 DIGIT = 4
-"""Bits found in a pass over the numbers; it counts, for each of the 15 digits above 0, how many numbers reach it."""
+"""Bits found in a pass over the numbers, which counts how many have each digit."""
+COUNTED = 128
+"""Numbers of which one sum counts four digits, a byte for each: fewer than 256."""
 BLOCK = 512
 """Marks whose running count one product with a triangle of ones gives."""
 
@@ -19,15 +21,15 @@ def largest(numbers: jax.Array, count: jax.Array) -> jax.Array:
     In `lax.top_k`'s order: −NaN, −∞, …, −0, 0, …, ∞, NaN.
     """
     order = _order(numbers)
-    least = jnp.zeros(count.shape, jnp.uint32)  # the largest with the digits found so far that `count` numbers reach
+    least = jnp.zeros(count.shape, jnp.uint32)  # of the k-th largest, the digits found so far
+    room = count  # how many of the numbers that have these digits are chosen, beside all larger ones
     for shift in range(32 - DIGIT, -1, -DIGIT):
-        tried = least[..., None] | jnp.arange(1, 1 << DIGIT, dtype=jnp.uint32) << shift
-        reached = jnp.sum(order[..., None, :] >= tried[..., None], axis=-1, dtype=jnp.int32)
-        least |= jnp.sum(reached >= count[..., None], axis=-1, dtype=jnp.uint32) << shift
-    above = order > least[..., None]
+        reaching = _reaching((order ^ least[..., None]) >> shift)
+        enough = reaching >= room[..., None]
+        least |= jnp.sum(enough[..., 1:], axis=-1, dtype=jnp.uint32) << shift
+        room -= jnp.max(jnp.where(enough, 0, reaching), axis=-1)
     equal = order == least[..., None]
-    room = count - jnp.sum(above, axis=-1, dtype=jnp.int32)
-    return above | (equal & (running_count(equal) <= room[..., None]))
+    return (order > least[..., None]) | (equal & (running_count(equal) <= room[..., None]))
 
 
 def places(marks: jax.Array, most: int) -> jax.Array:
@@ -50,6 +52,20 @@ def running_count(marks: jax.Array) -> jax.Array:
     within = within.astype(jnp.int32)
     before = jnp.cumsum(within[..., -1], axis=-1) - within[..., -1]
     return (within + before[..., None]).reshape(*marks.shape[:-1], -1)[..., :width]
+
+
+def _reaching(numbers: jax.Array) -> jax.Array:
+    """How many of uint32 [...,N] are at least 0, 1, …, 15 and at most 15: int32 [...,16]. Padding adds to the first."""
+    blocks = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, -numbers.shape[-1] % COUNTED)])
+    blocks = blocks.reshape(*numbers.shape[:-1], 1, -1, COUNTED)
+    four, digits = jnp.arange(4, dtype=jnp.uint32), jnp.arange(16)
+    one = jnp.uint32(1) << 8 * (blocks & 3)
+    sums = jnp.sum(jnp.where(blocks >> 2 == four[:, None, None], one, 0), axis=-1)
+    counts = (sums[..., None, :, :] >> 8 * four[:, None, None]).astype(
+        jnp.int32
+    ) & 255  # [...,digit % 4,digit // 4,block]
+    counted = (four[:, None] + 4 * four).astype(jnp.int32) >= digits[:, None, None]
+    return jnp.sum(jnp.where(counted[..., None], counts[..., None, :, :, :], 0), axis=(-3, -2, -1))
 
 
 def _order(numbers: jax.Array) -> jax.Array:
