@@ -98,7 +98,7 @@ def kernels() -> None:
 
 def profile(case: Case) -> None:
     """Milliseconds of a step by kernel."""
-    model = make_model(case)
+    model = make_model(case).only_heads(case.heads)
     frames = make_frames(case, model.config, 4)
     state = fill(start(case, model), case.seen)
     for frame in frames:

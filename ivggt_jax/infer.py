@@ -114,7 +114,7 @@ def infer(config: InferConfig) -> int:
             say(f"{out} holds {earlier.description}: nothing to resume")
             return 0
         unfinished = _to_resume(config, out, earlier)
-        model = checkpoint.load(config.checkpoint, _precision(config))
+        model = checkpoint.load(config.checkpoint, _precision(config)).only_heads(config.predicted)
         size = config.source.size or model.config.image_size
         with open_source(dataclasses.replace(config.source, size=size)) as source:
             return _infer(config, out, model, source, unfinished)

@@ -43,7 +43,7 @@ def infer_clip(
         raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
     model.config.patch_grid(*images.shape[2:4])
     queries = None if query_points is None else _queries(query_points, images.shape[0])
-    return _clip(model, images, queries, mode, _heads(heads, queries is not None), features)
+    return _clip(model, images, queries, mode, _heads(model, heads, queries is not None), features)
 
 
 def init_stream(
@@ -64,7 +64,7 @@ def init_stream(
     """
     config, cache_config = model.config, cache_config or CacheConfig()
     queries = None if query_points is None else _queries(query_points, batch)
-    settings = StreamSettings(config, cache_config, height, width, _heads(heads, queries is not None), features)
+    settings = StreamSettings(config, cache_config, height, width, _heads(model, heads, queries is not None), features)
     if cache_config.total_budget is not None:
         smallest, least = cache_config.least_budget or cache_config.total_budget, settings.budget_limits[0]
         if smallest < least * config.depth:
@@ -214,13 +214,14 @@ def _unit(images: FrameArray) -> jax.Array:
     return jnp.asarray(images, jnp.float32)
 
 
-def _heads(heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
+def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
     chosen = tuple(heads) if heads is not None else DEFAULT_HEADS + (("tracks",) if queries else ())
     unknown = sorted(set(chosen) - set(HEADS))
     if unknown:
         raise ValueError(f"unknown heads {', '.join(unknown)}; known: {', '.join(HEADS)}")
     if "tracks" in chosen and not queries:
         raise ValueError("the tracks head needs query_points")
+    model.only_heads(chosen)  # raises where one is missing
     return tuple(head for head in HEADS if head in chosen)
 
 

@@ -12,7 +12,7 @@ from recipe import GOLDEN, Recipe
 
 from convert import ConversionError, from_torch, to_torch
 from convert.names import name_table
-from ivggt_jax import Model, ModelConfig
+from ivggt_jax import Model, ModelConfig, infer_clip, init_stream
 from ivggt_jax.model.parameters import abstract_params, cast, flatten, unflatten
 
 TINY = ModelConfig.tiny()
@@ -116,6 +116,19 @@ def test_all_mismatches_are_listed_at_once():
 def test_other_shapes_need_a_config():
     with pytest.raises(ConversionError, match="config"):
         from_torch(Recipe("tiny"))
+
+
+def test_a_model_with_some_heads(tiny: Model):
+    """The others' parameters are gone, what is left computes the same, and what is gone is missed in time."""
+    model = tiny.only_heads(("depth",))
+    assert set(model.params) == {"aggregator", "depth"} and model.heads == ("depth",)
+    images = np.random.default_rng(0).random((1, 2, 28, 42, 3), np.float32)
+    found, expected = (infer_clip(x, images, heads=("depth",)) for x in (model, tiny))
+    chex.assert_trees_all_equal(found, expected)
+    with pytest.raises(ValueError, match="no parameters for camera, points; this model has depth"):
+        infer_clip(model, images)
+    with pytest.raises(ValueError, match="no parameters for camera"):
+        init_stream(model, height=28, width=42, heads=("camera",))
 
 
 def test_flatten_and_back(tiny: Model):

@@ -1,6 +1,6 @@
 """A model as a value: its configuration and a nested dict of arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -15,6 +15,13 @@ from ivggt_jax.model.vggt import VGGT
 
 Params = dict[str, Any]
 """Nested dict of arrays, all keys strings."""
+HEAD_PARTS = {
+    "camera": ("camera",),
+    "depth": ("depth",),
+    "points": ("points",),
+    "tracks": ("track_features", "tracker"),
+}
+"""The parts of the parameters that a head has for itself."""
 
 
 @jax.tree_util.register_dataclass
@@ -30,6 +37,22 @@ class Model:
     def initialise(cls, config: ModelConfig, key: jax.Array) -> "Model":
         """A model with random float32 parameters, as training from scratch begins."""
         return cls(config, _plain(nnx.state(VGGT(config, rngs=nnx.Rngs(key)))))
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads whose parameters are here."""
+        return tuple(head for head, parts in HEAD_PARTS.items() if all(part in self.params for part in parts))
+
+    def only_heads(self, heads: Iterable[str]) -> "Model":
+        """The model without the parameters of other heads, and so without the memory that they take.
+
+        Raises ValueError for a head that this model has not.
+        """
+        chosen = set(heads)
+        if absent := chosen - set(self.heads):
+            raise ValueError(f"no parameters for {', '.join(sorted(absent))}; this model has {', '.join(self.heads)}")
+        kept = {"aggregator", *(part for head in chosen for part in HEAD_PARTS[head])}
+        return Model(self.config, {part: params for part, params in self.params.items() if part in kept})
 
     @property
     def network(self) -> VGGT:
