@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ivggt_jax.bench.case import Case, fill, make_frames, make_model, start
+from ivggt_jax.kernels import attention
 from ivggt_jax.kernels.attention import attend_in_place
 from ivggt_jax.kernels.diversity import diversity_in_place
 from ivggt_jax.memory.cache import quantise
@@ -66,6 +67,11 @@ def kernels() -> None:
     print(f"| attention, cuDNN | {milliseconds(cudnn, *inputs):.3f} | {distance(jax.jit(cudnn)(*inputs), exact):.1e} |")
     found = jax.jit(attend_in_place)(query, *poisoned, layer, length)
     print(f"| attention in place | {milliseconds(attend_in_place, *inputs):.3f} | {distance(found, exact):.1e} |")
+    chosen = attention.PARTS
+    for parts in (2, 6, 8, 12, chosen):
+        attention.PARTS = parts
+        again = milliseconds(lambda *x: attend_in_place(*x), *inputs)  # a new function is compiled anew
+        print(f"| … with the keys in {parts} parts | {again:.3f} | |")
     (keys8, key_scale), (values8, value_scale) = jax.jit(quantise)(keys), jax.jit(quantise)(values)
     inputs = query, keys8, values8, layer, length, (key_scale, value_scale)
     found = jax.jit(attend_in_place)(*inputs)

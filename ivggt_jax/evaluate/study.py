@@ -47,7 +47,7 @@ class Study:
     """Frames that fit a layer on average, the first included. Options are compared at the smallest, where most is at stake."""
     routes: tuple[RouteName, ...] = ("loop",)
     """Rooms are what the demo model was trained in."""
-    seeds: tuple[int, ...] = (HELD_OUT_SEED, HELD_OUT_SEED + 1)
+    seeds: tuple[int, ...] = tuple(range(HELD_OUT_SEED, HELD_OUT_SEED + 6))
     """Scenes and paths of each route."""
     only: tuple[str, ...] = ()
     """Names of the wanted cells; all by default."""
