@@ -1,7 +1,8 @@
 """Make the pictures in this folder: python docs/pictures/make_pictures.py (needs Chromium; a graphics card is not needed).
 
 What they show is the ground truth of examples/room, through the writers: saved frames, points.ply, scene.html and the page
-of `python -m ivggt_jax.view`. No model is in it, so the page has no cache fill to show.
+of `python -m ivggt_jax.view`. No model is in it, so the page has no cache fill to show. `demo.png` alone is what a model
+predicts.
 """
 
 import base64
@@ -20,12 +21,14 @@ import numpy as np
 from PIL import Image
 from websockets.sync.client import connect
 
-from ivggt_jax import geometry, synthetic
+from ivggt_jax import CacheConfig, geometry, load, stream, synthetic
+from ivggt_jax.evaluate.walks import HELD_OUT_SEED, Walk, depth_errors
 from ivggt_jax.sources import SourceConfig, open_source
 from ivggt_jax.view import View
 from ivggt_jax.writers import ExportOptions, Result, Writers
 from ivggt_jax.writers.html import export_html
 from ivggt_jax.writers.saved_run import SavedRun
+from ivggt_jax.writers.video import colour_depth, inverse_depth_range
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "examples"))
@@ -122,6 +125,20 @@ def draw_cloud(run: Path, width: int, height: int) -> Image.Image:
     return Image.fromarray(picture)
 
 
+def draw_demo() -> Image.Image:
+    """Frames of a room that no training saw, their true depth, and the demo model's after one scale for ten frames."""
+    part = Walk("loop", HELD_OUT_SEED, 84, 112).part(0, 100)
+    cache = CacheConfig(total_budget=5088)
+    depth = np.stack([np.asarray(predictions.depth) for predictions in stream(load("demo"), part.images, cache)])
+    depth *= depth_errors(depth, part.depth)[1][:, None, None]
+    rows = []
+    for image, *maps in zip(part.images, part.depth, depth, strict=True):
+        near_and_far = inverse_depth_range(maps[0], None)
+        rows.append(np.hstack([image, *(colour_depth(each, near_and_far) for each in maps)]))
+    picture = Image.fromarray(np.vstack(rows[30:100:30]))
+    return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
+
+
 def keep(picture: Image.Image, path: Path) -> None:
     """Write a picture in a palette that keeps it small."""
     picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1).save(path, optimize=True)
@@ -130,6 +147,7 @@ def keep(picture: Image.Image, path: Path) -> None:
 
 def main() -> None:
     """The command."""
+    keep(draw_demo(), HERE / "demo.png")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         run = Path(folder) / "room"
         write_truth(run)
