@@ -267,6 +267,7 @@ def test_tables_and_plots_of_known_numbers(tmp_path):
     numbers = {"position_error": 0.2, "path_error_percent": 1.5, "rotation_error_degrees": 3.0, "scale_drift": 0.25}
     numbers |= {"depth_error": 0.05, "constant_depth_error": 0.4, "milliseconds": 4.0, "state_megabytes": 2.0}
     other = {**numbers, "position_error": 0.4, "rotation_error_degrees": None}
+    worse = {**numbers, "position_error": 0.5}
     curve = {"position error, all frames so far": [0.1, 0.2], "depth error (AbsRel)": [0.3, 0.1]}
     curve |= {"time per frame (ms)": [None, 4.0]}
     result = {
@@ -275,13 +276,16 @@ def test_tables_and_plots_of_known_numbers(tmp_path):
         "measures": {"10": {"loop-0": numbers, "loop-1": numbers}, "20": {"loop-0": numbers, "loop-1": other}},
         "curves": {"loop-0": curve, "loop-1": curve},
     }
-    row = "| 0.200 | 0.300 | – | 1.50 | 0.0500 | 0.250 | 4.0 | 2.0 |"
-    text = tables({"diversity, 8 frames": result, "no anchor": {**result, "group": "options"}}, 8)
+    # After 10 frames one stream errs by 0.3 more, the other by 0.2: 0.25 ± 0.05.
+    measures = {**result["measures"], "10": {"loop-0": worse, "loop-1": other}}
+    row = "| 0.200 | 0.300 | +0.000 ± 0.000 | – | 1.50 | 0.0500 | 0.250 | 4.0 | 2.0 |"
+    changed = "| 0.450 | 0.300 | +0.250 ± 0.050 | – | 1.50 | 0.0500 | 0.250 | 4.0 | 2.0 |"
+    text = tables({"diversity, 8 frames": result, "no anchor": {**result, "group": "options", "measures": measures}}, 8)
     assert "Means over 2 streams (loop-0, loop-1) of 84×112 pixels" in text
     assert "the best constant depth's is 0.4000" in text
     policies, options = text.split("### options")
     assert f"| diversity, 8 frames {row}" in policies
-    assert f"| diversity, 8 frames {row}\n| no anchor {row}" in options
+    assert f"| diversity, 8 frames {row}\n| no anchor {changed}" in options
     write_study(tmp_path, {"diversity, 8 frames": result}, 8)
     assert ElementTree.parse(tmp_path / "time.svg").getroot().find("{*}polyline") is not None
 

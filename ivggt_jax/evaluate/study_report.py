@@ -44,7 +44,8 @@ def write_study(out: Path, results: Mapping[str, Result], smallest: int) -> None
 def tables(results: Mapping[str, Result], smallest: int) -> str:
     """A Markdown table for each group of cells; numbers are means over the streams, errors at several lengths.
 
-    What changes an option is compared with `diversity` at the smallest budget, which heads its table.
+    Every cell is compared, stream by stream, with the `diversity` of its table; what changes an option with that at the
+    smallest budget, which heads its table.
     """
     groups: dict[str, list[str]] = {}
     baseline = _cell_name("diversity", smallest)
@@ -58,25 +59,30 @@ def tables(results: Mapping[str, Result], smallest: int) -> str:
     height, width = first["settings"]["size"]
     parts = [
         f"Means over {len(walks)} streams ({', '.join(walks)}) of {height}×{width} pixels. Position: ATE after Sim3 over the "
-        f"spread of the true path, of the first so many frames; path: ATE of every {WINDOW} frames alone, in % of their "
+        f"spread of the true path, of the first so many frames; against diversity: the difference of position {lengths[0]} "
+        f"from diversity's in the same stream (of the same budget, else of {smallest} frames), mean and standard error; "
+        f"path: ATE of every {WINDOW} frames alone, in % of their "
         f"length; depth: AbsRel after one scale for every {CHUNK} frames (the best constant depth's is "
         f"{_constant(results)}), and the standard deviation of that scale's logarithm. Time: milliseconds a frame, on "
         f"{first['settings']['device']}. Memory: megabytes of a stream's state."
     ]
-    header = [*(f"position {n}" for n in lengths), "rotation °", "path %", "depth", "scale drift", "time", "memory"]
+    positions = (f"position {n}" for n in lengths)
+    header = [*positions, "against diversity", "rotation °", "path %", "depth", "scale drift", "time", "memory"]
     for group, names in groups.items():
-        rows = [[name, *_row(results[name], lengths)] for name in names]
+        other = results.get(next((name for name in names if name.startswith("diversity")), baseline))
+        rows = [[name, *_row(results[name], other, lengths)] for name in names]
         lines = [["", *header], ["---", *["---:"] * len(header)], *rows]
         parts.append(f"### {group}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
-def _row(result: Result, lengths: list[int]) -> list[str]:
+def _row(result: Result, other: Result | None, lengths: list[int]) -> list[str]:
     known = result["measures"]
     last = known[max(known, key=int)]
     errors = [_mean(known.get(str(n), {}), "position_error", 3) for n in lengths]
     return [
         *errors,
+        "–" if other is None else _difference(known, other["measures"], str(lengths[0])),
         _mean(last, "rotation_error_degrees", 1),
         _mean(last, "path_error_percent", 2),
         _mean(last, "depth_error", 4),
@@ -98,6 +104,16 @@ def _mean(by_walk: Mapping[str, Mapping[str, float | None]], measure: str, digit
     values = [numbers[measure] for numbers in by_walk.values()]
     known = [value for value in values if value is not None and np.isfinite(value)]
     return f"{np.mean(known):.{digits}f}" if known and len(known) == len(values) else "–"
+
+
+def _difference(measures: Mapping[str, Any], others: Mapping[str, Any], length: str) -> str:
+    """Of the position errors after a length, stream by stream: mean ± standard error; a dash where one is missing."""
+    streams = measures[length].items()
+    pairs = [(numbers["position_error"], others[length][name]["position_error"]) for name, numbers in streams]
+    if len(pairs) < 2 or not all(value is not None and np.isfinite(value) for pair in pairs for value in pair):
+        return "–"
+    differences = np.subtract(*np.transpose(pairs))
+    return f"{differences.mean():+.3f} ± {differences.std(ddof=1) / np.sqrt(len(pairs)):.3f}"
 
 
 def _mean_curve(result: Result, name: str) -> np.ndarray:
