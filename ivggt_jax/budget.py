@@ -33,8 +33,9 @@ def weights_bytes(config: ModelConfig, trunk: str | None) -> int:
 
 
 def stream_bytes(model: Model, cache: CacheConfig, height: int, width: int) -> int:
-    """Bytes of a stream's buffers, without making them. The model's parameters may be abstract."""
-    state = jax.eval_shape(lambda: init_stream(model, cache, height=height, width=width))
+    """Bytes of a stream's buffers but for the tracker's window, without making them. The model's parameters may be abstract."""
+    heads = [head for head in model.heads if head != "tracks"]
+    state = jax.eval_shape(lambda: init_stream(model, cache, height=height, width=width, heads=heads))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 

@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+PolicyName = Literal["diversity", "segment", "local_global", "random", "frame", "residual", "attention"]
+"""Those of `memory.policies.POLICIES`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:

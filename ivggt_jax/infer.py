@@ -19,7 +19,7 @@ from ivggt_jax import checkpoint, output_folder
 from ivggt_jax.align import AlignOptions, read_trajectory
 from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, limited_cache, parse_memory, weights_bytes
 from ivggt_jax.command import free_memory, peak_memory, run_command, say
-from ivggt_jax.config import CacheConfig
+from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.progress import Progress
@@ -65,6 +65,10 @@ class InferConfig:
     """Tokens kept, over all layers; by default 1,200,000, or what fits the free memory."""
     max_memory: str | None = None
     """Most that weights, cache and computing may take together, such as 8GB: precision, cache and budget follow from it."""
+    policy: PolicyName = "diversity"
+    """What is forgotten first (docs/memory.md)."""
+    anchor_frames: int = 1
+    """Frames that are never forgotten: 1 is the first, as published; more are spread evenly over the stream so far."""
     frames_per_step: int = 1
     """Frames that share a pass through the network: faster where there is much to compute at once, later results."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
@@ -262,7 +266,13 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
 
 def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:
     """What fits: the memory that the user allows, or that is free."""
-    cache = CacheConfig(camera_cache=config.camera_cache, max_frames=length, frames_per_step=config.frames_per_step)
+    cache = CacheConfig(
+        policy=config.policy,
+        anchor_frames=config.anchor_frames,
+        frames_per_step=config.frames_per_step,
+        camera_cache=config.camera_cache,
+        max_frames=length,
+    )
     if config.budget is not None:
         cache = dataclasses.replace(cache, total_budget=config.budget)
     if config.max_memory is not None:

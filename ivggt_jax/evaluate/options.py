@@ -6,11 +6,8 @@ from typing import Annotated, Literal
 import tyro
 
 from ivggt_jax import checkpoint
-from ivggt_jax.config import CacheConfig
+from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.model.parameters import Model
-
-PolicyName = Literal["diversity", "segment", "local_global", "random", "frame", "residual", "attention"]
-"""Those of `memory.policies.POLICIES`."""
 
 
 @dataclass(frozen=True, kw_only=True)

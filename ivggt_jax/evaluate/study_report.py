@@ -59,15 +59,15 @@ def tables(results: Mapping[str, Result], smallest: int) -> str:
     height, width = first["settings"]["size"]
     parts = [
         f"Means over {len(walks)} streams ({', '.join(walks)}) of {height}×{width} pixels. Position: ATE after Sim3 over the "
-        f"spread of the true path, of the first so many frames; against diversity: the difference of position {lengths[0]} "
-        f"from diversity's in the same stream (of the same budget, else of {smallest} frames), mean and standard error; "
-        f"path: ATE of every {WINDOW} frames alone, in % of their "
+        f"spread of the true path, of the first so many frames; path: ATE of every {WINDOW} frames alone, in % of their "
         f"length; depth: AbsRel after one scale for every {CHUNK} frames (the best constant depth's is "
-        f"{_constant(results)}), and the standard deviation of that scale's logarithm. Time: milliseconds a frame, on "
+        f"{_constant(results)}), and the standard deviation of that scale's logarithm. Δ: difference from diversity in the same "
+        f"stream (of the same budget, else of {smallest} frames), its mean and standard error. Time: milliseconds a frame, on "
         f"{first['settings']['device']}. Memory: megabytes of a stream's state."
     ]
-    positions = (f"position {n}" for n in lengths)
-    header = [*positions, "against diversity", "rotation °", "path %", "depth", "scale drift", "time", "memory"]
+    positions = [f"position {n}" for n in lengths]
+    positions.insert(1, f"Δ position {lengths[0]}")
+    header = [*positions, "rotation °", "path %", "Δ path %", "depth", "Δ depth", "scale drift", "time", "memory"]
     for group, names in groups.items():
         other = results.get(next((name for name in names if name.startswith("diversity")), baseline))
         rows = [[name, *_row(results[name], other, lengths)] for name in names]
@@ -77,15 +77,19 @@ def tables(results: Mapping[str, Result], smallest: int) -> str:
 
 
 def _row(result: Result, other: Result | None, lengths: list[int]) -> list[str]:
-    known = result["measures"]
-    last = known[max(known, key=int)]
-    errors = [_mean(known.get(str(n), {}), "position_error", 3) for n in lengths]
+    known, others = result["measures"], (other or result)["measures"]
+    longest = max(known, key=int)
+    last, last_other = known[longest], others[longest]
+    first, *positions = (known.get(str(n), {}) for n in lengths)
     return [
-        *errors,
-        "–" if other is None else _difference(known, other["measures"], str(lengths[0])),
+        _mean(first, "position_error", 3),
+        _difference(first, others[str(lengths[0])], "position_error", 3),
+        *(_mean(numbers, "position_error", 3) for numbers in positions),
         _mean(last, "rotation_error_degrees", 1),
         _mean(last, "path_error_percent", 2),
+        _difference(last, last_other, "path_error_percent", 2),
         _mean(last, "depth_error", 4),
+        _difference(last, last_other, "depth_error", 4),
         _mean(last, "scale_drift", 3),
         _mean(last, "milliseconds", 1),
         _mean(last, "state_megabytes", 1),
@@ -106,14 +110,14 @@ def _mean(by_walk: Mapping[str, Mapping[str, float | None]], measure: str, digit
     return f"{np.mean(known):.{digits}f}" if known and len(known) == len(values) else "–"
 
 
-def _difference(measures: Mapping[str, Any], others: Mapping[str, Any], length: str) -> str:
-    """Of the position errors after a length, stream by stream: mean ± standard error; a dash where one is missing."""
-    streams = measures[length].items()
-    pairs = [(numbers["position_error"], others[length][name]["position_error"]) for name, numbers in streams]
-    if len(pairs) < 2 or not all(value is not None and np.isfinite(value) for pair in pairs for value in pair):
+def _difference(by_walk: Mapping[str, Any], others: Mapping[str, Any], measure: str, digits: int) -> str:
+    """Of a measure, walk by walk: mean ± standard error; a dash where nothing differs or something is missing."""
+    pairs = [(numbers[measure], others[walk][measure]) for walk, numbers in by_walk.items()]
+    if by_walk is others or len(pairs) < 2 or not all(x is not None and np.isfinite(x) for pair in pairs for x in pair):
         return "–"
     differences = np.subtract(*np.transpose(pairs))
-    return f"{differences.mean():+.3f} ± {differences.std(ddof=1) / np.sqrt(len(pairs)):.3f}"
+    error = differences.std(ddof=1) / np.sqrt(len(pairs))
+    return f"{differences.mean():+.{digits}f} ± {error:.{digits}f}"
 
 
 def _mean_curve(result: Result, name: str) -> np.ndarray:

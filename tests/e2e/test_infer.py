@@ -48,8 +48,10 @@ def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Pa
     out = tmp_path / "out"
     code = run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", out, "--stride", 2, "--size", 42, "--mode", "pad",
                "--points-from", "head", "--heads", "camera", "tracks", "--track-grid", 2, "--camera-cache",
-               "per_iteration", "--export", "npz", "ply")  # fmt: skip
+               "per_iteration", "--policy", "segment", "--anchor-frames", 2, "--export", "npz", "ply")  # fmt: skip
     assert code == 0
+    cache = json.loads((out / "run.json").read_text())["cache"]
+    assert (cache["policy"], cache["anchor_frames"], cache["camera_cache"]) == ("segment", 2, "per_iteration")
     assert sorted(path.name for path in (out / "frames").iterdir()) == ["000000.npz", "000002.npz", "000004.npz"]
     saved = np.load(out / "frames" / "000000.npz")
     assert saved["points"].shape == (42, 42, 3) and "depth" not in saved
