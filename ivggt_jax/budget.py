@@ -3,17 +3,21 @@
 import dataclasses
 import re
 from bisect import bisect_right
+from typing import Any
 
 import jax
+import numpy as np
 
-from ivggt_jax.config import CacheConfig, ModelConfig
-from ivggt_jax.model.parameters import Model, abstract_params, compute_dtypes, flatten
+from ivggt_jax.config import CacheConfig
+from ivggt_jax.model.parameters import Model
 from ivggt_jax.stream import init_stream
 
 SHARE_OF_MEMORY = 0.6
 """Of the free memory that a stream may take: weights lie there already, activations and the system need the rest."""
 ACTIVATIONS = 3000
 """Bytes for each pixel of a frame that a step needs besides: 2,650 were counted for the full model (docs/design.md)."""
+POINTS = 64
+"""Tracked points that are counted; they take next to nothing beside the maps that they are looked for in."""
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -25,29 +29,30 @@ def parse_memory(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2]])
 
 
-def weights_bytes(config: ModelConfig, trunk: str | None) -> int:
-    """Bytes of a model's parameters with its trunk in a type; None: what this device gets."""
-    shapes = flatten(abstract_params(config))
-    dtypes = compute_dtypes(shapes, trunk)
-    return sum(x.size * dtypes[path].itemsize for path, x in shapes.items())
+def weights_bytes(model: Model) -> int:
+    """Bytes of a model's parameters, which may be abstract."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(model.params))
 
 
 def stream_bytes(model: Model, cache: CacheConfig, height: int, width: int) -> int:
-    """Bytes of a stream's buffers but for the tracker's window, without making them. The model's parameters may be abstract."""
-    heads = [head for head in model.heads if head != "tracks"]
-    state = jax.eval_shape(lambda: init_stream(model, cache, height=height, width=width, heads=heads))
+    """Bytes of the buffers of a stream with all heads of the model, whose parameters may be abstract; nothing is made."""
+    options: dict[str, Any] = {"height": height, "width": width, "heads": model.heads}
+    if "tracks" in model.heads:
+        options["query_points"] = np.zeros((1, POINTS, 2))
+    state = jax.eval_shape(lambda: init_stream(model, cache, **options))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
 def fitting_cache(model: Model, cache: CacheConfig, height: int, width: int, room: float) -> CacheConfig:
     """The cache with its budget lowered, where needed, to what fits `room` bytes.
 
-    It is never lowered below what one frame in each layer needs.
+    It is never lowered below what the anchor frames, at least one, need in each layer.
     """
     assert cache.total_budget is not None
     if stream_bytes(model, cache, height, width) <= room:
         return cache
-    budgets = range(model.config.tokens_per_frame(height, width) * model.config.depth, cache.total_budget)
+    least = max(cache.anchor_frames, 1) * model.config.tokens_per_frame(height, width) * model.config.depth
+    budgets = range(least, cache.total_budget + 1)
 
     def needed(budget: int) -> int:
         return stream_bytes(model, dataclasses.replace(cache, total_budget=budget), height, width)
@@ -61,7 +66,7 @@ def limited_cache(model: Model, cache: CacheConfig, height: int, width: int, lim
 
     `fixed`: the budget is the user's and stays. Raises ValueError when even the least does not fit.
     """
-    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(model.params))
+    weights = weights_bytes(model)
     activations = ACTIVATIONS * height * width
     room = limit - weights - activations
     if stream_bytes(model, cache, height, width) <= room:

@@ -20,6 +20,7 @@ from ivggt_jax import hub
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.hub import Source
 from ivggt_jax.model.parameters import Model, abstract_params, compute_dtypes, flatten, unflatten
+from ivggt_jax.model.vggt import HEADS
 from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, open_safetensors, read_json, write_safetensors
 
 FORMAT = "ivggt_jax"
@@ -63,8 +64,11 @@ def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
 def save(model: Model, directory: str | Path, *, source: Source | None = None, overwrite: bool = False) -> None:
     """Write a model as a directory that `load` maps into memory. It appears whole or not at all.
 
-    Raises CheckpointError when the directory exists and `overwrite` is not set, or holds anything but a checkpoint.
+    Raises CheckpointError when the directory exists and `overwrite` is not set, or holds anything but a checkpoint, and
+    for a model that was left without some of its heads.
     """
+    if absent := sorted(set(HEADS) - set(model.heads)):
+        raise CheckpointError(f"a model without its heads {', '.join(absent)} is no checkpoint: save the whole one")
     params = flatten(model.params)
     layout = {path: (x.shape, np.dtype(x.dtype)) for path, x in params.items()}
     with written_beside(Path(directory), overwrite) as beside:

@@ -125,7 +125,8 @@ class CacheConfig:
     """What goes first: a name in `memory.policies.POLICIES` or a function like those there. Each function is compiled
     for itself, so give one that was defined once."""
     anchor_frames: int = 1
-    """Frames that are never evicted: 1 is the first, as published; more are spread evenly over the stream so far; 0: none."""
+    """Whole frames that stay: 1 is the first, as published; more: at most so many, spread evenly over the stream so far;
+    0: none."""
     protect_special: bool = False
     """Keep camera and register tokens of old frames: of as many of the last as take half of what the anchors leave."""
     evict_after_attention: bool = False

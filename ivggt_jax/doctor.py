@@ -20,7 +20,7 @@ from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, stream_bytes, weigh
 from ivggt_jax.command import compiled_folder, free_memory, run_command
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.hub import cache_folder
-from ivggt_jax.model.parameters import Model, abstract_params, compute_dtypes, flatten, unflatten
+from ivggt_jax.model.parameters import abstract_model
 from ivggt_jax.stream import infer_clip, stream
 
 SHOWN = ("ivggt_jax", "jax", "jaxlib", "flax", "numpy", "pillow", "av", "viser", "rerun-sdk", "opencv-python-headless")
@@ -124,16 +124,14 @@ def nvidia_wheels(installed: Mapping[str, str]) -> Iterator[Finding]:
 
 def memory(free: int, config: ModelConfig) -> Iterator[Finding]:
     """Which cache fits `free` bytes beside a model's weights, in the types that this device gets."""
-    shapes = flatten(abstract_params(config))
-    dtypes = compute_dtypes(shapes, None)
-    model = Model(config, unflatten({path: jax.ShapeDtypeStruct(x.shape, dtypes[path]) for path, x in shapes.items()}))
-    weights = weights_bytes(config, None)
+    model = abstract_model(config, None, ("camera", "depth"))
+    weights = weights_bytes(model)
     cache = CacheConfig()
     needed = stream_bytes(model, cache, HEIGHT, WIDTH)
     yield Finding(
         "ok",
-        f"memory: {gigabytes(free)} free; the published model's weights take {gigabytes(weights)}, its default cache of "
-        f"{cache.total_budget:,} tokens {gigabytes(needed)}",
+        f"memory: {gigabytes(free)} free; the published model's weights take {gigabytes(weights)} with camera and depth, "
+        f"its default cache of {cache.total_budget:,} tokens {gigabytes(needed)}",
     )
     fitting = fitting_cache(model, cache, HEIGHT, WIDTH, SHARE_OF_MEMORY * max(0, free - weights))
     if free < weights + stream_bytes(model, fitting, HEIGHT, WIDTH):
@@ -164,15 +162,14 @@ def folders() -> Iterator[Finding]:
 def self_test() -> Iterator[Finding]:
     """A tiny random model on this device: frame by frame it must say what it says of the whole clip."""
     began = time.perf_counter()
-    config = ModelConfig.tiny()
     random = np.random.default_rng(0)
-    # Not Model.initialise: compiling its many small programs takes longer than all the rest.
-    params = {path: 0.1 * random.standard_normal(x.shape) for path, x in flatten(abstract_params(config)).items()}
-    dtypes = compute_dtypes(params, None)
     images = random.integers(0, 256, (3, 28, 42, 3), np.uint8)
     cache = CacheConfig(total_budget=None, max_frames=len(images), camera_cache="per_iteration")
     try:
-        model = Model(config, unflatten({path: jnp.asarray(x, dtypes[path]) for path, x in params.items()}))
+        # Not Model.initialise: compiling its many small programs takes longer than all the rest.
+        shapes = abstract_model(ModelConfig.tiny(), None, ("camera", "depth"))
+        half = jnp.bfloat16 in {x.dtype for x in jax.tree.leaves(shapes)}
+        model = jax.tree.map(lambda x: jnp.asarray(0.1 * random.standard_normal(x.shape), x.dtype), shapes)
         whole = infer_clip(model, images[None], mode="causal", heads=("camera", "depth"))
         expected = np.asarray(whole.depth)[0]
         depth = np.stack([np.asarray(p.depth) for p in stream(model, images, cache, heads=("camera", "depth"))])
@@ -180,7 +177,7 @@ def self_test() -> Iterator[Finding]:
     except Exception as error:  # whatever a broken installation comes up with
         yield Finding("problem", f"self-test: {type(error).__name__}: {error}")
         return
-    if difference < (0.1 if jnp.bfloat16 in dtypes.values() else 0.01):  # false for NaN, too
+    if difference < (0.1 if half else 0.01):  # false for NaN, too
         seconds = time.perf_counter() - began
         yield Finding("ok", f"self-test: a tiny model's stream and clip agree to {difference:.0e}, in {seconds:.0f} s")
     else:

@@ -21,7 +21,7 @@ from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, limited_cache, pars
 from ivggt_jax.command import free_memory, peak_memory, run_command, say
 from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
-from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.parameters import Model, abstract_model
 from ivggt_jax.progress import Progress
 from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.run import Run, interruptible
@@ -68,7 +68,7 @@ class InferConfig:
     policy: PolicyName = "diversity"
     """What is forgotten first (docs/memory.md)."""
     anchor_frames: int = 1
-    """Frames that are never forgotten: 1 is the first, as published; more are spread evenly over the stream so far."""
+    """Whole frames that stay: 1 is the first, as published; more: at most so many, spread evenly over the stream so far."""
     frames_per_step: int = 1
     """Frames that share a pass through the network: faster where there is much to compute at once, later results."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
@@ -143,7 +143,7 @@ def _precision(config: InferConfig) -> str | None:
     """Of the trunk; None is what this device gets. Where that would take half of what the user allows: bfloat16."""
     if config.precision != "auto" or config.max_memory is None:
         return None if config.precision == "auto" else config.precision
-    weights = weights_bytes(checkpoint.find_config(config.checkpoint), None)
+    weights = weights_bytes(abstract_model(checkpoint.find_config(config.checkpoint), None, config.predicted))
     return "bfloat16" if weights > parse_memory(config.max_memory) / 2 else None
 
 

@@ -221,7 +221,7 @@ def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[st
         raise ValueError(f"unknown heads {', '.join(unknown)}; known: {', '.join(HEADS)}")
     if "tracks" in chosen and not queries:
         raise ValueError("the tracks head needs query_points")
-    model.only_heads(chosen)  # raises where one is missing
+    model.check_heads(chosen)
     return tuple(head for head in HEADS if head in chosen)
 
 

@@ -110,7 +110,7 @@ def test_a_step_calls_nothing_on_the_host(platform):
 def test_a_layer_asks_the_host_twice():
     """On a GPU the host reads the outcome of what a program asks: "over the budget?" and, after a round, "still?".
 
-    Loops that only count are known to end, and nothing is read.
+    Loops that count to a constant are known to end, and nothing is read. The program is that of a GPU without our kernels.
     """
     asking = []
 
@@ -119,7 +119,7 @@ def test_a_layer_asks_the_host_twice():
             asking.append(operation.name)
         elif operation.name == "stablehlo.while":
             condition = {inner.operation.name for inner in operation.regions[0].blocks[0].operations}
-            if not condition <= {"stablehlo.constant", "stablehlo.compare", "stablehlo.return"}:
+            if condition != {"stablehlo.constant", "stablehlo.compare", "stablehlo.return"}:
                 asking.append(operation.name)
         return ir.WalkResult.ADVANCE
 
@@ -144,6 +144,7 @@ def test_own_measurement(small: Case, monkeypatch: pytest.MonkeyPatch):
     assert begun["settings"]["budget"] == 4 * 3 * TOKENS and begun["settings"]["tokens_per_frame"] == TOKENS
     assert own.fill()["live_tokens"] == pytest.approx(3 * TOKENS, abs=1)  # budgets are rounded down
     assert own.frame() > 0
+    assert own._model.heads == ("depth",)
     finished = own.finish()
     assert list(finished["stages"]) == ["encoder", "frame blocks", "global blocks", "eviction", "dense heads"]
     for stage in finished["stages"].values():

@@ -3,13 +3,15 @@
 import jax
 import pytest
 
-from ivggt_jax import CacheConfig, Model, ModelConfig
+from ivggt_jax import CacheConfig, ModelConfig
 from ivggt_jax.budget import ACTIVATIONS, fitting_cache, limited_cache, parse_memory, stream_bytes, weights_bytes
-from ivggt_jax.model.parameters import abstract_params
+from ivggt_jax.model.parameters import abstract_model
+from ivggt_jax.model.vggt import DEFAULT_HEADS
 
 SIZE = 392, 518
-FULL = Model(ModelConfig.vggt_1b(), abstract_params(ModelConfig.vggt_1b()))
-WEIGHTS = 1_256_537_516 * 4
+WHOLE = abstract_model(ModelConfig.vggt_1b(), "float32")
+FULL = WHOLE.only_heads(DEFAULT_HEADS)
+WEIGHTS = weights_bytes(FULL)
 
 
 @pytest.mark.parametrize(
@@ -27,16 +29,32 @@ def test_other_amounts_are_refused(text):
 
 def test_weights():
     """The trunk in half precision takes half; heads stay float32."""
-    config = ModelConfig.vggt_1b()
-    assert weights_bytes(config, "float32") == WEIGHTS
+    assert weights_bytes(WHOLE) == 1_256_537_516 * 4
     trunk = sum(x.size for x in jax.tree.leaves(FULL.params["aggregator"]))
-    assert weights_bytes(config, "bfloat16") == WEIGHTS - 2 * trunk
+    assert weights_bytes(abstract_model(FULL.config, "bfloat16")) == weights_bytes(WHOLE) - 2 * trunk
+
+
+def test_heads_have_buffers_of_their_own():
+    """The camera head a ring of 512 frames, four layers and four iterations of keys and values, the tracker a window of maps."""
+    sizes = {
+        heads: stream_bytes(WHOLE.only_heads(heads), CacheConfig(), *SIZE)
+        for heads in (("depth",), ("camera", "depth"))
+    }
+    assert sizes["camera", "depth"] - sizes["depth",] == 512 * 4 * 4 * 2 * 2048 * 4
+    window = stream_bytes(WHOLE, CacheConfig(), *SIZE) - sizes["camera", "depth"]
+    assert window == pytest.approx(8 * (392 // 2) * (518 // 2) * 128 * 4, rel=0.01)
 
 
 def test_a_lowered_budget_fits_and_is_not_lower_than_it_must():
     lowered = fitting_cache(FULL, CacheConfig(), *SIZE, 6e9)
     assert 0.98 * 6e9 < stream_bytes(FULL, lowered, *SIZE) <= 6e9
     assert fitting_cache(FULL, CacheConfig(), *SIZE, 1e12) == CacheConfig()
+
+
+def test_a_lowered_budget_has_room_for_all_anchors():
+    anchors = CacheConfig(anchor_frames=10)
+    assert fitting_cache(FULL, anchors, *SIZE, 4e9).total_budget > 10 * 1041 * 24
+    assert fitting_cache(FULL, anchors, *SIZE, 1e9).total_budget == 10 * 1041 * 24
 
 
 @pytest.mark.parametrize(
@@ -49,7 +67,7 @@ def test_a_limit_takes_precision_before_tokens(limit, dtype, whole):
 
 
 def test_a_limit_below_the_least_says_what_takes_how_much():
-    with pytest.raises(ValueError, match=r"5.70 GB are too little: weights take 5.03, .* cache of 24,\d+ tokens"):
-        limited_cache(FULL, CacheConfig(), *SIZE, 5_700_000_000, fixed=False)
+    with pytest.raises(ValueError, match=r"5.40 GB are too little: weights take 4.76, .* cache of 24,\d+ tokens"):
+        limited_cache(FULL, CacheConfig(), *SIZE, 5_400_000_000, fixed=False)
     with pytest.raises(ValueError, match="cache of 1,200,000 tokens"):
         limited_cache(FULL, CacheConfig(), *SIZE, 8 * 10**9, fixed=True)

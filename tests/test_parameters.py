@@ -12,7 +12,8 @@ from recipe import GOLDEN, Recipe
 
 from convert import ConversionError, from_torch, to_torch
 from convert.names import name_table
-from ivggt_jax import Model, ModelConfig, infer_clip, init_stream
+from ivggt_jax import Model, ModelConfig, infer_clip, init_stream, save
+from ivggt_jax.checkpoint import CheckpointError
 from ivggt_jax.model.parameters import abstract_params, cast, flatten, unflatten
 
 TINY = ModelConfig.tiny()
@@ -118,7 +119,7 @@ def test_other_shapes_need_a_config():
         from_torch(Recipe("tiny"))
 
 
-def test_a_model_with_some_heads(tiny: Model):
+def test_a_model_with_some_heads(tiny: Model, tmp_path):
     """The others' parameters are gone, what is left computes the same, and what is gone is missed in time."""
     model = tiny.only_heads(("depth",))
     assert set(model.params) == {"aggregator", "depth"} and model.heads == ("depth",)
@@ -127,6 +128,8 @@ def test_a_model_with_some_heads(tiny: Model):
     chex.assert_trees_all_equal(found, expected)
     with pytest.raises(ValueError, match="no parameters for camera, points; this model has depth"):
         infer_clip(model, images)
+    with pytest.raises(CheckpointError, match="without its heads camera, points, tracks is no checkpoint"):
+        save(model, tmp_path / "some")
     with pytest.raises(ValueError, match="no parameters for camera"):
         init_stream(model, height=28, width=42, heads=("camera",))
 

@@ -114,7 +114,8 @@ def cells(config: Study, tokens: int) -> Iterator[Cell]:
 
     smallest = config.smallest
     if not config.full:
-        yield Cell("offline", "references", None)
+        if config.lengths[0] <= LONGEST_CLIP:
+            yield Cell("offline", "references", None)
         yield Cell("unbounded", "references", CacheConfig(total_budget=None, max_frames=config.lengths[-1]))
     for frames in (smallest,) if config.full else config.budgets:
         for policy in POLICIES:

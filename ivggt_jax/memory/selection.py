@@ -55,15 +55,14 @@ def running_count(marks: jax.Array) -> jax.Array:
 
 
 def _reaching(numbers: jax.Array) -> jax.Array:
-    """How many of uint32 [...,N] are at least 0, 1, …, 15 and at most 15: int32 [...,16]. Padding adds to the first."""
+    """How many of uint32 [...,N] are in d…15, for each digit d: int32 [...,16]. Padding adds to the first."""
     blocks = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, -numbers.shape[-1] % COUNTED)])
     blocks = blocks.reshape(*numbers.shape[:-1], 1, -1, COUNTED)
     four, digits = jnp.arange(4, dtype=jnp.uint32), jnp.arange(16)
     one = jnp.uint32(1) << 8 * (blocks & 3)
     sums = jnp.sum(jnp.where(blocks >> 2 == four[:, None, None], one, 0), axis=-1)
-    counts = (sums[..., None, :, :] >> 8 * four[:, None, None]).astype(
-        jnp.int32
-    ) & 255  # [...,digit % 4,digit // 4,block]
+    shifted = sums[..., None, :, :] >> 8 * four[:, None, None]  # [...,digit % 4,digit // 4,block]
+    counts = (shifted & 255).astype(jnp.int32)
     counted = (four[:, None] + 4 * four).astype(jnp.int32) >= digits[:, None, None]
     return jnp.sum(jnp.where(counted[..., None], counts[..., None, :, :, :], 0), axis=(-3, -2, -1))
 

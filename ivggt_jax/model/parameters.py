@@ -11,17 +11,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.model.vggt import VGGT
+from ivggt_jax.model.vggt import HEAD_PARTS, HEADS, VGGT
 
 Params = dict[str, Any]
 """Nested dict of arrays, all keys strings."""
-HEAD_PARTS = {
-    "camera": ("camera",),
-    "depth": ("depth",),
-    "points": ("points",),
-    "tracks": ("track_features", "tracker"),
-}
-"""The parts of the parameters that a head has for itself."""
 
 
 @jax.tree_util.register_dataclass
@@ -49,10 +42,14 @@ class Model:
         Raises ValueError for a head that this model has not.
         """
         chosen = set(heads)
-        if absent := chosen - set(self.heads):
-            raise ValueError(f"no parameters for {', '.join(sorted(absent))}; this model has {', '.join(self.heads)}")
+        self.check_heads(chosen)
         kept = {"aggregator", *(part for head in chosen for part in HEAD_PARTS[head])}
         return Model(self.config, {part: params for part, params in self.params.items() if part in kept})
+
+    def check_heads(self, heads: Iterable[str]) -> None:
+        """Raises ValueError for a head that this model has not."""
+        if absent := sorted(set(heads) - set(self.heads)):
+            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(self.heads)}")
 
     @property
     def network(self) -> VGGT:
@@ -66,6 +63,14 @@ class Model:
 def abstract_params(config: ModelConfig) -> Params:
     """The parameters' nested dict with shapes and float32 types in place of arrays."""
     return _plain(_structure(config)[1])
+
+
+def abstract_model(config: ModelConfig, trunk: DTypeLike | None, heads: Iterable[str] = HEADS) -> Model:
+    """A model with shapes and types (see `compute_dtypes`) in place of arrays."""
+    shapes = flatten(abstract_params(config))
+    dtypes = compute_dtypes(shapes, trunk)
+    params = unflatten({path: jax.ShapeDtypeStruct(x.shape, dtypes[path]) for path, x in shapes.items()})
+    return Model(config, params).only_heads(heads)
 
 
 def compute_dtypes(paths: Mapping[str, Any], trunk: DTypeLike | None) -> dict[str, jnp.dtype]:

@@ -15,7 +15,14 @@ from ivggt_jax.model.heads.camera import CameraHead
 from ivggt_jax.model.heads.dpt import DenseHead, FeatureHead
 from ivggt_jax.model.heads.track import Tracker
 
-HEADS = ("camera", "depth", "points", "tracks")
+HEAD_PARTS = {
+    "camera": ("camera",),
+    "depth": ("depth",),
+    "points": ("points",),
+    "tracks": ("track_features", "tracker"),
+}
+"""The parts of the network that a head has for itself."""
+HEADS = tuple(HEAD_PARTS)
 DEFAULT_HEADS = ("camera", "depth", "points")
 PIXELS_AT_ONCE = 1 << 20
 """Dense heads run on so many pixels at a time, at least a frame: their maps are what fills the memory."""

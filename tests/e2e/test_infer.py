@@ -6,13 +6,14 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from commands import FRAMES, PATIENCE, run, start, wait_until
 from PIL import Image
 
-from ivggt_jax import CacheConfig, Model, cameras_from_pose, init_stream, step, stream
+from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, infer, init_stream, step, stream
 from ivggt_jax.infer import main
 from ivggt_jax.resume import read_state
 from ivggt_jax.view import View
@@ -58,6 +59,19 @@ def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Pa
     np.testing.assert_allclose(
         saved["tracks"], [[13.67, 13.67], [27.33, 13.67], [13.67, 27.33], [27.33, 27.33]], atol=0.01
     )
+
+
+def test_a_run_holds_no_other_heads(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    held = []
+
+    def begin(model: Model, *arguments: Any, **options: Any) -> StreamState:
+        held.append(model.heads)
+        return init_stream(model, *arguments, **options)
+
+    monkeypatch.setattr(infer, "init_stream", begin)
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--max-frames", 1)
+    assert run(main, *arguments) == 0
+    assert held == [("camera", "depth")]
 
 
 def test_frames_that_share_a_pass(tiny: Model, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
