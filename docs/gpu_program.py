@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
 
-from ivggt_jax import Model, ModelConfig, step
+from ivggt_jax import ModelConfig, step
 from ivggt_jax.bench.case import Case, start
-from ivggt_jax.model.parameters import abstract_params, cast
+from ivggt_jax.model.parameters import abstract_model
 
 H200 = """
 platform_name: "CUDA"
@@ -47,7 +47,7 @@ def compiled() -> jax.stages.Compiled:
     """The step for one stream, lowered from shapes alone."""
     device = topologies.get_topology_desc("h200", "cuda", target_config=H200, topology="1x1x1").devices[0]
     case, config = Case(), ModelConfig.vggt_1b()
-    model = jax.eval_shape(lambda params: cast(Model(config, params), "bfloat16"), abstract_params(config))
+    model = abstract_model(config, "bfloat16", case.heads)
     state = jax.eval_shape(lambda: start(case, model))
     frame = jax.ShapeDtypeStruct((1, *case.image_size(config), 3), jnp.uint8)
     there = partial(jax.ShapeDtypeStruct, sharding=SingleDeviceSharding(device))
@@ -89,7 +89,7 @@ def size(shape: str) -> int:
     """Bytes of the arrays of a shape."""
     total = 0
     for kind, dimensions in re.findall(r"(\w+)\[([\d,]*)\]", shape):
-        count = BYTES.get(kind, 8)
+        count = BYTES[kind]
         for length in dimensions.split(","):
             count *= int(length or 1)
         total += count
@@ -113,7 +113,7 @@ def main() -> None:
     for times, name, shape, operation, line in executed(*computations(program.as_text()), 1):
         asked += times * (operation == "conditional" or (operation == "while" and "known_trip_count" not in line))
         if operation not in NO_KERNEL:
-            kinds["copy of a layer's weights" if operation == "fusion-start" else operation] += times
+            kinds["copy of a layer's weights" if "dynamic_index_in_dim" in line else operation] += times
             if operation == "copy":
                 copied[f"{name} {shape}"] += times * size(shape)
     report(f"the host is asked {asked} times")
