@@ -12,7 +12,9 @@ from ivggt_jax.kernels.attention import attend_in_place
 CHUNK = 512
 """Keys per step of the online softmax; cache buffers are a multiple of it."""
 DENSE_SCORES = 1 << 22
-"""Up to this many scores they are all held at once..."""
+"""Up to this many scores of a clip they are all held at once, which derivatives like..."""
+DENSE_SCORES_OF_A_STREAM = 1 << 14
+"""... but few of a stream, where chunks are faster by then, and those past the live keys are not computed..."""
 DENSE_SCORES_ON_GPU = 1 << 27
 """... and on a GPU, where that is half a gigabyte in float32, and enough for a batch of the demo model's clips."""
 
@@ -45,7 +47,7 @@ def attend_layer(
         return attend_in_place(query, keys, values, layer, length, scales)
     on_gpu = platform() == "gpu"
     cudnn = on_gpu and half and head_dim % 8 == 0 and head_dim <= 128
-    most = DENSE_SCORES_ON_GPU if on_gpu else DENSE_SCORES
+    most = DENSE_SCORES_ON_GPU if on_gpu else DENSE_SCORES if length is None else DENSE_SCORES_OF_A_STREAM
     if not cudnn and batch * queries * heads * slots > most:
         return _chunked(query, keys, values, layer, length, scales, heads_at_once=heads if on_gpu else 1)
     keys, values = keys[layer], values[layer]
