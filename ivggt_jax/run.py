@@ -146,7 +146,9 @@ class Run:
         self._wait_for_writers()
 
     def _due(self) -> bool:
-        """Whether to save now."""
+        """Whether to save now: it costs a wait, for nothing where no state can be saved."""
+        if self._save_state is None:
+            return False
         if self._every is not None:
             return 0 < self._every <= self._computed - self._saved
         pause = max(SECONDS_BETWEEN_SAVES, self._seconds_to_save / SHARE_FOR_SAVES)
