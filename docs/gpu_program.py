@@ -1,9 +1,10 @@
 """What would a GPU run for one frame? Without having one: python docs/gpu_program.py > program.txt
 
 Compiles the step of the full model, at its default budget and in bfloat16, for an H200, and counts what XLA made of it: kernels
-and copies a frame, what the host is asked, memory. The program goes to standard output, the counts to standard error. Needs
-`pip install -e '.[cuda13]'` and JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1, and takes less than a minute. Nothing is measured on a
-device, so XLA guesses where it would try: on a GPU some kernels are others.
+and copies a frame, what the host is asked, memory. Other cases by options of the bench command, such as
+--capacity-factor 1.1 --cache-dtype int8 --heads camera depth. The program goes to standard output, the counts to standard
+error. Needs `pip install -e '.[cuda13]'` and JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1, and takes less than a minute. Nothing is measured
+on a device, so XLA guesses where it would try: on a GPU some kernels are others.
 """
 
 import re
@@ -15,6 +16,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import tyro
 from jax.experimental import topologies
 from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
 
@@ -43,13 +45,13 @@ NO_KERNEL = (
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
 
 
-def compiled() -> jax.stages.Compiled:
-    """The step for one stream, lowered from shapes alone."""
+def compiled(case: Case) -> jax.stages.Compiled:
+    """The step of a case, lowered from shapes alone."""
     device = topologies.get_topology_desc("h200", "cuda", target_config=H200, topology="1x1x1").devices[0]
-    case, config = Case(), ModelConfig.vggt_1b()
+    config = getattr(ModelConfig, case.model)()
     model = abstract_model(config, "bfloat16", case.heads)
     state = jax.eval_shape(lambda: start(case, model))
-    frame = jax.ShapeDtypeStruct((1, *case.image_size(config), 3), jnp.uint8)
+    frame = jax.ShapeDtypeStruct((case.batch, *case.image_size(config), 3), jnp.uint8)
     there = partial(jax.ShapeDtypeStruct, sharding=SingleDeviceSharding(device))
     arguments = jax.tree.map(lambda x: there(x.shape, x.dtype), (model, state, frame))
     mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
@@ -100,7 +102,7 @@ def main() -> None:
     """Prints the program and the counts."""
     report = partial(print, file=sys.stderr)
     began = time.perf_counter()
-    program = compiled()
+    program = compiled(tyro.cli(Case))
     memory = program.memory_analysis()
     print(program.as_text())
     report(f"compiled in {time.perf_counter() - began:.0f} s")
