@@ -8,11 +8,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hopper_attention import attend_hopper
 
 from ivggt_jax.bench.case import Case, fill, make_frames, make_model, start
 from ivggt_jax.kernels import attention
@@ -24,6 +26,7 @@ from ivggt_jax.memory.selection import largest, places
 from ivggt_jax.stream import step
 
 LENGTH, SLOTS, TOKENS, HEADS, DIM = 51_041, 76_288, 1_041, 16, 64
+HOPPER = (11, 128, 4), (11, 128, 2), (4, 128, 4), (22, 128, 4), (11, 64, 6)
 STEPS = 5
 
 
@@ -72,6 +75,11 @@ def kernels() -> None:
         attention.PARTS = parts
         again = milliseconds(lambda *x: attend_in_place(*x), *inputs)  # a new function is compiled anew
         print(f"| … with the keys in {parts} parts | {again:.3f} | |")
+    for parts, block, stages in HOPPER if jax.local_devices()[0].compute_capability == "9.0" else ():
+        candidate = partial(attend_hopper, parts=parts, block=block, stages=stages)
+        error = distance(jax.jit(candidate)(query, *poisoned, layer, length), exact)
+        what = f"… by Hopper's instructions, {parts} parts, {stages} blocks of {block} ahead"
+        print(f"| {what} | {milliseconds(candidate, *inputs):.3f} | {error:.1e} |")
     (keys8, key_scale), (values8, value_scale) = jax.jit(quantise)(keys), jax.jit(quantise)(values)
     inputs = query, keys8, values8, layer, length, (key_scale, value_scale)
     found = jax.jit(attend_in_place)(*inputs)
