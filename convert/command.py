@@ -27,6 +27,7 @@ from ivggt_jax.model.parameters import compute_dtypes, unflatten
 from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, read_json, write_safetensors
 
 Precision = Literal["float32", "bfloat16"]
+TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,15 @@ def run(command: Convert) -> int:
     else:
         path, source = checkpoint.locate(command.input), None
     config = parse_config(read_json(command.config), f"{command.config}") if command.config else None
+    if config and path.is_dir():
+        raise CheckpointError(f"--config: {path} is a checkpoint directory and says itself what it holds")
     if command.to == "torch":
         done = export_file(path, command.output, dtype=command.dtype, overwrite=command.overwrite)
     else:
+        if command.output.suffix in TORCH_SUFFIXES:
+            raise CheckpointError(
+                f"{command.output}: the output is a directory, or with --to torch a file of that name"
+            )
         done = convert_file(
             path,
             command.output,
@@ -119,7 +126,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
     """
     if directory.is_file():
         raise CheckpointError(f"{directory} is a file: --to torch takes a checkpoint directory of this project")
-    if path.suffix not in (".pth", ".pt", ".safetensors"):
+    if path.suffix not in TORCH_SUFFIXES:
         raise CheckpointError(f"{path}: with --to torch the output is a file ending in .pth, .pt or .safetensors")
     with written_beside(path, overwrite) as beside:
         if is_orbax(directory):

@@ -13,7 +13,7 @@ FRAMES = Path(__file__).parent / "room" / "frames"
 
 def oldest_patches(keys, live, candidates, origin, extra):
     """Patches go by age, the oldest first; camera and register tokens stay twice as long. [batch, head, slot] in [0, 1]"""
-    newest = jnp.where(live[..., None], origin.frame, 0).max(axis=(1, 2), keepdims=True)
+    newest = origin.newest[:, None, None]
     age = (newest - origin.frame) / jnp.maximum(
         newest, 1
     )  # [batch, slot, head]: 0 for the newest frame, 1 for the first

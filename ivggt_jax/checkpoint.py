@@ -196,7 +196,7 @@ def parse_config(fields: object, what: str) -> ModelConfig:
         values[name] = tuple(items) if isinstance(value, list) else value
     try:
         return ModelConfig(**values)  # type: ignore[arg-type]
-    except (ValueError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{what}: {error}") from None
 
 

@@ -1,5 +1,6 @@
 """Model and cache configurations: frozen, hashable, checked when built."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,7 +46,11 @@ class ModelConfig:
     track_virtual: int = 64
 
     def __post_init__(self) -> None:
-        for divisor, of in (("heads", "width"), ("encoder_heads", "width")):
+        for name, value in vars(self).items():
+            least = 0 if name in ("register_tokens", "dpt_layers", "track_radius") else 1
+            if min(value if isinstance(value, tuple) else (value,), default=least) < least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
+        for divisor, of in (("heads", "width"), ("encoder_heads", "width"), ("track_heads", "track_hidden")):
             if getattr(self, of) % getattr(self, divisor):
                 raise ValueError(f"{of} {getattr(self, of)} is not a multiple of {divisor} {getattr(self, divisor)}")
         if self.head_dim % 4:
@@ -54,6 +59,10 @@ class ModelConfig:
             )
         if 2 * self.width % self.camera_heads:
             raise ValueError(f"2·width {2 * self.width} is not a multiple of camera_heads {self.camera_heads}")
+        if self.track_features % 4:
+            raise ValueError(
+                f"track_features {self.track_features} must be a multiple of 4 for the flow and position embeddings"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if len(self.dpt_layers) != 4 or len(self.dpt_channels) != 4:
@@ -162,10 +171,12 @@ class CacheConfig:
             raise ValueError(f"frames_per_step must be at least 1, not {self.frames_per_step}")
         if self.anchor_frames < 0:
             raise ValueError(f"anchor_frames must not be negative, but is {self.anchor_frames}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
-        if self.capacity_factor is not None and self.capacity_factor < 1:
-            raise ValueError(f"capacity_factor must be at least 1 (a layer's mean share), not {self.capacity_factor}")
+        if not self.temperature >= 1e-6:
+            raise ValueError(f"temperature must be at least 1e-6 (one layer gets all it can), not {self.temperature}")
+        if self.capacity_factor is not None and not 1 <= self.capacity_factor < math.inf:
+            raise ValueError(
+                f"capacity_factor must be at least 1 (a layer's mean share) and finite, not {self.capacity_factor}"
+            )
         if self.camera_cache not in ("reference", "per_iteration"):
             raise ValueError(f"camera_cache must be 'reference' or 'per_iteration', not {self.camera_cache!r}")
         if self.camera_frames < 2:

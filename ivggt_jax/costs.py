@@ -47,18 +47,21 @@ def step_costs(
     live: int,
     batch: int = 1,
     trunk: DTypeLike = "float32",
+    cached: DTypeLike | None = None,
     heads: Collection[str] = DEFAULT_HEADS,
     camera_frames: int = 512,
 ) -> dict[str, Cost]:
     """Costs of a step of `batch` streams, by stage.
 
     live: tokens that each layer keeps, after eviction; the new frame's are among them.
-    trunk: type of the trunk and of cached keys and values.
+    trunk, cached: types of the trunk and of cached keys and values, by default the same; int8 has a scale for every head.
     heads: those of "camera", "depth" and "points" that are computed.
     camera_frames: frames in the camera ring, taken to be full.
     """
     tokens, channels, layers = config.tokens_per_frame(height, width), config.width, config.depth
     patches, item = tokens - config.special_tokens, np.dtype(trunk).itemsize
+    kept = np.dtype(trunk if cached is None else cached).itemsize
+    row = channels * kept + (config.heads * FLOAT32 if kept == 1 else 0)
     block = _block(channels, config.mlp_ratio)
     parameters = flatten(abstract_params(config))
     weights = {
@@ -71,7 +74,7 @@ def step_costs(
     encoder += config.encoder_depth * (seen * block + _attention(seen, seen, channels))
     frame_blocks = layers * (tokens * block + _attention(tokens, tokens, channels))
     global_blocks = layers * (tokens * block + _attention(tokens, live, channels))
-    rows = (live + tokens) * channels
+    rows = live + tokens
     image, passed_on = height * width, len(config.dpt_layers) * tokens * 2 * channels
     costs = {
         "encoder": (encoder, weights["aggregator/encoder"] * item, 3 * image + patches * channels * item),
@@ -79,10 +82,10 @@ def step_costs(
         "global blocks": (
             global_blocks,
             weights["aggregator/global"] * item,
-            (2 * layers * (live + tokens) * channels + passed_on // 2) * item,
+            2 * layers * rows * row + passed_on // 2 * item,
         ),
         # A key's norm, its part of the mean, its product with the mean; and as many rows moved as a frame has.
-        "eviction": (layers * 6 * rows, 0, layers * (rows + 4 * tokens * channels) * item),
+        "eviction": (layers * 6 * rows * channels, 0, layers * (rows + 4 * tokens) * row),
     }
     found = {name: Cost(batch * work, fixed + batch * moved, True) for name, (work, fixed, moved) in costs.items()}
     if "camera" in heads:

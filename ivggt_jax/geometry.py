@@ -35,7 +35,7 @@ def pose_from_cameras(cam_from_world: jax.Array, intrinsics: jax.Array, height: 
     _check_shape("cam_from_world", cam_from_world, (3, 4))
     _check_shape("intrinsics", intrinsics, (3, 3))
     focal = jnp.stack((intrinsics[..., 1, 1], intrinsics[..., 0, 0]), axis=-1)
-    field_of_view = 2 * jnp.arctan(jnp.asarray((height / 2, width / 2), focal.dtype) / focal)
+    field_of_view = 2 * jnp.arctan(jnp.asarray((height / 2, width / 2), jnp.result_type(focal, jnp.float32)) / focal)
     quaternion = quaternion_from_rotation(cam_from_world[..., :3])
     return jnp.concatenate((cam_from_world[..., 3], quaternion, field_of_view), axis=-1)
 

@@ -10,6 +10,7 @@ from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
 from ivggt_jax.memory.cache import append
 from ivggt_jax.memory.extra import add_attention, store_residual
 from ivggt_jax.memory.forgetting import forget
+from ivggt_jax.memory.origin import number_tokens
 from ivggt_jax.memory.ring import CameraRing, attend_ring
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.attention import attend_layer
@@ -61,7 +62,7 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
         budgets, clipped = layer_budgets(state.scores, total, config.temperature, *settings.budget_limits)
         budgets = jnp.minimum(budgets, capacity)
     newest = state.frame + frames - 1
-    origin = state.frame[:, None] * tokens + jnp.arange(frames * tokens)
+    origin = number_tokens(state.frame, frames, tokens)
 
     def down_to_budget(cache, scores, layer):
         special = settings.model.special_tokens
@@ -87,7 +88,7 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
     def note(x, change, memory, layer):
         cache, scores = memory
         x, change = (a.reshape(batch, frames * tokens, -1) for a in (x, change))
-        return store_residual(cache, layer, x, change, origin[:, 0]), scores
+        return store_residual(cache, layer, x, change, origin[:, 0], frames), scores
 
     first = state.frame[:, None] + jnp.arange(frames) == 0
     x = aggregator.tokens(patches, first)

@@ -102,8 +102,12 @@ def init_stream(
 
 @partial(jax.jit, donate_argnames="state")
 def step(model: Model, state: StreamState, frame: FrameArray) -> tuple[StreamState, Predictions]:
-    """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up."""
-    _check_frames(state, frame, 4)
+    """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
+
+    A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of another shape, and for
+    heads of the state that the model has not.
+    """
+    _check_frames(model, state, frame, 4)
     network = model.network
     state, predictions = one_pass(network, state, network.aggregator.encoder(_unit(frame))[:, None])
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
@@ -116,11 +120,11 @@ def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamSt
     Equals T steps; the encoder, which knows no order, sees the frames together. With `frames_per_step` = n, every n
     frames share a pass. Raises ValueError when T is no multiple of n.
     """
-    _check_frames(state, frames, 5)
+    _check_frames(model, state, frames, 5)
     count, batch = frames.shape[:2]
     each = state.settings.cache.frames_per_step
-    if count % each:
-        raise ValueError(f"{count} frames are no multiple of frames_per_step={each}")
+    if count % each or not count:
+        raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
     network = model.network
     patches = network.aggregator.encoder(_unit(frames).reshape(-1, *frames.shape[2:]))
     patches = patches.reshape(count // each, each, batch, *patches.shape[1:]).swapaxes(1, 2)
@@ -142,7 +146,7 @@ def stream(
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
     as `frames_per_step` needs. The next chunk runs while one is handed out. Raises ValueError past `max_frames` of an
-    unbounded cache, before the frame.
+    unbounded cache, before the frame, and what `frames` raises, when all frames before it are handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
@@ -152,21 +156,24 @@ def stream(
     frames = iter(frames)
     state = None
     running: deque[tuple[Predictions, int]] = deque()
-    for group in _groups(islice(frames, most), chunk):
-        if state is None:
-            queries = None if query_points is None else jnp.asarray(query_points)[None]
-            state = init_stream(
-                model, cache_config, height=group[0].shape[0], width=group[0].shape[1], query_points=queries,
-                heads=heads, features=features,
-            )  # fmt: skip
-        # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
-        padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
-        state, predictions = scan(model, state, padded)
-        running.append((predictions, len(group)))
-        if len(running) > 1:
-            yield from _unstacked(*running.popleft())
-    while running:
-        yield from _unstacked(*running.popleft())
+    try:
+        for group in _groups(islice(frames, most), chunk):
+            if state is None:
+                queries = None if query_points is None else jnp.asarray(query_points)[None]
+                state = init_stream(
+                    model, cache_config, height=group[0].shape[0], width=group[0].shape[1], query_points=queries,
+                    heads=heads, features=features,
+                )  # fmt: skip
+            # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
+            padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
+            state, predictions = scan(model, state, padded)
+            running.append((predictions, len(group)))
+            if len(running) > 1:
+                yield from _unstacked(*running.popleft())
+    except Exception:
+        yield from _all_unstacked(running)
+        raise
+    yield from _all_unstacked(running)
     if most is not None and next(frames, None) is not None:
         raise ValueError(f"the stream is longer than max_frames={most} of its unbounded cache")
 
@@ -175,7 +182,7 @@ def stream(
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
     """Streams marked in `where` [B] bool start afresh, with nothing left of what they saw, NaN included.
 
-    With `query_points` [B,N,2] those streams also track new points.
+    With `query_points` [B,N,2] those streams also track new points, as many as before. Raises ValueError for others.
     """
     where = jnp.asarray(where)
     if where.shape != state.frame.shape:
@@ -184,6 +191,9 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
         )
     fresh = jax.tree.map(jnp.zeros_like, state)
     fresh = replace(fresh, budgets=jnp.full_like(state.budgets, state.settings.slots))
+    if query_points is not None and (state.tracks is None or query_points.shape != state.tracks.query_points.shape):
+        had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
+        raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
     if state.tracks is not None:
         queries = state.tracks.query_points if query_points is None else _queries(query_points, where.shape[0])
         fresh = replace(fresh, tracks=replace(fresh.tracks, query_points=queries))
@@ -208,9 +218,11 @@ def _clip(model, images, query_points, mode, heads, features):
 
 
 def _unit(images: FrameArray) -> jax.Array:
-    """Float32 in [0,1] from that or from uint8."""
+    """Float32 in [0,1] from that or from uint8. Raises ValueError for other whole numbers."""
     if images.dtype == jnp.uint8:
         return jnp.asarray(images).astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be uint8, or floats in [0,1], not {images.dtype}")
     return jnp.asarray(images, jnp.float32)
 
 
@@ -231,7 +243,8 @@ def _queries(query_points: FrameArray, batch: int) -> jax.Array:
     return jnp.array(query_points, jnp.float32)  # A copy: the state is donated.
 
 
-def _check_frames(state: StreamState, frames: FrameArray, axes: int) -> None:
+def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
+    model.check_heads(state.settings.heads)
     wanted = (state.frame.shape[0], state.settings.height, state.settings.width, 3)
     if frames.ndim != axes or tuple(frames.shape[-4:]) != wanted:
         expected = ["T"] * (axes - 4) + list(wanted)
@@ -239,19 +252,33 @@ def _check_frames(state: StreamState, frames: FrameArray, axes: int) -> None:
 
 
 def _groups(frames: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """Frames in groups of `size`, the last perhaps shorter. Raises ValueError when the size of a frame changes."""
+    """Frames in groups of `size`, the last perhaps shorter, also when there is no next frame because that raises.
+
+    Raises ValueError for a frame of another shape or type than the first.
+    """
     group: list[np.ndarray] = []
-    shape: tuple[int, ...] | None = None
-    for frame in frames:
-        shape = shape or frame.shape
-        if frame.shape != shape:
-            raise ValueError(f"frames must all be {list(shape)} like the first, not {list(frame.shape)}")
-        group.append(frame)
-        if len(group) == size:
+    kind: tuple[tuple[int, ...], np.dtype] | None = None
+    try:
+        for frame in frames:
+            kind = kind or (frame.shape, frame.dtype)
+            if (frame.shape, frame.dtype) != kind:
+                wanted, found = (f"{list(shape)} {dtype}" for shape, dtype in (kind, (frame.shape, frame.dtype)))
+                raise ValueError(f"frames must all be {wanted} like the first, not {found}")
+            group.append(frame)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
             yield group
-            group = []
+        raise
     if group:
         yield group
+
+
+def _all_unstacked(running: deque[tuple[Predictions, int]]) -> Iterator[Predictions]:
+    while running:
+        yield from _unstacked(*running.popleft())
 
 
 def _unstacked(predictions: Predictions, count: int) -> Iterator[Predictions]:

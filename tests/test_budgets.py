@@ -74,6 +74,7 @@ def test_capacity():
     assert layer_capacity(1_200_000, 24, 1.5, 0.5) == 75_000
     assert layer_capacity(1_000, 3, 1.0, 0.5) == 334
     assert layer_capacity(1_000, 2, 3.0, 0.5) == 1_000
+    assert layer_capacity(1_000, 3, None, 1e-6) == 1_000
     worst = layer_capacity(1_200_000, 24, None, 0.5)
     budgets, clipped = budgets_jitted(jnp.ones((1, 24)).at[0, 7].set(0), 1_200_000, 0.5, 1041, worst)
     assert worst - 1 <= budgets[0, 7] <= worst

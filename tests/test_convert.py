@@ -177,6 +177,10 @@ def test_refusals_name_the_thing_and_the_way_out(folder, tmp_path):
         run(Convert(str(folder / "tiny.pth"), tmp_path / "x.pth", to="torch"))
     with refused("a file ending in .pth, .pt or .safetensors"):
         run(Convert(str(folder / "ours"), out, to="torch"))
+    with refused("back.pth: the output is a directory, or with --to torch a file of that name"):
+        run(Convert(str(folder / "ours"), tmp_path / "back.pth"))
+    with refused("--config: .*ours is a checkpoint directory and says itself what it holds"):
+        run(Convert(str(folder / "ours"), out, config=folder / "tiny.json"))
     (tmp_path / "wrong.json").write_text('{"wide": 3}')
     with refused("wrong.json: unknown field 'wide'; known are image_size, patch_size"):
         run(Convert(str(folder / "tiny.pth"), out, config=tmp_path / "wrong.json"))

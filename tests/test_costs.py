@@ -52,6 +52,9 @@ def test_bytes_are_weights_and_live_keys_and_values():
     half = step_costs(config, 392, 518, live=50_000, trunk="bfloat16")
     assert 2 * half["global blocks"].bytes == costs["global blocks"].bytes
     assert half["camera head"] == costs["camera head"]
+    quarter = step_costs(config, 392, 518, live=50_000, cached="int8")
+    saved = 24 * 2 * 51_041 * (3 * 1024 - 16 * 4)
+    assert costs["global blocks"].bytes - quarter["global blocks"].bytes == saved
 
 
 def test_weights_are_read_once_for_all_streams():

@@ -144,6 +144,10 @@ def test_flatten_and_back(tiny: Model):
     ("fields", "numbers"),
     [
         ({"width": 66}, "width 66.*heads 4"),
+        ({"mlp_ratio": 0}, "mlp_ratio.*1.*0"),
+        ({"dpt_channels": (16, 0, 32, 32)}, r"dpt_channels.*\(16, 0, 32, 32\)"),
+        ({"track_heads": 7}, "track_hidden 48.*track_heads 7"),
+        ({"track_features": 30}, "track_features 30.*4"),
         ({"heads": 32, "encoder_heads": 32}, "dimension 2 .*4"),
         ({"camera_heads": 7}, "128.*camera_heads 7"),
         ({"image_size": 71}, "71.*14"),

@@ -4,6 +4,7 @@ Frames of the unit tests have 7 tokens, the first two special. Streams are those
 """
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.extra import add_attention, store_residual
 from ivggt_jax.memory.forgetting import anchor_stride, as_measure, protected
-from ivggt_jax.memory.policies import POLICIES, Origin, Storing
+from ivggt_jax.memory.origin import Origin, number_tokens, period, places_after
+from ivggt_jax.memory.policies import POLICIES, Storing
 from ivggt_jax.model.attention import attend
 from ivggt_jax.model.rope import rotation_table
 
@@ -45,9 +47,14 @@ def cache() -> dict[str, np.ndarray]:
 
 def measured(cache: dict[str, np.ndarray], name: str) -> np.ndarray:
     """A policy's redundancies, compiled; NaN where there is no candidate."""
-    found = jax.jit(as_measure(POLICIES[name], P, SPECIAL))(*arguments(cache))
+    found = jax.jit(as_measure(POLICIES[name], newest(cache), P, SPECIAL))(*arguments(cache))
     assert found.dtype == jnp.float32
     return np.where(cache["candidates"], found, np.nan)
+
+
+def newest(cache: dict[str, np.ndarray]) -> np.ndarray:
+    """The number of each stream's newest frame."""
+    return np.array([cache["number"][b, :length].max() // P for b, length in enumerate(LENGTH)])
 
 
 def arguments(cache: dict[str, np.ndarray]) -> tuple[KVCache, int, jax.Array, jax.Array]:
@@ -63,8 +70,7 @@ def stated(cache: dict[str, np.ndarray], of_head) -> np.ndarray:
     for b, h in np.ndindex(BATCH, HEADS):
         inside = np.flatnonzero(cache["candidates"][b, h])
         number = cache["number"][b, inside, h]
-        newest = cache["number"][b, : LENGTH[b]].max() // P
-        numbers = (number // P, number % P, cache["extra"][b, inside, h], newest)
+        numbers = (number // P, number % P, cache["extra"][b, inside, h], newest(cache)[b])
         expected[b, h, inside] = of_head(cache["keys"][b, inside, h].astype(np.float64), *numbers)
     return expected
 
@@ -120,7 +126,7 @@ def test_random_is_uniform_repeats_and_changes_with_the_frame(cache):
 
 
 def test_a_policy_of_a_wrong_shape_is_refused(cache):
-    measure = as_measure(lambda keys, live, candidates, origin, extra: keys[..., 0], P, SPECIAL)
+    measure = as_measure(lambda keys, live, candidates, origin, extra: keys[..., 0], newest(cache), P, SPECIAL)
     with pytest.raises(ValueError, match=r"\[3, 2, 64\], not \[3, 64, 2\]"):
         measure(*arguments(cache))
 
@@ -144,7 +150,7 @@ def test_protected_tokens(cache, anchors, special):
 
     @jax.jit
     def marked(number, frame, budget):
-        return protected(Origin(number, P, SPECIAL), frame, budget, anchors, special)
+        return protected(Origin(number, frame, P, SPECIAL), budget, anchors, special)
 
     found = np.asarray(marked(cache["number"], frame, budget))
     for b, h, slot in np.ndindex(found.shape):
@@ -188,13 +194,44 @@ def test_residual_finds_the_newest_frame_s_tokens(cache):
         keys=jnp.zeros((*shape, 1)), values=jnp.zeros((*shape, 1)), origin=jnp.asarray(cache["number"][None]),
         length=jnp.asarray(LENGTH[None]), extra=jnp.asarray(cache["extra"][None]),
     )  # fmt: skip
-    found = np.asarray(jax.jit(store_residual)(before, 0, tokens, change, P * frame).extra[0])
+    found = np.asarray(jax.jit(partial(store_residual, frames=1))(before, 0, tokens, change, P * frame).extra[0])
     for b, slot, h in np.ndindex(found.shape):
         number = cache["number"][b, slot, h]
         expected = cache["extra"][b, slot, h]
         if number // P == frame[b]:
             expected = np.linalg.norm(change[b, number % P]) / np.linalg.norm(tokens[b, number % P])
         assert found[b, slot, h] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [7, 1041, 2**11])
+def test_no_stream_is_too_long_for_the_numbers(tokens):
+    """Frames up to 2³¹ − 1, up to a period old, in the middle of which the numbers begin again: frame, token and place."""
+    largest = 2**31 - 1
+    for newest in (5, period(tokens) + 1, 4 * period(tokens) - 1, largest):
+        frames = np.unique(np.clip([newest - period(tokens) + 1, newest - 7, newest - 1, newest], 0, None))
+        numbers = number_tokens(jnp.asarray(frames, jnp.int32), 1, tokens)
+        origin = Origin(numbers[None], jnp.asarray([newest], jnp.int32), tokens, SPECIAL)
+        np.testing.assert_array_equal(origin.frame[0], np.broadcast_to(frames[:, None], numbers.shape))
+        np.testing.assert_array_equal(origin.token[0], np.broadcast_to(np.arange(tokens), numbers.shape))
+    first = jnp.asarray([period(tokens) - 1], jnp.int32)
+    numbers = number_tokens(first, 2, tokens)
+    np.testing.assert_array_equal(places_after(numbers, numbers[:, :1], tokens)[0], np.arange(2 * tokens))
+
+
+@pytest.mark.parametrize("policy", ["segment", "local_global", "residual"])
+def test_streams_go_on_as_before_where_the_numbers_begin_again(tiny: Model, videos: np.ndarray, policy: str):
+    """Twelve frames that end at frame 100, and twelve with the boundary in their middle: the same tokens stay."""
+    cache = replace(BOUNDED, policy=policy, anchor_frames=0)
+    kept = []
+    for first in (100, 2 * period(TOKENS) - 6):
+        state = start(tiny, cache, batch=1, heads=())
+        state = replace(state, frame=jnp.full_like(state.frame, first))
+        state, _ = feed(tiny, state, videos[:12, :1])
+        size = period(TOKENS) * TOKENS
+        kept.append(
+            [[sorted((n - first * TOKENS) % size for n in head) for head in layer] for layer in live_tokens(state, 0)]
+        )
+    assert kept[0] == kept[1]
 
 
 def test_adaptive_total():
@@ -287,6 +324,27 @@ def test_attention_in_a_stream(tiny: Model, videos: np.ndarray):
         numbers = np.asarray(state.cache.extra[layer, 0, :count])
         assert numbers.min() > 0
         assert (numbers.sum(0) <= 6 * TOKENS + 1e-3).all()
+
+
+@pytest.mark.parametrize("arguments", [(oldest_patches, "attn"), ("diversity", "attention")])
+def test_a_storing_policy_that_cannot_be(arguments):
+    with pytest.raises(ValueError, match=f"attention, residual, not .*{arguments[1]}"):
+        Storing(*arguments)
+
+
+def minus_infinity(keys, live, candidates, origin, extra):
+    return jnp.where(origin.frame % 2 == 0, -jnp.inf, 0.5).transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize("anchors", [1, 2])
+def test_what_a_policy_never_drops_goes_after_the_rest_but_before_the_anchors(tiny: Model, videos: np.ndarray, anchors):
+    """Three frames' room; of seven frames the even ones are −∞. The first frame stays, and with two anchors the fifth."""
+    cache = replace(BOUNDED, policy=minus_infinity, anchor_frames=anchors)
+    state, _ = feed(tiny, start(tiny, cache, batch=1, heads=()), videos[:7, :1])
+    stride = int(anchor_stride(jnp.array([6]), anchors)[0]) if anchors > 1 else 7
+    anchor = {frame * TOKENS + token for frame in range(0, 7, stride) for token in range(TOKENS)}
+    for layer in live_tokens(state, 0):
+        assert all(anchor <= set(head) for head in layer)
 
 
 def test_a_storing_policy_of_one_s_own(tiny: Model):

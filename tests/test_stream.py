@@ -132,6 +132,29 @@ def test_stream_stops_before_the_frame_that_does_not_fit(tiny: Model, videos: np
     assert len(found) == 4
 
 
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_a_source_that_fails_costs_no_frame_before(tiny: Model, videos: np.ndarray, chunk):
+    def frames():
+        yield from videos[:4, 0]
+        raise OSError("the camera was unplugged")
+
+    found = []
+    with pytest.raises(OSError, match="unplugged"):
+        found.extend(stream(tiny, frames(), BOUNDED, chunk=chunk, heads=["camera"], features=True))
+    assert len(found) == 4
+
+
+def test_where_numbers_have_64_bits_by_default(tiny: Model, videos: np.ndarray):
+    """Five frames, of which two evict, under JAX_ENABLE_X64: as without it (1e-5), and the state keeps its types."""
+    _, expected = feed(tiny, start(tiny, batch=1), videos[:5, :1])
+    with jax.enable_x64(True):
+        state = start(tiny, batch=1)
+        types = jax.tree.map(lambda x: x.dtype, state)
+        state, found = feed(tiny, state, videos[:5, :1])
+    assert jax.tree.map(lambda x: x.dtype, state) == types
+    assert_close(found, expected)
+
+
 def test_stream_of_nothing(tiny: Model):
     assert list(stream(tiny, [])) == []
 
@@ -201,7 +224,7 @@ def test_frames_that_share_a_pass_are_evicted_from_once(tiny: Model, videos: np.
     _, single = feed(tiny, start(tiny, cache), videos[:5])
     _, after = feed(tiny, start(tiny, replace(BOUNDED, evict_after_attention=True)), videos[:5])
     assert_close(single, after)
-    with pytest.raises(ValueError, match="5 frames are no multiple of frames_per_step=2"):
+    with pytest.raises(ValueError, match="5 frames are no positive multiple of frames_per_step=2"):
         scan(tiny, start(tiny, cache), videos[:5])
 
 

@@ -43,6 +43,30 @@ def test_a_stream_that_changes_its_size(tiny: Model, chunk):
         list(stream(tiny, frames, BOUNDED, chunk=chunk, heads=(), features=True))
 
 
+def test_a_stream_that_changes_its_type(tiny: Model):
+    frames = [np.zeros((28, 42, 3), np.uint8), np.zeros((28, 42, 3), np.float32)]
+    with refused("uint8.*float32"):
+        list(stream(tiny, frames, BOUNDED, heads=(), features=True))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint16, bool])
+def test_images_that_could_mean_anything(tiny: Model, dtype):
+    with refused(f"uint8, or floats.*{np.dtype(dtype)}"):
+        infer_clip(tiny, np.zeros((1, 2, 28, 42, 3), dtype))
+    with refused(f"uint8, or floats.*{np.dtype(dtype)}"):
+        step(tiny, start(tiny), np.zeros((3, 28, 42, 3), dtype))
+
+
+def test_a_scan_of_no_frames(tiny: Model):
+    with refused("0 frames"):
+        scan(tiny, start(tiny), np.zeros((0, 3, 28, 42, 3), np.float32))
+
+
+def test_a_model_without_a_head_of_the_state(tiny: Model):
+    with refused("no parameters for camera; this model has depth"):
+        step(tiny.only_heads(["depth"]), start(tiny), np.zeros((3, 28, 42, 3), np.float32))
+
+
 def test_a_chunk_of_no_frames(tiny: Model):
     with refused("chunk.*0"):
         list(stream(tiny, [np.zeros((28, 42, 3), np.float32)], BOUNDED, chunk=0))
@@ -80,6 +104,8 @@ def test_names(tiny: Model):
         ({"total_budget": 0}, "total_budget.*0"),
         ({"max_frames": 0}, "max_frames.*0"),
         ({"temperature": 0.0}, "temperature.*0.0"),
+        ({"temperature": 1e-39}, "temperature.*1e-39"),
+        ({"capacity_factor": float("inf")}, "capacity_factor.*inf"),
         ({"capacity_factor": 0.9}, "capacity_factor.*0.9"),
         ({"camera_cache": "all"}, "camera_cache.*'all'"),
         ({"camera_frames": 1}, "camera_frames.*1"),

@@ -69,6 +69,16 @@ def test_reset_gives_new_query_points_to_the_marked_streams_only(tiny: Model):
     np.testing.assert_array_equal(state.tracks.query_points, np.where(ONLY_THE_SECOND[:, None, None], new, old))
 
 
+@pytest.mark.parametrize("count", [1, 6])
+def test_new_query_points_are_as_many_as_the_old(tiny: Model, count: int):
+    points = np.zeros((3, 5, 2), np.float32)
+    state = start(tiny, heads=["tracks"], query_points=points)
+    with pytest.raises(ValueError, match=rf"\[3, 5, 2\], not \[3, {count}, 2\]"):
+        reset(state, ONLY_THE_SECOND, points[:, [0] * count])
+    with pytest.raises(ValueError, match="none, not"):
+        reset(start(tiny), ONLY_THE_SECOND, points)
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (4,)])
 def test_where_must_name_every_stream(tiny: Model, shape):
     with pytest.raises(ValueError, match="3"):

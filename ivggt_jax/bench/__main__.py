@@ -54,6 +54,8 @@ class BenchConfig:
             raise ValueError("--reference: the PyTorch code has the published shapes only; leave --model out")
         if self.flat is not None and (self.reference or self.sweep):
             raise ValueError("--flat goes without --reference and --sweep")
+        if not self.json.parent.is_dir():
+            raise ValueError(f"--json {self.json}: there is no folder {self.json.parent}")
 
     def cases(self) -> Iterator[Case]:
         """The case, or all combinations of what is swept."""

@@ -74,7 +74,7 @@ class Case:
         if config == ModelConfig.vggt_1b() and (height, width) == Case().image_size(config):
             kept = 1_200_000
         return CacheConfig(
-            total_budget=self.budget or kept,
+            total_budget=kept if self.budget is None else self.budget,
             capacity_factor=self.capacity_factor,
             frames_per_step=self.frames_per_step,
             dtype=self.cache_dtype,

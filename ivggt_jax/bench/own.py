@@ -122,6 +122,7 @@ class Own:
             live=live,
             batch=self._case.batch,
             trunk=self._trunk,
+            cached=self._state.cache.keys.dtype,
             heads=settings.heads,
             camera_frames=settings.cache.camera_frames,
         )

@@ -56,7 +56,7 @@ def _whole(result: Mapping[str, Any]) -> str:
         ["frames/s, one call in flight", f"{result['frames_per_second']:.2f}"],
         ["first frame, compiled for it", f"{own['first_frame_cold']:.1f} s"],
         ["first frame, from the compilation cache", f"{own['first_frame']:.1f} s"],
-        ["floor of ms/frame", f"{1000 * result['floor']:.2f}"],
+        ["floor of ms/frame, one at a time", f"{1000 * result['floor']:.2f}"],
         ["ms/frame over its floor", _ratio(own["p50"], result["floor"])],
     ]
     return _table(["", "this", "PyTorch", "ratio"] if rival else ["", "this"], rows)

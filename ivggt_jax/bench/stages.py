@@ -13,6 +13,7 @@ from jax import lax
 
 from ivggt_jax.memory.cache import append
 from ivggt_jax.memory.forgetting import forget
+from ivggt_jax.memory.origin import number_tokens
 from ivggt_jax.memory.ring import attend_ring
 from ivggt_jax.model.attention import attend_layer
 from ivggt_jax.model.parameters import Model
@@ -76,7 +77,7 @@ def _frame_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[St
 def _global_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
     """Append and attend to as many tokens as stay after an eviction; the new ones are forgotten again."""
     settings, rotation = state.settings, _rotation(state.settings)
-    origin = state.frame[:, None] * settings.tokens + jnp.arange(settings.tokens)
+    origin = number_tokens(state.frame, 1, settings.tokens)
 
     def one(carry, inputs):
         x, cache = carry

@@ -10,12 +10,11 @@ from jax import lax
 def layer_capacity(total: int, layers: int, factor: float | None, temperature: float) -> int:
     """Most tokens a layer can be given: `factor` times the mean share, or without a factor the largest share possible.
 
-    The largest is that of a score of 0 among scores of 1: e^(1/τ)/(e^(1/τ)+L−1) of the total.
+    The largest is that of a score of 0 among scores of 1: 1/(1+(L−1)·e^(−1/τ)) of the total.
     """
     if factor is not None:
         return min(math.ceil(factor * total / layers), total)
-    strongest = math.exp(1 / temperature)
-    return math.ceil(total * strongest / (strongest + layers - 1))
+    return math.ceil(total / (1 + (layers - 1) * math.exp(-1 / temperature)))
 
 
 def adaptive_total(scores: jax.Array, least: int, most: int) -> jax.Array:

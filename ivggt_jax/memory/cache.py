@@ -29,7 +29,7 @@ class KVCache:
     values: jax.Array
     """[layer, batch, slot, head, head_dim]"""
     origin: jax.Array
-    """[layer, batch, slot, head] int32: frame · tokens per frame + token. It moves with the key; dead slots hold leftovers."""
+    """[layer, batch, slot, head] int32: which token it is (`memory.origin`). Moves with the key; dead slots hold leftovers."""
     length: jax.Array
     """[layer, batch] int32: live slots."""
     extra: jax.Array | None = None
@@ -122,6 +122,7 @@ def evict(
     def drop(cache: KVCache) -> tuple[KVCache, jax.Array]:
         redundancy = policy(cache, layer, live, candidates)
         mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
+        redundancy = jnp.maximum(redundancy, jnp.finfo(jnp.float32).min)  # −∞ is for what is no candidate
         if protected is not None:
             redundancy = jnp.where(protected, -jnp.inf, redundancy)
         cache = _evict_most_redundant(cache, layer, redundancy, budget, anchor, min(most or 2 * anchor, slots))

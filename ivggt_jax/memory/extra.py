@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ivggt_jax.memory.cache import KVCache
+from ivggt_jax.memory.origin import places_after
 
 
 def add_attention(cache: KVCache, layer: jax.Array, query: jax.Array, length: jax.Array) -> KVCache:
@@ -40,17 +41,19 @@ def attention_received(query: jax.Array, keys: jax.Array, live: jax.Array) -> ja
     return received.reshape(batch, heads, slots).transpose(0, 2, 1)
 
 
-def store_residual(cache: KVCache, layer: jax.Array, tokens: jax.Array, change: jax.Array, first: jax.Array) -> KVCache:
+def store_residual(
+    cache: KVCache, layer: jax.Array, tokens: jax.Array, change: jax.Array, first: jax.Array, frames: int
+) -> KVCache:
     """The cache with the relative change ‖change‖/‖tokens‖ of the newest tokens, wherever eviction put them.
 
     `tokens` and `change` [batch,token,width]: before the MLP of a layer's global block, and what that adds; `first`
-    [batch] is the origin of the first of them, and the others' follow.
+    [batch] is the number of the first of them, and the others', of so many `frames`, follow.
     """
     assert cache.extra is not None
     norm = jnp.maximum(jnp.linalg.norm(tokens.astype(jnp.float32), axis=-1), 1e-12)
     relative = jnp.linalg.norm(change.astype(jnp.float32), axis=-1) / norm
     batch, count = relative.shape
-    place = cache.origin[layer] - first[:, None, None]
+    place = places_after(cache.origin[layer], first[:, None, None], count // frames)
     own = relative[jnp.arange(batch)[:, None, None], jnp.clip(place, 0, count - 1)]
-    extra = jnp.where((place >= 0) & (place < count), own, cache.extra[layer])
+    extra = jnp.where(place < count, own, cache.extra[layer])
     return replace(cache, extra=cache.extra.at[layer].set(extra))

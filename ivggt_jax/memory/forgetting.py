@@ -10,7 +10,8 @@ from ivggt_jax.config import CacheConfig
 from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.diversity import diversity_in_place
 from ivggt_jax.memory.cache import KVCache, Measure, evict
-from ivggt_jax.memory.policies import Origin, Policy, diversity, find_policy
+from ivggt_jax.memory.origin import Origin
+from ivggt_jax.memory.policies import Policy, diversity, find_policy
 
 SHARE = 2
 """Of what the anchors leave of a layer's budget, protected special tokens take at most one in so many."""
@@ -32,23 +33,23 @@ def forget(
     """
     kept = None
     if config.anchor_frames > 1 or config.protect_special:
-        origin = Origin(cache.origin[layer], tokens, special_tokens)
-        kept = protected(origin, frame, budget, config.anchor_frames, config.protect_special)
-    measure = as_measure(find_policy(config.policy), tokens, special_tokens)
+        origin = Origin(cache.origin[layer], frame, tokens, special_tokens)
+        kept = protected(origin, budget, config.anchor_frames, config.protect_special)
+    measure = as_measure(find_policy(config.policy), frame, tokens, special_tokens)
     anchor = min(config.anchor_frames, 1) * tokens
     most = (1 + config.frames_per_step) * tokens
     cache, score = evict(cache, layer, budget, scores[:, layer], anchor, measure, kept, most)
     return cache, scores.at[:, layer].set(score)
 
 
-def as_measure(policy: Policy, tokens: int, special_tokens: int) -> Measure:
-    """The policy as `evict` calls it, for frames of `tokens` tokens."""
+def as_measure(policy: Policy, frame: jax.Array, tokens: int, special_tokens: int) -> Measure:
+    """The policy as `evict` calls it, when `frame` [batch] is the newest, for frames of `tokens` tokens."""
 
     def measure(cache: KVCache, layer: jax.Array, live: jax.Array, candidates: jax.Array) -> jax.Array:
         if policy is diversity and can_read(cache.keys):
             scales = None if cache.scales is None else cache.scales[0]
             return diversity_in_place(cache.keys, layer, cache.length[layer], candidates, scales)
-        origin = Origin(cache.origin[layer], tokens, special_tokens)
+        origin = Origin(cache.origin[layer], frame, tokens, special_tokens)
         extra = None if cache.extra is None else cache.extra[layer]
         redundancy = policy(cache.layer_keys(layer), live, candidates, origin, extra)
         if redundancy.shape != candidates.shape:
@@ -61,20 +62,20 @@ def as_measure(policy: Policy, tokens: int, special_tokens: int) -> Measure:
     return measure
 
 
-def protected(origin: Origin, frame: jax.Array, budget: jax.Array, anchors: int, special: bool) -> jax.Array:
+def protected(origin: Origin, budget: jax.Array, anchors: int, special: bool) -> jax.Array:
     """Bool [batch,head,slot]: tokens of anchor frames, and with `special` camera and register tokens of recent frames.
 
-    `frame` and `budget` [batch] are those of the frame and layer at hand; `anchors` counts the first frame, which is
-    protected in any case. Camera and register tokens are protected from the newest frame back to as many as take half
-    of what the anchors leave of the budget: protected tokens never fill it.
+    `budget` [batch] is that of the layer at hand; `anchors` counts the first frame, which is protected in any case. Camera
+    and register tokens are protected from the newest frame back to as many as take half of what the anchors leave of the
+    budget: protected tokens never fill it.
     """
     kept = jnp.zeros(origin.number.shape, bool)
     if anchors > 1:
-        kept |= origin.frame % anchor_stride(frame, anchors)[:, None, None] == 0
+        kept |= origin.frame % anchor_stride(origin.newest, anchors)[:, None, None] == 0
     if special:
         room = jnp.maximum(budget - anchors * origin.tokens, 0) // SHARE
         window = room // origin.special_tokens
-        kept |= origin.special & (origin.frame > (frame - window)[:, None, None])
+        kept |= origin.special & (origin.frame > (origin.newest - window)[:, None, None])
     return kept.transpose(0, 2, 1)
 
 

@@ -7,41 +7,14 @@ within [0, 1] also share the budget among the layers: their mean is a layer's sc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ivggt_jax.kernels import platform
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where the cached tokens come from: arrays [batch, slot, head], leftovers where the slot is not live."""
-
-    number: jax.Array
-    """int32: frame · tokens + token."""
-    tokens: int
-    """Of a frame (P)."""
-    special_tokens: int
-    """Camera and register tokens, the first of a frame."""
-
-    @property
-    def frame(self) -> jax.Array:
-        """int32: the frame's number in its stream, from 0."""
-        return self.number // self.tokens
-
-    @property
-    def token(self) -> jax.Array:
-        """int32: the place in the frame; camera, registers, then patches row by row."""
-        return self.number % self.tokens
-
-    @property
-    def special(self) -> jax.Array:
-        """bool: camera and register tokens."""
-        return self.token < self.special_tokens
-
+from ivggt_jax.memory.origin import Origin
 
 Policy = Callable[[jax.Array, jax.Array, jax.Array, Origin, Any], jax.Array]
 """(keys [batch,slot,head,head_dim], live [batch,slot], candidates [batch,head,slot], origin, extra) → redundancy
@@ -55,10 +28,19 @@ the MLP of its global block made to the token, relative to it. Both −1 until t
 
 @dataclass(frozen=True)
 class Storing:
-    """A policy that wants a number kept with every token, and so 4 bytes more for each head's slot."""
+    """A policy that wants a number kept with every token, and so 4 bytes more for each head's slot.
+
+    Raises ValueError for a number that there is not.
+    """
 
     redundancy: Policy
     extra: Extra
+
+    def __post_init__(self) -> None:
+        if not callable(self.redundancy) or self.extra not in get_args(Extra):
+            raise ValueError(
+                f"Storing takes a function and one of {', '.join(get_args(Extra))}, not {self.redundancy!r} and {self.extra!r}"
+            )
 
     def __call__(
         self, keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: jax.Array | None
@@ -92,7 +74,7 @@ def diversity(
 
 def segment(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
     """Age over the stream's: only the last frames stay (the recurrence of Transformer-XL, arXiv 1901.02860)."""
-    return _relative_age(origin, live).transpose(0, 2, 1)
+    return _relative_age(origin).transpose(0, 2, 1)
 
 
 def local_global(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
@@ -102,13 +84,13 @@ def local_global(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin
     out the other however long the stream.
     """
     slower = origin.special_tokens / origin.tokens
-    age = _relative_age(origin, live)
+    age = _relative_age(origin)
     return jnp.where(origin.special, age * slower, age).transpose(0, 2, 1)
 
 
 def random(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
     """Uniform numbers, others for every frame; a function of the frame's number alone, so runs repeat exactly."""
-    drawn = jax.vmap(lambda frame: jax.random.fold_in(jax.random.key(0), frame))(_newest(origin, live))
+    drawn = jax.vmap(lambda frame: jax.random.fold_in(jax.random.key(0), frame))(origin.newest)
     return jax.vmap(lambda key: jax.random.uniform(key, candidates.shape[1:]))(drawn)
 
 
@@ -160,14 +142,9 @@ def stored_number(policy: Policy) -> Extra | None:
     return policy.extra if isinstance(policy, Storing) else None
 
 
-def _newest(origin: Origin, live: jax.Array) -> jax.Array:
-    """[batch]: number of the newest live frame."""
-    return jnp.where(live[..., None], origin.frame, 0).max((1, 2))
-
-
-def _relative_age(origin: Origin, live: jax.Array) -> jax.Array:
+def _relative_age(origin: Origin) -> jax.Array:
     """[batch,slot,head]: 0 for the newest frame, 1 for the stream's first."""
-    newest = _newest(origin, live)[:, None, None]
+    newest = origin.newest[:, None, None]
     return (newest - origin.frame) / jnp.maximum(newest, 1)
 
 

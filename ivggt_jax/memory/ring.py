@@ -23,7 +23,7 @@ class CameraRing:
     def empty(cls, layers: int, batch: int, frames: int, iterations: int, heads: int, head_dim: int) -> "CameraRing":
         """A ring that holds nothing. Float32, like the camera head."""
         shape = (layers, batch, frames, iterations, heads, head_dim)
-        return cls(jnp.zeros(shape), jnp.zeros(shape))
+        return cls(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
 def ring_slot(frame: jax.Array, frames: int) -> jax.Array:

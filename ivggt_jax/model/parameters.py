@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from ivggt_jax.config import ModelConfig
+from ivggt_jax.kernels import platform
 from ivggt_jax.model.vggt import HEAD_PARTS, HEADS, VGGT
 
 Params = dict[str, Any]
@@ -79,7 +80,7 @@ def compute_dtypes(paths: Mapping[str, Any], trunk: DTypeLike | None) -> dict[st
     None is bfloat16 on a GPU and float32 on a CPU.
     """
     if trunk is None:
-        trunk = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
+        trunk = jnp.bfloat16 if platform() == "gpu" else jnp.float32
     return {path: jnp.dtype(trunk if path.startswith("aggregator/") else jnp.float32) for path in paths}
 
 

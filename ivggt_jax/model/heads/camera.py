@@ -60,7 +60,7 @@ class CameraHead(nnx.Module):
         """
         tokens = self.token_norm(tokens.astype(jnp.float32))
         plain = _standardise(tokens)
-        pose = jnp.zeros((*tokens.shape[:2], POSE))
+        pose = jnp.zeros((*tokens.shape[:2], POSE), jnp.float32)
         poses = []
         for iteration in range(self.iterations):
             embedded = jnp.broadcast_to(self.empty_pose[...], pose.shape) if iteration == 0 else lax.stop_gradient(pose)

@@ -26,8 +26,6 @@ class Tracker(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         features = config.track_features
-        if features % 4:
-            raise ValueError(f"track_features {features} must be a multiple of 4 for the flow and position embeddings")
         offsets = (2 * config.track_radius + 1) ** 2
         width = token_width(features)
         self.iterations, self.levels, self.radius = config.track_iterations, config.track_levels, config.track_radius

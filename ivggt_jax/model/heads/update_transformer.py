@@ -15,8 +15,6 @@ class UpdateTransformer(nnx.Module):
 
     def __init__(self, config: ModelConfig, features_in: int, features_out: int, *, rngs: nnx.Rngs):
         hidden, heads = config.track_hidden, config.track_heads
-        if hidden % heads:
-            raise ValueError(f"track_hidden {hidden} is not a multiple of track_heads {heads}")
         self.input_norm = layer_norm(features_in, epsilon=1e-5, rngs=rngs)
         self.input = linear(features_in, hidden, rngs=rngs)
         self.virtual_tracks = nnx.Param(jax.random.normal(rngs.params(), (config.track_virtual, hidden)))
