@@ -1,5 +1,6 @@
 """Frames of a stream through the network, against what the stream remembers: state in, state and predictions out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
@@ -64,9 +65,9 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
     newest = state.frame + frames - 1
     origin = number_tokens(state.frame, frames, tokens)
 
-    def down_to_budget(cache, scores, layer):
+    def down_to_budget(cache, scores, layer, after=()):
         special = settings.model.special_tokens
-        return forget(cache, scores, layer, budgets[:, layer], newest, config, tokens, special)
+        return forget(cache, scores, layer, budgets[:, layer] + _never(after), newest, config, tokens, special)
 
     def across(query, keys, values, memory, layer):
         cache, scores = memory
@@ -82,7 +83,7 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
             if settings.stored == "attention":
                 cache = add_attention(cache, layer, query[:, frame], length)
         if bounded and not evict_first:
-            cache, scores = down_to_budget(cache, scores, layer)
+            cache, scores = down_to_budget(cache, scores, layer, after=attended)
         return jnp.stack(attended, axis=1).reshape(batch * frames, tokens, *keys.shape[2:]), (cache, scores)
 
     def note(x, change, memory, layer):
@@ -104,6 +105,14 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
         clipped=state.clipped + clipped, dropped=state.dropped + excess[0],
     )  # fmt: skip
     return state, outputs
+
+
+def _never(arrays: Sequence[jax.Array]) -> jax.Array | int:
+    """0, which XLA does not know before it has the arrays.
+
+    What depends on it comes after what reads the cache for them; XLA would copy a cache that is written at any time.
+    """
+    return sum(jnp.any(x > jnp.inf).astype(jnp.int32) for x in arrays)
 
 
 def _camera(

@@ -19,7 +19,16 @@ def nbytes(tree) -> int:
 
 
 @pytest.mark.parametrize(
-    ("what", "cache_config"), [("step", BOUNDED), ("scan", BOUNDED), ("reset", BOUNDED), ("step", UNBOUNDED)]
+    ("what", "cache_config"),
+    [
+        ("step", BOUNDED),
+        ("scan", BOUNDED),
+        ("reset", BOUNDED),
+        ("step", UNBOUNDED),
+        ("step", replace(BOUNDED, evict_after_attention=True)),
+        ("scan", replace(BOUNDED, frames_per_step=3)),
+        ("scan", replace(BOUNDED, frames_per_step=3, policy="residual")),
+    ],
 )
 def test_no_copy_of_a_cache(what, cache_config):
     """Every buffer of the state is updated in place, and all temporaries together are less than one layer of the cache."""
