@@ -76,7 +76,7 @@ class VideoReader:
         """The chosen frames; one that is damaged raises when it is read."""
         container, stream = self._open()
         with container:
-            beginning = float((stream.start_time or 0) * (stream.time_base or 0))
+            beginning = _beginning(stream)
             if self._start and stream.start_time is not None:
                 self._seek(container, beginning + self._start)
             index, last_slot = 0, -1
@@ -137,12 +137,17 @@ class VideoReader:
             return None
         rate = float(stream.average_rate)
         seconds = container.duration / av.time_base
-        if stream.duration is None and stream.start_time is not None:  # Matroska and FLV give the end for the duration
-            seconds -= float(stream.start_time * stream.time_base)
+        if stream.duration is None:  # Matroska and FLV give the end for the duration
+            seconds -= _beginning(stream)
         if self._end is not None:
             seconds = min(seconds, self._end)
         rate = min(self._fps, rate) if self._fps else rate / self._stride
         return max(0, math.ceil((seconds - self._start) * rate - 1e-6))
+
+
+def _beginning(stream: VideoStream) -> float:
+    """Seconds at which the video begins."""
+    return float((stream.start_time or 0) * (stream.time_base or 0))
 
 
 @dataclass(frozen=True)
