@@ -77,12 +77,21 @@ def test_a_run_without_saved_frames_is_an_error(tmp_path):
         SavedRun(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an archive", None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: b"not an archive",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole.replace(b"-\0\0\0\x08\0", b"-\0\0\0\x63\0"),  # another method of compression
+    ],
+)
 def test_a_damaged_frame_is_named(damage, tmp_path):
     saved(tmp_path, [result(0)])
     path = tmp_path / "frames" / "000000.npz"
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    path.write_bytes(damage(whole))
+    assert path.read_bytes() != whole
     with pytest.raises(ValueError, match="000000.npz is not a frame that infer saved, or is damaged"):
         read_result(path)
 
