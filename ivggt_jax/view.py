@@ -33,7 +33,7 @@ PICTURE = 240
 SECONDS_BETWEEN_LOOKS = 1.0
 """At the folder."""
 LISTING_SHARE = 0.02
-"""Most of the time that goes into listing the folder: of a long run that would take a second at every look."""
+"""Most of the time that goes into listing the folder: with 100,000 frames it takes half a second."""
 SECONDS_OF_DRAWING = 0.3
 """At a time, between answers to the controls."""
 PATH, NOW = (220, 60, 30), (30, 90, 220)
