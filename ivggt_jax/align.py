@@ -86,18 +86,19 @@ def align_run(out: Path, options: AlignOptions) -> tuple[AlignedRun, dict[str, A
     """
     assert options.trajectory is not None
     times, truth = read_trajectory(options.trajectory)
-    frames = [(result.frame, result.world_from_cam) for result in SavedRun(out).cameras()]
-    own = np.array([frame.index if frame.timestamp is None else frame.timestamp for frame, _ in frames], np.float64)
+    cameras = SavedRun(out).cameras()
+    frames = [(result.frame.index, result.frame.timestamp, result.world_from_cam) for result in cameras]
+    own = np.array([index if timestamp is None else timestamp for index, timestamp, _ in frames], np.float64)
     nearest = nearest_in_time(own, times)
     found = nearest >= 0
     if found.sum() < 3:
-        kind = "numbers (they have no times)" if frames[0][0].timestamp is None else "times"
+        kind = "numbers (they have no times)" if frames[0][1] is None else "times"
         raise ValueError(
             f"{options.trajectory} has poses for {found.sum()} of {len(frames)} frames, and three are needed: its times "
             f"go from {times.min():.3f} to {times.max():.3f}, the frames' {kind} from {own.min():.3f} to "
             f"{own.max():.3f}, and those that belong together differ by less than {ASSOCIATION_SECONDS} s"
         )
-    predicted = np.stack([pose for _, pose in frames])[found]
+    predicted = np.stack([pose for *_, pose in frames])[found]
     truth = truth[nearest[found]]
     similarity = align_trajectory(predicted, truth, "sim3")
     errors = np.linalg.norm(similarity.poses(predicted)[:, :, 3] - truth[:, :, 3], axis=1)

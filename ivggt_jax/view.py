@@ -32,6 +32,8 @@ PICTURE = 240
 """Longest side in pixels of the pictures beside the scene."""
 SECONDS_BETWEEN_LOOKS = 1.0
 """At the folder."""
+LISTING_SHARE = 0.02
+"""Most of the time that goes into listing the folder: with 100,000 frames it takes half a second."""
 SECONDS_OF_DRAWING = 0.3
 """At a time, between answers to the controls."""
 PATH, NOW = (220, 60, 30), (30, 90, 220)
@@ -73,6 +75,8 @@ class View:
         self._nodes: dict[int, Any] = {}
         self._drawn: dict[str, object] = {}
         self._paths: list[Path] = []
+        self._next_listing = 0.0
+        self._damaged: set[int] = set()
         self._base = 0.01
         self._size = 0.1
         with _quiet():
@@ -134,7 +138,10 @@ class View:
 
     def _look(self) -> bool:
         """Draw what is new in the folder, for a while. Returns whether there is more."""
-        self._paths = numbered(self._folder, ".npz")
+        if (began := time.perf_counter()) >= self._next_listing:
+            self._paths = numbered(self._folder, ".npz")
+            listed = time.perf_counter()
+            self._next_listing = listed + (listed - began) / LISTING_SHARE
         count = len(self._paths)
         if count < self._thinned.count:
             self._begin_again()
@@ -147,36 +154,39 @@ class View:
             self._time.max = count - 1
             if at_end:
                 self._time.value = count - 1  # type: ignore[misc]
-        began = time.perf_counter()
-        missing = self._thinned.missing()
-        added = 0
-        for position in missing:
-            if added and time.perf_counter() - began > SECONDS_OF_DRAWING:
-                break
-            if not (result := self._read(position)):
+        before = len(self._thinned.frames)
+        missing = [position for position in self._thinned.missing() if position not in self._damaged]
+        end = time.perf_counter() + SECONDS_OF_DRAWING
+        while missing and time.perf_counter() < end:
+            position = missing.pop(0)
+            if result := self._read(position):
+                self._thinned.add(position, result)
+                if len(self._thinned.frames) == 1:
+                    self._measure(result, self._thinned.frames[position].points)
+                self._draw(position)
+            elif self._paths[position].exists():
+                self._damaged.add(position)
+            else:
+                self._next_listing = 0.0
                 return False
-            self._thinned.add(position, result)
-            if position == 0:
-                self._measure(result)
-            self._draw(position)
-            added += 1
-        if added:
+        if len(self._thinned.frames) > before:
             self._draw_path()
         shown = len(self._thinned.frames)
         self._title.content = f"**{self._folder.parent.name}**: {count} frames, {shown} of them drawn"
         self._update(
             "cache", None if (lengths := self._lengths()) is None else tuple(map(int, lengths)), self._draw_cache
         )
-        return added < len(missing)
+        return bool(missing)
 
     def _begin_again(self) -> None:
         """Frames are gone: what is drawn is an earlier run's."""
         self._thinned = Thinned()
+        self._damaged.clear()
         self._drawn.clear()
         self._draw_all()
 
     def _read(self, position: int) -> Result | None:
-        """A saved frame; None where it has just been removed, by a run that begins again."""
+        """A saved frame; None where it is damaged, or has just been removed by a run that begins again."""
         try:
             return read_result(self._paths[position])
         except (OSError, ValueError):
@@ -236,6 +246,8 @@ class View:
     def _draw_path(self) -> None:
         """The path through the drawn frames, and some of their cameras."""
         frames = [self._thinned.frames[position] for position in sorted(self._thinned.frames)]
+        if not frames:
+            return
         positions = np.stack([frame.pyramid[0] for frame in frames])
         lines = [np.stack((positions[:-1], positions[1:]), axis=1)]
         if self._cameras.value:
@@ -256,9 +268,8 @@ class View:
         """Lines [8, 2, 3] of a camera whose image lies at the scene's usual depth times `size`."""
         return (corners[0] + self._size * size * (corners - corners[0]))[EDGES]
 
-    def _measure(self, result: Result) -> None:
+    def _measure(self, result: Result, points: np.ndarray) -> None:
         """Sizes of things, and where to look from, by what the first frame sees."""
-        points = self._thinned.frames[0].points
         if len(points) == 0:
             return
         self._base = 2 * automatic_voxel(points)

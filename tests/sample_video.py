@@ -1,5 +1,6 @@
 """Short videos for tests, made on the spot."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -23,13 +24,14 @@ def number_of(image):
     return round(float(image[3 * height // 4 :, 3 * width // 4 :].mean()) / 8)
 
 
-def write_video(path: Path, count=24, rate=10, codec="libx264", codec_options=None, noisy=False, options=None):
-    """Write `count` pictures at `rate` frames a second and return the path."""
+def write_video(path: Path, count=24, rate=10, codec="libx264", codec_options=None, noisy=False, options=None, first=0):
+    """Write `count` pictures at `rate` frames a second, from frame `first` of an empty beginning; return the path."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream = container.add_stream(codec, rate=rate, options=codec_options or {})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(picture(number, noisy=noisy), format="rgb24")
+            frame.pts, frame.time_base = first + number, Fraction(1, rate)
             for packet in stream.encode(frame):
                 container.mux(packet)
         for packet in stream.encode():

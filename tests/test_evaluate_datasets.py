@@ -334,6 +334,18 @@ def test_tum_poses_are_found_by_time(tmp_path):
     assert sequence.problems[1:] == tuple(f"{sequence.images[index]} has no pose within 0.02 s" for index in (1, 3))
 
 
+def test_bonn_images_are_in_the_order_of_time(tmp_path):
+    """Their names have no trailing zeros."""
+    recorded = [1548266469.85281, 1548266469.9206, 1548266469.95112]
+    for time in recorded:
+        write_image(tmp_path / "rgbd_bonn_crowd2" / "rgb" / f"{time}.png")
+    rows = [tum_row(index, time) for index, time in enumerate(recorded)]
+    write_text(tmp_path / "rgbd_bonn_crowd2" / "groundtruth.txt", rows)
+    sequence = only_sequence("bonn", tmp_path)
+    assert sequence.timestamps.tolist() == recorded
+    np.testing.assert_allclose(sequence.world_from_cam, POSES[:3], atol=1e-9)
+
+
 @pytest.mark.parametrize("name", ["tum", "bonn"])
 def test_published_subsets_lie_in_folders_of_their_own(name, tmp_path):
     make_tum(tmp_path, "rgbd_bonn_crowd2", suffix="_110")

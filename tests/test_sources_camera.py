@@ -1,3 +1,4 @@
+import itertools
 import sys
 import threading
 import time
@@ -114,6 +115,15 @@ def test_a_silent_camera():
     capture.unblock.set()
     source.close()
     assert capture.released.is_set()
+
+
+def test_frames_that_the_stride_passes_over_are_a_sign_of_life():
+    capture = FakeCapture(count=100)
+    capture.read = lambda: (time.sleep(0.02), FakeCapture.read(capture))[1]
+    capture.ready.release(100)
+    _, source = camera_source(capture, stride=50, silent_seconds=0.5)  # 50 frames take a second
+    with source:
+        assert [frame.index for frame in itertools.islice(source.frames(), 2)] == [0, 50]
 
 
 def test_closing_ends_the_thread():

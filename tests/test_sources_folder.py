@@ -28,8 +28,15 @@ def test_natural_order_without_hidden_files_and_others(tmp_path):
     assert names(folder_images(tmp_path)) == ["IMG1.PNG", "img2.png", "img2b.JPG", "img10.png"]
 
 
+def test_names_that_are_times_are_in_the_order_of_time(tmp_path):
+    """Bonn's recordings drop trailing zeros."""
+    times = ["9.98.png", "10.05.png", "10.85281.png", "10.9206.png", "10.92061.png", "10.95112.png", "11.2.png"]
+    make_images(tmp_path, *reversed(times))
+    assert names(folder_images(tmp_path)) == times
+
+
 def test_natural_key_takes_any_name():
-    odd = ["²", "²3", "3", "a", "", "007", "7", "7a", "٣", "1.5.png", "x" * 200]
+    odd = ["²", "²3", "3", "a", "", "007", "7", "7a", "٣", "1.5.png", "1.50.png", "1.png", "1.5a.png", "1.5", "x" * 200]
     paths = [Path(name) for name in odd]
     expected = sorted(paths, key=natural_key)
     for shuffled in itertools.islice(itertools.permutations(paths), 0, 2000, 97):

@@ -64,6 +64,20 @@ def test_times_that_do_not_start_at_zero_are_kept(tmp_path):
     assert part == times[5:11]
 
 
+def test_the_expected_length_counts_from_the_first_frame(tmp_path):
+    """Matroska gives the time of the end for the duration."""
+    path = write_video(tmp_path / "a.mkv", COUNT, RATE, first=50)
+    assert next(VideoReader(path).raw_frames()).timestamp == 5
+    assert VideoReader(path).expected_length == COUNT
+
+
+def test_times_rise_where_the_container_knows_no_b_frames(tmp_path):
+    path = write_video(tmp_path / "a.avi", COUNT, RATE, codec_options={"bf": "2"})
+    with av.open(str(path)) as container:
+        assert min(np.diff([frame.time for frame in container.decode(video=0)])) < 0
+    assert min(np.diff([raw.timestamp for raw in VideoReader(path).raw_frames()])) > 0
+
+
 @pytest.mark.parametrize("stride", [2, 5])
 def test_stride(clip, stride):
     reader = VideoReader(clip, stride=stride)
@@ -110,6 +124,17 @@ def test_seeking_skips_what_lies_before(tmp_path, monkeypatch):
     raw = next(VideoReader(path, start=8.0).raw_frames())
     assert raw.timestamp == pytest.approx(8.0)
     assert len(decoded) <= 30
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video"), ("a.flv", "libx264")])
+@pytest.mark.parametrize("between_key_frames", ["60", "250"])
+def test_seeking_leaves_no_frame_out(tmp_path, name, codec, between_key_frames):
+    """MPEG-TS and -PS are sought by time and not to a key frame."""
+    path = write_video(tmp_path / name, 400, 25, codec, {"g": between_key_frames}, noisy=True)
+    times = [raw.timestamp for raw in VideoReader(path).raw_frames()]
+    for first in (13, 100, 375):
+        found = [raw.timestamp for raw in VideoReader(path, start=first / 25, end=(first + 2) / 25).raw_frames()]
+        assert found == pytest.approx(times[first : first + 3], abs=1e-3)
 
 
 TURNS = {

@@ -150,6 +150,25 @@ def test_ten_thousand_frames_are_thinned_and_answered(tmp_path: Path, open_page,
     assert Path("005000.npz") in read and len(read) < 313 + 5
 
 
+def test_a_damaged_frame_is_left_out(tmp_path: Path, open_page, monkeypatch) -> None:
+    monkeypatch.setattr(view, "SECONDS_BETWEEN_LOOKS", 0.05)
+    save(tmp_path, 0, 1)
+    (tmp_path / "frames" / "000000.npz").write_bytes(b"damaged")
+    browser = open_page(tmp_path)
+    browser.until(lambda: "1 frames, 0 of them drawn" in str(browser.shows("GuiMarkdownMessage")))
+    save(tmp_path, 1, 3)
+    browser.until(lambda: sorted(browser.points) == ["/points/000001", "/points/000002"] and bool(browser.camera))
+
+
+def test_listing_a_long_runs_folder_takes_little_of_the_time(tmp_path: Path, open_page, monkeypatch) -> None:
+    monkeypatch.setattr(view, "SECONDS_BETWEEN_LOOKS", 0.01)
+    listed = []
+    monkeypatch.setattr(view, "numbered", lambda folder, suffix: listed.append(time.sleep(0.1)) or [])
+    open_page(tmp_path)
+    time.sleep(1)
+    assert len(listed) == 1
+
+
 def test_lengths_come_from_the_finished_run_and_are_unknown_before(tmp_path: Path) -> None:
     assert saved_lengths(tmp_path) is None
     (tmp_path / "run.json").write_text("{")

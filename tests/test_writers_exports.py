@@ -16,6 +16,7 @@ from PIL import Image  # before pycolmap: the zlib in pycolmap breaks Pillow's w
 from scipy.spatial.transform import Rotation
 from writer_scene import FITS, HEIGHT, HIGH, LOW, WIDTH, camera, intrinsics, invert, known_pixels, result
 
+from ivggt_jax.sources.image_file import read_image
 from ivggt_jax.writers import ExportOptions, Writers
 from ivggt_jax.writers.colmap import export_colmap
 from ivggt_jax.writers.exports import EXPORTS
@@ -76,12 +77,21 @@ def test_a_run_without_saved_frames_is_an_error(tmp_path):
         SavedRun(tmp_path)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an archive", None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda whole: b"",
+        lambda whole: b"not an archive",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole.replace(b"-\0\0\0\x08\0", b"-\0\0\0\x63\0"),  # another method of compression
+    ],
+)
 def test_a_damaged_frame_is_named(damage, tmp_path):
     saved(tmp_path, [result(0)])
     path = tmp_path / "frames" / "000000.npz"
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2] if damage is None else damage)
+    path.write_bytes(damage(whole))
+    assert path.read_bytes() != whole
     with pytest.raises(ValueError, match="000000.npz is not a frame that infer saved, or is damaged"):
         read_result(path)
 
@@ -258,20 +268,42 @@ def test_originals_are_never_touched(place, tmp_path):
     assert (tmp_path / "images" / "000001.png").read_bytes() == before[options.images / "000001.png"]
 
 
-def test_originals_that_lie_turned_are_written_upright(tmp_path):
+@pytest.mark.parametrize(("stored", "exif"), [((224, 336), True), ((336, 224), False)])
+def test_originals_that_lie_turned_are_written_as_the_model_took_them(stored, exif, tmp_path):
+    """Upright, or as they lie in their file (`infer --no-exif`); which of them is told by the size."""
     item = result(0)
     frame = dataclasses.replace(item.frame, name="turned.jpg")
     photos = tmp_path / "photos"
     photos.mkdir()
-    turned = Image.new("RGB", (224, 336), (200, 10, 10))
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    turned.save(photos / "turned.jpg", exif=exif)
+    turned = Image.new("RGB", stored, (200, 10, 10))
+    turned.paste((10, 10, 200), (0, 0, 336, 50))
+    tags = turned.getexif()
+    tags[0x0112] = 6
+    turned.save(photos / "turned.jpg", exif=tags)
     options = dataclasses.replace(ALL, images=photos)
     export_nerfstudio(saved(tmp_path, [dataclasses.replace(item, frame=frame)]), tmp_path, options)
     with Image.open(tmp_path / "images" / "turned.jpg.png") as picture:
         assert picture.size == (336, 224) == item.frame.fit.original_size
         assert picture.getexif().get(0x0112, 1) == 1
+        np.testing.assert_array_equal(picture, read_image(photos / "turned.jpg", exif))
+
+
+def test_originals_lost_or_changed_since_the_run_are_given_as_the_model_saw_them(tmp_path):
+    items = []
+    for item in map(result, range(3)):
+        frame = dataclasses.replace(item.frame, name=f"{item.frame.index + 1:06d}.png")  # another frame's number
+        items.append(dataclasses.replace(item, frame=frame))
+    options = dataclasses.replace(ALL, images=originals(tmp_path / "photos", items))
+    Image.new("RGB", (196, 147)).save(options.images / "000002.png")
+    (options.images / "000003.png").unlink()
+    export_nerfstudio(saved(tmp_path, items), tmp_path, options)
+    frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]
+    assert [(frame["w"], frame["h"]) for frame in frames] == [(336, 224), (WIDTH, HEIGHT), (WIDTH, HEIGHT)]
+    for item, frame in zip(items, frames, strict=True):
+        with Image.open(tmp_path / frame["file_path"]) as picture:
+            assert picture.size == (frame["w"], frame["h"])
+            if item is not items[0]:
+                np.testing.assert_array_equal(picture, item.frame.image)
 
 
 @pytest.mark.parametrize("fit", FITS)

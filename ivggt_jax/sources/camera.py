@@ -42,6 +42,7 @@ class CameraReader:
         self._silent_seconds = silent_seconds
         self._changed = threading.Condition()
         self._latest: tuple[int, float, np.ndarray] | None = None
+        self._heard = 0.0
         self._ended: str | None = None
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"camera {address}", daemon=True)
@@ -53,13 +54,15 @@ class CameraReader:
         """
         if self._thread.ident is not None:
             raise SourceError(f"{self._address}: a camera can be read only once; open it again")
+        self._heard = time.monotonic()
         self._thread.start()
         while True:
             with self._changed:
-                there = self._changed.wait_for(lambda: self._latest or self._ended, timeout=self._silent_seconds)
+                while not (self._latest or self._ended) and (left := self._seconds_left()) > 0:
+                    self._changed.wait(left)
                 taken, self._latest = self._latest, None
             if taken is None:
-                why = self._ended if there else f"no frame for {self._silent_seconds:g} s"
+                why = self._ended or f"no frame for {self._silent_seconds:g} s"
                 raise SourceError(f"{self._address}: the camera is lost: {why}; check its cable or connection")
             index, timestamp, image = taken
             where = f"{self._address}, frame {index}"
@@ -73,6 +76,10 @@ class CameraReader:
         else:
             self._thread.join(timeout=2.0)
 
+    def _seconds_left(self) -> float:
+        """Until the camera is taken for lost, counted from the latest frame, whether the stride passes over it or not."""
+        return self._heard + self._silent_seconds - time.monotonic()
+
     def _run(self) -> None:
         index = 0
         ended = "it was closed"
@@ -82,6 +89,7 @@ class CameraReader:
                 if not good:
                     ended = f"it stopped after {index} frames (unplugged, or the stream ended)"
                     break
+                self._heard = time.monotonic()
                 if index % self._stride == 0:
                     with self._changed:
                         self.dropped += self._latest is not None

@@ -76,10 +76,15 @@ def streamed_images(stream: TextIO) -> Iterator[Path]:
 
 
 def natural_key(path: Path) -> tuple:
-    """Sort key that puts img2 before img10, folder by folder, and does not mind upper and lower case."""
+    """Sort key that puts img2 before img10, folder by folder, and does not mind upper and lower case.
+
+    A file whose name is a decimal number, like a time in seconds, lies where the number does: 1.05, 1.5, 1.52.
+    """
 
     def part_key(part: str) -> list[str | int]:
-        pieces = re.split("([0-9]+)", part.casefold())  # text and digits take turns
+        text = part.casefold()
+        is_decimal = re.fullmatch(r"[0-9]+\.[0-9]+\.[a-z]+", text)  # text puts the digits of a fraction in order
+        pieces = re.split("([0-9]+)", text, maxsplit=bool(is_decimal))  # text and digits take turns
         return [int(piece) if position % 2 else piece for position, piece in enumerate(pieces)]
 
     return [part_key(part) for part in path.parts], str(path)

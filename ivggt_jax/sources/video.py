@@ -23,8 +23,9 @@ CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,iv
 TOLERANCE = 1e-6
 """Seconds by which a timestamp may miss a moment that is asked for."""
 
-SEEK_MARGIN = 1.0
-"""Seconds to aim earlier: some containers seek by decoding time, which runs ahead of presentation by a few frames."""
+SEEK_MARGINS = (1.0, 10.0)
+"""Seconds to aim earlier: some containers seek by decoding time, which runs ahead of presentation by a few frames, and
+some (MPEG-TS and -PS) to any frame, where pictures begin at the next key frame only."""
 
 TURNS = {
     (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,9 +76,9 @@ class VideoReader:
         """The chosen frames; one that is damaged raises when it is read."""
         container, stream = self._open()
         with container:
-            beginning = float((stream.start_time or 0) * (stream.time_base or 0))
+            beginning = _beginning(stream)
             if self._start and stream.start_time is not None:
-                _seek(container, beginning + self._start)
+                self._seek(container, beginning + self._start)
             index, last_slot = 0, -1
             for decoded in _with_times(_decode(container, stream), stream):
                 if decoded.seconds is None and (self._fps or self._start or self._end is not None):
@@ -119,15 +120,34 @@ class VideoReader:
         stream.codec_context.options = {"max_pixels": str(LARGEST_IMAGE)}
         return container, stream
 
+    def _seek(self, container: av.container.InputContainer, moment: float) -> None:
+        """Go to a key frame at or before a moment, in seconds; where none is found, stay at the beginning."""
+        for margin in SEEK_MARGINS:
+            target = int((moment - margin) * av.time_base)
+            trial, stream = self._open()
+            with trial, suppress(av.FFmpegError):
+                trial.seek(target)
+                first = next(_decode(trial, stream), None)
+                if first and first.is_key_frame and first.seconds is not None and first.seconds <= moment:
+                    container.seek(target)
+                    return
+
     def _expected_length(self, container: av.container.InputContainer, stream: VideoStream) -> int | None:
         if not container.duration or not stream.average_rate:
             return None
         rate = float(stream.average_rate)
         seconds = container.duration / av.time_base
+        if stream.duration is None:  # Matroska and FLV give the end for the duration
+            seconds -= _beginning(stream)
         if self._end is not None:
             seconds = min(seconds, self._end)
         rate = min(self._fps, rate) if self._fps else rate / self._stride
         return max(0, math.ceil((seconds - self._start) * rate - 1e-6))
+
+
+def _beginning(stream: VideoStream) -> float:
+    """Seconds at which the video begins."""
+    return float((stream.start_time or 0) * (stream.time_base or 0))
 
 
 @dataclass(frozen=True)
@@ -136,6 +156,11 @@ class _Decoded:
 
     seconds: float | None
     result: VideoFrame | str
+
+    @property
+    def is_key_frame(self) -> bool:
+        """Whether decoding can begin here."""
+        return isinstance(self.result, VideoFrame) and bool(self.result.key_frame)
 
 
 def _decode(container: av.container.InputContainer, stream: VideoStream) -> Iterator[_Decoded]:
@@ -152,11 +177,15 @@ def _decode(container: av.container.InputContainer, stream: VideoStream) -> Iter
 
 
 def _with_times(items: Iterator[_Decoded], stream: VideoStream) -> Iterator[_Decoded]:
-    """Put in missing times (raw streams have none): one frame interval after the one before, where there is a rate."""
+    """Put in times that are missing (raw streams have none) or do not rise (AVI knows no B-frames): one frame interval
+    after the one before, where there is a rate."""
     interval = float(1 / stream.average_rate) if stream.average_rate else None
     latest: float | None = None
     for item in items:
-        if item.seconds is None and interval is not None:
+        if isinstance(item.result, str) and item.seconds is not None:
+            yield item  # a damaged packet, and packets are not in the order of presentation
+            continue
+        if interval is not None and (item.seconds is None or (latest is not None and item.seconds <= latest)):
             item = replace(item, seconds=0.0 if latest is None else latest + interval)
         latest = item.seconds
         yield item
@@ -182,12 +211,6 @@ def _turn(frame: VideoFrame) -> Image.Transpose | None:
         return None
     a, b, _, c, d, *_ = (round(value / 65536) for value in struct.unpack("=9i", bytes(matrix)))
     return TURNS.get((a, b, c, d))
-
-
-def _seek(container: av.container.InputContainer, seconds: float) -> None:
-    """Go to a key frame before a moment; a file that cannot be sought is read from its beginning instead."""
-    with suppress(av.FFmpegError):
-        container.seek(int((seconds - SEEK_MARGIN) * av.time_base))
 
 
 def _reason(error: Exception) -> str:

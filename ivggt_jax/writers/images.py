@@ -1,8 +1,9 @@
 """`images/`: the picture files that COLMAP and nerfstudio models refer to, and each one's camera.
 
 Where the originals are at hand they are linked (or, if they lie turned in their file or have an unusual kind of
-pixel, written upright), and cameras are in their pixels. Frames of a video or a camera have no image file: they are
-written as the model saw them, with cameras in those pixels. Either way image and camera belong together.
+pixel, written as the model took them), and cameras are in their pixels. Frames of a video or a camera have no image
+file, and an original of another size is not the one that the model saw: such frames are written as the model saw them,
+with cameras in those pixels. Either way image and camera belong together.
 """
 
 import shutil
@@ -18,7 +19,7 @@ from ivggt_jax.writers.files import naming, replacing
 from ivggt_jax.writers.result import Result
 
 ORIENTATION = 0x0112
-"""EXIF tag of how an image lies in its file; 1 is upright."""
+"""EXIF tag of how an image lies in its file; 1 is upright, from 5 on width and height are exchanged."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,15 @@ class View:
 def place_image(result: Result, folder: Path, originals: Path | None) -> View:
     """Puts the frame's picture into `folder` and returns its view. Raises WriteError when the disk is full."""
     frame = result.frame
-    original = originals / frame.name if originals else None
-    if original is not None and original.is_file():
-        name, fit = _place_original(original, folder, frame.fit), frame.fit
-    else:
+    name, fit = None, frame.fit
+    if originals and (originals / frame.name).is_file():
+        name = _place_original(originals / frame.name, folder, fit.original_size)
+    if name is None:
         height, width = frame.image.shape[:2]
-        name, fit = f"{frame.index:06d}.png", Fit((width, height), (1.0, 1.0), (0.0, 0.0))
+        name = (
+            f"{frame.name}.png" if originals else f"{frame.index:06d}.png"
+        )  # an original may have a number for a name
+        fit = Fit((width, height), (1.0, 1.0), (0.0, 0.0))
         _write_png(folder / name, Image.fromarray(frame.image))
     from_corner = fit.intrinsics_to_original(result.intrinsics)
     from_corner[:2, 2] += 0.5
@@ -68,14 +72,18 @@ def shared_intrinsics(views: list[View]) -> np.ndarray:
     return np.median([view.intrinsics for view in views], axis=0)
 
 
-def _place_original(original: Path, folder: Path, fit: Fit) -> str:
-    """Links or converts an original image, and returns its name."""
+def _place_original(original: Path, folder: Path, size: tuple[int, int]) -> str | None:
+    """Links or converts an original image, and returns its name; None where it does not have the size."""
     with Image.open(original) as image:
-        upright = image.getexif().get(ORIENTATION, 1) == 1 and image.size == fit.original_size
-        if upright and image.mode in ("RGB", "L"):
-            _link(original, folder / original.name)
-            return original.name
-    _write_png(folder / f"{original.name}.png", read_image(original))
+        stored, mode, orientation = image.size, image.mode, image.getexif().get(ORIENTATION, 1)
+    upright = stored[::-1] if orientation >= 5 else stored
+    if size not in (upright, stored):
+        return None
+    if orientation == 1 and mode in ("RGB", "L"):
+        _link(original, folder / original.name)
+        return original.name
+    exif = size == upright  # not so after `infer --no-exif`
+    _write_png(folder / f"{original.name}.png", read_image(original, exif))
     return f"{original.name}.png"
 
 

@@ -46,7 +46,10 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
     else:
         frames = [_camera(view, view.intrinsics) | frame for view, frame in zip(views, frames, strict=True)]
     with replacing(out / "transforms.json") as file:
-        file.write(json.dumps({**scene, "frames": frames}, indent=1).encode())
+        for piece in json.JSONEncoder(indent=1).iterencode(
+            {**scene, "frames": frames}
+        ):  # whole, it takes the most memory
+            file.write(piece.encode())
 
 
 def _transform(result: Result) -> np.ndarray:

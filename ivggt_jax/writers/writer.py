@@ -26,7 +26,8 @@ class ExportOptions:
     shared_camera: bool = False
     """Whether COLMAP and nerfstudio get one camera for all frames (the median) or one a frame."""
     images: Path | None = None
-    """Folder of the original images, for COLMAP and nerfstudio; frames not found there are given as the model saw them."""
+    """Folder of the original images, for COLMAP and nerfstudio; frames not found there, or found in another size, are
+    given as the model saw them."""
     frames_dtype: Literal["float32", "float16"] = "float32"
     """Of depth, points and confidences in frames/*.npz."""
 

@@ -1,0 +1,28 @@
+"""Bringing a run to a known trajectory. What comes out is tested with the command, in e2e/test_export.py."""
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from writer_scene import camera, result
+
+from ivggt_jax.align import AlignOptions, align_run
+from ivggt_jax.writers import ExportOptions, Writers
+
+FRAMES = 30
+
+
+def test_aligning_holds_no_more_than_one_frames_image(tmp_path: Path) -> None:
+    writers = Writers(["npz"], tmp_path, ExportOptions())
+    for index in range(FRAMES):
+        writers.write(result(index, depth=None, depth_confidence=None, points=None, points_confidence=None))
+    writers.close()
+    path = tmp_path / "known.txt"
+    np.savetxt(path, [(index, *2 * camera(index)[:, 3], 0, 0, 0, 1) for index in range(FRAMES)])
+    tracemalloc.start()
+    _, record = align_run(tmp_path, AlignOptions(scale_from=path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert record["scale"] == pytest.approx(2)
+    assert peak < FRAMES / 2 * result(0).frame.image.nbytes
