@@ -53,9 +53,8 @@ def place_image(result: Result, folder: Path, originals: Path | None) -> View:
         name = _place_original(originals / frame.name, folder, fit.original_size)
     if name is None:
         height, width = frame.image.shape[:2]
-        name = (
-            f"{frame.name}.png" if originals else f"{frame.index:06d}.png"
-        )  # an original may have a number for a name
+        # Beside originals its own name: one of them may be called by the number.
+        name = f"{frame.name}.png" if originals else f"{frame.index:06d}.png"
         fit = Fit((width, height), (1.0, 1.0), (0.0, 0.0))
         _write_png(folder / name, Image.fromarray(frame.image))
     from_corner = fit.intrinsics_to_original(result.intrinsics)

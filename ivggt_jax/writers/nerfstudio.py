@@ -45,11 +45,9 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
         scene |= _camera(views[0], shared_intrinsics(views))
     else:
         frames = [_camera(view, view.intrinsics) | frame for view, frame in zip(views, frames, strict=True)]
+    pieces = json.JSONEncoder(indent=1).iterencode({**scene, "frames": frames})  # all at once would take much memory
     with replacing(out / "transforms.json") as file:
-        for piece in json.JSONEncoder(indent=1).iterencode(
-            {**scene, "frames": frames}
-        ):  # whole, it takes the most memory
-            file.write(piece.encode())
+        file.writelines(piece.encode() for piece in pieces)
 
 
 def _transform(result: Result) -> np.ndarray:
