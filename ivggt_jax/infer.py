@@ -109,10 +109,12 @@ def infer(config: InferConfig) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
     _check(config)
     out = config.out or Path("ivggt_out") / (Path(config.source.frames).stem or "run")
-    output_folder.check_inputs_outside(out, (config.source.frames, config.source.masks, config.options.images))
+    inputs = (config.source.frames, config.source.masks, config.options.images)
+    output_folder.check_inputs_outside(out, inputs)
     if config.align.trajectory:
         read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
     with output_folder.locked(out):
+        output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
         if earlier and earlier.finished and config.resume:
             say(f"{out} holds {earlier.description}: nothing to resume")
@@ -156,7 +158,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         frames, state = source.frames(unfinished.next_index), _restored(config, model, unfinished)
     else:
         frames, state = _started(config, model, source)
-        output_folder.clear(out)
+        output_folder.begin_anew(out)
         unfinished = Unfinished(decisive)
         if _comes_again(config.source):
             begin(out, decisive)
