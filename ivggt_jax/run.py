@@ -81,9 +81,9 @@ class Run:
                             self.save()
                     if interrupted:
                         break
-                self._compute_single(waiting)
+                self._compute_last(waiting, stopped=bool(interrupted))
             except SourceError:  # of the next frame: what was made of those before it is sound
-                self._compute_single(waiting)
+                self._compute_last(waiting, stopped=True)
                 self.save()
                 raise
             except KeyboardInterrupt:
@@ -106,8 +106,10 @@ class Run:
         self._computed += len(frames)
         self._hand_on(before)
 
-    def _compute_single(self, frames: list[Frame]) -> None:
-        """The last frames, fewer than share a pass."""
+    def _compute_last(self, frames: list[Frame], stopped: bool) -> None:
+        """The last frames, fewer than share a pass; left to the resumed run, with which they share one, if there can be one."""
+        if stopped and self._save_state is not None:
+            return
         for frame in frames:
             self._compute([frame])
 
