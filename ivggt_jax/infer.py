@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -185,6 +186,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         interrupted: list[int] = []
         try:
             with interruptible() as interrupted:
+                source.while_waiting = partial(run.while_waiting, interrupted)
                 run.feed(frames, interrupted)
             _build(config, out, options, run, interrupted)
         finally:

@@ -58,7 +58,9 @@ def check_replaceable(out: Path) -> None:
     found = _outputs(out)
     if found and not _is_a_runs(out):
         names = ", ".join(path.name for path in found)
-        raise ValueError(f"{out} holds {names}, which may be no results, since no run is known there: choose another --out")
+        raise ValueError(
+            f"{out} holds {names}, which may be no results, since no run is known there: choose another --out"
+        )
 
 
 def begin_anew(out: Path) -> None:

@@ -27,6 +27,10 @@ SHARE_FOR_SAVES = 0.05
 """Of the time, at most, in that case."""
 
 
+class Stopped(Exception):
+    """No further frame is waited for."""
+
+
 class Run:
     """Feeds frames to a model and its predictions to writers, and has the state saved between two frames."""
 
@@ -72,15 +76,16 @@ class Run:
             self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write-behind"))
             waiting: list[Frame] = []
             try:
-                for frame in frames:
-                    waiting.append(frame)
-                    if len(waiting) == self._together:
-                        self._compute(waiting)
-                        waiting = []
-                        if self._due():
-                            self.save()
-                    if interrupted:
-                        break
+                with contextlib.suppress(Stopped):
+                    for frame in frames:
+                        waiting.append(frame)
+                        if len(waiting) == self._together:
+                            self._compute(waiting)
+                            waiting = []
+                            if self._due():
+                                self.save()
+                        if interrupted:
+                            break
                 self._compute_last(waiting, stopped=bool(interrupted))
             except SourceError:  # of the next frame: what was made of those before it is sound
                 self._compute_last(waiting, stopped=True)
@@ -93,6 +98,15 @@ class Run:
                 self._settle()
             if interrupted:
                 self.save()
+
+    def while_waiting(self, interrupted: list[int]) -> None:
+        """To be called while the next frame is not there: what was computed need not wait for it, nor does the user.
+
+        Raises Stopped, for `feed` to see, when interrupted.
+        """
+        if interrupted:
+            raise Stopped
+        self._hand_on_pending()
 
     def _compute(self, frames: list[Frame]) -> None:
         """Start on frames that share a pass, and meanwhile hand those before to the writers."""
@@ -124,6 +138,10 @@ class Run:
         self._writing = self._thread.submit(self._write, frames, host)
         self.progress.advance(self.lengths, len(frames))
 
+    def _hand_on_pending(self) -> None:
+        before, self._pending = self._pending, None
+        self._hand_on(before)
+
     def _write(self, frames: list[Frame], host: Predictions) -> None:
         """In the writing thread."""
         for i, frame in enumerate(frames):
@@ -143,8 +161,7 @@ class Run:
 
     def _settle(self) -> None:
         """Finish and write everything that was begun."""
-        before, self._pending = self._pending, None
-        self._hand_on(before)
+        self._hand_on_pending()
         self._wait_for_writers()
 
     def _due(self) -> bool:

@@ -1,6 +1,7 @@
 """The loop of a run: what is still computed when the next frame is asked for, and when it waits in order to save."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,3 +89,25 @@ def test_a_stopped_run_is_saved_between_two_passes(
     with pytest.raises(SourceError) if unreadable else contextlib.nullcontext():
         run.feed(source(), interrupted)
     assert run.frames == written and saved == [(2, 2)] * saves
+
+
+def test_what_was_computed_does_not_wait_for_the_next_frame(tiny: Model, images: np.ndarray, tmp_path: Path) -> None:
+    """A camera or a person may be long in sending it; a signal ends the wait."""
+    interrupted: list[int] = []
+    written: list[int] = []
+    run = make_run(tiny, tmp_path)
+
+    def source() -> Iterator[Frame]:
+        yield make_frame(images[0], 0)
+        yield make_frame(images[1], 1)
+        run.while_waiting(interrupted)
+        deadline = time.monotonic() + 60
+        while run.frames < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        written.append(run.frames)
+        interrupted.append(2)
+        run.while_waiting(interrupted)
+        raise AssertionError("it waits although it was interrupted")
+
+    run.feed(source(), interrupted)
+    assert written == [2] and run.frames == 2

@@ -3,7 +3,7 @@
 import glob
 import logging
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,7 +13,7 @@ from typing import Literal, Self
 from PIL import Image
 
 from ivggt_jax.sources import camera
-from ivggt_jax.sources.ahead import read_ahead
+from ivggt_jax.sources.ahead import read_ahead, read_on_request
 from ivggt_jax.sources.camera import CameraReader
 from ivggt_jax.sources.fit import PATCH, Size, fit_image, fit_mask, model_size, nearest_size
 from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, listed_images, streamed_images
@@ -105,6 +105,8 @@ class Source:
         """Unreadable frames left out since the last `frames()` began (`on_error="skip"`)."""
         self.skipped_names: list[str] = []
         """What was wrong with the first twenty of them."""
+        self.while_waiting: Callable[[], None] = lambda: None
+        """Called again and again while a camera or standard input has no next frame; what it raises ends the wait."""
         self._reader = reader
         self._masks = None if config.masks is None else _masks_by_stem(config.masks)
         self._warned_of_size = False
@@ -156,7 +158,10 @@ class Source:
     def _frames(self, start: int) -> Generator[Frame, None, None]:
         self.skipped, self.skipped_names = 0, []
         first_size: Size | None = None
-        for raw in islice(self._reader.raw_frames(), self.config.max_frames):
+        found = self._reader.raw_frames()
+        if not self._reader.read_ahead:
+            found = read_on_request(found, lambda: self.while_waiting())
+        for raw in islice(found, self.config.max_frames):
             if raw.index < start and first_size is not None:
                 continue
             try:
