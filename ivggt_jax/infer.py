@@ -26,7 +26,7 @@ from ivggt_jax.model.parameters import Model, abstract_model
 from ivggt_jax.progress import Progress
 from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.run import Run, interruptible
-from ivggt_jax.sources import Frame, Source, SourceConfig, open_source
+from ivggt_jax.sources import Frame, Source, SourceConfig, SourceError, open_source
 from ivggt_jax.sources.source import NAMES_KEPT
 from ivggt_jax.state import StreamState
 from ivggt_jax.stream import init_stream
@@ -184,11 +184,22 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     )
     with _viewer(config, out, run) as view:
         interrupted: list[int] = []
+        failed = False
         try:
-            with interruptible() as interrupted:
+            with interruptible() as interrupted, contextlib.closing(source):  # a camera would go on, and count
                 source.while_waiting = partial(run.while_waiting, interrupted)
-                run.feed(frames, interrupted)
+                try:
+                    run.feed(frames, interrupted)
+                except SourceError as error:
+                    if _comes_again(config.source):
+                        raise
+                    say(f"error: {error}")  # it is how a camera ends: the exports are due
+                    failed = True
             _build(config, out, options, run, interrupted)
+        except ValueError:
+            if run.ended:
+                finish(out)  # trying again would fail again
+            raise
         finally:
             # Also after an error: what was finished is on disk, and this says how to read it.
             skipped = {**_skipped(source, unfinished), "dropped": source.dropped}
@@ -199,8 +210,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             if view:
                 view.wait()
         elif _comes_again(config.source):
-            say("stopped; --resume goes on from here")
-    return 128 + interrupted[0] if interrupted else 0
+            say(f"stopped; --resume goes on from {'here' if run.saved else 'the last state that was saved'}")
+    return 128 + interrupted[0] if interrupted else int(failed)
 
 
 def _build(config: InferConfig, out: Path, options: ExportOptions, run: Run, interrupted: list[int]) -> None:
@@ -210,12 +221,7 @@ def _build(config: InferConfig, out: Path, options: ExportOptions, run: Run, int
         return
     if not interrupted:
         run.save()  # a kill from here on costs none of the frames
-    try:
-        build(out, names, options, config.align)
-    except ValueError:
-        if not interrupted:
-            finish(out)  # trying again would fail again
-        raise
+    build(out, names, options, config.align)
 
 
 def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun | None) -> Unfinished | None:

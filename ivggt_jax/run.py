@@ -54,7 +54,7 @@ class Run:
         """
         self.model, self.state, self.writers, self.progress = model, state, writers, progress
         self.frames, self.next_index = begin, next_index
-        self._computed = self._saved = begin
+        self._computed = self._tried = begin
         self._points_from_depth = points_from_depth
         self._save_state, self._every = save_state, save_every
         self._saved_at, self._seconds_to_save = time.perf_counter(), 0.0
@@ -63,6 +63,10 @@ class Run:
         self._writing: Future | None = None
         self.lengths = np.asarray(state.lengths[0])
         """[layer] live tokens after the newest finished frame."""
+        self.ended = False
+        """Whether all frames are done and none failed or was left out because of an interruption."""
+        self.saved = False
+        """Whether the state was saved when that was last tried."""
 
     def feed(self, frames: Iterator[Frame], interrupted: list[int]) -> None:
         """Run until the frames or the user's patience end; what was begun is finished, written and, if stopped, saved.
@@ -98,6 +102,7 @@ class Run:
                 self._settle()
             if interrupted:
                 self.save()
+            self.ended = not interrupted
 
     def while_waiting(self, interrupted: list[int]) -> None:
         """To be called while the next frame is not there: what was computed need not wait for it, nor does the user.
@@ -169,20 +174,22 @@ class Run:
         if self._save_state is None:
             return False
         if self._every is not None:
-            return 0 < self._every <= self._computed - self._saved
+            return 0 < self._every <= self._computed - self._tried
         pause = max(SECONDS_BETWEEN_SAVES, self._seconds_to_save / SHARE_FOR_SAVES)
         return time.perf_counter() - self._saved_at > pause
 
     def save(self) -> None:
         """Settle, and have the state saved; a state that cannot be saved does not end the run."""
         self._settle()
-        self._saved = self._computed
+        self._tried = self._computed
         if self._save_state is None:
             return
         began = time.perf_counter()
         try:
             self._save_state(self)
+            self.saved = True
         except OSError as error:
+            self.saved = False
             say(f"warning: the state is not saved, --resume would go back further: {error}")
         self._saved_at = time.perf_counter()
         self._seconds_to_save = self._saved_at - began
