@@ -182,6 +182,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         save_state=save if _comes_again(config.source) else None,
         save_every=config.save_every,
     )
+    unfinished.release()
     with _viewer(config, out, run) as view:
         interrupted: list[int] = []
         failed = False

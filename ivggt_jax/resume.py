@@ -45,7 +45,7 @@ class Unfinished:
     """Unreadable frames left out so far."""
     stream: dict[str, Any] = field(default_factory=dict)
     """The stream's cache configuration, size and heads."""
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
     """The stream's state as "stream/…", the writers' as "writers/…"; mapped, not read, when it comes from a file."""
 
     @property
@@ -56,6 +56,10 @@ class Unfinished:
             for name, array in self.arrays.items()
             if name.startswith("writers/")
         }
+
+    def release(self) -> None:
+        """Give up the arrays and, with them, the file's space on the disk once another has replaced it."""
+        self.arrays.clear()
 
 
 def begin(out: Path, options: dict[str, Any]) -> None:
