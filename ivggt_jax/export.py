@@ -92,7 +92,7 @@ def original_images(run: Path) -> Path | None:
     if unfinished is None:
         with contextlib.suppress(FileNotFoundError, KeyError):
             frames = read_run_json(run)["settings"]["source"]["frames"]
-    folder = Path(frames) if frames else None
+    folder = Path(frames).expanduser() if frames else None
     return folder if folder and folder.is_dir() else None
 
 

@@ -27,7 +27,7 @@ from ivggt_jax.progress import Progress
 from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.run import Run, interruptible
 from ivggt_jax.sources import Frame, Source, SourceConfig, SourceError, open_source
-from ivggt_jax.sources.source import NAMES_KEPT
+from ivggt_jax.sources.source import NAMES_KEPT, full_name
 from ivggt_jax.state import StreamState
 from ivggt_jax.stream import init_stream
 from ivggt_jax.writers import ExportOptions, Writers, write_run_json
@@ -109,8 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def infer(config: InferConfig) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
     _check(config)
-    out = config.out or Path("ivggt_out") / (Path(config.source.frames).stem or "run")
-    inputs = (config.source.frames, config.source.masks, config.options.images)
+    out = config.out or output_folder.default_out(config.source.frames)
+    inputs = (config.source.frames, config.source.masks, config.options.images, config.align.trajectory)
     output_folder.check_inputs_outside(out, inputs)
     if config.align.trajectory:
         read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
@@ -164,8 +164,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         if _comes_again(config.source):
             begin(out, decisive)
     options = config.options
-    if options.images is None and Path(config.source.frames).is_dir():
-        options = dataclasses.replace(options, images=Path(config.source.frames))
+    if options.images is None and (folder := Path(config.source.frames).expanduser()).is_dir():
+        options = dataclasses.replace(options, images=folder)
 
     def save(run: Run) -> None:
         now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished))
@@ -252,11 +252,18 @@ def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun
 
 def _decisive_options(config: InferConfig) -> dict[str, Any]:
     """The options that decide what is written, by their names, as JSON has them."""
-    options = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    options = json.loads(json.dumps(dataclasses.asdict(_for_records(config)), default=str))
     for group in ("source", "align", "options"):
         options |= options.pop(group)
     options["export"] = [*config.growing, *config.built]
     return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
+
+
+def _for_records(config: InferConfig) -> InferConfig:
+    """The options with the source named in full, and no password in it."""
+    return dataclasses.replace(
+        config, source=dataclasses.replace(config.source, frames=full_name(config.source.frames))
+    )
 
 
 def _comes_again(source: SourceConfig) -> bool:
@@ -338,7 +345,7 @@ def _record(config: InferConfig, run: Run) -> dict[str, Any]:
     return {
         "versions": {name: version(name) for name in ("ivggt_jax", "jax", "flax")},
         "device": str(jax.devices()[0].device_kind),
-        "settings": config,
+        "settings": _for_records(config),
         "model": {
             "checkpoint": config.checkpoint,
             "source": checkpoint.identify(config.checkpoint),

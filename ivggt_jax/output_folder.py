@@ -2,6 +2,8 @@
 
 import contextlib
 import glob
+import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from ivggt_jax.resume import STATE_FILE, Unfinished, read_state
 from ivggt_jax.sources.folder import listed_images
+from ivggt_jax.sources.source import full_name
 from ivggt_jax.tensor_file import CheckpointError
 from ivggt_jax.writers.files import naming
 from ivggt_jax.writers.run_json import read_run_json
@@ -36,6 +39,17 @@ class EarlierRun:
     finished: bool = False
     unfinished: Unfinished | None = None
     """What is needed to go on, where the run can be resumed."""
+
+
+def default_out(frames: str) -> Path:
+    """ivggt_out/ and the name of the source: a file, a folder, the folder of a pattern, or a camera's address."""
+    name = full_name(frames)
+    if "://" in name:
+        return Path("ivggt_out") / re.sub(r"[^\w.-]+", "-", name.partition("://")[2]).strip("-")
+    path = Path(os.path.normpath(name))
+    while glob.has_magic(path.name) and not path.exists():
+        path = path.parent
+    return Path("ivggt_out") / (path.stem or "run")
 
 
 def earlier_run(out: Path) -> EarlierRun | None:

@@ -2,6 +2,7 @@
 
 import glob
 import logging
+import re
 import sys
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -94,6 +95,15 @@ def open_source(config: SourceConfig) -> "Source":
     except SourceError:
         reader.close()
         raise
+
+
+def full_name(frames: str) -> str:
+    """What `SourceConfig.frames` names, for records: a path from the root, an address without user, password and query."""
+    if "://" in frames:
+        return re.sub("//[^/?#]*@", "//", frames).partition("?")[0]
+    if frames == "-" or frames.startswith("cam:"):
+        return frames
+    return str(Path(frames).expanduser().absolute())
 
 
 class Source:
@@ -231,7 +241,7 @@ def _reader(config: SourceConfig) -> Reader:
     if config.fps is not None or config.start or config.end is not None:
         raise SourceError(f"{spec}: --fps, --start and --end are for video files; use --stride and --max-frames")
     if spec.startswith(("cam:", "rtsp://", "rtsps://")):
-        return CameraReader(spec, camera.open_capture(spec), config.stride)
+        return CameraReader(full_name(spec), camera.open_capture(spec), config.stride)
     if "://" in spec:
         raise SourceError(f"{spec}: of addresses only rtsp:// is read; download the file and name it")
     if spec == "-":

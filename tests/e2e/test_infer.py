@@ -14,6 +14,7 @@ from commands import FRAMES, PATIENCE, run, start, wait_until
 from PIL import Image
 
 from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, infer, init_stream, step, stream
+from ivggt_jax.export import original_images
 from ivggt_jax.infer import main
 from ivggt_jax.resume import read_state
 from ivggt_jax.view import View
@@ -147,6 +148,30 @@ def test_no_images_and_not_a_checkpoint(checkpoint: Path, folder: Path, tmp_path
     assert str(empty) in capsys.readouterr().err
     assert run(main, "--frames", folder, "--checkpoint", folder, "--out", tmp_path / "out") == 1
     assert str(folder) in capsys.readouterr().err
+
+
+def test_a_record_names_the_source_in_full(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """So that an export from elsewhere takes the same pictures; a resumed run may name it as before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (folder / "img4.png").write_bytes(b"damaged")
+    arguments = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "nerfstudio")
+    assert run(main, "--frames", folder.name, *arguments) == 1
+    assert original_images(tmp_path / "out") == folder
+    assert run(main, "--frames", f"~/{folder.name}", *arguments, "--resume", "--on-error", "skip") == 0
+    assert "with 3 frames saved: resumed from there" in capsys.readouterr().err
+    assert original_images(tmp_path / "out") == folder
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == [
+        f"img{i}.png" for i in (1, 2, 3, 5)
+    ]
+
+
+def test_a_record_holds_no_password(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: Camera(2))
+    arguments = ("--frames", "rtsp://me:secret@host/live", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert run(main, *arguments) == 1
+    text = (tmp_path / "out" / "run.json").read_text()
+    assert "rtsp://host/live" in text and "secret" not in text
 
 
 def test_a_truncated_image_ends_the_run_and_leaves_what_was_done(

@@ -7,7 +7,7 @@ from commands import FRAMES, run
 from filelock import FileLock
 
 from ivggt_jax import infer
-from ivggt_jax.output_folder import LOCK, MARKER, begin_anew, check_inputs_outside, earlier_run
+from ivggt_jax.output_folder import LOCK, MARKER, begin_anew, check_inputs_outside, default_out, earlier_run
 from ivggt_jax.resume import STATE_FILE, begin, read_state
 from ivggt_jax.writers import write_run_json
 
@@ -55,7 +55,26 @@ def test_other_peoples_files_with_names_of_results_stay(
     assert set(scene.rglob("*")) == before
 
 
-@pytest.mark.parametrize("path", ["images", "images/*.jpg", "frames/a.png", "points.ply"])
+@pytest.mark.parametrize(
+    ("frames", "name"),
+    [
+        ("walk.mp4", "walk"),
+        ("photos/*.jpg", "photos"),
+        ("photos/**/*.jpg", "photos"),
+        (".", "here"),
+        ("..", "above"),
+        ("cam:0", "cam:0"),
+        ("rtsp://user:p@ssword@host:554/live?password=secret", "host-554-live"),
+    ],
+)
+def test_the_folder_is_named_after_the_source(tmp_path: Path, monkeypatch, frames: str, name: str) -> None:
+    place = tmp_path / "above" / "here"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    assert default_out(frames) == Path("ivggt_out") / name
+
+
+@pytest.mark.parametrize("path", ["images", "images/*.jpg", "frames/a.png", "points.ply", "trajectory.txt"])
 def test_frames_that_lie_where_results_go_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="choose another --out"):
         check_inputs_outside(tmp_path, [f"{tmp_path}/{path}"])
