@@ -139,7 +139,12 @@ def _check(config: InferConfig) -> None:
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
     for output in config.export:
         if (needed := NEEDED.get(output)) and needed not in computed:
-            raise ValueError(f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads")
+            raise ValueError(
+                f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads, or name what needs "
+                "none, as in --export tum intrinsics"
+            )
+    if "tracks" in config.heads and "npz" not in config.growing:
+        say("warning: tracks are predicted, but only npz writes them: add it to --export")
 
 
 def _precision(config: InferConfig) -> str | None:

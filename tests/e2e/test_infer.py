@@ -64,6 +64,16 @@ def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("export", [("tum",), ("tum", "npz")])
+def test_tracks_that_nothing_writes_are_named(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys, export: tuple[str, ...]
+) -> None:
+    code = run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--max-frames", 1, "--heads",
+               "camera", "tracks", "--track-grid", 2, "--export", *export)  # fmt: skip
+    assert code == 0
+    assert ("tracks are predicted, but only npz writes them" in capsys.readouterr().err) == ("npz" not in export)
+
+
 def test_a_run_holds_no_other_heads(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch) -> None:
     held = []
 
@@ -124,7 +134,10 @@ def test_another_size_is_fitted_to_the_first(checkpoint: Path, folder: Path, tmp
         (("--export", "obj"), "invalid choice 'obj'"),
         (("--strde", "2"), "--stride"),
         (("--confidence", "200"), "percentile from 0 to below 100"),
-        (("--heads", "camera"), "--export ply needs points, which --heads leaves out"),
+        (
+            ("--heads", "camera"),
+            "--export ply needs points, which --heads leaves out: add depth to --heads, or name what",
+        ),
         (("--save-every", "-1"), "0 or more frames"),
         (("--max-memory", "lots"), "like 8GB"),
         (("--max-memory", "10MB"), "too little: weights take"),
