@@ -161,7 +161,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     if unfinished and unfinished.frames:
         if unfinished.options["weights"] != decisive["weights"]:
             raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
-        frames, state = source.frames(unfinished.next_index), _restored(config, model, unfinished)
+        frames = source.frames(unfinished.next_index, unfinished.skipped["last"])
+        state = _restored(config, model, unfinished)
     else:
         frames, state = _started(config, model, source)
         output_folder.begin_anew(out)
@@ -328,11 +329,13 @@ def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
 
 
 def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
-    """Unreadable frames of the whole run; a resumed one meets again those before its first frame."""
+    """Unreadable frames of the whole run, those included that were read ahead when it was saved."""
     before = unfinished.skipped
-    again = len(set(before["names"]) & set(source.skipped_names))
-    names = list(dict.fromkeys([*before["names"], *source.skipped_names]))
-    return {"count": before["count"] + source.skipped - again, "names": names[:NAMES_KEPT]}
+    return {
+        "count": before["count"] + source.skipped,
+        "names": [*before["names"], *source.skipped_names][:NAMES_KEPT],
+        "last": max(before["last"], source.last_skipped),
+    }
 
 
 def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager:

@@ -115,6 +115,8 @@ class Source:
         """Unreadable frames left out since the last `frames()` began (`on_error="skip"`)."""
         self.skipped_names: list[str] = []
         """What was wrong with the first twenty of them."""
+        self.last_skipped = -1
+        """`Frame.index` that the last of them would have had."""
         self.while_waiting: Callable[[], None] = lambda: None
         """Called again and again while a camera or standard input has no next frame; what it raises ends the wait."""
         self._reader = reader
@@ -136,12 +138,13 @@ class Source:
         """Frames that a camera delivered faster than they were taken."""
         return self._reader.dropped
 
-    def frames(self, start: int = 0) -> Iterator[Frame]:
+    def frames(self, start: int = 0, last_skipped: int = -1) -> Iterator[Frame]:
         """Iterate over the frames, read up to two ahead in a thread (not from cameras and standard input).
 
         Args:
             start: first `Frame.index` wanted. A run that stopped after `frame` goes on with `frame.index + 1` and gets
                 exactly what it would have got: `max_frames`, `fps` and the first frame's size count from the beginning.
+            last_skipped: unreadable frames up to this index were counted before, and are not again.
 
         Raises:
             SourceError: a frame is unreadable and `on_error` is "stop"; no frame at all is readable; a camera is lost,
@@ -149,7 +152,7 @@ class Source:
         """
         if start and not self._reader.resumable:
             raise SourceError(f"{self.config.frames}: a camera cannot be resumed: its frames are gone")
-        frames = self._frames(start)
+        frames = self._frames(start, last_skipped)
         return read_ahead(frames) if self._reader.read_ahead else frames
 
     def close(self) -> None:
@@ -165,8 +168,8 @@ class Source:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _frames(self, start: int) -> Generator[Frame, None, None]:
-        self.skipped, self.skipped_names = 0, []
+    def _frames(self, start: int, last_skipped: int) -> Generator[Frame, None, None]:
+        self.skipped, self.skipped_names, self.last_skipped = 0, [], last_skipped
         first_size: Size | None = None
         found = self._reader.raw_frames()
         if not self._reader.read_ahead:
@@ -179,7 +182,9 @@ class Source:
             except SourceError as error:
                 if self.config.on_error == "stop":
                     raise SourceError(f"{error}; --on-error skip goes on without it") from error
-                self._count_skipped(str(error))
+                if raw.index > self.last_skipped:
+                    self.last_skipped = raw.index
+                    self._count_skipped(str(error))
                 continue
             height, width, _ = frame.image.shape
             first_size = (width, height)

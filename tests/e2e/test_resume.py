@@ -19,6 +19,8 @@ from commands import PATIENCE, run, start, wait_until, write_frames
 from ivggt_jax import infer
 from ivggt_jax.infer import main
 from ivggt_jax.resume import STATE_FILE
+from ivggt_jax.writers import Result
+from ivggt_jax.writers.tum import TumWriter
 
 FRAMES = 12
 RERUN = ("rrd",) if find_spec("rerun") else ()
@@ -152,6 +154,30 @@ def test_stopped_by_the_system_and_resumed_past_a_bad_frame(
     record = json.loads((out / "run.json").read_text())
     assert record["skipped"]["count"] == 1 and "img4.png" in record["skipped"]["names"][0]
     assert not (out / STATE_FILE).exists()
+
+
+def test_a_resumed_run_counts_every_unreadable_frame_once(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """More than are named, met again before the first frame that can be read; and one that was read ahead."""
+    for i in range(25):
+        (folder / f"a{i}.png").write_bytes(b"damaged")
+    (folder / "img4.png").write_bytes(b"damaged")
+    out = tmp_path / "out"
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "tum", "--on-error", "skip")
+
+    def write_and_interrupt(self: TumWriter, result: Result) -> None:
+        write(self, result)
+        if result.frame.name == "img3.png":
+            signal.raise_signal(signal.SIGINT)
+
+    write = TumWriter.write
+    monkeypatch.setattr(TumWriter, "write", write_and_interrupt)
+    assert run(main, *arguments, "--save-every", 1) == 130
+    monkeypatch.undo()
+    assert run(main, *arguments, "--resume") == 0
+    record = json.loads((out / "run.json").read_text())
+    assert record["frames"] == 4 and record["skipped"]["count"] == 26 and len(record["skipped"]["names"]) == 20
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs a list of mapped files")
