@@ -161,7 +161,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     if unfinished and unfinished.frames:
         if unfinished.options["weights"] != decisive["weights"]:
             raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
-        frames = source.frames(unfinished.next_index, unfinished.skipped["last"])
+        frames = source.frames(unfinished.next_index, unfinished.last_skipped)
         state = _restored(config, model, unfinished)
     else:
         frames, state = _started(config, model, source)
@@ -174,7 +174,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         options = dataclasses.replace(options, images=folder)
 
     def save(run: Run) -> None:
-        now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished))
+        now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished), source.last_skipped)
         save_state(out, now, run.state, run.writers.state())
 
     run = Run(
@@ -331,11 +331,8 @@ def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
 def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
     """Unreadable frames of the whole run, those included that were read ahead when it was saved."""
     before = unfinished.skipped
-    return {
-        "count": before["count"] + source.skipped,
-        "names": [*before["names"], *source.skipped_names][:NAMES_KEPT],
-        "last": max(before["last"], source.last_skipped),
-    }
+    names = [*before["names"], *source.skipped_names]
+    return {"count": before["count"] + source.skipped, "names": names[:NAMES_KEPT]}
 
 
 def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager:

@@ -41,8 +41,10 @@ class Unfinished:
     """Frames finished when this was saved; 0: nothing but the options is saved."""
     next_index: int = 0
     """`Frame.index` of the first frame to go on with, at least."""
-    skipped: dict[str, Any] = field(default_factory=lambda: {"count": 0, "names": [], "last": -1})
-    """Unreadable frames left out so far, and the last one's index."""
+    skipped: dict[str, Any] = field(default_factory=lambda: {"count": 0, "names": []})
+    """Unreadable frames left out so far."""
+    last_skipped: int = -1
+    """The last one's index."""
     stream: dict[str, Any] = field(default_factory=dict)
     """The stream's cache configuration, size and heads."""
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
