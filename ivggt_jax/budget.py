@@ -16,6 +16,8 @@ SHARE_OF_MEMORY = 0.6
 """Of the free memory that a stream may take: weights lie there already, activations and the system need the rest."""
 ACTIVATIONS = 3000
 """Bytes for each pixel of a frame that a step needs besides: 2,650 were counted for the full model (docs/design.md)."""
+SHARE_OF_FURTHER_FRAMES = 0.25
+"""Of that, for each further frame of a pass: 350, 520, 936 and 1,226 MB were counted for 1, 2, 4 and 8 of 518×392 pixels."""
 POINTS = 64
 """Tracked points that are counted; they take next to nothing beside the maps that they are looked for in."""
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -43,6 +45,11 @@ def stream_bytes(model: Model, cache: CacheConfig, height: int, width: int) -> i
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
+def step_bytes(cache: CacheConfig, height: int, width: int) -> int:
+    """Bytes that a step takes beside weights and stream, estimated for the full model."""
+    return int(ACTIVATIONS * height * width * (1 + SHARE_OF_FURTHER_FRAMES * (cache.frames_per_step - 1)))
+
+
 def fitting_cache(model: Model, cache: CacheConfig, height: int, width: int, room: float) -> CacheConfig:
     """The cache with its budget lowered, where needed, to what fits `room` bytes.
 
@@ -67,7 +74,7 @@ def limited_cache(model: Model, cache: CacheConfig, height: int, width: int, lim
     `fixed`: the budget is the user's and stays. Raises ValueError when even the least does not fit.
     """
     weights = weights_bytes(model)
-    activations = ACTIVATIONS * height * width
+    activations = step_bytes(cache, height, width)
     room = limit - weights - activations
     if stream_bytes(model, cache, height, width) <= room:
         return cache
@@ -76,7 +83,7 @@ def limited_cache(model: Model, cache: CacheConfig, height: int, width: int, lim
         small = fitting_cache(model, small, height, width, room)
     if (needed := stream_bytes(model, small, height, width)) > room:
         raise ValueError(
-            f"{limit / 1e9:.2f} GB are too little: weights take {weights / 1e9:.2f}, a frame of {width}×{height} about "
+            f"{limit / 1e9:.2f} GB are too little: weights take {weights / 1e9:.2f}, a step at {width}×{height} about "
             f"{activations / 1e9:.2f}, and an int8 cache of {small.total_budget:,} tokens {needed / 1e9:.2f} GB"
         )
     return small

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ivggt_jax.align import AlignOptions, align_run, write_alignment
 from ivggt_jax.command import run_command, say
+from ivggt_jax.output_folder import locked
 from ivggt_jax.resume import read_state
 from ivggt_jax.writers import WRITERS, ExportOptions, Writers, read_run_json
 from ivggt_jax.writers.saved_run import SavedRun
@@ -44,11 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def export(config: ExportConfig) -> int:
-    """Files for other tools, from the frames that a run has saved; also of a run that was stopped or is not over."""
+    """Files for other tools, from the frames that a run has saved; of one that is not over only with --into elsewhere."""
     options = config.options
     if options.images is None:
         options = dataclasses.replace(options, images=original_images(config.run))
-    build(config.run, config.to, options, config.align, config.into)
+    SavedRun(config.run)  # says what is missing where there are no frames, before a folder is made
+    with locked(config.into or config.run, "--into"):
+        build(config.run, config.to, options, config.align, config.into)
     return 0
 
 
@@ -89,7 +92,7 @@ def original_images(run: Path) -> Path | None:
     if unfinished is None:
         with contextlib.suppress(FileNotFoundError, KeyError):
             frames = read_run_json(run)["settings"]["source"]["frames"]
-    folder = Path(frames) if frames else None
+    folder = Path(frames).expanduser() if frames else None
     return folder if folder and folder.is_dir() else None
 
 

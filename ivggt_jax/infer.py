@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -25,8 +26,8 @@ from ivggt_jax.model.parameters import Model, abstract_model
 from ivggt_jax.progress import Progress
 from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.run import Run, interruptible
-from ivggt_jax.sources import Frame, Source, SourceConfig, open_source
-from ivggt_jax.sources.source import NAMES_KEPT
+from ivggt_jax.sources import Frame, Source, SourceConfig, SourceError, open_source
+from ivggt_jax.sources.source import NAMES_KEPT, full_name
 from ivggt_jax.state import StreamState
 from ivggt_jax.stream import init_stream
 from ivggt_jax.writers import ExportOptions, Writers, write_run_json
@@ -108,11 +109,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def infer(config: InferConfig) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
     _check(config)
-    out = config.out or Path("ivggt_out") / (Path(config.source.frames).stem or "run")
-    output_folder.check_inputs_outside(out, (config.source.frames, config.source.masks, config.options.images))
+    out = config.out or output_folder.default_out(config.source.frames)
+    inputs = (config.source.frames, config.source.masks, config.options.images, config.align.trajectory)
+    output_folder.check_inputs_outside(out, inputs)
     if config.align.trajectory:
         read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
     with output_folder.locked(out):
+        output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
         if earlier and earlier.finished and config.resume:
             say(f"{out} holds {earlier.description}: nothing to resume")
@@ -136,7 +139,12 @@ def _check(config: InferConfig) -> None:
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
     for output in config.export:
         if (needed := NEEDED.get(output)) and needed not in computed:
-            raise ValueError(f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads")
+            raise ValueError(
+                f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads, or name what needs "
+                "none, as in --export tum intrinsics"
+            )
+    if "tracks" in config.heads and "npz" not in config.growing:
+        say("warning: tracks are predicted, but only npz writes them: add it to --export")
 
 
 def _precision(config: InferConfig) -> str | None:
@@ -153,19 +161,20 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     if unfinished and unfinished.frames:
         if unfinished.options["weights"] != decisive["weights"]:
             raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
-        frames, state = source.frames(unfinished.next_index), _restored(config, model, unfinished)
+        frames = source.frames(unfinished.next_index, unfinished.last_skipped)
+        state = _restored(config, model, unfinished)
     else:
         frames, state = _started(config, model, source)
-        output_folder.clear(out)
+        output_folder.begin_anew(out)
         unfinished = Unfinished(decisive)
         if _comes_again(config.source):
             begin(out, decisive)
     options = config.options
-    if options.images is None and Path(config.source.frames).is_dir():
-        options = dataclasses.replace(options, images=Path(config.source.frames))
+    if options.images is None and (folder := Path(config.source.frames).expanduser()).is_dir():
+        options = dataclasses.replace(options, images=folder)
 
     def save(run: Run) -> None:
-        now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished))
+        now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished), source.last_skipped)
         save_state(out, now, run.state, run.writers.state())
 
     run = Run(
@@ -179,12 +188,25 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         save_state=save if _comes_again(config.source) else None,
         save_every=config.save_every,
     )
+    unfinished.release()
     with _viewer(config, out, run) as view:
         interrupted: list[int] = []
+        failed = False
         try:
-            with interruptible() as interrupted:
-                run.feed(frames, interrupted)
+            with interruptible() as interrupted, contextlib.closing(source):  # a camera would go on, and count
+                source.while_waiting = partial(run.while_waiting, interrupted)
+                try:
+                    run.feed(frames, interrupted)
+                except SourceError as error:
+                    if _comes_again(config.source):
+                        raise
+                    say(f"error: {error}")  # it is how a camera ends: the exports are due
+                    failed = True
             _build(config, out, options, run, interrupted)
+        except ValueError:
+            if run.ended:
+                finish(out)  # trying again would fail again
+            raise
         finally:
             # Also after an error: what was finished is on disk, and this says how to read it.
             skipped = {**_skipped(source, unfinished), "dropped": source.dropped}
@@ -195,8 +217,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             if view:
                 view.wait()
         elif _comes_again(config.source):
-            say("stopped; --resume goes on from here")
-    return 128 + interrupted[0] if interrupted else 0
+            say(f"stopped; --resume goes on from {'here' if run.saved else 'the last state that was saved'}")
+    return 128 + interrupted[0] if interrupted else int(failed)
 
 
 def _build(config: InferConfig, out: Path, options: ExportOptions, run: Run, interrupted: list[int]) -> None:
@@ -206,12 +228,7 @@ def _build(config: InferConfig, out: Path, options: ExportOptions, run: Run, int
         return
     if not interrupted:
         run.save()  # a kill from here on costs none of the frames
-    try:
-        build(out, names, options, config.align)
-    except ValueError:
-        if not interrupted:
-            finish(out)  # trying again would fail again
-        raise
+    build(out, names, options, config.align)
 
 
 def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun | None) -> Unfinished | None:
@@ -241,11 +258,18 @@ def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun
 
 def _decisive_options(config: InferConfig) -> dict[str, Any]:
     """The options that decide what is written, by their names, as JSON has them."""
-    options = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    options = json.loads(json.dumps(dataclasses.asdict(_for_records(config)), default=str))
     for group in ("source", "align", "options"):
         options |= options.pop(group)
     options["export"] = [*config.growing, *config.built]
     return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
+
+
+def _for_records(config: InferConfig) -> InferConfig:
+    """The options with the source named in full, and no password in it."""
+    return dataclasses.replace(
+        config, source=dataclasses.replace(config.source, frames=full_name(config.source.frames))
+    )
 
 
 def _comes_again(source: SourceConfig) -> bool:
@@ -305,11 +329,10 @@ def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
 
 
 def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
-    """Unreadable frames of the whole run; a resumed one meets again those before its first frame."""
+    """Unreadable frames of the whole run, those included that were read ahead when it was saved."""
     before = unfinished.skipped
-    again = len(set(before["names"]) & set(source.skipped_names))
-    names = list(dict.fromkeys([*before["names"], *source.skipped_names]))
-    return {"count": before["count"] + source.skipped - again, "names": names[:NAMES_KEPT]}
+    names = [*before["names"], *source.skipped_names]
+    return {"count": before["count"] + source.skipped, "names": names[:NAMES_KEPT]}
 
 
 def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager:
@@ -327,7 +350,7 @@ def _record(config: InferConfig, run: Run) -> dict[str, Any]:
     return {
         "versions": {name: version(name) for name in ("ivggt_jax", "jax", "flax")},
         "device": str(jax.devices()[0].device_kind),
-        "settings": config,
+        "settings": _for_records(config),
         "model": {
             "checkpoint": config.checkpoint,
             "source": checkpoint.identify(config.checkpoint),

@@ -1,22 +1,30 @@
 """The folder that a run writes to: what an earlier run left there, and who may write."""
 
 import contextlib
+import glob
+import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ivggt_jax.resume import STATE_FILE, Unfinished, read_state
+from ivggt_jax.sources.folder import listed_images
+from ivggt_jax.sources.source import full_name
 from ivggt_jax.tensor_file import CheckpointError
 from ivggt_jax.writers.files import naming
 from ivggt_jax.writers.run_json import read_run_json
 
+MARKER = ".ivggt_jax"
+"""An empty file in every folder that a run wrote to, there from its beginning."""
 OUTPUTS = (
     *("trajectory.txt", "kitti.txt", "intrinsics.txt", "frames", "points.ply", "depth", "video.mp4", "recording*.rrd"),
     *("sparse", "images", "transforms.json", "nerfstudio_depth", "nerfstudio.ply", "scene.glb", "scene.html"),
-    *("aligned", "run.json", STATE_FILE, ".*.part"),
+    *("aligned", ".*.part", "run.json", STATE_FILE, MARKER),
 )
 """Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""
 LOCK = ".lock"
@@ -31,6 +39,17 @@ class EarlierRun:
     finished: bool = False
     unfinished: Unfinished | None = None
     """What is needed to go on, where the run can be resumed."""
+
+
+def default_out(frames: str) -> Path:
+    """ivggt_out/ and the name of the source: a file, a folder, the folder of a pattern, or a camera's address."""
+    name = full_name(frames)
+    if "://" in name:
+        return Path("ivggt_out") / re.sub(r"[^\w.-]+", "-", name.partition("://")[2]).strip("-")
+    path = Path(os.path.normpath(name))
+    while glob.has_magic(path.name) and not path.exists():
+        path = path.parent
+    return Path("ivggt_out") / (path.stem or "run")
 
 
 def earlier_run(out: Path) -> EarlierRun | None:
@@ -48,11 +67,27 @@ def earlier_run(out: Path) -> EarlierRun | None:
     return None
 
 
-def clear(out: Path) -> None:
-    """Remove what an earlier run left, and nothing else. Raises WriteError when it cannot be removed."""
+def check_replaceable(out: Path) -> None:
+    """Raises ValueError when the folder holds somebody's files under the names of results, and no run wrote to it."""
+    found = _outputs(out)
+    if found and not _is_a_runs(out):
+        names = ", ".join(path.name for path in found)
+        raise ValueError(
+            f"{out} holds {names}, which may be no results, since no run is known there: choose another --out"
+        )
+
+
+def begin_anew(out: Path) -> None:
+    """Remove what an earlier run left, and nothing else, and mark the folder as a run's.
+
+    Raises WriteError when it cannot, ValueError as `check_replaceable`.
+    """
+    check_replaceable(out)
     for path in _outputs(out):
         with naming(path):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    with naming(out / MARKER):
+        (out / MARKER).touch()
 
 
 def describe(out: Path) -> str | None:
@@ -65,19 +100,22 @@ def describe(out: Path) -> str | None:
 
 
 def check_inputs_outside(out: Path, inputs: Iterable[str | Path | None]) -> None:
-    """Raises ValueError when an input lies where results go, and might be replaced or removed."""
+    """Raises ValueError when an input lies where results go, and might be replaced or removed.
+
+    Inputs are files, folders, patterns or list files (.txt) of images.
+    """
     folder = out.resolve()
-    for path in inputs:
-        place = Path(path or "").expanduser().resolve()
+    for path in chain.from_iterable(_with_what_it_names(path) for path in inputs if path is not None):
+        place = path.resolve()
         if folder in place.parents and place.relative_to(folder).parts[0] in OUTPUTS:
             raise ValueError(f"{path} lies where results are written, in {out}: choose another --out")
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, option: str = "--out") -> Iterator[None]:
     """The folder, made if needed, for this process alone; removed at the end if it is still empty.
 
-    Raises ValueError when another process has it, WriteError when it cannot be made.
+    `option` is what names another. Raises ValueError when another process has it, WriteError when it cannot be made.
     """
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +123,7 @@ def locked(out: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"another run is writing to {out}: wait for it, or choose another --out") from None
+            raise ValueError(f"another run is writing to {out}: wait for it, or choose another {option}") from None
     try:
         yield
     finally:
@@ -97,3 +135,22 @@ def locked(out: Path) -> Iterator[None]:
 
 def _outputs(out: Path) -> list[Path]:
     return [path for pattern in OUTPUTS for path in sorted(out.glob(pattern))]
+
+
+def _with_what_it_names(path: str | Path) -> Iterator[Path]:
+    """The path, what matches it where it is a pattern, and the images that it lists where it is a list file."""
+    path = Path(path).expanduser()
+    yield path
+    yield from map(Path, glob.iglob(str(path), recursive=True))
+    if path.suffix.lower() == ".txt" and path.is_file():
+        yield from listed_images(path)
+
+
+def _is_a_runs(out: Path) -> bool:
+    """Whether a run wrote to the folder: marked it, can be resumed there, or left its record."""
+    if (out / MARKER).is_file() or (out / STATE_FILE).is_file():
+        return True
+    try:
+        return "conventions" in read_run_json(out)
+    except (FileNotFoundError, ValueError, TypeError):
+        return False

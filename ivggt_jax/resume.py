@@ -43,9 +43,11 @@ class Unfinished:
     """`Frame.index` of the first frame to go on with, at least."""
     skipped: dict[str, Any] = field(default_factory=lambda: {"count": 0, "names": []})
     """Unreadable frames left out so far."""
+    last_skipped: int = -1
+    """The last one's index."""
     stream: dict[str, Any] = field(default_factory=dict)
     """The stream's cache configuration, size and heads."""
-    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
     """The stream's state as "stream/…", the writers' as "writers/…"; mapped, not read, when it comes from a file."""
 
     @property
@@ -56,6 +58,10 @@ class Unfinished:
             for name, array in self.arrays.items()
             if name.startswith("writers/")
         }
+
+    def release(self) -> None:
+        """Give up the arrays and, with them, the file's space on the disk once another has replaced it."""
+        self.arrays.clear()
 
 
 def begin(out: Path, options: dict[str, Any]) -> None:

@@ -27,6 +27,10 @@ SHARE_FOR_SAVES = 0.05
 """Of the time, at most, in that case."""
 
 
+class Stopped(Exception):
+    """No further frame is waited for."""
+
+
 class Run:
     """Feeds frames to a model and its predictions to writers, and has the state saved between two frames."""
 
@@ -50,7 +54,7 @@ class Run:
         """
         self.model, self.state, self.writers, self.progress = model, state, writers, progress
         self.frames, self.next_index = begin, next_index
-        self._computed = self._saved = begin
+        self._computed = self._tried = begin
         self._points_from_depth = points_from_depth
         self._save_state, self._every = save_state, save_every
         self._saved_at, self._seconds_to_save = time.perf_counter(), 0.0
@@ -59,6 +63,10 @@ class Run:
         self._writing: Future | None = None
         self.lengths = np.asarray(state.lengths[0])
         """[layer] live tokens after the newest finished frame."""
+        self.ended = False
+        """Whether all frames are done and none failed or was left out because of an interruption."""
+        self.saved = False
+        """Whether the state was saved when that was last tried."""
 
     def feed(self, frames: Iterator[Frame], interrupted: list[int]) -> None:
         """Run until the frames or the user's patience end; what was begun is finished, written and, if stopped, saved.
@@ -72,18 +80,19 @@ class Run:
             self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write-behind"))
             waiting: list[Frame] = []
             try:
-                for frame in frames:
-                    waiting.append(frame)
-                    if len(waiting) == self._together:
-                        self._compute(waiting)
-                        waiting = []
-                        if self._due():
-                            self.save()
-                    if interrupted:
-                        break
-                self._compute_single(waiting)
+                with contextlib.suppress(Stopped):
+                    for frame in frames:
+                        waiting.append(frame)
+                        if len(waiting) == self._together:
+                            self._compute(waiting)
+                            waiting = []
+                            if self._due():
+                                self.save()
+                        if interrupted:
+                            break
+                self._compute_last(waiting, stopped=bool(interrupted))
             except SourceError:  # of the next frame: what was made of those before it is sound
-                self._compute_single(waiting)
+                self._compute_last(waiting, stopped=True)
                 self.save()
                 raise
             except KeyboardInterrupt:
@@ -93,6 +102,16 @@ class Run:
                 self._settle()
             if interrupted:
                 self.save()
+            self.ended = not interrupted
+
+    def while_waiting(self, interrupted: list[int]) -> None:
+        """To be called while the next frame is not there: what was computed need not wait for it, nor does the user.
+
+        Raises Stopped, for `feed` to see, when interrupted.
+        """
+        if interrupted:
+            raise Stopped
+        self._hand_on_pending()
 
     def _compute(self, frames: list[Frame]) -> None:
         """Start on frames that share a pass, and meanwhile hand those before to the writers."""
@@ -106,8 +125,10 @@ class Run:
         self._computed += len(frames)
         self._hand_on(before)
 
-    def _compute_single(self, frames: list[Frame]) -> None:
-        """The last frames, fewer than share a pass."""
+    def _compute_last(self, frames: list[Frame], stopped: bool) -> None:
+        """The last frames, fewer than share a pass; left to the resumed run, with which they share one, if there can be one."""
+        if stopped and self._save_state is not None:
+            return
         for frame in frames:
             self._compute([frame])
 
@@ -121,6 +142,10 @@ class Run:
         self._wait_for_writers()
         self._writing = self._thread.submit(self._write, frames, host)
         self.progress.advance(self.lengths, len(frames))
+
+    def _hand_on_pending(self) -> None:
+        before, self._pending = self._pending, None
+        self._hand_on(before)
 
     def _write(self, frames: list[Frame], host: Predictions) -> None:
         """In the writing thread."""
@@ -141,8 +166,7 @@ class Run:
 
     def _settle(self) -> None:
         """Finish and write everything that was begun."""
-        before, self._pending = self._pending, None
-        self._hand_on(before)
+        self._hand_on_pending()
         self._wait_for_writers()
 
     def _due(self) -> bool:
@@ -150,20 +174,22 @@ class Run:
         if self._save_state is None:
             return False
         if self._every is not None:
-            return 0 < self._every <= self._computed - self._saved
+            return 0 < self._every <= self._computed - self._tried
         pause = max(SECONDS_BETWEEN_SAVES, self._seconds_to_save / SHARE_FOR_SAVES)
         return time.perf_counter() - self._saved_at > pause
 
     def save(self) -> None:
         """Settle, and have the state saved; a state that cannot be saved does not end the run."""
         self._settle()
-        self._saved = self._computed
+        self._tried = self._computed
         if self._save_state is None:
             return
         began = time.perf_counter()
         try:
             self._save_state(self)
+            self.saved = True
         except OSError as error:
+            self.saved = False
             say(f"warning: the state is not saved, --resume would go back further: {error}")
         self._saved_at = time.perf_counter()
         self._seconds_to_save = self._saved_at - began

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from ivggt_jax import CacheConfig, ModelConfig
-from ivggt_jax.budget import ACTIVATIONS, fitting_cache, limited_cache, parse_memory, stream_bytes, weights_bytes
+from ivggt_jax.budget import fitting_cache, limited_cache, parse_memory, step_bytes, stream_bytes, weights_bytes
 from ivggt_jax.model.parameters import abstract_model
 from ivggt_jax.model.vggt import DEFAULT_HEADS
 
@@ -63,7 +63,16 @@ def test_a_lowered_budget_has_room_for_all_anchors():
 def test_a_limit_takes_precision_before_tokens(limit, dtype, whole):
     cache = limited_cache(FULL, CacheConfig(), *SIZE, limit, fixed=False)
     assert cache.dtype == dtype and (cache.total_budget == 1_200_000) == whole
-    assert stream_bytes(FULL, cache, *SIZE) + WEIGHTS + ACTIVATIONS * SIZE[0] * SIZE[1] <= limit
+    assert stream_bytes(FULL, cache, *SIZE) + WEIGHTS + step_bytes(cache, *SIZE) <= limit
+
+
+@pytest.mark.parametrize(("frames", "counted"), [(1, 350), (2, 520), (4, 936), (8, 1226)])
+def test_frames_that_share_a_pass_are_counted(frames, counted):
+    """The temporaries of the compiled step in MB, full model, float32."""
+    cache = CacheConfig(frames_per_step=frames)
+    assert step_bytes(cache, *SIZE) > counted * 10**6
+    limited = limited_cache(FULL, cache, *SIZE, 8 * 10**9, fixed=False)
+    assert stream_bytes(FULL, limited, *SIZE) + WEIGHTS + counted * 10**6 <= 8 * 10**9
 
 
 def test_a_limit_below_the_least_says_what_takes_how_much():

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from ivggt_jax.sources.ahead import read_ahead
+from ivggt_jax.sources.ahead import read_ahead, read_on_request
 
 
 def reading_threads():
@@ -78,3 +78,39 @@ def test_never_started_is_closed_too():
     made = []
     read_ahead(counting(made, [])).close()
     assert not made and not reading_threads()
+
+
+def test_on_request_an_item_is_made_when_it_is_asked_for():
+    made, got = [], []
+    for number in read_on_request(counting(made, [], stop=5), lambda: None):
+        got.append(number)
+        assert made == got
+    assert got == list(range(5))
+    with pytest.raises(KeyError, match="1"):
+        list(read_on_request(counting([], [], error_at=1), lambda: None))
+
+
+def test_a_wait_is_noticed_and_can_be_ended():
+    there, calls = threading.Event(), []
+
+    def items():
+        yield 0
+        there.wait(20)
+        yield 1
+        there.wait(20)
+        yield 2
+
+    def while_waiting():
+        calls.append(len(calls))
+        if len(calls) == 3:
+            there.set()
+        if len(calls) == 5:
+            raise InterruptedError
+
+    requested = read_on_request(items(), while_waiting)
+    assert next(requested) == 0 and not calls
+    assert next(requested) == 1 and len(calls) == 3
+    there.clear()
+    with pytest.raises(InterruptedError):
+        next(requested)
+    there.set()

@@ -2,8 +2,9 @@
 
 import glob
 import logging
+import re
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,7 +14,7 @@ from typing import Literal, Self
 from PIL import Image
 
 from ivggt_jax.sources import camera
-from ivggt_jax.sources.ahead import read_ahead
+from ivggt_jax.sources.ahead import read_ahead, read_on_request
 from ivggt_jax.sources.camera import CameraReader
 from ivggt_jax.sources.fit import PATCH, Size, fit_image, fit_mask, model_size, nearest_size
 from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, listed_images, streamed_images
@@ -96,6 +97,15 @@ def open_source(config: SourceConfig) -> "Source":
         raise
 
 
+def full_name(frames: str) -> str:
+    """What `SourceConfig.frames` names, for records: a path from the root, an address without user, password and query."""
+    if "://" in frames:
+        return re.sub("//[^/?#]*@", "//", frames).partition("?")[0]
+    if frames == "-" or frames.startswith("cam:"):
+        return frames
+    return str(Path(frames).expanduser().absolute())
+
+
 class Source:
     """Frames of one size, in order, from any reader. Use it in a `with` block, or close it."""
 
@@ -105,6 +115,10 @@ class Source:
         """Unreadable frames left out since the last `frames()` began (`on_error="skip"`)."""
         self.skipped_names: list[str] = []
         """What was wrong with the first twenty of them."""
+        self.last_skipped = -1
+        """`Frame.index` that the last of them would have had."""
+        self.while_waiting: Callable[[], None] = lambda: None
+        """Called again and again while a camera or standard input has no next frame; what it raises ends the wait."""
         self._reader = reader
         self._masks = None if config.masks is None else _masks_by_stem(config.masks)
         self._warned_of_size = False
@@ -124,12 +138,13 @@ class Source:
         """Frames that a camera delivered faster than they were taken."""
         return self._reader.dropped
 
-    def frames(self, start: int = 0) -> Iterator[Frame]:
+    def frames(self, start: int = 0, last_skipped: int = -1) -> Iterator[Frame]:
         """Iterate over the frames, read up to two ahead in a thread (not from cameras and standard input).
 
         Args:
             start: first `Frame.index` wanted. A run that stopped after `frame` goes on with `frame.index + 1` and gets
                 exactly what it would have got: `max_frames`, `fps` and the first frame's size count from the beginning.
+            last_skipped: unreadable frames up to this index were counted before, and are not again.
 
         Raises:
             SourceError: a frame is unreadable and `on_error` is "stop"; no frame at all is readable; a camera is lost,
@@ -137,7 +152,7 @@ class Source:
         """
         if start and not self._reader.resumable:
             raise SourceError(f"{self.config.frames}: a camera cannot be resumed: its frames are gone")
-        frames = self._frames(start)
+        frames = self._frames(start, last_skipped)
         return read_ahead(frames) if self._reader.read_ahead else frames
 
     def close(self) -> None:
@@ -153,10 +168,13 @@ class Source:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _frames(self, start: int) -> Generator[Frame, None, None]:
-        self.skipped, self.skipped_names = 0, []
+    def _frames(self, start: int, last_skipped: int) -> Generator[Frame, None, None]:
+        self.skipped, self.skipped_names, self.last_skipped = 0, [], last_skipped
         first_size: Size | None = None
-        for raw in islice(self._reader.raw_frames(), self.config.max_frames):
+        found = self._reader.raw_frames()
+        if not self._reader.read_ahead:
+            found = read_on_request(found, lambda: self.while_waiting())
+        for raw in islice(found, self.config.max_frames):
             if raw.index < start and first_size is not None:
                 continue
             try:
@@ -164,7 +182,9 @@ class Source:
             except SourceError as error:
                 if self.config.on_error == "stop":
                     raise SourceError(f"{error}; --on-error skip goes on without it") from error
-                self._count_skipped(str(error))
+                if raw.index > self.last_skipped:
+                    self.last_skipped = raw.index
+                    self._count_skipped(str(error))
                 continue
             height, width, _ = frame.image.shape
             first_size = (width, height)
@@ -226,7 +246,7 @@ def _reader(config: SourceConfig) -> Reader:
     if config.fps is not None or config.start or config.end is not None:
         raise SourceError(f"{spec}: --fps, --start and --end are for video files; use --stride and --max-frames")
     if spec.startswith(("cam:", "rtsp://", "rtsps://")):
-        return CameraReader(spec, camera.open_capture(spec), config.stride)
+        return CameraReader(full_name(spec), camera.open_capture(spec), config.stride)
     if "://" in spec:
         raise SourceError(f"{spec}: of addresses only rtsp:// is read; download the file and name it")
     if spec == "-":

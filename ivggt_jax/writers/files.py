@@ -35,7 +35,7 @@ def naming(path: Path) -> Iterator[None]:
     except OSError as error:
         raise WriteError(
             f"cannot write {path}: {error.strerror or error}. Frames finished before are on disk; "
-            "free space or choose another --out, then go on with --resume"
+            "free space, then go on with --resume"
         ) from error
 
 

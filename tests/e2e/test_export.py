@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import FRAMES, run, write_frames
+from filelock import FileLock
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax import export, infer
+from ivggt_jax.output_folder import LOCK
 
 SCALE, TURN, SHIFT = 3.0, Rotation.from_euler("xyz", (0.4, -1.0, 2.0)), np.array((5.0, -2.0, 9.0))
 """What takes the model's world to that of the known trajectory."""
@@ -56,6 +58,15 @@ def test_exports_are_made_from_saved_frames(saved: Path, tmp_path: Path, capsys)
     assert "run infer with --export npz" in capsys.readouterr().err
     assert run(export.main, saved, "--to", "npz") == 2
     assert "invalid choice 'npz'" in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_over_is_left_alone(saved: Path, tmp_path: Path, capsys) -> None:
+    before = (saved / "trajectory.txt").stat().st_mtime_ns
+    with FileLock(saved / LOCK):
+        assert run(export.main, saved, "--to", "tum") == 1
+        assert "another run is writing" in (shown := capsys.readouterr().err) and "choose another --into" in shown
+        assert (saved / "trajectory.txt").stat().st_mtime_ns == before
+        assert run(export.main, saved, "--to", "tum", "--into", tmp_path) == 0
 
 
 def test_what_fails_is_named_and_the_rest_is_made(saved: Path, tmp_path: Path, capsys) -> None:

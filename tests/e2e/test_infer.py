@@ -14,9 +14,12 @@ from commands import FRAMES, PATIENCE, run, start, wait_until
 from PIL import Image
 
 from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, infer, init_stream, step, stream
+from ivggt_jax.export import original_images
 from ivggt_jax.infer import main
 from ivggt_jax.resume import read_state
 from ivggt_jax.view import View
+from ivggt_jax.writers import Result
+from ivggt_jax.writers.tum import TumWriter
 
 
 def test_outputs_equal_the_library(tiny: Model, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
@@ -59,6 +62,16 @@ def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Pa
     np.testing.assert_allclose(
         saved["tracks"], [[13.67, 13.67], [27.33, 13.67], [13.67, 27.33], [27.33, 27.33]], atol=0.01
     )
+
+
+@pytest.mark.parametrize("export", [("tum",), ("tum", "npz")])
+def test_tracks_that_nothing_writes_are_named(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys, export: tuple[str, ...]
+) -> None:
+    code = run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--max-frames", 1, "--heads",
+               "camera", "tracks", "--track-grid", 2, "--export", *export)  # fmt: skip
+    assert code == 0
+    assert ("tracks are predicted, but only npz writes them" in capsys.readouterr().err) == ("npz" not in export)
 
 
 def test_a_run_holds_no_other_heads(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch) -> None:
@@ -121,7 +134,10 @@ def test_another_size_is_fitted_to_the_first(checkpoint: Path, folder: Path, tmp
         (("--export", "obj"), "invalid choice 'obj'"),
         (("--strde", "2"), "--stride"),
         (("--confidence", "200"), "percentile from 0 to below 100"),
-        (("--heads", "camera"), "--export ply needs points, which --heads leaves out"),
+        (
+            ("--heads", "camera"),
+            "--export ply needs points, which --heads leaves out: add depth to --heads, or name what",
+        ),
         (("--save-every", "-1"), "0 or more frames"),
         (("--max-memory", "lots"), "like 8GB"),
         (("--max-memory", "10MB"), "too little: weights take"),
@@ -147,6 +163,30 @@ def test_no_images_and_not_a_checkpoint(checkpoint: Path, folder: Path, tmp_path
     assert str(folder) in capsys.readouterr().err
 
 
+def test_a_record_names_the_source_in_full(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """So that an export from elsewhere takes the same pictures; a resumed run may name it as before."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (folder / "img4.png").write_bytes(b"damaged")
+    arguments = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "nerfstudio")
+    assert run(main, "--frames", folder.name, *arguments) == 1
+    assert original_images(tmp_path / "out") == folder
+    assert run(main, "--frames", f"~/{folder.name}", *arguments, "--resume", "--on-error", "skip") == 0
+    assert "with 3 frames saved: resumed from there" in capsys.readouterr().err
+    assert original_images(tmp_path / "out") == folder
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == [
+        f"img{i}.png" for i in (1, 2, 3, 5)
+    ]
+
+
+def test_a_record_holds_no_password(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: Camera(2))
+    arguments = ("--frames", "rtsp://me:secret@host/live", "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert run(main, *arguments) == 1
+    text = (tmp_path / "out" / "run.json").read_text()
+    assert "rtsp://host/live" in text and "secret" not in text
+
+
 def test_a_truncated_image_ends_the_run_and_leaves_what_was_done(
     checkpoint: Path, folder: Path, tmp_path: Path, capsys
 ) -> None:
@@ -165,30 +205,80 @@ def test_a_truncated_image_ends_the_run_and_leaves_what_was_done(
     assert len(np.loadtxt(out / "trajectory.txt")) == 4
 
 
+class Camera:
+    """Gives a noisy frame every tenth of a second."""
+
+    def __init__(self, frames: int):
+        self.left, self.released = frames, False
+
+    def read(self):
+        time.sleep(0.1)
+        self.left -= 1
+        return self.left >= 0, np.random.default_rng(0).integers(0, 256, (56, 70, 3), np.uint8)
+
+    def release(self) -> None:
+        self.released = True
+
+
 def test_an_unplugged_camera_leaves_what_was_done(checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    class Camera:
-        """Gives a noisy frame every tenth of a second, and stops after six."""
-
-        left = 6
-
-        def read(self):
-            time.sleep(0.1)
-            self.left -= 1
-            return self.left >= 0, np.random.default_rng(0).integers(0, 256, (56, 70, 3), np.uint8)
-
-        def release(self) -> None:
-            """Nothing is held."""
-
-    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: Camera())
+    """What is built at the end, too: this is its end."""
+    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: Camera(6))
     out = tmp_path / "out"
-    arguments = ("--frames", "cam:0", "--checkpoint", checkpoint, "--out", out, "--budget", 290, "--export", "tum")
+    arguments = ("--frames", "cam:0", "--checkpoint", checkpoint, "--out", out, "--budget", 290, "--export", "tum",
+                 "nerfstudio")  # fmt: skip
     assert run(main, *arguments) == 1
     assert "the camera is lost: it stopped after 6 frames" in capsys.readouterr().err
     frames = len(np.loadtxt(out / "trajectory.txt", ndmin=2))
     assert json.loads((out / "run.json").read_text())["frames"] == frames >= 1
+    assert len(json.loads((out / "transforms.json").read_text())["frames"]) == frames
     assert read_state(out) is None, "its frames do not come again"
     assert run(main, *arguments, "--resume") == 0
     assert len(np.loadtxt(out / "trajectory.txt", ndmin=2)) == frames
+
+
+def test_a_camera_is_closed_when_the_last_frame_is_done(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
+    """What it delivers while the exports are built is not counted."""
+    camera, seen = Camera(10_000), []
+    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: camera)
+    monkeypatch.setattr(infer, "_build", lambda *arguments: seen.append(camera.released))
+    arguments = ("--frames", "cam:0", "--max-frames", 2, "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert run(main, *arguments) == 0
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_is_said_of_the_saved_state_is_true(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys, full: bool
+) -> None:
+    """Ctrl-C at the third frame."""
+
+    def write(self: TumWriter, result: Result) -> None:
+        if result.frame.index == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    def save(*arguments: Any) -> None:
+        if full:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(TumWriter, "write", write)
+    monkeypatch.setattr(infer, "save_state", save)
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "tum")
+    assert run(main, *arguments) == 130
+    assert ("from the last state that was saved" in capsys.readouterr().err) == full
+
+
+def test_a_run_without_a_point_is_over(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    """Resumed, it would end in the same way again and again."""
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in folder.iterdir():
+        Image.new("L", (70, 56)).save(masks / path.name)
+    out = tmp_path / "out"
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "ply", "--masks", masks)
+    assert run(main, *arguments) == 1
+    assert "error: " in capsys.readouterr().err and read_state(out) is None
+    assert run(main, *arguments, "--resume") == 0
+    assert "nothing to resume" in capsys.readouterr().err
 
 
 def test_the_page_shows_the_run(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:

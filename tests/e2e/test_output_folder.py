@@ -7,7 +7,7 @@ from commands import FRAMES, run
 from filelock import FileLock
 
 from ivggt_jax import infer
-from ivggt_jax.output_folder import LOCK, check_inputs_outside, clear, earlier_run
+from ivggt_jax.output_folder import LOCK, MARKER, begin_anew, check_inputs_outside, default_out, earlier_run
 from ivggt_jax.resume import STATE_FILE, begin, read_state
 from ivggt_jax.writers import write_run_json
 
@@ -32,15 +32,62 @@ def test_only_results_are_removed(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
     (tmp_path / "images").symlink_to(tmp_path / "photos")
-    clear(tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.jpg", "notes.txt", "photos", "recording.txt"]
+    begin_anew(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {MARKER, "a.jpg", "notes.txt", "photos", "recording.txt"}
+    (tmp_path / "trajectory.txt").touch()
+    begin_anew(tmp_path)
+    assert not (tmp_path / "trajectory.txt").exists(), "the mark of the run before is enough"
 
 
-@pytest.mark.parametrize("path", ["images", "images/*.jpg", "frames/a.png", "points.ply"])
+@pytest.mark.parametrize("more", [(), ("--overwrite",), ("--resume",)])
+def test_other_peoples_files_with_names_of_results_stay(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys, more: tuple[str, ...]
+) -> None:
+    """A scene of COLMAP's or nerfstudio's has the same names; so may a run.json of another program."""
+    scene = tmp_path / "scene"
+    (scene / "images").mkdir(parents=True)
+    for name in ("images/a.jpg", "transforms.json"):
+        (scene / name).touch()
+    (scene / "run.json").write_text('{"frames": 3}')
+    before = set(scene.rglob("*"))
+    assert run(infer.main, "--frames", folder, "--checkpoint", checkpoint, "--out", scene, *more) == 1
+    assert "images, transforms.json, run.json" in (shown := capsys.readouterr().err) and "choose another --out" in shown
+    assert set(scene.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("frames", "name"),
+    [
+        ("walk.mp4", "walk"),
+        ("photos/*.jpg", "photos"),
+        ("photos/**/*.jpg", "photos"),
+        (".", "here"),
+        ("..", "above"),
+        ("cam:0", "cam:0"),
+        ("rtsp://user:p@ssword@host:554/live?password=secret", "host-554-live"),
+    ],
+)
+def test_the_folder_is_named_after_the_source(tmp_path: Path, monkeypatch, frames: str, name: str) -> None:
+    place = tmp_path / "above" / "here"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    assert default_out(frames) == Path("ivggt_out") / name
+
+
+@pytest.mark.parametrize("path", ["images", "images/*.jpg", "frames/a.png", "points.ply", "trajectory.txt"])
 def test_frames_that_lie_where_results_go_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="choose another --out"):
         check_inputs_outside(tmp_path, [f"{tmp_path}/{path}"])
     check_inputs_outside(tmp_path, [None, tmp_path, f"{tmp_path}/photos/*.jpg", f"{tmp_path}2/images", "cam:0", "-"])
+
+
+@pytest.mark.parametrize("frames", ["list.txt", "*/*.jpg"])
+def test_frames_that_are_named_one_by_one_are_refused_too(tmp_path: Path, frames: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").touch()
+    (tmp_path / "list.txt").write_text("elsewhere/b.jpg\nimages/a.jpg\n")
+    with pytest.raises(ValueError, match=r"images/a.jpg lies where results are written"):
+        check_inputs_outside(tmp_path, [f"{tmp_path}/{frames}"])
 
 
 def test_two_runs_do_not_write_to_one_folder(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:

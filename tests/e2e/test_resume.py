@@ -6,16 +6,21 @@ import signal
 import subprocess
 import time
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from commands import PATIENCE, run, start, wait_until, write_frames
 
+from ivggt_jax import infer
 from ivggt_jax.infer import main
 from ivggt_jax.resume import STATE_FILE
+from ivggt_jax.writers import Result
+from ivggt_jax.writers.tum import TumWriter
 
 FRAMES = 12
 RERUN = ("rrd",) if find_spec("rerun") else ()
@@ -149,6 +154,52 @@ def test_stopped_by_the_system_and_resumed_past_a_bad_frame(
     record = json.loads((out / "run.json").read_text())
     assert record["skipped"]["count"] == 1 and "img4.png" in record["skipped"]["names"][0]
     assert not (out / STATE_FILE).exists()
+
+
+def test_a_resumed_run_counts_every_unreadable_frame_once(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """More than are named, met again before the first frame that can be read; and one that was read ahead."""
+    for i in range(25):
+        (folder / f"a{i}.png").write_bytes(b"damaged")
+    (folder / "img4.png").write_bytes(b"damaged")
+    out = tmp_path / "out"
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "tum", "--on-error", "skip")
+
+    def write_and_interrupt(self: TumWriter, result: Result) -> None:
+        write(self, result)
+        if result.frame.name == "img3.png":
+            signal.raise_signal(signal.SIGINT)
+
+    write = TumWriter.write
+    monkeypatch.setattr(TumWriter, "write", write_and_interrupt)
+    assert run(main, *arguments, "--save-every", 1) == 130
+    monkeypatch.undo()
+    assert run(main, *arguments, "--resume") == 0
+    record = json.loads((out / "run.json").read_text())
+    assert record["frames"] == 4 and record["skipped"]["count"] == 26 and len(record["skipped"]["names"]) == 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs a list of mapped files")
+def test_the_state_that_was_read_is_let_go(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    """As long as it is mapped it keeps its space on the disk, beside the next one's."""
+    (folder / "img4.png").write_bytes(b"damaged")
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "tum")
+    assert run(main, *arguments) == 1
+    mapped = []
+    restore, feed = infer.restore_stream, infer.Run.feed
+
+    def look_and(function: Callable) -> Callable:
+        def looking(*arguments: Any) -> Any:
+            mapped.append(STATE_FILE in Path("/proc/self/maps").read_text())
+            return function(*arguments)
+
+        return looking
+
+    monkeypatch.setattr(infer, "restore_stream", look_and(restore))
+    monkeypatch.setattr(infer.Run, "feed", look_and(feed))
+    assert run(main, *arguments, "--resume", "--on-error", "skip") == 0
+    assert mapped == [True, False]
 
 
 def lines(path: Path) -> list[str]:
