@@ -6,6 +6,7 @@ import resource
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -16,6 +17,8 @@ from tqdm import tqdm
 from ivggt_jax.hub import cache_folder
 
 Config = TypeVar("Config")
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux says what a container may take (version 2 of control groups)."""
 USER_ERRORS = (ValueError, OSError, MemoryError)
 """Of the library and its files: their message says what is wrong and what to do, a traceback would hide it."""
 
@@ -56,15 +59,20 @@ def compiled_folder() -> Path:
 
 
 def free_memory() -> int:
-    """Bytes that may still be allocated where the model runs: on the GPU, or in main memory."""
+    """Bytes that may still be allocated where the model runs: on the GPU, or in main memory and within the container."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"] - statistics["bytes_in_use"]
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    with suppress(OSError, ValueError):  # "max" is no number: no limit
+        limit, used = (int((CONTAINER / name).read_text()) for name in ("memory.max", "memory.current"))
+        kept = dict(line.split() for line in (CONTAINER / "memory.stat").read_text().splitlines())
+        free = min(free, limit - used + int(kept.get("inactive_file", 0)))
+    return free
 
 
 def peak_memory() -> dict[str, int]:
