@@ -77,6 +77,17 @@ def test_what_is_not_valid_has_no_influence(batch: dict[str, jax.Array], outputs
     assert np.isfinite(gradient).all() and np.any(gradient)
 
 
+def test_a_clip_without_valid_depth_teaches_nothing(batch: dict[str, jax.Array], outputs: jax.Array) -> None:
+    model = random_model(0)
+    unknown = batch | {"valid": batch["valid"].at[1].set(False)}
+
+    def both(outputs: jax.Array) -> jax.Array:
+        return sum(guidance(model, outputs, unknown, "offline").values(), jnp.zeros(()))
+
+    gradient = np.asarray(jax.grad(both)(outputs))
+    assert np.isfinite(gradient).all() and not gradient[:, 1].any() and gradient[:, 0].any()
+
+
 @pytest.mark.parametrize("mode", ["offline", "causal"])
 def test_matching_is_the_cross_entropy_of_attention(
     mode: Mode, batch: dict[str, jax.Array], outputs: jax.Array

@@ -82,6 +82,7 @@ def correspondences(batch: Mapping[str, jax.Array], patch: int) -> Correspondenc
     height, width = valid.shape[2:]
     points = jnp.where(valid[..., None], batch["points"], 0.0)
     scale = masked_mean(norm(points), valid, (1, 2, 3))
+    scale = jnp.where(scale > 0, scale, 1.0)  # Of a clip without a known point.
     middles, known = (x[:, :, patch // 2 :: patch, patch // 2 :: patch] for x in (points, valid))
     middles, known = (x.reshape(*x.shape[:2], -1, *x.shape[4:]) for x in (middles, known))
     pixels, depth = project(middles[:, :, None], batch["cam_from_world"][:, None], batch["intrinsics"][:, None])
