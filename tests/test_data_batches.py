@@ -1,6 +1,8 @@
 """Batches as a pure function of the step, and their way through the loader."""
 
 import logging
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from train.data.batches import ATTEMPTS, Batch, ClipBatches, ClipConfig
 from train.data.loader import Loader
 from train.data.sampling import Sampling
 from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
+from train.stopping import SIGNALS
 
 STEPS = 12
 
@@ -158,6 +161,16 @@ def test_worker_processes_change_nothing() -> None:
         for step, batch in enumerate(loader, start=2):
             assert_equal(batch, batches[step])
     assert step == STEPS - 1
+
+
+@pytest.mark.slow
+def test_workers_outlive_signals_that_are_meant_for_the_run() -> None:
+    with Loader(source(), threads=1, workers=1) as loader:
+        next(loader)
+        (worker,) = multiprocessing.active_children()
+        for number in SIGNALS:
+            os.kill(worker.pid, number)
+        assert len(list(loader)) == STEPS - 1
 
 
 def test_workers_touch_no_device() -> None:
