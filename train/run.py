@@ -104,6 +104,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
                 if step % config.save_every == 0 or last or stopping:
                     journal.settle()
                     checkpoints.save(state)
+                checkpoints.check()
                 if stopping and not last:
                     raise KeyboardInterrupt
     return config.out / "best"
