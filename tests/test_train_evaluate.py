@@ -96,7 +96,9 @@ def test_a_network_is_measured_on_all_clips_by_what_it_trains() -> None:
 
 def test_the_best_is_the_lowest_and_while_none_is_known_the_newest(tmp_path: Path) -> None:
     with Journal(tmp_path, begin=0, steps=9, every=1, tensorboard=False) as journal:
-        found = [journal.evaluated(step, {"error": e}, None) for step, e in enumerate((np.inf, np.inf, 0.5, np.inf, 0.4))]
+        found = [
+            journal.evaluated(step, {"error": e}, None) for step, e in enumerate((np.inf, np.inf, 0.5, np.inf, 0.4))
+        ]
     assert found == [True, True, True, False, True]
 
 
