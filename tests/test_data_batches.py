@@ -112,7 +112,7 @@ def test_unreadable_clips_are_replaced() -> None:
     skipped = [message for step in range(STEPS) for message in source(broken=(7, 12))[step].skipped]
     assert skipped
     assert all("is damaged" in message and message.startswith("memory, memory") for message in skipped)
-    with pytest.raises(RuntimeError, match=f"{ATTEMPTS} clips in a row"):
+    with pytest.raises(OSError, match=f"{ATTEMPTS} clips in a row"):
         source(broken=tuple(range(30)))[0]
 
 
@@ -122,7 +122,10 @@ def test_unusable_datasets_are_errors() -> None:
         ClipBatches(config(), [(bare, 1.0)], STEPS)
     with pytest.raises(ValueError, match="no scene of 31 frames"):
         ClipBatches(config(frames=(2, 31)), [(dataset(), 1.0)], STEPS)
-    for wrong in ({"frames": (0, 4)}, {"weights": (1,)}, {"batch_size": 0}):
+    for weights in ((0.0,), (1.0, -1.0), (np.nan,)):
+        with pytest.raises(ValueError, match="weights must be at least 0"):
+            ClipBatches(config(), [(dataset(), weight) for weight in weights], STEPS)
+    for wrong in ({"frames": (0, 4)}, {"weights": (1,)}, {"weights": (0, 0)}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             config(**wrong)
 
