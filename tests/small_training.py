@@ -16,6 +16,7 @@ import numpy as np
 
 from ivggt_jax import Model, ModelConfig, save
 from ivggt_jax.geometry import unproject
+from ivggt_jax.hub import Source
 from ivggt_jax.model.parameters import abstract_params, flatten, unflatten
 from train.checkpoints import Checkpoints
 from train.data.batches import Batch
@@ -36,6 +37,8 @@ UNUSED = ("points/.*", "tracker/.*", "track_features/.*")
 """Groups without a part in a step whose heads are camera and depth."""
 CLIPS, FRAMES, SIZE, QUERIES = 4, 3, 28, 3
 STEPS = 8
+SOURCE = Source(name="noise", licence="for tests alone")
+"""Of the teacher."""
 
 
 def clips(seed: int, count: int = CLIPS, frames: int = FRAMES) -> dict[str, np.ndarray]:
@@ -113,7 +116,7 @@ def random_model(seed: int) -> Model:
 def prepare(out: Path) -> None:
     """Write the network that is both the teacher and the student's start."""
     if not (out / "teacher").exists():
-        save(random_model(0), out / "teacher")
+        save(random_model(0), out / "teacher", source=SOURCE)
 
 
 def train(config: RunConfig, **changes: Any) -> Path:

@@ -1,6 +1,9 @@
 """Checkpoints: what comes back, what stays, and what a kill leaves. States of a few hundred bytes, seed 0."""
 
 import dataclasses
+import errno
+import os
+import time
 from pathlib import Path
 
 import jax
@@ -67,6 +70,26 @@ def test_what_a_kill_left_half_written_is_passed_over(tmp_path: Path) -> None:
         assert checkpoints.newest == 4
         assert_equal(restore(checkpoints, make_state(0)), make_state(4))
     assert not partial.exists()
+
+
+def test_a_save_that_fails_is_an_error_before_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the checkpoint that was written gets its name."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        checkpoints.save(make_state(4))
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        monkeypatch.setattr(os, "rename", full)
+        message = f"no checkpoint could be saved in {tmp_path}/checkpoints: .*No space left"
+        with pytest.raises(OSError, match=message):
+            checkpoints.save(make_state(6))
+            for _ in range(100):
+                time.sleep(0.1)
+                checkpoints.check()
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.newest == 4
 
 
 def test_a_checkpoint_of_another_run_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Batches as a pure function of the step, and their way through the loader."""
 
 import logging
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from train.data.batches import ATTEMPTS, Batch, ClipBatches, ClipConfig
 from train.data.loader import Loader
 from train.data.sampling import Sampling
 from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
+from train.stopping import SIGNALS
 
 STEPS = 12
 
@@ -109,7 +112,7 @@ def test_unreadable_clips_are_replaced() -> None:
     skipped = [message for step in range(STEPS) for message in source(broken=(7, 12))[step].skipped]
     assert skipped
     assert all("is damaged" in message and message.startswith("memory, memory") for message in skipped)
-    with pytest.raises(RuntimeError, match=f"{ATTEMPTS} clips in a row"):
+    with pytest.raises(OSError, match=f"{ATTEMPTS} clips in a row"):
         source(broken=tuple(range(30)))[0]
 
 
@@ -119,7 +122,10 @@ def test_unusable_datasets_are_errors() -> None:
         ClipBatches(config(), [(bare, 1.0)], STEPS)
     with pytest.raises(ValueError, match="no scene of 31 frames"):
         ClipBatches(config(frames=(2, 31)), [(dataset(), 1.0)], STEPS)
-    for wrong in ({"frames": (0, 4)}, {"weights": (1,)}, {"batch_size": 0}):
+    for weights in ((0.0,), (1.0, -1.0), (np.nan,)):
+        with pytest.raises(ValueError, match="weights must be at least 0"):
+            ClipBatches(config(), [(dataset(), weight) for weight in weights], STEPS)
+    for wrong in ({"frames": (0, 4)}, {"weights": (1,)}, {"weights": (0, 0)}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             config(**wrong)
 
@@ -158,6 +164,16 @@ def test_worker_processes_change_nothing() -> None:
         for step, batch in enumerate(loader, start=2):
             assert_equal(batch, batches[step])
     assert step == STEPS - 1
+
+
+@pytest.mark.slow
+def test_workers_outlive_signals_that_are_meant_for_the_run() -> None:
+    with Loader(source(), threads=1, workers=1) as loader:
+        next(loader)
+        (worker,) = multiprocessing.active_children()
+        for number in SIGNALS:
+            os.kill(worker.pid, number)
+        assert len(list(loader)) == STEPS - 1
 
 
 def test_workers_touch_no_device() -> None:

@@ -65,7 +65,7 @@ def test_video_is_taken_at_ten_frames_a_second_at_most(tmp_path: Path, rate: int
     steps = np.diff(sorted(found))
     np.testing.assert_allclose(steps, [3 * step, 4 * step], atol=0.5)
     assert found[1] < found[0] < found[2]
-    assert level(scene.frame(4).image) == pytest.approx(4 * step if rate >= 10 else 2, abs=1)
+    assert level(scene.frame(4).image) == pytest.approx(4 * step, abs=0.5)
 
 
 def test_damaged_footage_is_skipped_and_named(tmp_path: Path) -> None:

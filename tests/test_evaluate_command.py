@@ -3,7 +3,10 @@
 Images of the command-line runs are the readers' 8×6 pixels, brought to the tiny model's native 70×56.
 """
 
+import errno
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +81,22 @@ def test_damaged_and_unfit_sequences_are_skipped_and_named(checkpoint, tmp_path,
     assert name in table
     assert "skipped no_truth: tum has no true poses of it" in table
     assert f"skipped broken: {image}" in table
+
+
+def test_a_full_disk_costs_one_sequence(checkpoint, tmp_path, capsys, monkeypatch):
+    for name in ("first", "second"):
+        MAKERS["tum"](tmp_path / "data", name)
+
+    def full(model, sequence, *arguments, **options):
+        if sequence.name == "second":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return predict(model, sequence, *arguments, **options)
+
+    monkeypatch.setattr(benchmarks, "predict", full)
+    arguments = ("--dataset", "tum", "--root", str(tmp_path / "data"), "--out", str(tmp_path / "report"))
+    assert run("pose", *arguments, "--checkpoint", checkpoint) == 0
+    assert re.search(r"skipped second: .*No space left.*TMPDIR", capsys.readouterr().out)
+    assert (tmp_path / "report" / "first.json").exists()
 
 
 def test_nothing_to_evaluate_is_an_error_that_says_why(checkpoint, tmp_path, capsys):

@@ -228,6 +228,8 @@ def test_the_study_command_takes_up_where_it_was(checkpoint, tmp_path, capsys, m
     monkeypatch.setattr(study, "run_walks", measured)
     assert run(*arguments) == 0
     assert (tmp_path / "tables.md").read_text() == text
+    assert run(*arguments[:-1]) == 0
+    assert (tmp_path / "tables.md").read_text() == text, "what was kept is shown, asked for or not"
     assert run(*arguments[:-3], "--budgets", "4", "--only", "offline", "diversity, 4 frames") == 1
     assert "measured anew" in capsys.readouterr().err
     cell = tmp_path / "cells" / "diversity_3-frames.json"
@@ -286,6 +288,9 @@ def test_tables_and_plots_of_known_numbers(tmp_path):
     policies, options = text.split("### options")
     assert f"| diversity, 8 frames {row}" in policies
     assert f"| diversity, 8 frames {row}\n| no anchor {changed}" in options
+    shorter = {**result, "group": "references", "measures": {"10": result["measures"]["10"]}}
+    text = tables({"diversity, 8 frames": result, "offline": shorter}, 8)
+    assert "| offline, 10 frames | 0.200 | – | – | 3.0 |" in text
     write_study(tmp_path, {"diversity, 8 frames": result}, 8)
     assert ElementTree.parse(tmp_path / "time.svg").getroot().find("{*}polyline") is not None
 

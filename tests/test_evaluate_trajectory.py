@@ -160,6 +160,7 @@ def test_similarities_compose():
         (lambda p, t: evaluate_trajectory(p, t, delta=30), "delta"),
         (lambda p, t: evaluate_trajectory(p, t * np.nan), "none of the 30"),
         (lambda p, t: align_trajectory(p[:2], t[:2], "se3"), "at least 3"),
+        (lambda p, t: evaluate_trajectory(p, np.tile(t[:1], (30, 1, 1))), "camera positions all coincide"),
         (lambda p, t: SimilarityFit().add(np.zeros((3, 2)), np.zeros((3, 2))), r"\[N, 3\]"),
     ],
 )

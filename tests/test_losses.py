@@ -284,6 +284,17 @@ def test_task_loss_knows_no_scale_and_finds_the_truth() -> None:
     assert evaluate(TASK, wrong_scale, batch)[1]["task/depth_error"] > 1, "one scale for all heads"
 
 
+def test_a_clip_without_valid_depth_has_no_scale_for_its_translation() -> None:
+    batch = random_batch(2)
+    batch["valid"] = batch["valid"].at[0].set(False)
+    prediction = random_prediction(0)
+    moved = prediction._replace(pose_encoding=prediction.pose_encoding.at[0, :, :3].add(5.0))
+    turned = prediction._replace(pose_encoding=prediction.pose_encoding.at[0, :, 3:7].multiply(2.0))
+    here, there, elsewhere = (evaluate(TASK, x, batch)[1] for x in (prediction, moved, turned))
+    assert there["task/camera"] == here["task/camera"]
+    assert elsewhere["task/camera"] > here["task/camera"]
+
+
 def test_sum_of_objectives_and_logged_terms() -> None:
     prediction, teacher, batch = random_prediction(0), random_prediction(1), random_batch(2)
     both = LossConfig(task_weight=0.5, distillation_weight=2.0, distillation="kl")

@@ -24,8 +24,12 @@ from convert import from_torch
 from convert.command import export_file
 from convert.torch_file import open_tensors
 from ivggt_jax import load
+from ivggt_jax.checkpoint import identify
 from ivggt_jax.model.parameters import flatten
+from train.distill import StepConfig
+from train.losses import LossConfig
 from train.optimizer import FROZEN
+from train.run import _source
 
 SCRIPT = Path(small_training.__file__)
 
@@ -86,6 +90,18 @@ def test_a_run_leaves_students_metrics_pictures_and_its_configuration(reference:
     assert not np.array_equal(newest["camera/empty_pose"], start["camera/empty_pose"])
     same = all(np.array_equal(best[path], x) for path, x in newest.items())
     assert same == (min(evaluations, key=evaluations.__getitem__) == STEPS)
+
+
+def test_students_inherit_the_licence_of_what_they_come_from(reference: Path, tmp_path: Path) -> None:
+    """Of a checkpoint to start from and of a teacher; fresh weights and a teacher that is not used have none."""
+    assert identify(reference / "best").licence == "noise: for tests alone"
+    alone = config(reference, step=StepConfig(loss=LossConfig(task_weight=1.0, distillation_weight=0.0)))
+    assert _source(dataclasses.replace(alone, student="random:tiny")).licence is None
+    assert _source(alone).licence == "noise: for tests alone"
+    student = config(tmp_path, student=str(reference / "best"), teacher=str(reference / "teacher"))
+    found = _source(student)
+    assert found.name == tmp_path.name
+    assert found.licence == f"{reference.name}: noise: for tests alone; noise: for tests alone"
 
 
 def test_a_finished_run_is_left_as_it_is(reference: Path) -> None:

@@ -1,6 +1,7 @@
 """What a training run measures of its students, on clips whose errors are known beforehand (float64 arithmetic, 1e-6)."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ import train.evaluate
 from train.data.batches import Batch
 from train.distill import Plan, StepConfig
 from train.evaluate import Clip, evaluate, overall
+from train.journal import Journal
 from train.losses import LossConfig
 from train.mesh import make_mesh
 from train.pictures import depth_picture
@@ -86,8 +88,18 @@ def test_a_network_is_measured_on_all_clips_by_what_it_trains() -> None:
     with_depth = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("camera", "depth")))
     known = {"abs_rel": 0.25, "path_error": 0.5, "point_error": 1.0}
     assert overall(with_depth, known) == 0.75 and overall(with_depth, known | {"path_error": np.nan}) == 0.25
+    tracks = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("tracks",)))
+    assert overall(tracks, known) == overall(plan, known | {"point_error": np.nan}) == np.inf
     found = jax.eval_shape(lambda model, batch: train.evaluate._predict(with_depth, model, batch), model, clips(1))
     assert "predicted_points" not in found
+
+
+def test_the_best_is_the_lowest_and_while_none_is_known_the_newest(tmp_path: Path) -> None:
+    with Journal(tmp_path, begin=0, steps=9, every=1, tensorboard=False) as journal:
+        found = [
+            journal.evaluated(step, {"error": e}, None) for step, e in enumerate((np.inf, np.inf, 0.5, np.inf, 0.4))
+        ]
+    assert found == [True, True, True, False, True]
 
 
 def test_a_picture_shows_image_truth_prediction_and_error() -> None:

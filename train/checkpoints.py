@@ -19,7 +19,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int):
         """Open or make the folder; `keep` newest checkpoints stay."""
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every step of a save, and errors twice.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self._folder = (folder / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
@@ -52,14 +52,30 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))
 
     def save(self, state: TrainState) -> None:
-        """Save in the background under the state's step; the state may be changed or donated at once."""
+        """Save in the background under the state's step; the state may be changed or donated at once.
+
+        Raises OSError when the save before failed.
+        """
+        self._settle()
         self._manager.save(int(state.step), args=ocp.args.StandardSave(state), force=True)
+
+    def check(self) -> None:
+        """Raises OSError when the last save failed; does not wait for one that is under way."""
+        if not self._manager.is_saving_in_progress():
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the save that is under way."""
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise OSError(f"no checkpoint could be saved in {self._folder}: {error}") from error
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
+        self._settle()
         self._manager.close()
 
 

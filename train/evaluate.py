@@ -27,8 +27,13 @@ where the step trains the point head, predicted_points [S,H,W,3]."""
 
 
 def overall(plan: Plan, errors: Mapping[str, float]) -> float:
-    """The error by which students are compared: the sum of those that `JUDGED` names of the trained heads, as far as known."""
-    return float(np.nansum([errors[JUDGED[head]] for head in plan.step.heads if head in JUDGED]))
+    """The error by which students are compared: the sum of those that `JUDGED` names of the trained heads, as far as known.
+
+    Infinite where none is.
+    """
+    found = [errors[JUDGED[head]] for head in plan.step.heads if head in JUDGED]
+    known = [error for error in found if not np.isnan(error)]
+    return float(sum(known)) if known else np.inf
 
 
 def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[str, float], Clip]:

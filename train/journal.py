@@ -88,8 +88,8 @@ class Journal:
         self._clock, self._clock_step, self._clips = time.perf_counter(), self._step, 0
 
     def evaluated(self, step: int, errors: Mapping[str, float], picture: np.ndarray | None) -> bool:
-        """Write an evaluation; returns whether its `error` is the lowest so far."""
-        best = errors["error"] < self._best
+        """Write an evaluation; returns whether its `error` is the lowest so far; while none is finite, the newest counts."""
+        best = errors["error"] < self._best or self._best == np.inf
         self._best = errors["error"] if best else self._best
         if self._metrics:
             self._metrics.write(step, "evaluation", errors)

@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ivggt_jax import Model, ModelConfig, load, save
+from ivggt_jax.checkpoint import identify
+from ivggt_jax.hub import Source
 from train.checkpoints import Checkpoints
 from train.data.batches import Batch, BatchSource
 from train.data.loader import Loader
@@ -85,6 +87,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
         del model  # Its memory is needed, and the state has its own copy.
         _write_config(config, plan.model)
         _clean(config.out)
+        source = _source(config)
         teacher = _load_teacher(config, mesh)
         step = int(state.step)
         with (
@@ -100,10 +103,11 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
                 journal.note(step, terms, batch.names)
                 stopping, last = stop.requested(step), step == config.steps
                 if step % config.evaluate_every == 0 or last:
-                    _evaluate(config.out, plan, state, held_out, journal)
+                    _evaluate(config.out, plan, state, held_out, source, journal)
                 if step % config.save_every == 0 or last or stopping:
                     journal.settle()
                     checkpoints.save(state)
+                checkpoints.check()
                 if stopping and not last:
                     raise KeyboardInterrupt
     return config.out / "best"
@@ -118,6 +122,16 @@ def _load_student(name: str, seed: int) -> Model:
     if preset not in presets:
         raise ValueError(f"--student {name}: random weights come in the sizes {', '.join(presets)}")
     return fresh_model(presets[preset](), jax.random.key(seed))
+
+
+def _source(config: RunConfig) -> Source:
+    """What students say of their origin: the run, and the licences of the weights that they start from and learn from."""
+    names = [] if config.student.startswith("random:") else [config.student]
+    if config.teacher is not None and config.step.loss.distillation_weight > 0:
+        names.append(config.teacher)
+    origins = map(identify, names)
+    licences = dict.fromkeys(f"{origin.name}: {origin.licence}" for origin in origins if origin.licence)
+    return Source(name=config.out.absolute().name, licence="; ".join(licences) or None)
 
 
 def _load_teacher(config: RunConfig, mesh: Mesh) -> Model | None:
@@ -177,7 +191,9 @@ class _Update:
         return self._step(self._plan, state, batch, teacher)
 
 
-def _evaluate(out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch], journal: Journal) -> None:
+def _evaluate(
+    out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch], source: Source, journal: Journal
+) -> None:
     """Measure the student on the held-out clips, save it, and keep it when it is the best so far."""
     journal.settle()
     model = student(plan, state)
@@ -188,5 +204,5 @@ def _evaluate(out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch
     model = jax.jit(gather, static_argnames="mesh")(plan.mesh, model)
     if jax.process_index() == 0:
         for name in ("student", "best") if best else ("student",):
-            save(model, out / name, overwrite=True)
+            save(model, out / name, source=source, overwrite=True)
     journal.restart_clock()

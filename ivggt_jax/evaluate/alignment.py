@@ -43,7 +43,7 @@ class SimilarityFit:
     def __init__(self) -> None:
         self.count = 0
         self._source_mean, self._target_mean = np.zeros(3), np.zeros(3)
-        self._source_spread, self._cross = 0.0, np.zeros((3, 3))
+        self._source_spread, self._target_spread, self._cross = 0.0, 0.0, np.zeros((3, 3))
 
     def add(self, source: np.ndarray, target: np.ndarray) -> None:
         """Takes points [N, 3] in as pairs (source[i], target[i]). Raises ValueError when the shapes are not that."""
@@ -57,6 +57,7 @@ class SimilarityFit:
         total = self.count + len(source)
         between = self.count * len(source) / total
         self._source_spread += float(np.sum((source - source_mean) ** 2) + between * source_step @ source_step)
+        self._target_spread += float(np.sum((target - target_mean) ** 2) + between * target_step @ target_step)
         self._cross += (target - target_mean).T @ (source - source_mean) + between * np.outer(target_step, source_step)
         self._source_mean += source_step * len(source) / total
         self._target_mean += target_step * len(source) / total
@@ -68,12 +69,14 @@ class SimilarityFit:
         Points on one line, or in one place, leave a rotation free. Of the best ones the one that agrees most with
         `orientations` [3, 3] is taken then, a sum of target · sourceᵀ over rotation matrices (those of cameras); None:
         the one that turns least. Where all source points coincide the scale is 1. Raises ValueError for fewer than
-        three points.
+        three points, and where with `scale` the target points alone coincide: at scale 0 everything would fit them.
         """
         if self.count < 3:
             raise ValueError(f"a similarity needs at least 3 corresponding points, not {self.count}")
         # A spread at the level of float64 rounding is none: a scale fitted to it would be noise.
         moved = self._source_spread > 1e-24 * self.count * (self._source_mean @ self._source_mean)
+        if scale and moved and not self._target_spread > 1e-24 * self.count * (self._target_mean @ self._target_mean):
+            raise ValueError("the true points or camera positions all coincide: no scale can be fitted to them")
         cross = self._cross if moved else np.zeros((3, 3))
         strengths = np.linalg.svd(cross, compute_uv=False)
         if strengths[1] <= 1e-9 * strengths[0]:

@@ -201,6 +201,9 @@ def _run(
                 reports.append(compare(sequence, predicted))
         except ValueError as error:
             skipped.append(Skipped(sequence.name, str(error)))
+        except OSError as error:
+            reason = f"{error}; predictions are kept in {tempfile.gettempdir()} meanwhile, TMPDIR names another folder"
+            skipped.append(Skipped(sequence.name, reason))
     if not reports:
         raise ValueError("no sequence could be evaluated: " + "; ".join(f"{s.name}: {s.reason}" for s in skipped))
     title = f"{benchmark} · {options.dataset}"

@@ -50,7 +50,7 @@ class Study:
     seeds: tuple[int, ...] = tuple(range(HELD_OUT_SEED, HELD_OUT_SEED + 6))
     """Scenes and paths of each route."""
     only: tuple[str, ...] = ()
-    """Names of the wanted cells; all by default."""
+    """Names of the cells to measure; all by default. Tables show those that were kept before too."""
     full: bool = False
     """Streams of 10,000 frames, the policies at the smallest budget alone."""
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
@@ -88,18 +88,21 @@ def run_study(config: Study) -> int:
     tokens = model.config.tokens_per_frame(height, width) * model.config.depth
     remember = config.lengths[-1] <= LONGEST_REMEMBERED
     walks = [Walk(route, seed, height, width, remember) for route in config.routes for seed in config.seeds]
-    chosen = _chosen(list(cells(config, tokens)), config.only)
+    every = list(cells(config, tokens))
+    wanted = _chosen(every, config.only)
     results = {}
-    for index, cell in enumerate(chosen):
+    for cell in every:
         settings = _settings(config, cell, model, walks)
         result = _kept(config.out, cell, settings)
+        if result is None and cell not in wanted:
+            continue
         if result is None:
             began = time.perf_counter()
             records = _records(model, cell, walks, config.lengths)
             result = {"settings": settings, "group": cell.group, **_numbers(records, config.lengths)}
             result["seconds"] = round(time.perf_counter() - began, 1)
             _keep(config.out, cell, result)
-            say(f"cell {index + 1} of {len(chosen)}: {cell.name}, {result['seconds']} s")
+            say(f"cell {wanted.index(cell) + 1} of {len(wanted)}: {cell.name}, {result['seconds']} s")
         results[cell.name] = result
     write_study(config.out, results, config.smallest)
     say(f"{len(results)} cells → {config.out}")

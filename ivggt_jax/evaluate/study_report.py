@@ -70,10 +70,16 @@ def tables(results: Mapping[str, Result], smallest: int) -> str:
     header = [*positions, "rotation °", "path %", "Δ path %", "depth", "Δ depth", "scale drift", "time", "memory"]
     for group, names in groups.items():
         other = results.get(next((name for name in names if name.startswith("diversity")), baseline))
-        rows = [[name, *_row(results[name], other, lengths)] for name in names]
+        rows = [[_label(name, results[name], lengths), *_row(results[name], other, lengths)] for name in names]
         lines = [["", *header], ["---", *["---:"] * len(header)], *rows]
         parts.append(f"### {group}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _label(name: str, result: Result, lengths: list[int]) -> str:
+    """The cell's name, and how long its streams were where they were shorter than the others'."""
+    longest = max(map(int, result["measures"]))
+    return name if longest == lengths[-1] else f"{name}, {longest} frames"
 
 
 def _row(result: Result, other: Result | None, lengths: list[int]) -> list[str]:

@@ -55,8 +55,8 @@ def evaluate_trajectory(
 
     prediction, truth [S, 3, 4] (or [S, 4, 4]): world-from-camera, frame by frame; a truth that is not finite is
     unknown, and its frame is left out. Relative errors compare all pairs of frames `delta` apart whose truth is known.
-    Raises ValueError for other shapes, an unknown alignment, a prediction that is not finite, or too few frames with
-    truth (three; one if the alignment is `none`).
+    Raises ValueError for other shapes, an unknown alignment, a prediction that is not finite, too few frames with truth
+    (three; one if the alignment is `none`), or a scale to be fitted to a true camera that does not move.
     """
     prediction, truth = _cameras("prediction", prediction), _cameras("truth", truth)
     if len(prediction) != len(truth):
@@ -90,7 +90,8 @@ def align_trajectory(prediction: np.ndarray, truth: np.ndarray, alignment: Align
     """The map that takes predicted cameras [S, 3, 4] (world-from-camera) to the true ones, fitted to the positions.
 
     Where the positions lie on one line (a corridor) the rotation about it comes from the cameras' orientations. Raises
-    ValueError for an unknown alignment or, unless it is `none`, fewer than three frames.
+    ValueError for an unknown alignment or, unless it is `none`, fewer than three frames; and with a scale where the true
+    camera does not move and the predicted one does.
     """
     if alignment not in get_args(Alignment):
         raise ValueError(f"alignment must be one of {', '.join(get_args(Alignment))}, not {alignment!r}")

@@ -72,6 +72,7 @@ class ClipConfig:
             raise ValueError(f"frames must be (fewest, most) with 1 ≤ fewest ≤ most, not {self.frames}")
         if not self.resolutions or len(self.resolutions) != len(self.weights):
             raise ValueError(f"{len(self.resolutions)} resolutions need as many weights, not {len(self.weights)}")
+        _normalized(self.weights)
 
 
 class ClipBatches:
@@ -92,7 +93,8 @@ class ClipBatches:
         """Check the datasets against the configuration.
 
         datasets: with their weights. steps: of the run. rows: of a batch that this process loads.
-        Raises ValueError for a dataset without labels where they are asked for, or without a scene that is long enough.
+        Raises ValueError for a dataset without labels where they are asked for, or without a scene that is long enough,
+        and for weights that leave nothing to draw.
         """
         self._config, self._datasets, self._steps, self._seed = config, datasets, steps, seed
         self._rows = range(config.batch_size)[rows]
@@ -121,7 +123,7 @@ class ClipBatches:
         return Batch(arrays, tuple(names), tuple(skipped))
 
     def _clip(self, step: int, row: int, frames: int, size: tuple[int, int]) -> tuple[Arrays, str, list[str]]:
-        """A clip that can be read, its name, and the ones that could not; RuntimeError when none can."""
+        """A clip that can be read, its name, and the ones that could not; OSError when none can."""
         failed: list[str] = []
         for attempt in range(ATTEMPTS):
             # A list that ends in zeros seeds like one without them: row + 1 keeps this stream off the batch's own.
@@ -138,7 +140,7 @@ class ClipBatches:
                 return self._read(generator, dataset, index, positions, size), name, failed
             except Exception as error:  # decoders raise almost anything on a damaged file
                 failed.append(f"{name}: {error or type(error).__name__}")
-        raise RuntimeError(f"{ATTEMPTS} clips in a row could not be read; the last was {failed[-1]}")
+        raise OSError(f"{ATTEMPTS} clips in a row could not be read; the last was {failed[-1]}")
 
     def _read(
         self, generator: np.random.Generator, dataset: Dataset, index: int, positions: list[int], size: tuple[int, int]
@@ -157,4 +159,7 @@ class ClipBatches:
 
 
 def _normalized(weights: Sequence[float]) -> np.ndarray:
+    """Shares of 1. Raises ValueError where they would not be."""
+    if min(weights) < 0 or not 0 < sum(weights) < np.inf:
+        raise ValueError(f"weights must be at least 0, and one of them more, not {list(weights)}")
     return np.asarray(weights, float) / np.sum(weights)

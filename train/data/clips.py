@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
+
 from ivggt_jax.sources.folder import folder_images
 from ivggt_jax.sources.frame import SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, read_image
@@ -40,6 +42,8 @@ class VideoScene(Scene):
         if not length:
             raise SourceError(f"{path}: its duration is unknown; convert it to MP4 first")
         self._length = length
+        with av.open(str(path)) as container:
+            self._rate = min(VIDEO_RATE, float(container.streams.video[0].average_rate or VIDEO_RATE))
 
     def __len__(self) -> int:
         return self._length
@@ -52,13 +56,13 @@ class VideoScene(Scene):
         """Decode once from the first to the last of the positions; SourceError when the video ends before."""
         first, last = min(positions), max(positions)
         found = {}
-        reader = VideoReader(self._path, fps=VIDEO_RATE, start=first / VIDEO_RATE)
+        reader = VideoReader(self._path, fps=VIDEO_RATE, start=first / self._rate)
         for position, raw in enumerate(reader.raw_frames(), start=first):
             if position in positions:
                 found[position] = LabelledFrame(raw.read())
             if position == last:
                 return [found[position] for position in positions]
-        raise SourceError(f"{self._path}: ends before frame {last} (at {VIDEO_RATE:g} frames per second)")
+        raise SourceError(f"{self._path}: ends before frame {last} (at {self._rate:g} frames per second)")
 
 
 def clips(paths: Sequence[Path], sampling: Sampling | None = None) -> Dataset:

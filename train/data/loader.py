@@ -1,6 +1,7 @@
 """Loads batches ahead of the training step, in threads or worker processes, with Grain."""
 
 import logging
+import signal
 from collections.abc import Iterator
 from typing import Self
 
@@ -8,6 +9,7 @@ import grain
 from absl import flags
 
 from train.data.batches import Batch, BatchSource
+from train.stopping import SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,8 @@ class Loader(Iterator[Batch]):
             # Grain's workers read absl flags, which are parsed in programs that absl runs and in no others.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
-            remaining = remaining.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+            processes = grain.MultiprocessingOptions(num_workers=workers)
+            remaining = remaining.mp_prefetch(processes, worker_init_fn=_ignore_signals)
         self._iterator = iter(remaining)
 
     def __next__(self) -> Batch:
@@ -52,3 +55,9 @@ class Loader(Iterator[Batch]):
 
     def __exit__(self, *_: object) -> None:
         self._iterator.close()
+
+
+def _ignore_signals(worker: int, workers: int) -> None:
+    """A terminal's Ctrl-C and a scheduler's SIGTERM reach worker processes too: when they end is for the run to say."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

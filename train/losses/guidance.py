@@ -48,6 +48,8 @@ def guidance(
     from displacement and world point, after the global blocks at `dpt_layers` without the first: what is told by the
     last one alone no camera token has the time to gather. batch: valid, depth, points, cam_from_world, intrinsics.
 
+    Each clip counts alike, so that it does not matter which of them share a device.
+
     The scores of all pairs of a clip's frames are held at once, S²·N² for every head and layer: for small images.
     """
     config = model.config
@@ -65,7 +67,7 @@ def guidance(
         query, keys = (x[:, :, config.special_tokens :, : config.heads // 2].astype(jnp.float32) for x in (query, keys))
         scores = jnp.einsum("bsnhd,btmhd->bsthnm", query, keys) / math.sqrt(config.head_dim)
         surprise = -jnp.sum(target[:, :, :, None] * jax.nn.log_softmax(scores, axis=-1), axis=-1)
-        return masked_mean(surprise, pairs[:, :, :, None], (0, 1, 2, 3, 4)).squeeze()
+        return jnp.mean(masked_mean(surprise, pairs[:, :, :, None], (1, 2, 3, 4)))
 
     # What a global block is given is kept as the first half of its layer's output.
     layers = [
@@ -82,6 +84,7 @@ def correspondences(batch: Mapping[str, jax.Array], patch: int) -> Correspondenc
     height, width = valid.shape[2:]
     points = jnp.where(valid[..., None], batch["points"], 0.0)
     scale = masked_mean(norm(points), valid, (1, 2, 3))
+    scale = jnp.where(scale > 0, scale, 1.0)  # Of a clip without a known point.
     middles, known = (x[:, :, patch // 2 :: patch, patch // 2 :: patch] for x in (points, valid))
     middles, known = (x.reshape(*x.shape[:2], -1, *x.shape[4:]) for x in (middles, known))
     pixels, depth = project(middles[:, :, None], batch["cam_from_world"][:, None], batch["intrinsics"][:, None])
@@ -114,9 +117,7 @@ def _readout(told: jax.Array, true: Correspondences) -> jax.Array:
     displacement = true.place[:, :, 0] - own
     moved = _pseudo_huber(told[..., :2] - jnp.where(true.seen[:, :, 0, :, None], displacement, 0.0))
     placed = _pseudo_huber(told[..., 2:] - true.points)
-    return (
-        masked_mean(moved, true.seen[:, :, 0], (0, 1, 2, 3)) + masked_mean(placed, true.known, (0, 1, 2, 3))
-    ).squeeze()
+    return jnp.mean(masked_mean(moved, true.seen[:, :, 0], (0, 2, 3)) + masked_mean(placed, true.known, (0, 2, 3)))
 
 
 def _pseudo_huber(error: jax.Array) -> jax.Array:

@@ -42,10 +42,11 @@ def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Arr
         for name in ("depth", "points") if name in prediction
     }  # fmt: skip
     if "pose_encoding" in prediction:
+        known = jnp.any(valid, CLIP)[:, None]
         pose = pose_from_cameras(batch["cam_from_world"], batch["intrinsics"], *valid.shape[-2:])
         losses["camera"] = camera_loss(
-            _with_scale(prediction["pose_encoding"], scale[..., 0, 0]),
-            _with_scale(pose, true_scale[..., 0, 0]),
+            _with_scale(prediction["pose_encoding"], scale[..., 0, 0], known),
+            _with_scale(pose, true_scale[..., 0, 0], known),
             delta=CAMERA_DELTA,
         )
     if "tracks" in prediction and "tracks" in batch:
@@ -92,7 +93,7 @@ def _match(values: jax.Array, like: jax.Array) -> jax.Array:
     return values[..., None] if like.ndim == 5 else values
 
 
-def _with_scale(pose_encoding: jax.Array, scale: jax.Array) -> jax.Array:
-    """Pose encodings [B,S,9] with translations divided by scales [B,1]."""
+def _with_scale(pose_encoding: jax.Array, scale: jax.Array, known: jax.Array) -> jax.Array:
+    """Pose encodings [B,S,9] with translations divided by scales [B,1]; zero, and so not compared, where none is known."""
     translation, rest = jnp.split(pose_encoding, (3,), axis=-1)
-    return jnp.concatenate([translation / scale[..., None], rest], -1)
+    return jnp.concatenate([jnp.where(known[..., None], translation / scale[..., None], 0.0), rest], -1)

@@ -9,9 +9,6 @@ LAYOUT = (
     "rgbd_bonn_<sequence>/{rgb,depth}/<seconds>.png and groundtruth.txt, or all with a subset's _<N> in their names"
 )
 
-PUBLISHED_SEQUENCES = ("balloon2", "crowd2", "crowd3", "person_tracking2", "synchronous")
-"""The published choice for depth, with the subset of 110 frames."""
-
 
 def find(root: Path, options: ReadOptions) -> dict[str, Path]:
     """Folders of the recordings by name, without the prefix `rgbd_bonn_`."""

@@ -10,12 +10,6 @@ from ivggt_jax.evaluate.trajectory import inverse
 
 LAYOUT = "training/{final/<sequence>/frame_0001.png, depth/<sequence>/frame_0001.dpt, camdata_left/<sequence>/frame_0001.cam}"
 
-POSE_SEQUENCES = (
-    "alley_2", "ambush_4", "ambush_5", "ambush_6", "cave_2", "cave_4", "market_2",
-    "market_5", "market_6", "shaman_3", "sleeping_1", "sleeping_2", "temple_2", "temple_3",
-)  # fmt: skip
-"""The published choice for poses: in the others the camera hardly moves."""
-
 _TAG = 202021.25
 """What every file of the data set begins with, as float32."""
 
