@@ -62,7 +62,7 @@ def build(
 
     They go to `into`, by default `run` itself, or `run`/aligned where there is a trajectory to align to. Each is built
     even when another fails. Raises ValueError that names what could not be written, FileNotFoundError where no frames
-    are saved.
+    are saved, OSError where the disk was in the way of any.
     """
     saved = SavedRun(run)
     into = into or run
@@ -74,15 +74,16 @@ def build(
             f"aligned to {align.trajectory}: {record['frames_with_pose']} of {record['frames']} frames have a pose, "
             f"1 of the model's units is {record['scale']:.6g} of its own"
         )
-    problems = []
+    problems: dict[str, Exception] = {}
     for name in dict.fromkeys(names):
         say(f"{name} → {into}")
         try:
             _build_one(saved, name, into, options)
         except (ValueError, OSError) as error:
-            problems.append(f"{name}: {error}")
+            problems[name] = error
     if problems:
-        raise ValueError("; ".join(problems))
+        kind = OSError if any(isinstance(error, OSError) for error in problems.values()) else ValueError
+        raise kind("; ".join(f"{name}: {error}" for name, error in problems.items()))
 
 
 def original_images(run: Path) -> Path | None:

@@ -110,8 +110,8 @@ def infer(config: InferConfig) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
     _check(config)
     out = config.out or output_folder.default_out(config.source.frames)
-    inputs = (config.source.frames, config.source.masks, config.options.images, config.align.trajectory)
-    output_folder.check_inputs_outside(out, inputs)
+    others = (config.source.masks, config.options.images, config.align.trajectory)
+    output_folder.check_inputs_outside(out, config.source.frames, others)
     if config.align.trajectory:
         read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
     with output_folder.locked(out):
@@ -174,7 +174,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         options = dataclasses.replace(options, images=folder)
 
     def save(run: Run) -> None:
-        now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished), source.last_skipped)
+        last = source.last_skipped  # before they are counted, for reading ahead goes on
+        now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished), last)
         save_state(out, now, run.state, run.writers.state())
 
     run = Run(

@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -99,14 +98,14 @@ def describe(out: Path) -> str | None:
     return earlier.description if earlier else None
 
 
-def check_inputs_outside(out: Path, inputs: Iterable[str | Path | None]) -> None:
+def check_inputs_outside(out: Path, frames: str, others: Iterable[Path | None] = ()) -> None:
     """Raises ValueError when an input lies where results go, and might be replaced or removed.
 
-    Inputs are files, folders, patterns or list files (.txt) of images.
+    `frames` is a file, a folder, a pattern or a list file (.txt) of images, the others are files and folders.
     """
     folder = out.resolve()
-    for path in chain.from_iterable(_with_what_it_names(path) for path in inputs if path is not None):
-        place = path.resolve()
+    for path in (*_with_what_it_names(frames), *(path for path in others if path is not None)):
+        place = path.expanduser().resolve()
         if folder in place.parents and place.relative_to(folder).parts[0] in OUTPUTS:
             raise ValueError(f"{path} lies where results are written, in {out}: choose another --out")
 
@@ -137,9 +136,9 @@ def _outputs(out: Path) -> list[Path]:
     return [path for pattern in OUTPUTS for path in sorted(out.glob(pattern))]
 
 
-def _with_what_it_names(path: str | Path) -> Iterator[Path]:
+def _with_what_it_names(frames: str) -> Iterator[Path]:
     """The path, what matches it where it is a pattern, and the images that it lists where it is a list file."""
-    path = Path(path).expanduser()
+    path = Path(frames).expanduser()
     yield path
     yield from map(Path, glob.iglob(str(path), recursive=True))
     if path.suffix.lower() == ".txt" and path.is_file():

@@ -3,8 +3,10 @@
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -174,6 +176,28 @@ def test_workers_outlive_signals_that_are_meant_for_the_run() -> None:
         for number in SIGNALS:
             os.kill(worker.pid, number)
         assert len(list(loader)) == STEPS - 1
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import multiprocessing, time\nfrom test_data_batches import source\nfrom train.data.loader import Loader\n"
+        "if __name__ == '__main__':\n  with Loader(source(), threads=1, workers=1) as loader:\n    next(loader)\n"
+        "    print(multiprocessing.active_children()[0].pid, flush=True)\n    time.sleep(100)\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)])
+    }
+    (tmp_path / "run.py").write_text(code)
+    with subprocess.Popen([sys.executable, tmp_path / "run.py"], stdout=subprocess.PIPE, env=environment) as run:
+        worker = int(run.stdout.readline())
+        run.kill()
+    for _ in range(100):
+        if not Path(f"/proc/{worker}").exists():
+            return
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("ten seconds later the worker was there")
 
 
 def test_workers_touch_no_device() -> None:

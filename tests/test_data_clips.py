@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ivggt_jax.sources.video import VideoReader
 from train.data.batches import ClipBatches, ClipConfig
 from train.data.clips import clips
 from train.data.sampling import Sampling
@@ -66,6 +67,17 @@ def test_video_is_taken_at_ten_frames_a_second_at_most(tmp_path: Path, rate: int
     np.testing.assert_allclose(steps, [3 * step, 4 * step], atol=0.5)
     assert found[1] < found[0] < found[2]
     assert level(scene.frame(4).image) == pytest.approx(4 * step, abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["walk.mp4", "walk.mkv"])
+def test_every_frame_of_a_slow_video_is_where_it_belongs(tmp_path: Path, name: str) -> None:
+    """Seven a second, whose times Matroska rounds to milliseconds."""
+    save_video(tmp_path / name, 40, 7)
+    (scene,) = clips([tmp_path / name]).scenes
+    assert len(scene) in (40, 41)  # a duration may be rounded up
+    for position, raw in enumerate(VideoReader(tmp_path / name).raw_frames()):
+        np.testing.assert_array_equal(scene.frame(position).image, raw.read())
+    assert position == 39
 
 
 def test_damaged_footage_is_skipped_and_named(tmp_path: Path) -> None:

@@ -183,8 +183,8 @@ class Source:
                 if self.config.on_error == "stop":
                     raise SourceError(f"{error}; --on-error skip goes on without it") from error
                 if raw.index > self.last_skipped:
-                    self.last_skipped = raw.index
                     self._count_skipped(str(error))
+                    self.last_skipped = raw.index
                 continue
             height, width, _ = frame.image.shape
             first_size = (width, height)

@@ -53,8 +53,8 @@ def place_image(result: Result, folder: Path, originals: Path | None) -> View:
         name = _place_original(originals / frame.name, folder, fit.original_size)
     if name is None:
         height, width = frame.image.shape[:2]
-        # Beside originals its own name: one of them may be called by the number.
-        name = f"{frame.name}.png" if originals else f"{frame.index:06d}.png"
+        # Beside originals also its own name: one of them may be called by the number.
+        name = f"{frame.index:06d}.{frame.name}.png" if originals else f"{frame.index:06d}.png"
         fit = Fit((width, height), (1.0, 1.0), (0.0, 0.0))
         _write_png(folder / name, Image.fromarray(frame.image))
     from_corner = fit.intrinsics_to_original(result.intrinsics)

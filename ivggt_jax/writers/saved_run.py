@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import BinaryIO, overload
 
 import numpy as np
 
@@ -61,11 +61,17 @@ class SavedRun(Sequence[Result]):
 def read_result(path: Path, maps: bool = True) -> Result:
     """Reads one saved frame; with maps False, without depth, points and confidences.
 
-    Maps come back as float32 whatever they were saved as. Raises ValueError, naming the file, when it is damaged.
+    Maps come back as float32 whatever they were saved as. Raises ValueError, naming the file, when it is damaged,
+    OSError when it cannot be opened.
     """
+    # Opened here, because NumPy forgets to close a damaged file.
+    with path.open("rb") as file:
+        return _read_result(path, file, maps)
+
+
+def _read_result(path: Path, file: BinaryIO, maps: bool) -> Result:
     try:
-        # Opened here, because NumPy forgets to close a damaged file.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+        with np.load(file, allow_pickle=False) as saved:
             names = [name for name in OPTIONAL if name in saved and (maps or name not in DENSE)]
             fields = {name: saved[name].astype(np.float32) for name in names}
             timestamp = float(saved["timestamp"])

@@ -76,6 +76,21 @@ def test_what_fails_is_named_and_the_rest_is_made(saved: Path, tmp_path: Path, c
     assert (tmp_path / "trajectory.txt").exists() and not (tmp_path / "points.ply").exists()
 
 
+def test_a_full_disk_is_not_a_run_s_end(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be built is built when the run is resumed."""
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "glb")
+    with monkeypatch.context() as full:
+        full.setattr(
+            "ivggt_jax.export._build_one", lambda *_: (_ for _ in ()).throw(OSError("No space left on device"))
+        )
+        assert run(infer.main, *arguments) == 1
+    assert "glb: No space left on device" in capsys.readouterr().err
+    assert run(infer.main, *arguments, "--resume") == 0
+    assert (tmp_path / "out" / "scene.glb").is_file()
+
+
 def test_aligned_results_lie_in_the_known_world(saved: Path, known: Path, capsys) -> None:
     assert run(export.main, saved, "--to", "tum", "nerfstudio", "--align-to", known) == 0
     assert f"4 of {FRAMES} frames have a pose, 1 of the model's units is 3 of its own" in capsys.readouterr().err

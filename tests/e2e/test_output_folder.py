@@ -77,8 +77,9 @@ def test_the_folder_is_named_after_the_source(tmp_path: Path, monkeypatch, frame
 @pytest.mark.parametrize("path", ["images", "images/*.jpg", "frames/a.png", "points.ply", "trajectory.txt"])
 def test_frames_that_lie_where_results_go_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(ValueError, match="choose another --out"):
-        check_inputs_outside(tmp_path, [f"{tmp_path}/{path}"])
-    check_inputs_outside(tmp_path, [None, tmp_path, f"{tmp_path}/photos/*.jpg", f"{tmp_path}2/images", "cam:0", "-"])
+        check_inputs_outside(tmp_path, f"{tmp_path}/{path}")
+    for frames in (tmp_path, f"{tmp_path}/photos/*.jpg", f"{tmp_path}2/images", "cam:0", "-"):
+        check_inputs_outside(tmp_path, str(frames))
 
 
 @pytest.mark.parametrize("frames", ["list.txt", "*/*.jpg"])
@@ -87,7 +88,14 @@ def test_frames_that_are_named_one_by_one_are_refused_too(tmp_path: Path, frames
     (tmp_path / "images" / "a.jpg").touch()
     (tmp_path / "list.txt").write_text("elsewhere/b.jpg\nimages/a.jpg\n")
     with pytest.raises(ValueError, match=r"images/a.jpg lies where results are written"):
-        check_inputs_outside(tmp_path, [f"{tmp_path}/{frames}"])
+        check_inputs_outside(tmp_path, f"{tmp_path}/{frames}")
+
+
+def test_other_inputs_are_not_taken_for_lists_of_frames(tmp_path: Path) -> None:
+    (tmp_path / "walk.txt").write_bytes("# Straße\n0 0 0 0 0 0 0 1\n".encode("latin-1"))
+    check_inputs_outside(tmp_path / "out", "cam:0", [None, tmp_path / "walk.txt"])
+    with pytest.raises(ValueError, match=r"trajectory.txt lies where results are written"):
+        check_inputs_outside(tmp_path, "cam:0", [tmp_path / "trajectory.txt"])
 
 
 def test_two_runs_do_not_write_to_one_folder(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:

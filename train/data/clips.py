@@ -56,7 +56,9 @@ class VideoScene(Scene):
         """Decode once from the first to the last of the positions; SourceError when the video ends before."""
         first, last = min(positions), max(positions)
         found = {}
-        reader = VideoReader(self._path, fps=VIDEO_RATE, start=first / self._rate)
+        # All frames of a slower video: from half a frame before, since times may be rounded.
+        start = first / VIDEO_RATE if self._rate == VIDEO_RATE else max(0.0, first - 0.5) / self._rate
+        reader = VideoReader(self._path, fps=VIDEO_RATE, start=start)
         for position, raw in enumerate(reader.raw_frames(), start=first):
             if position in positions:
                 found[position] = LabelledFrame(raw.read())

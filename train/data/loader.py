@@ -1,7 +1,10 @@
 """Loads batches ahead of the training step, in threads or worker processes, with Grain."""
 
 import logging
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Self
 
@@ -39,7 +42,7 @@ class Loader(Iterator[Batch]):
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             processes = grain.MultiprocessingOptions(num_workers=workers)
-            remaining = remaining.mp_prefetch(processes, worker_init_fn=_ignore_signals)
+            remaining = remaining.mp_prefetch(processes, worker_init_fn=_live_as_long_as_the_run)
         self._iterator = iter(remaining)
 
     def __next__(self) -> Batch:
@@ -57,7 +60,15 @@ class Loader(Iterator[Batch]):
         self._iterator.close()
 
 
-def _ignore_signals(worker: int, workers: int) -> None:
-    """A terminal's Ctrl-C and a scheduler's SIGTERM reach worker processes too: when they end is for the run to say."""
+def _live_as_long_as_the_run(worker: int, workers: int) -> None:
+    """A terminal's Ctrl-C and a scheduler's SIGTERM reach worker processes too, but they end when the run's process does."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
+
+
+def _end_with_the_run() -> None:
+    run = multiprocessing.parent_process()
+    assert run is not None
+    run.join()
+    os._exit(1)
