@@ -192,17 +192,9 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     unfinished.release()
     with _viewer(config, out, run) as view:
         interrupted: list[int] = []
-        failed = False
         try:
-            with interruptible() as interrupted, contextlib.closing(source):  # a camera would go on, and count
-                source.while_waiting = partial(run.while_waiting, interrupted)
-                try:
-                    run.feed(frames, interrupted)
-                except SourceError as error:
-                    if _comes_again(config.source):
-                        raise
-                    say(f"error: {error}")  # it is how a camera ends: the exports are due
-                    failed = True
+            with interruptible() as interrupted:
+                lost = _feed(config, run, source, frames, interrupted)
             _build(config, out, options, run, interrupted)
         except ValueError:
             if run.ended:
@@ -219,7 +211,21 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
                 view.wait()
         elif _comes_again(config.source):
             say(f"stopped; --resume goes on from {'here' if run.saved else 'the last state that was saved'}")
-    return 128 + interrupted[0] if interrupted else int(failed)
+    return 128 + interrupted[0] if interrupted else int(lost)
+
+
+def _feed(config: InferConfig, run: Run, source: Source, frames: Iterator[Frame], interrupted: list[int]) -> bool:
+    """Run over the frames and close their source. Returns whether a camera was lost: that is how one ends."""
+    source.while_waiting = partial(run.while_waiting, interrupted)
+    with contextlib.closing(source):  # a camera would go on, and count
+        try:
+            run.feed(frames, interrupted)
+        except SourceError as error:
+            if _comes_again(config.source):
+                raise
+            say(f"error: {error}")
+            return True
+    return False
 
 
 def _build(config: InferConfig, out: Path, options: ExportOptions, run: Run, interrupted: list[int]) -> None:
