@@ -4,12 +4,18 @@ Everything is known in closed form: the cameras, the depth of every pixel, and w
 image. Rays are the project's: through pixel (u, v) goes ((u − W/2)/fx, (v − H/2)/fy, 1).
 """
 
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.sources.frame import Fit, Frame
+from ivggt_jax.writers import ExportOptions, Writers
 from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.saved_run import SavedRun
 
+ALL = ExportOptions(confidence=0)
 HEIGHT, WIDTH = 112, 168
 WAVES = np.random.default_rng(0).normal(size=(3, 24)) * np.geomspace(2, 10, 8).repeat(3)
 """The walls' texture is a sum of eight waves for each colour; radians per unit."""
@@ -76,3 +82,20 @@ def known_pixels(item: Result) -> tuple[np.ndarray, np.ndarray]:
     points = (rays * item.depth[v, u, None].astype(np.float64)) @ pose[:, :3].T + pose[:, 3]
     pixels = (np.stack((u, v), axis=-1) + 0.5 - fit.offset) / fit.scale - 0.5
     return points, pixels
+
+
+def saved(out: Path, items, options: ExportOptions = ALL) -> SavedRun:
+    """Results as the frames that a run saved in a folder."""
+    writers = Writers(["npz"], out, options)
+    for item in items:
+        writers.write(item)
+    writers.close()
+    return SavedRun(out)
+
+
+def originals(folder: Path, items) -> Path:
+    """Files of the size that the original images have."""
+    folder.mkdir()
+    for item in items:
+        Image.new("RGB", item.frame.fit.original_size).save(folder / item.frame.name)
+    return folder
