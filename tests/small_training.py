@@ -23,7 +23,7 @@ from train.data.batches import Batch
 from train.distill import StepConfig
 from train.losses import LossConfig
 from train.mesh import make_mesh, process_rows, start_processes
-from train.optimizer import FROZEN, OptimizerConfig
+from train.optimizer import OptimizerConfig
 from train.run import RunConfig, run
 
 SMALL = ModelConfig(
@@ -33,8 +33,6 @@ SMALL = ModelConfig(
     track_radius=1, track_iterations=1, track_virtual=4,
 )  # fmt: skip
 """One iteration of camera head and tracker: what goes from one to the next carries no gradient, by design."""
-UNUSED = ("points/.*", "tracker/.*", "track_features/.*")
-"""Groups without a part in a step whose heads are camera and depth."""
 CLIPS, FRAMES, SIZE, QUERIES = 4, 3, 28, 3
 STEPS = 8
 SOURCE = Source(name="noise", licence="for tests alone")
@@ -91,9 +89,7 @@ def config(out: Path, **changes: object) -> RunConfig:
         heads=("camera", "depth"),
         precision="float32",
         loss=LossConfig(task_weight=1.0),
-        optimizer=OptimizerConfig(
-            learning_rate=1e-3, final_learning_rate=1e-4, average_decay=0.9, frozen=(*FROZEN, *UNUSED)
-        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3, final_learning_rate=1e-4, average_decay=0.9),
     )
     defaults = {
         "out": out, "student": str(out / "teacher"), "teacher": str(out / "teacher"), "step": step,

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_training import SMALL, UNUSED, clips, random_model
+from small_training import SMALL, clips, random_model
 
 import ivggt_jax.model.vggt
 from ivggt_jax import Model
@@ -22,7 +22,7 @@ from ivggt_jax.model.parameters import flatten, unflatten
 from train.distill import Plan, StepConfig, TrainState, differentiate, init_state, predict, train_step
 from train.losses import LossConfig
 from train.mesh import make_mesh
-from train.optimizer import FROZEN, OptimizerConfig
+from train.optimizer import OptimizerConfig
 
 ALL_HEADS = ("camera", "depth", "points", "tracks")
 GROUPS = (
@@ -38,7 +38,7 @@ def make_plan(**changes: Any) -> Plan:
     """Camera and depth from ground truth; changes: fields of StepConfig, OptimizerConfig or LossConfig."""
     defaults = {
         "heads": ("camera", "depth"), "precision": "float32", "task_weight": 1.0, "distillation_weight": 0.0,
-        "learning_rate": RATE, "warmup": 0.0, "frozen": (*FROZEN, *UNUSED),
+        "learning_rate": RATE, "warmup": 0.0,
     }  # fmt: skip
     parts = []
     for config in (LossConfig, OptimizerConfig, StepConfig):
@@ -143,6 +143,15 @@ def test_frozen_parameters_stay_bit_identical_and_carry_no_optimizer_state(
     moments = optax.tree_utils.tree_get(state.optimizer, "nu")
     assert flatten(moments).keys() == flatten(state.trainable).keys()
     assert flatten(state.trainable).keys() | frozen.keys() == flatten(model.params).keys()
+
+
+def test_heads_that_are_not_asked_for_are_frozen(model: Model) -> None:
+    """Their gradient is zero, and weight decay would make them smaller with every step."""
+    state = jax.eval_shape(partial(init_state, make_plan(heads=("camera", "points"))), model)
+    assert {path.split("/")[0] for path in flatten(state.trainable)} == {"aggregator", "camera", "points"}
+    without_tracker = model.only_heads(("camera", "depth", "points"))
+    state = jax.eval_shape(partial(init_state, make_plan()), without_tracker)
+    assert {path.split("/")[0] for path in flatten(state.trainable)} == {"aggregator", "camera", "depth"}
 
 
 def test_average_follows_the_parameters(model: Model, averaging: tuple[Plan, Step]) -> None:

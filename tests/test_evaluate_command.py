@@ -208,6 +208,20 @@ def test_reconstruction_of_a_perfect_model(perfect, checkpoint, alignment, point
     assert numbers["f_score@0.05"] == 1
 
 
+@pytest.mark.parametrize("benchmark", ["depth", "reconstruction"])
+def test_a_frame_without_truth_keeps_its_place_in_the_curves(benchmark, perfect, checkpoint):
+    (perfect / "chess" / "seq-01" / "frame-000001.depth.png").unlink()
+    data = options(perfect, checkpoint)
+    if benchmark == "depth":
+        numbers = measured(benchmarks.evaluate_depths, Depth(data=data), perfect)
+    else:
+        numbers = measured(benchmarks.evaluate_reconstructions, Reconstruction(data=data), perfect)
+    assert numbers.get("abs_rel", numbers.get("accuracy")) < 0.003
+    curves = json.loads((perfect / "report" / "chess_seq-01.json").read_text())["curves"]
+    for values in curves.values():
+        assert [value is None for value in values] == [False, True, False, False]
+
+
 def test_a_long3d_scan(perfect, checkpoint, tmp_path, capsys):
     """The points of every second frame against a scan of the same wall, in the laser's axes."""
     root = tmp_path / "long"

@@ -221,6 +221,23 @@ def test_damaged_depth_is_left_out_and_its_frame_stays(name, tmp_path):
     assert {str(path) for path in depths[1:3]} < {problem.split(" is ")[0] for problem in sequence.problems}
 
 
+@pytest.mark.parametrize("name", ["7scenes", "nrgbd", "sintel", "kitti", "scannet"])
+def test_hidden_files_take_no_ones_place(name, tmp_path):
+    """For each visible file of a frame a hidden one that a folder may list before it and another that it may list after it."""
+    MAKERS[name](tmp_path)
+    files = [path for path in tmp_path.rglob("*[0-9].*") if path.is_file()]
+    for path in files:
+        data = path.read_bytes()
+        path.unlink()
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+        path.write_bytes(data)
+        path.with_name(f".__{path.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    sequence = only_sequence(name, tmp_path)
+    assert sequence.problems == ()
+    if name not in WITHOUT_POSES:
+        np.testing.assert_allclose(sequence.world_from_cam, POSES, atol=1e-6)
+
+
 def test_depth_damaged_in_its_middle_is_reported_when_it_is_read(tmp_path, caplog):
     make_nrgbd(tmp_path)
     sequence = only_sequence("nrgbd", tmp_path)

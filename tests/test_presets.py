@@ -106,3 +106,5 @@ def test_data_that_cannot_be_used_are_errors() -> None:
         training_batches(config, slice(None))
     with pytest.raises(ValueError, match="query_points of the data must be at least 1"):
         replace(preset("supervised", "demo_heads"), synthetic=preset("distill", "demo").synthetic)
+    with pytest.raises(ValueError, match="tracks, which recorded data do not have"):
+        replace(preset("supervised", "demo_heads"), data=("tum=folder",), recorded=preset("distill", "long").recorded)

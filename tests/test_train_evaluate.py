@@ -69,6 +69,10 @@ def test_what_is_not_finite_is_infinitely_wrong_and_what_is_unknown_is_left_out(
         clip[f"predicted_{name}"] = np.full_like(clip[f"predicted_{name}"], np.nan)
     errors = measure(clip, monkeypatch)
     assert np.isfinite(errors.pop("constant_abs_rel")) and set(errors.values()) == {np.inf}
+    for name in ("depth", "points"):
+        clip[f"predicted_{name}"] = np.zeros_like(clip[f"predicted_{name}"])
+    errors = measure(clip, monkeypatch)
+    assert errors["abs_rel"] == errors["point_error"] == np.inf
     clip["valid"] = np.zeros_like(clip["valid"])
     clip["cam_from_world"] = np.tile(clip["cam_from_world"][:1], (FRAMES, 1, 1))
     assert np.isnan(list(measure(clip, monkeypatch).values())).all()

@@ -42,7 +42,7 @@ class Checkpoints:
         if differing:
             path = differing[0]
             raise ValueError(
-                f"{self._folder / str(step)} is from a run with another student, other frozen groups, accumulation or "
+                f"{self._folder / str(step)} is from a run with another student, other heads, frozen groups, accumulation or "
                 f"average: {path} is {saved.get(path, 'not in it')}, here {expected.get(path, 'left out')} "
                 f"({len(differing)} such); choose another folder, or what {self._folder.parent / 'config.json'} says"
             )

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from ivggt_jax import Model, ModelConfig, Predictions
 from ivggt_jax.model.parameters import Params, cast
+from ivggt_jax.model.vggt import HEAD_PARTS
 from train.losses import LossConfig, guidance, objective
 from train.mesh import divide, mean_over_devices
 from train.optimizer import (
@@ -77,9 +78,13 @@ class TrainState:
 
 
 def init_state(plan: Plan, model: Model) -> TrainState:
-    """The state before the first step, divided over the mesh, from a model of any precision. To be jitted."""
+    """The state before the first step, divided over the mesh, from a model of any precision. To be jitted.
+
+    Heads that the step does not train are frozen with what the optimiser freezes: weight decay alone would shrink them.
+    """
     config = plan.step.optimizer
-    trainable, frozen = partition(cast(model, jnp.float32).params, config.frozen)
+    others = [f"{part}/.*" for head in model.heads if head not in plan.step.heads for part in HEAD_PARTS[head]]
+    trainable, frozen = partition(cast(model, jnp.float32).params, (*config.frozen, *others))
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         trainable=trainable,

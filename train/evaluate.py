@@ -44,7 +44,8 @@ def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[s
     `step_error` and `step_rotation_error`: RPE from frame to frame, over the mean step's length and in degrees;
     `point_error`, where the point head is trained: mean distance after the best scale, over the true points' mean
     distance from the first camera.
-    A clip without depth or without motion has no part in their means; predictions that are not finite make them infinite.
+    A clip without depth or without motion has no part in their means. Predictions that are not finite make them infinite,
+    and so do depths or points that are all zero, to which no scale can be given.
     """
     clips = [clip for batch in batches for clip in _look(plan, model, batch)]
     errors = [_depth_errors(clip) | _path_errors(clip) | _point_error(clip) for clip in clips]
@@ -78,7 +79,7 @@ def _depth_errors(clip: Clip) -> dict[str, float]:
     if not truth.any():
         return dict.fromkeys(("abs_rel", "constant_abs_rel"), np.nan)
     constant = evaluate_depth([(np.ones_like(frame), frame) for frame in truth]).errors.abs_rel
-    if not np.isfinite(clip["predicted_depth"]).all():
+    if not np.isfinite(clip["predicted_depth"]).all() or not clip["predicted_depth"][truth > 0].any():
         return {"abs_rel": np.inf, "constant_abs_rel": constant}
     found = evaluate_depth(list(zip(clip["predicted_depth"], truth, strict=True)))
     return {"abs_rel": found.errors.abs_rel, "constant_abs_rel": constant}
@@ -109,7 +110,7 @@ def _point_error(clip: Clip) -> dict[str, float]:
     truth, found = (clip[name][clip["valid"]].astype(np.float64) for name in ("points", "predicted_points"))
     if not len(truth):
         return {"point_error": np.nan}
-    if not np.isfinite(found).all():
+    if not np.isfinite(found).all() or not found.any():
         return {"point_error": np.inf}
     scale = np.sum(found * truth) / np.sum(np.square(found))
     return {"point_error": _mean_length(scale * found - truth) / _mean_length(truth)}

@@ -37,6 +37,8 @@ class TrainConfig(RunConfig):
             raise ValueError(f"frames must reach {FEWEST_FRAMES} for camera paths, not {self.clips.frames}")
         if "tracks" in self.step.heads and not self.clips.query_points:
             raise ValueError("step.heads include tracks: query_points of the data must be at least 1")
+        if "tracks" in self.step.heads and self.data and self.step.loss.distillation_weight <= 0:
+            raise ValueError("step.heads include tracks, which recorded data do not have: only a teacher tells them")
 
     @property
     def has_labels(self) -> bool:

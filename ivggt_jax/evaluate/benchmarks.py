@@ -37,6 +37,9 @@ MAPS = 3
 LONG3D_CUBES = 8_000_000
 """Points that are gathered of a Long3D scene; a larger cloud is averaged in larger cubes."""
 
+NOTHING = np.zeros((0, 3)), np.zeros((0, 3))
+"""Prediction and truth of a frame whose truth is not known: it keeps its place in the curves, and counts for nothing."""
+
 TRUTH = {"world_from_cam": "true poses", "depths": "true depth", "intrinsics": "camera matrices", "cloud": "scan"}
 """What a benchmark may need of a sequence, in words."""
 
@@ -122,9 +125,9 @@ def evaluate_depths(config: Depth) -> int:
     protocol = PROTOCOLS.get(config.data.dataset, DepthProtocol())
 
     def compare(sequence: Sequence, predicted: Predicted) -> SequenceReport:
-        def pair(index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        def pair(index: int) -> tuple[np.ndarray, np.ndarray]:
             truth = sequence.depth(index)
-            return None if truth is None else depth_pair(predicted.depth(index), truth, predicted.fits[index])
+            return NOTHING if truth is None else depth_pair(predicted.depth(index), truth, predicted.fits[index])
 
         pairs = _Replay(pair, len(sequence))
         found = evaluate_depth(pairs, config.alignment, protocol)
@@ -146,10 +149,10 @@ def evaluate_reconstructions(config: Reconstruction) -> int:
         if not np.isfinite(cameras[0]).all():
             raise ValueError("the true pose of the first frame, whose camera is the world, is not known")
 
-        def pair(index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        def pair(index: int) -> tuple[np.ndarray, np.ndarray]:
             depth = sequence.depth(index)
             if depth is None or not np.isfinite(cameras[index]).all() or not np.isfinite(intrinsics[index]).all():
-                return None
+                return NOTHING
             found, fit = points(predicted, index), predicted.fits[index]
             truth, known = true_points(depth, intrinsics[index], cameras[index], fit, *found.shape[:2])
             if config.alignment == "published" and min(found.shape[:2]) >= CROP:
@@ -216,16 +219,13 @@ def _run(
 
 @dataclass(frozen=True)
 class _Replay:
-    """Pairs that are made anew each time they are asked for; a frame whose pair is None is passed over."""
+    """Pairs that are made anew each time they are asked for."""
 
-    make: Callable[[int], tuple[np.ndarray, np.ndarray] | None]
+    make: Callable[[int], tuple[np.ndarray, np.ndarray]]
     count: int
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for index in range(self.count):
-            pair = self.make(index)
-            if pair is not None:
-                yield pair
+        return map(self.make, range(self.count))
 
 
 def _maps(pairs: _Replay, found: DepthEvaluation, protocol: DepthProtocol) -> dict[str, str]:
@@ -233,7 +233,7 @@ def _maps(pairs: _Replay, found: DepthEvaluation, protocol: DepthProtocol) -> di
     images = {}
     for index in np.unique(np.linspace(0, pairs.count - 1, MAPS).round().astype(int)).tolist():
         pair = pairs.make(index)
-        if pair is not None:
+        if pair is not NOTHING:
             aligned = found.scale * pair[0] + found.shift
             images[f"frame {index}"] = depth_maps(aligned, pair[1], error_map(aligned, pair[1], protocol))
     return images

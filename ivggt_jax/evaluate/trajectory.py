@@ -69,6 +69,7 @@ def evaluate_trajectory(
     known = np.isfinite(truth).all(axis=(1, 2))
     if not known.any():
         raise ValueError(f"the true pose is known of none of the {len(truth)} frames")
+    truth = np.where(known[:, None, None], truth, np.nan)
     transform = align_trajectory(prediction[known], truth[known], alignment)
     aligned = transform.poses(prediction)
     error = _compose(inverse(truth), aligned)

@@ -87,8 +87,11 @@ def number(path: Path) -> int:
 def matched(
     images: Iterable[Path], others: Iterable[Path], what: str
 ) -> tuple[tuple[Path | None, ...], tuple[str, ...]]:
-    """For each image the other file with the same numbers in its name, or None and a line that says `what` is missing."""
-    known = {numbers(path): path for path in others}
+    """For each image the other file with the same numbers in its name, or None and a line that says `what` is missing.
+
+    Hidden files are left out: macOS writes a ._frame1.png beside each frame1.png on disks that are not its own.
+    """
+    known = {numbers(path): path for path in others if not path.name.startswith(".")}
     found = {path: known.get(numbers(path)) for path in images}
     return tuple(found.values()), tuple(f"{path} has no {what}" for path, other in found.items() if other is None)
 
