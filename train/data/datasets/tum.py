@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.evaluate.datasets.tables import ASSOCIATION_SECONDS, nearest_in_time
 from ivggt_jax.sources.folder import folder_images
 from ivggt_jax.sources.image_file import read_image
 from train.data.sampling import Sampling
@@ -21,8 +22,6 @@ CAMERAS = {
     "bonn": (542.822841, 542.576870, 315.593520, 237.756098),
 }
 """fx, fy, cx, cy by a word in the sequence's name."""
-LARGEST_GAP = 0.02
-"""Seconds between an image and its depth or pose."""
 
 
 class TumSequence(Scene):
@@ -40,11 +39,11 @@ class TumSequence(Scene):
         paths, depths = folder_images(images), folder_images(folder / f"depth{suffix}")
         trajectory = np.loadtxt(folder / f"groundtruth{suffix}.txt", ndmin=2)
         times = np.array([float(path.stem) for path in paths])
-        depth, depth_gap = _nearest(np.array([float(path.stem) for path in depths]), times)
-        pose, pose_gap = _nearest(trajectory[:, 0], times)
-        matched = np.flatnonzero((depth_gap <= LARGEST_GAP) & (pose_gap <= LARGEST_GAP))
+        depth = nearest_in_time(times, np.array([float(path.stem) for path in depths]))
+        pose = nearest_in_time(times, trajectory[:, 0])
+        matched = np.flatnonzero((depth >= 0) & (pose >= 0))
         if not len(matched):
-            raise ValueError(f"no image has a depth and a pose within {LARGEST_GAP} s")
+            raise ValueError(f"no image has a depth and a pose within {ASSOCIATION_SECONDS} s")
         self._frames = [(paths[i], depths[depth[i]], trajectory[pose[i], 1:8]) for i in matched]
 
     def __len__(self) -> int:
@@ -62,9 +61,3 @@ def tum(root: Path, split: str = "train") -> Dataset:
     """All sequences below `root`: TUM has no training split. Raises ValueError when none is usable."""
     folders = sorted({path.parent for path in root.glob("*/rgb*/")})
     return open_scenes(f"tum {root}", folders, TumSequence, Sampling(max_interval=15, block=16))
-
-
-def _nearest(times: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Index of the time nearest to each wanted one, and how far off it is."""
-    gaps = np.abs(times[None] - wanted[:, None])
-    return gaps.argmin(1), gaps.min(1)
