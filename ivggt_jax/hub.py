@@ -91,7 +91,7 @@ def fetch(name: str) -> tuple[Path, Source]:
 
     Returns the file and its source. $HF_ENDPOINT, $HF_TOKEN, $HF_HOME and $HF_HUB_OFFLINE work as everywhere.
 
-    Raises CheckpointError for a gated or missing repository, no network, a full disk, or a file of the wrong size.
+    Raises CheckpointError for whatever keeps the file away: a gated or missing repository, no network, a full disk, …
     """
     # Imported here: only downloads need it, and it takes a while.
     import huggingface_hub as hugging_face
@@ -99,7 +99,9 @@ def fetch(name: str) -> tuple[Path, Source]:
 
     try:
         file = Path(hugging_face.hf_hub_download(name, PUBLISHED[name].file))
-    except (OSError, errors.HTTPError) as error:
+    # Beside its own errors: hf_xet, which fetches large files for it, raises RuntimeError for a lost connection and for a
+    # full disk; proxies and tokens that it cannot use end in ImportError or ValueError.
+    except (OSError, RuntimeError, ImportError, ValueError, errors.HTTPError) as error:
         raise CheckpointError(_explain_download(name, error)) from error
     return file, Source(name=name, revision=file.parent.name, licence=PUBLISHED[name].licence)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -108,6 +109,25 @@ def test_no_network_is_named(tmp_path, monkeypatch):
     # The library tries again for a while.
     monkeypatch.setattr("time.sleep", lambda _: None)
     with refused(f"not downloaded before and {gone.url} cannot be reached; connect, or download checkpoints.pth"):
+        hub.fetch(NAME)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Task error: CAS Client Error: Request middleware error"),
+        ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."),
+        UnicodeEncodeError("ascii", "Bearer \xe4", 7, 8, "ordinal not in range(128)"),
+    ],
+)
+def test_what_the_library_does_not_foresee_is_passed_on_with_the_way_out(monkeypatch, error):
+    """As it came, for a connection lost to Xet storage, a SOCKS proxy, and a token with a letter that none has."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with refused(f"lch01/StreamVGGT could not be downloaded .{re.escape(str(error))}.; try again, or .* by hand"):
         hub.fetch(NAME)
 
 
