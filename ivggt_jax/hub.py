@@ -118,7 +118,7 @@ def _explain_download(name: str, error: Exception) -> str:
         cause = error.__cause__
         if constants.HF_HUB_OFFLINE:
             return f"{name} was not downloaded before and offline mode is set (HF_HUB_OFFLINE); unset it, {by_hand}"
-        if not isinstance(cause, errors.HfHubHTTPError):
+        if not isinstance(cause, errors.HfHubHTTPError | errors.FileMetadataError):
             return f"{name} was not downloaded before and {constants.ENDPOINT} cannot be reached; connect, {by_hand}"
         error = cause
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
@@ -128,6 +128,8 @@ def _explain_download(name: str, error: Exception) -> str:
         return f"{page} has no file {file}; look there for its weights and give their path"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"{page} is missing or private; log in with `hf auth login` or set HF_TOKEN, {by_hand}"
+    if status == 401:
+        return f"{constants.ENDPOINT} does not accept the access token; log in anew with `hf auth login`, or unset HF_TOKEN"
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return explain_disk(Path(constants.HF_HUB_CACHE), error)
     reason = str(error).partition("\n")[0]

@@ -77,6 +77,7 @@ def test_a_file_of_the_wrong_size_is_an_error_and_not_kept(server):
         (401, "RepoNotFound", "is missing or private"),
         (404, "RepoNotFound", "is missing or private"),
         (404, "EntryNotFound", "has no file checkpoints.pth"),
+        (401, "Invalid credentials in Authorization header", "does not accept the access token; .* or unset HF_TOKEN"),
     ],
 )
 def test_refusals_say_what_to_do(server, status, code, because):
@@ -101,6 +102,12 @@ def test_offline_mode_uses_what_was_downloaded(server, monkeypatch):
     hub.fetch(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub.fetch(NAME)[0].read_bytes() == CONTENT
+
+
+def test_a_server_that_is_no_hub_is_named(server):
+    server.strange = True
+    with refused("could not be downloaded .*; try again, or download checkpoints.pth"):
+        hub.fetch(NAME)
 
 
 def test_no_network_is_named(tmp_path, monkeypatch):
