@@ -126,7 +126,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
     """
     if directory.is_file():
         raise CheckpointError(f"{directory} is a file: --to torch takes a checkpoint directory of this project")
-    if path.suffix not in TORCH_SUFFIXES:
+    if path.suffix not in TORCH_SUFFIXES or path.is_dir():
         raise CheckpointError(f"{path}: with --to torch the output is a file ending in .pth, .pt or .safetensors")
     with written_beside(path, overwrite) as beside:
         if is_orbax(directory):

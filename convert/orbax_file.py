@@ -9,17 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivggt_jax.checkpoint import TENSOR_FILE
+from ivggt_jax.checkpoint import ORBAX_FOLDER, TENSOR_FILE
 from ivggt_jax.model.parameters import flatten, unflatten
 from ivggt_jax.tensor_file import CheckpointError, open_safetensors
-
-ITEM = "params"
-"""The folder of a checkpoint directory that Orbax keeps, beside config.json."""
 
 
 def is_orbax(directory: Path) -> bool:
     """Whether a checkpoint directory keeps its parameters with Orbax."""
-    return (directory / ITEM).is_dir()
+    return (directory / ORBAX_FOLDER).is_dir()
 
 
 def replace_by_orbax(directory: Path) -> None:
@@ -35,7 +32,7 @@ def replace_by_orbax(directory: Path) -> None:
     orbax = _import_orbax()
     handler = orbax.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)
     with orbax.Checkpointer(handler) as checkpointer, _quiet():
-        checkpointer.save((directory / ITEM).absolute(), orbax.args.PyTreeSave(params))
+        checkpointer.save((directory / ORBAX_FOLDER).absolute(), orbax.args.PyTreeSave(params))
     (directory / TENSOR_FILE).unlink()
 
 
@@ -45,7 +42,7 @@ class OrbaxParameters(Mapping[str, np.ndarray]):
     def __init__(self, directory: Path):
         """Read what there is; CheckpointError when Orbax is not installed or cannot read it."""
         self._orbax = _import_orbax()
-        self._directory = (directory / ITEM).absolute()
+        self._directory = (directory / ORBAX_FOLDER).absolute()
         self._checkpointer = self._orbax.Checkpointer(self._orbax.PyTreeCheckpointHandler())
         try:
             metadata = self._checkpointer.metadata(self._directory).item_metadata

@@ -27,6 +27,8 @@ FORMAT = "ivggt_jax"
 VERSION = 1
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
+ORBAX_FOLDER = "params"
+"""In place of the tensor file where Orbax keeps the parameters, for training."""
 _DEMO = Path(__file__).parent / "demo"
 
 
@@ -64,8 +66,8 @@ def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
 def save(model: Model, directory: str | Path, *, source: Source | None = None, overwrite: bool = False) -> None:
     """Write a model as a directory that `load` maps into memory. It appears whole or not at all.
 
-    Raises CheckpointError when the directory exists and `overwrite` is not set, or holds anything but a checkpoint, and
-    for a model that was left without some of its heads.
+    Raises CheckpointError when the directory exists and `overwrite` is not set, or is no checkpoint, and for a model that
+    was left without some of its heads. Files beside those of a checkpoint that is overwritten stay.
     """
     if absent := sorted(set(HEADS) - set(model.heads)):
         raise CheckpointError(f"a model without its heads {', '.join(absent)} is no checkpoint: save the whole one")
@@ -220,6 +222,8 @@ def locate(path_or_name: str | Path) -> Path:
 def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """A path beside `path` to write a file or directory to; it is renamed into place at the end, removed on failure.
 
+    What lies in the directory that it replaces and is not the checkpoint's is kept.
+
     Raises CheckpointError when `path` exists, unless `overwrite` is set and it is a file or a checkpoint directory; and
     when the disk is full or the place cannot be written.
     """
@@ -227,6 +231,8 @@ def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
         raise CheckpointError(f"{path} exists; choose another place or overwrite it (--overwrite)")
     if path.is_dir() and any(path.iterdir()):
         _read_config(path)
+    if path.is_symlink():
+        path = path.resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -235,9 +241,13 @@ def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         beside = folder / path.name
         yield beside
+        replaced = folder / f"{path.name}.replaced"
         if path.is_dir():
-            os.replace(path, folder / "replaced")
+            os.replace(path, replaced)
         os.replace(beside, path)
+        if replaced.exists():
+            for name in set(os.listdir(replaced)) - {CONFIG_FILE, TENSOR_FILE, ORBAX_FOLDER}:
+                os.replace(replaced / name, path / name)
     except OSError as error:
         raise CheckpointError(hub.explain_disk(path, error)) from error
     finally:

@@ -222,6 +222,20 @@ def test_overwriting_replaces_the_whole_directory(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "precious"]
 
 
+def test_overwriting_keeps_what_is_not_the_checkpoints(folder, tmp_path):
+    """Its own input among them; and a link stays one."""
+    convert_file(folder / "ours", tmp_path / "out", dtype="bfloat16")
+    write_recipe(tmp_path / "out" / "tiny.pth")
+    (tmp_path / "link").symlink_to("out")
+    convert_file(tmp_path / "link" / "tiny.pth", tmp_path / "link", config=CONFIG, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors", "tiny.pth"}
+    assert describe(tmp_path / "out").dtype == "float32"
+    (tmp_path / "x.pth").symlink_to("out")
+    with refused("a file ending in .pth"):
+        export_file(folder / "ours", tmp_path / "x.pth", overwrite=True)
+
+
 def command(*arguments):
     return [sys.executable, "-m", "convert", *map(str, arguments)]
 
