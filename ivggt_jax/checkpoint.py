@@ -218,19 +218,23 @@ def locate(path_or_name: str | Path) -> Path:
     raise CheckpointError(f"no checkpoint {str(path_or_name)!r}: no such file or directory, and not one of {names}")
 
 
+def check_place(path: Path, overwrite: bool) -> None:
+    """Raises CheckpointError when `path` exists, unless `overwrite` is set and it is a file or a checkpoint directory."""
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path} exists; choose another place or overwrite it (--overwrite)")
+    if path.is_dir() and any(path.iterdir()):
+        _read_config(path)
+
+
 @contextmanager
 def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """A path beside `path` to write a file or directory to; it is renamed into place at the end, removed on failure.
 
     What lies in the directory that it replaces and is not the checkpoint's is kept.
 
-    Raises CheckpointError when `path` exists, unless `overwrite` is set and it is a file or a checkpoint directory; and
-    when the disk is full or the place cannot be written.
+    Raises CheckpointError, see `check_place`; also when the disk is full or the place cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise CheckpointError(f"{path} exists; choose another place or overwrite it (--overwrite)")
-    if path.is_dir() and any(path.iterdir()):
-        _read_config(path)
+    check_place(path, overwrite)
     if path.is_symlink():
         path = path.resolve()
     try:

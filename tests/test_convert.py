@@ -20,7 +20,7 @@ from convert.assembly import ConversionError, find_mismatches, torch_shapes
 from convert.command import Convert, convert_file, export_file, run
 from convert.torch_file import open_tensors
 from convert.torch_writer import write_torch
-from ivggt_jax import ModelConfig
+from ivggt_jax import ModelConfig, hub
 from ivggt_jax.checkpoint import CheckpointError, Source, describe, load
 from ivggt_jax.model.parameters import flatten
 from ivggt_jax.tensor_file import open_safetensors, write_safetensors
@@ -119,6 +119,27 @@ def test_prefixes_and_safetensors_and_half_precision_are_read(folder, tmp_path):
     convert_file(write_recipe(tmp_path / "h.pth", np.float16), tmp_path / "h", config=CONFIG)
     export_file(tmp_path / "h", tmp_path / "h back.safetensors")
     assert_recipe(open_tensors(tmp_path / "h back.safetensors"), np.float16)
+
+
+def test_a_published_name_is_written_for_pytorch(folder, tmp_path, monkeypatch):
+    """And nothing is downloaded for a place that cannot be used."""
+    fetched = []
+
+    def fetch(name):
+        fetched.append(name)
+        return folder / "tiny.pth", Source(name=name)
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(ModelConfig, "vggt_1b", ModelConfig.tiny)
+    monkeypatch.setenv("IVGGT_CACHE", str(tmp_path / "cache"))
+    with refused("ours exists"):
+        run(Convert("lch01/StreamVGGT", folder / "ours"))
+    with refused("back.pth: the output is a directory"):
+        run(Convert("lch01/StreamVGGT", tmp_path / "back.pth"))
+    assert fetched == []
+    run(Convert("lch01/StreamVGGT", tmp_path / "back.pth", to="torch"))
+    assert_recipe(open_tensors(tmp_path / "back.pth"))
+    assert fetched == ["lch01/StreamVGGT"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
