@@ -168,6 +168,7 @@ def _open_directory(directory: Path, dtype: Precision | None) -> Parameters:
     if is_orbax(directory):
         description, tensors = checkpoint.describe(directory), OrbaxParameters(directory)
         shapes = tensors.shapes
+        checkpoint.check_shapes(directory, description.config, shapes)
     else:
         description, tensors = checkpoint.open_directory(directory)
         shapes = {path: x.shape for path, x in tensors.items()}

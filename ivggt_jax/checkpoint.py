@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,8 +136,13 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
     if not (directory / TENSOR_FILE).exists():
         raise CheckpointError(f"{directory} has no {TENSOR_FILE}; if it holds an Orbax checkpoint, convert it")
     tensors = open_safetensors(directory / TENSOR_FILE)
-    expected = {path: x.shape for path, x in flatten(abstract_params(description.config)).items()}
-    found = {path: x.shape for path, x in tensors.items()}
+    check_shapes(directory, description.config, {path: x.shape for path, x in tensors.items()})
+    return description, tensors
+
+
+def check_shapes(directory: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError when the parameters of a directory, by "/"-joined path, are not those of its configuration."""
+    expected = {path: x.shape for path, x in flatten(abstract_params(config)).items()}
     problems = [f"missing {path}" for path in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected {path}" for path in sorted(found.keys() - expected.keys())]
     problems += [
@@ -149,7 +154,6 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
         raise CheckpointError(
             f"{directory}: {len(problems)} tensors do not fit {CONFIG_FILE}:{list_problems(problems)}"
         )
-    return description, tensors
 
 
 def write_directory(

@@ -96,6 +96,16 @@ def test_training_reads_the_orbax_checkpoint(folder, tmp_path, tiny):
         np.testing.assert_array_equal(x, flatten(tiny.params)[path])
 
 
+def test_an_orbax_checkpoint_of_another_model_is_refused(folder, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    convert_file(folder / "ours", tmp_path / "orbax", to="orbax")
+    config = tmp_path / "orbax" / "config.json"
+    config.write_text(config.read_text().replace('"width": 64', '"width": 128'))
+    for convert, name in ((convert_file, "out"), (export_file, "out.pth")):
+        with refused(r"orbax: \d+ tensors do not fit config.json:\n  aggregator/camera_token has shape \[2, 1, 64\]"):
+            convert(tmp_path / "orbax", tmp_path / name)
+
+
 def test_bfloat16_stays_unless_asked_otherwise(folder, tmp_path):
     half = write_recipe(tmp_path / "half.pth", ml_dtypes.bfloat16)
     convert_file(half, tmp_path / "kept", config=CONFIG)
