@@ -1,6 +1,9 @@
 """Orbax checkpoints of parameters: what training reads and writes, one parameter at a time."""
 
+import errno
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +25,11 @@ def is_orbax(directory: Path) -> bool:
 def replace_by_orbax(directory: Path) -> None:
     """Turn a checkpoint directory's safetensors into an Orbax checkpoint of the nested dict of parameters.
 
-    Raises CheckpointError when Orbax is not installed.
+    Raises CheckpointError when Orbax is not installed, OSError when there is no room for both.
     """
+    # Orbax would fail in many threads at once, each with a traceback.
+    if shutil.disk_usage(directory).free < (directory / TENSOR_FILE).stat().st_size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     tensors = open_safetensors(directory / TENSOR_FILE)
     cpu = jax.devices("cpu")[0]
     # Orbax copies host arrays before it writes them. Arrays on the CPU device that lie in the mapped file it writes from

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -239,6 +240,14 @@ def test_a_full_disk_leaves_nothing_behind(folder, tmp_path):
             export_file(folder / "ours", tmp_path / "out.pth")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_room_for_orbax_is_said_in_one_line(folder, tmp_path, monkeypatch):
+    pytest.importorskip("orbax.checkpoint")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with refused(f"no space left to write {tmp_path / 'out'}; make room"):
+        convert_file(folder / "ours", tmp_path / "out", to="orbax")
     assert list(tmp_path.iterdir()) == []
 
 
