@@ -21,7 +21,7 @@ from convert.parameters import to_torch
 from convert.torch_file import open_tensors
 from convert.torch_writer import write_torch
 from ivggt_jax import Model, ModelConfig, checkpoint, hub
-from ivggt_jax.checkpoint import parse_config, write_directory, written_beside
+from ivggt_jax.checkpoint import check_place, parse_config, write_directory, written_beside
 from ivggt_jax.hub import Source
 from ivggt_jax.model.parameters import compute_dtypes, unflatten
 from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, read_json, write_safetensors
@@ -60,7 +60,11 @@ class Parameters:
 
 def run(command: Convert) -> int:
     """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
-    if command.input in hub.PUBLISHED and not Path(command.input).exists():
+    # Before a download that may take long.
+    check_place(command.output, command.overwrite)
+    if command.to != "torch" and command.output.suffix in TORCH_SUFFIXES:
+        raise CheckpointError(f"{command.output}: the output is a directory, or with --to torch a file of that name")
+    if command.to != "torch" and command.input in hub.PUBLISHED and not Path(command.input).exists():
         path, source = hub.fetch(command.input)
     else:
         path, source = checkpoint.locate(command.input), None
@@ -70,10 +74,6 @@ def run(command: Convert) -> int:
     if command.to == "torch":
         done = export_file(path, command.output, dtype=command.dtype, overwrite=command.overwrite)
     else:
-        if command.output.suffix in TORCH_SUFFIXES:
-            raise CheckpointError(
-                f"{command.output}: the output is a directory, or with --to torch a file of that name"
-            )
         done = convert_file(
             path,
             command.output,
@@ -126,7 +126,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
     """
     if directory.is_file():
         raise CheckpointError(f"{directory} is a file: --to torch takes a checkpoint directory of this project")
-    if path.suffix not in TORCH_SUFFIXES:
+    if path.suffix not in TORCH_SUFFIXES or path.is_dir():
         raise CheckpointError(f"{path}: with --to torch the output is a file ending in .pth, .pt or .safetensors")
     with written_beside(path, overwrite) as beside:
         if is_orbax(directory):
@@ -168,6 +168,7 @@ def _open_directory(directory: Path, dtype: Precision | None) -> Parameters:
     if is_orbax(directory):
         description, tensors = checkpoint.describe(directory), OrbaxParameters(directory)
         shapes = tensors.shapes
+        checkpoint.check_shapes(directory, description.config, shapes)
     else:
         description, tensors = checkpoint.open_directory(directory)
         shapes = {path: x.shape for path, x in tensors.items()}

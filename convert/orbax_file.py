@@ -1,6 +1,9 @@
 """Orbax checkpoints of parameters: what training reads and writes, one parameter at a time."""
 
+import errno
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,24 +12,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivggt_jax.checkpoint import TENSOR_FILE
+from ivggt_jax.checkpoint import ORBAX_FOLDER, TENSOR_FILE
 from ivggt_jax.model.parameters import flatten, unflatten
 from ivggt_jax.tensor_file import CheckpointError, open_safetensors
-
-ITEM = "params"
-"""The folder of a checkpoint directory that Orbax keeps, beside config.json."""
 
 
 def is_orbax(directory: Path) -> bool:
     """Whether a checkpoint directory keeps its parameters with Orbax."""
-    return (directory / ITEM).is_dir()
+    return (directory / ORBAX_FOLDER).is_dir()
 
 
 def replace_by_orbax(directory: Path) -> None:
     """Turn a checkpoint directory's safetensors into an Orbax checkpoint of the nested dict of parameters.
 
-    Raises CheckpointError when Orbax is not installed.
+    Raises CheckpointError when Orbax is not installed, OSError when there is no room for both.
     """
+    # Orbax would fail in many threads at once, each with a traceback.
+    if shutil.disk_usage(directory).free < (directory / TENSOR_FILE).stat().st_size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     tensors = open_safetensors(directory / TENSOR_FILE)
     cpu = jax.devices("cpu")[0]
     # Orbax copies host arrays before it writes them. Arrays on the CPU device that lie in the mapped file it writes from
@@ -35,7 +38,7 @@ def replace_by_orbax(directory: Path) -> None:
     orbax = _import_orbax()
     handler = orbax.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)
     with orbax.Checkpointer(handler) as checkpointer, _quiet():
-        checkpointer.save((directory / ITEM).absolute(), orbax.args.PyTreeSave(params))
+        checkpointer.save((directory / ORBAX_FOLDER).absolute(), orbax.args.PyTreeSave(params))
     (directory / TENSOR_FILE).unlink()
 
 
@@ -45,7 +48,7 @@ class OrbaxParameters(Mapping[str, np.ndarray]):
     def __init__(self, directory: Path):
         """Read what there is; CheckpointError when Orbax is not installed or cannot read it."""
         self._orbax = _import_orbax()
-        self._directory = (directory / ITEM).absolute()
+        self._directory = (directory / ORBAX_FOLDER).absolute()
         self._checkpointer = self._orbax.Checkpointer(self._orbax.PyTreeCheckpointHandler())
         try:
             metadata = self._checkpointer.metadata(self._directory).item_metadata

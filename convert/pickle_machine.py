@@ -33,7 +33,7 @@ _INERT_GLOBALS = frozenset(
         (("omegaconf.nodes",), ("AnyNode",)),
         (("numpy",), ("dtype", "ndarray")),
         (("argparse",), ("Namespace",)),
-        (("collections",), ("defaultdict",)),
+        (("collections",), ("Counter", "defaultdict")),
         (("typing",), ("Any",)),
         (("_codecs",), ("encode",)),
     )
@@ -110,9 +110,10 @@ class _Machine:
                 if opcode.name == "STOP":
                     return self.stack.pop()
                 if opcode.name in _NUMBERS or opcode.name in _STRINGS:
-                    if isinstance(argument, int) and argument.bit_length() > 64:
-                        raise ValueError("a number of more than 64 bits")
-                    self.stack.append(argument)
+                    # Longer numbers, such as the state of NumPy's random generators, belong to records; computing with
+                    # them could take long.
+                    long = isinstance(argument, int) and argument.bit_length() > 64
+                    self.stack.append(INERT if long else argument)
                     continue
                 action = _ACTIONS.get(opcode.name)
                 if action is None:

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from convert.assembly import find_mismatches
 from convert.parameters import to_torch
 from convert.reference import Reference
 from convert.torch_file import open_tensors
 from ivggt_jax import CacheConfig, Model, ModelConfig, Predictions, checkpoint, infer_clip, stream
 from ivggt_jax.sources import SourceConfig, open_source
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.tensor_file import CheckpointError, list_problems
 
 BUDGET_FRAMES = 2
 """Frames that the bounded stream keeps in each layer, so that the third frame evicts."""
@@ -71,10 +72,14 @@ def run(command: Verify) -> int:
     config = checkpoint.describe(path).config if path.is_dir() else ModelConfig.vggt_1b()
     if config != ModelConfig.vggt_1b():
         raise CheckpointError(f"{path} is not of the published shapes, the only ones that the PyTorch model has")
+    tensors = None if path.is_dir() else open_tensors(path)
+    if tensors is not None and (problems := find_mismatches(tensors, config)):
+        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit the model:{list_problems(problems)}")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_default_matmul_precision", "highest")
     budget = BUDGET_FRAMES * config.depth * config.tokens_per_frame(*images.shape[1:3])
-    tensors = to_torch(checkpoint.load(path, np.float32)) if path.is_dir() else open_tensors(path)
+    if tensors is None:
+        tensors = to_torch(checkpoint.load(path, np.float32))
     reference = Reference(command.reference, tensors)
     theirs = reference.clip(images, queries, config.dpt_layers)
     streams = [("unbounded stream", UNBOUNDED), (f"stream of {budget:,} tokens", budget)]

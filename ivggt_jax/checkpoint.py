@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,8 @@ FORMAT = "ivggt_jax"
 VERSION = 1
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
+ORBAX_FOLDER = "params"
+"""In place of the tensor file where Orbax keeps the parameters, for training."""
 _DEMO = Path(__file__).parent / "demo"
 
 
@@ -64,8 +66,8 @@ def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
 def save(model: Model, directory: str | Path, *, source: Source | None = None, overwrite: bool = False) -> None:
     """Write a model as a directory that `load` maps into memory. It appears whole or not at all.
 
-    Raises CheckpointError when the directory exists and `overwrite` is not set, or holds anything but a checkpoint, and
-    for a model that was left without some of its heads.
+    Raises CheckpointError when the directory exists and `overwrite` is not set, or is no checkpoint, and for a model that
+    was left without some of its heads. Files beside those of a checkpoint that is overwritten stay.
     """
     if absent := sorted(set(HEADS) - set(model.heads)):
         raise CheckpointError(f"a model without its heads {', '.join(absent)} is no checkpoint: save the whole one")
@@ -134,8 +136,13 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
     if not (directory / TENSOR_FILE).exists():
         raise CheckpointError(f"{directory} has no {TENSOR_FILE}; if it holds an Orbax checkpoint, convert it")
     tensors = open_safetensors(directory / TENSOR_FILE)
-    expected = {path: x.shape for path, x in flatten(abstract_params(description.config)).items()}
-    found = {path: x.shape for path, x in tensors.items()}
+    check_shapes(directory, description.config, {path: x.shape for path, x in tensors.items()})
+    return description, tensors
+
+
+def check_shapes(directory: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises CheckpointError when the parameters of a directory, by "/"-joined path, are not those of its configuration."""
+    expected = {path: x.shape for path, x in flatten(abstract_params(config)).items()}
     problems = [f"missing {path}" for path in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected {path}" for path in sorted(found.keys() - expected.keys())]
     problems += [
@@ -147,7 +154,6 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
         raise CheckpointError(
             f"{directory}: {len(problems)} tensors do not fit {CONFIG_FILE}:{list_problems(problems)}"
         )
-    return description, tensors
 
 
 def write_directory(
@@ -216,17 +222,25 @@ def locate(path_or_name: str | Path) -> Path:
     raise CheckpointError(f"no checkpoint {str(path_or_name)!r}: no such file or directory, and not one of {names}")
 
 
-@contextmanager
-def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A path beside `path` to write a file or directory to; it is renamed into place at the end, removed on failure.
-
-    Raises CheckpointError when `path` exists, unless `overwrite` is set and it is a file or a checkpoint directory; and
-    when the disk is full or the place cannot be written.
-    """
+def check_place(path: Path, overwrite: bool) -> None:
+    """Raises CheckpointError when `path` exists, unless `overwrite` is set and it is a file or a checkpoint directory."""
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} exists; choose another place or overwrite it (--overwrite)")
     if path.is_dir() and any(path.iterdir()):
         _read_config(path)
+
+
+@contextmanager
+def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A path beside `path` to write a file or directory to; it is renamed into place at the end, removed on failure.
+
+    What lies in the directory that it replaces and is not the checkpoint's is kept.
+
+    Raises CheckpointError, see `check_place`; also when the disk is full or the place cannot be written.
+    """
+    check_place(path, overwrite)
+    if path.is_symlink():
+        path = path.resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -235,9 +249,13 @@ def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         beside = folder / path.name
         yield beside
+        replaced = folder / f"{path.name}.replaced"
         if path.is_dir():
-            os.replace(path, folder / "replaced")
+            os.replace(path, replaced)
         os.replace(beside, path)
+        if replaced.exists():
+            for name in set(os.listdir(replaced)) - {CONFIG_FILE, TENSOR_FILE, ORBAX_FOLDER}:
+                os.replace(replaced / name, path / name)
     except OSError as error:
         raise CheckpointError(hub.explain_disk(path, error)) from error
     finally:

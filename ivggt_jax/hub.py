@@ -91,7 +91,7 @@ def fetch(name: str) -> tuple[Path, Source]:
 
     Returns the file and its source. $HF_ENDPOINT, $HF_TOKEN, $HF_HOME and $HF_HUB_OFFLINE work as everywhere.
 
-    Raises CheckpointError for a gated or missing repository, no network, a full disk, or a file of the wrong size.
+    Raises CheckpointError for whatever keeps the file away: a gated or missing repository, no network, a full disk, …
     """
     # Imported here: only downloads need it, and it takes a while.
     import huggingface_hub as hugging_face
@@ -99,7 +99,9 @@ def fetch(name: str) -> tuple[Path, Source]:
 
     try:
         file = Path(hugging_face.hf_hub_download(name, PUBLISHED[name].file))
-    except (OSError, errors.HTTPError) as error:
+    # Beside its own errors: hf_xet, which fetches large files for it, raises RuntimeError for a lost connection and for a
+    # full disk; proxies and tokens that it cannot use end in ImportError or ValueError.
+    except (OSError, RuntimeError, ImportError, ValueError, errors.HTTPError) as error:
         raise CheckpointError(_explain_download(name, error)) from error
     return file, Source(name=name, revision=file.parent.name, licence=PUBLISHED[name].licence)
 
@@ -116,7 +118,7 @@ def _explain_download(name: str, error: Exception) -> str:
         cause = error.__cause__
         if constants.HF_HUB_OFFLINE:
             return f"{name} was not downloaded before and offline mode is set (HF_HUB_OFFLINE); unset it, {by_hand}"
-        if not isinstance(cause, errors.HfHubHTTPError):
+        if not isinstance(cause, errors.HfHubHTTPError | errors.FileMetadataError):
             return f"{name} was not downloaded before and {constants.ENDPOINT} cannot be reached; connect, {by_hand}"
         error = cause
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
@@ -126,6 +128,8 @@ def _explain_download(name: str, error: Exception) -> str:
         return f"{page} has no file {file}; look there for its weights and give their path"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"{page} is missing or private; log in with `hf auth login` or set HF_TOKEN, {by_hand}"
+    if status == 401:
+        return f"{constants.ENDPOINT} does not accept the access token; log in anew with `hf auth login`, or unset HF_TOKEN"
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return explain_disk(Path(constants.HF_HUB_CACHE), error)
     reason = str(error).partition("\n")[0]

@@ -21,6 +21,8 @@ class Hub:
         """After how many bytes to cut the next connections."""
         self.missing_bytes = 0
         """How much shorter than HEAD says a file is when it is fetched."""
+        self.strange = False
+        """Whether it answers like any web server, without the Hub's headers."""
         self.token: str | None = None
         """Required where it is set."""
         self.url = ""
@@ -67,7 +69,8 @@ def serve() -> Iterator[Hub]:
                 self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("ETag", f'"{zlib.crc32(hub.files[key]):08x}"')
-            self.send_header("X-Repo-Commit", COMMIT)
+            if not hub.strange:
+                self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if body:
                 end = start + hub.cuts.pop(0) if hub.cuts else len(data)

@@ -173,6 +173,7 @@ def test_every_combination_is_swept():
         (["--size", "518"], "--size must be like 518x392"),
         (["--batch", "0"], "--batch must be at least 1"),
         (["--json", "nowhere/bench.json"], "--json nowhere/bench.json: there is no folder nowhere"),
+        (["--json", "."], "--json . is a folder; give the file to write"),
         (["--model", "tiny", "--flat", "500", "--budget", "0"], "total_budget must be positive, not 0"),
         (["--frames", "1"], "--frames must be at least 2"),
         (["--reference", "clone", "--batch", "2"], "one stream and all of camera, depth and points"),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +21,7 @@ from convert.assembly import ConversionError, find_mismatches, torch_shapes
 from convert.command import Convert, convert_file, export_file, run
 from convert.torch_file import open_tensors
 from convert.torch_writer import write_torch
-from ivggt_jax import ModelConfig
+from ivggt_jax import ModelConfig, hub
 from ivggt_jax.checkpoint import CheckpointError, Source, describe, load
 from ivggt_jax.model.parameters import flatten
 from ivggt_jax.tensor_file import open_safetensors, write_safetensors
@@ -96,6 +97,16 @@ def test_training_reads_the_orbax_checkpoint(folder, tmp_path, tiny):
         np.testing.assert_array_equal(x, flatten(tiny.params)[path])
 
 
+def test_an_orbax_checkpoint_of_another_model_is_refused(folder, tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    convert_file(folder / "ours", tmp_path / "orbax", to="orbax")
+    config = tmp_path / "orbax" / "config.json"
+    config.write_text(config.read_text().replace('"width": 64', '"width": 128'))
+    for convert, name in ((convert_file, "out"), (export_file, "out.pth")):
+        with refused(r"orbax: \d+ tensors do not fit config.json:\n  aggregator/camera_token has shape \[2, 1, 64\]"):
+            convert(tmp_path / "orbax", tmp_path / name)
+
+
 def test_bfloat16_stays_unless_asked_otherwise(folder, tmp_path):
     half = write_recipe(tmp_path / "half.pth", ml_dtypes.bfloat16)
     convert_file(half, tmp_path / "kept", config=CONFIG)
@@ -119,6 +130,27 @@ def test_prefixes_and_safetensors_and_half_precision_are_read(folder, tmp_path):
     convert_file(write_recipe(tmp_path / "h.pth", np.float16), tmp_path / "h", config=CONFIG)
     export_file(tmp_path / "h", tmp_path / "h back.safetensors")
     assert_recipe(open_tensors(tmp_path / "h back.safetensors"), np.float16)
+
+
+def test_a_published_name_is_written_for_pytorch(folder, tmp_path, monkeypatch):
+    """And nothing is downloaded for a place that cannot be used."""
+    fetched = []
+
+    def fetch(name):
+        fetched.append(name)
+        return folder / "tiny.pth", Source(name=name)
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(ModelConfig, "vggt_1b", ModelConfig.tiny)
+    monkeypatch.setenv("IVGGT_CACHE", str(tmp_path / "cache"))
+    with refused("ours exists"):
+        run(Convert("lch01/StreamVGGT", folder / "ours"))
+    with refused("back.pth: the output is a directory"):
+        run(Convert("lch01/StreamVGGT", tmp_path / "back.pth"))
+    assert fetched == []
+    run(Convert("lch01/StreamVGGT", tmp_path / "back.pth", to="torch"))
+    assert_recipe(open_tensors(tmp_path / "back.pth"))
+    assert fetched == ["lch01/StreamVGGT"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -211,6 +243,14 @@ def test_a_full_disk_leaves_nothing_behind(folder, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_no_room_for_orbax_is_said_in_one_line(folder, tmp_path, monkeypatch):
+    pytest.importorskip("orbax.checkpoint")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with refused(f"no space left to write {tmp_path / 'out'}; make room"):
+        convert_file(folder / "ours", tmp_path / "out", to="orbax")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_overwriting_replaces_the_whole_directory(folder, tmp_path):
     convert_file(folder / "ours", tmp_path / "out", dtype="bfloat16")
     convert_file(folder / "ours", tmp_path / "out", overwrite=True)
@@ -220,6 +260,20 @@ def test_overwriting_replaces_the_whole_directory(folder, tmp_path):
     with refused("precious is not a checkpoint"):
         convert_file(folder / "ours", tmp_path / "precious", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "precious"]
+
+
+def test_overwriting_keeps_what_is_not_the_checkpoints(folder, tmp_path):
+    """Its own input among them; and a link stays one."""
+    convert_file(folder / "ours", tmp_path / "out", dtype="bfloat16")
+    write_recipe(tmp_path / "out" / "tiny.pth")
+    (tmp_path / "link").symlink_to("out")
+    convert_file(tmp_path / "link" / "tiny.pth", tmp_path / "link", config=CONFIG, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "model.safetensors", "tiny.pth"}
+    assert describe(tmp_path / "out").dtype == "float32"
+    (tmp_path / "x.pth").symlink_to("out")
+    with refused("a file ending in .pth"):
+        export_file(folder / "ours", tmp_path / "x.pth", overwrite=True)
 
 
 def command(*arguments):

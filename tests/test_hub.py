@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def test_a_file_of_the_wrong_size_is_an_error_and_not_kept(server):
         (401, "RepoNotFound", "is missing or private"),
         (404, "RepoNotFound", "is missing or private"),
         (404, "EntryNotFound", "has no file checkpoints.pth"),
+        (401, "Invalid credentials in Authorization header", "does not accept the access token; .* or unset HF_TOKEN"),
     ],
 )
 def test_refusals_say_what_to_do(server, status, code, because):
@@ -102,12 +104,37 @@ def test_offline_mode_uses_what_was_downloaded(server, monkeypatch):
     assert hub.fetch(NAME)[0].read_bytes() == CONTENT
 
 
+def test_a_server_that_is_no_hub_is_named(server):
+    server.strange = True
+    with refused("could not be downloaded .*; try again, or download checkpoints.pth"):
+        hub.fetch(NAME)
+
+
 def test_no_network_is_named(tmp_path, monkeypatch):
     with serve() as gone:
         point_to(gone.url, tmp_path, monkeypatch)
     # The library tries again for a while.
     monkeypatch.setattr("time.sleep", lambda _: None)
     with refused(f"not downloaded before and {gone.url} cannot be reached; connect, or download checkpoints.pth"):
+        hub.fetch(NAME)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Task error: CAS Client Error: Request middleware error"),
+        ImportError("Using SOCKS proxy, but the 'socksio' package is not installed."),
+        UnicodeEncodeError("ascii", "Bearer \xe4", 7, 8, "ordinal not in range(128)"),
+    ],
+)
+def test_what_the_library_does_not_foresee_is_passed_on_with_the_way_out(monkeypatch, error):
+    """As it came, for a connection lost to Xet storage, a SOCKS proxy, and a token with a letter that none has."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with refused(f"lch01/StreamVGGT could not be downloaded .{re.escape(str(error))}.; try again, or .* by hand"):
         hub.fetch(NAME)
 
 

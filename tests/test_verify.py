@@ -7,7 +7,7 @@ import pytest
 
 from convert.reference import Reference
 from convert.verify import Difference, Verify, _frames, compare, first_departure, run, table
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.tensor_file import CheckpointError, write_safetensors
 
 
 def test_differences_are_listed_in_the_references_order():
@@ -49,6 +49,13 @@ def test_frames_are_made_up_or_read(tmp_path):
 def test_frames_too_small_for_the_tracker_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="frames of 140×112 are too small .* raise --size 140"):
         run(Verify("x", tmp_path, size=140))
+
+
+def test_tensors_of_another_model_are_refused_before_any_is_built(tmp_path):
+    path = tmp_path / "other.safetensors"
+    write_safetensors(path, {"extra": ((1,), np.dtype(np.float32))}, lambda _: np.zeros(1, np.float32))
+    with pytest.raises(CheckpointError, match=r"other.safetensors: 1798 tensors do not fit the model:\n  missing aggr"):
+        run(Verify(str(path), tmp_path))
 
 
 def test_a_folder_that_is_no_clone_is_named(tmp_path):

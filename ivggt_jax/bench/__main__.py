@@ -56,6 +56,8 @@ class BenchConfig:
             raise ValueError("--flat goes without --reference and --sweep")
         if not self.json.parent.is_dir():
             raise ValueError(f"--json {self.json}: there is no folder {self.json.parent}")
+        if self.json.is_dir():
+            raise ValueError(f"--json {self.json} is a folder; give the file to write")
 
     def cases(self) -> Iterator[Case]:
         """The case, or all combinations of what is swept."""
