@@ -3,6 +3,7 @@
 import logging
 import os
 import resource
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +27,11 @@ USER_ERRORS = (ValueError, OSError, MemoryError)
 def run_command(
     config: Callable[..., Config], run: Callable[[Config], int], arguments: Sequence[str] | None, program: str
 ) -> NoReturn:
-    """Parse the command line into `config`, run, and exit with its code; 1 and one line for an error, 130 for Ctrl-C."""
+    """Parse the command line into `config`, run, and exit with its code.
+
+    1 and one line for an error, 130 for Ctrl-C and SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written is removed
     if not jax.config.values["jax_compilation_cache_dir"]:
         jax.config.update("jax_compilation_cache_dir", str(compiled_folder()))
     warnings.filterwarnings("ignore", module="PIL")  # whatever matters in a damaged image comes as an error
