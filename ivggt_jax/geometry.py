@@ -192,15 +192,34 @@ def align(
     source_mean, target_mean = (jnp.sum(weights * x, axis=-2, keepdims=True) for x in (source, target))
     centred, target_centred = source - source_mean, target - target_mean
     covariance = jnp.einsum("...ni,...nj->...ij", weights * target_centred, centred, precision="highest")
-    u, singular, vt = jnp.linalg.svd(covariance)
-    # The smallest direction is flipped where the best orthogonal matrix would be a reflection.
-    flip = jnp.ones_like(singular).at[..., 2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
-    rotation = jnp.matmul(u * flip[..., None, :], vt, precision="highest")
-    scale = jnp.ones_like(singular[..., 0])
+    rotation = _nearest_rotation(covariance)
+    scale = jnp.ones_like(covariance[..., 0, 0])
     if kind == "similarity":
-        scale = _ratio(jnp.sum(singular * flip, axis=-1), jnp.sum(weights * centred**2, axis=(-2, -1)))
+        scale = _ratio(jnp.sum(rotation * covariance, axis=(-2, -1)), jnp.sum(weights * centred**2, axis=(-2, -1)))
     moved = scale[..., None] * rotate(rotation, source_mean[..., 0, :])
     return Alignment(scale, rotation, target_mean[..., 0, :] - moved)
+
+
+@jax.custom_jvp
+def _nearest_rotation(matrix: jax.Array) -> jax.Array:
+    """The rotation R [..., 3, 3] with the largest ⟨R, matrix⟩; its derivative exists also where singular values are equal."""
+    u, singular, vt = jnp.linalg.svd(matrix)
+    # The smallest direction is flipped where the best orthogonal matrix would be a reflection.
+    flip = jnp.ones_like(singular).at[..., 2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
+    return jnp.matmul(u * flip[..., None, :], vt, precision="highest")
+
+
+@_nearest_rotation.defjvp
+def _turn_of_nearest_rotation(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """P = Rᵀ·matrix stays symmetric: the turn ω of R solves (tr(P)·1 − P)·ω = the axis of Rᵀ·change − changeᵀ·R."""
+    rotation = _nearest_rotation(*primals)
+    stretch, change = (
+        jnp.einsum("...ji,...jk->...ik", rotation, x, precision="highest") for x in (*primals, *tangents)
+    )
+    axis = jnp.stack([change[..., k, j] - change[..., j, k] for j, k in ((1, 2), (2, 0), (0, 1))], axis=-1)
+    system = jnp.trace(stretch, axis1=-2, axis2=-1)[..., None, None] * jnp.eye(3, dtype=stretch.dtype) - stretch
+    turn = jnp.linalg.solve(system, axis[..., None])[..., 0]
+    return rotation, jnp.cross(rotation, turn[..., None, :])
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

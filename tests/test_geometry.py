@@ -193,6 +193,21 @@ def test_align_gradient_matches_finite_differences():
         np.testing.assert_allclose(gradient[i, j], numeric, rtol=0, atol=5e-3)
 
 
+@pytest.mark.parametrize("kind", ["similarity", "rigid"])
+def test_align_gradient_of_symmetric_points(kind):
+    """A cube's corners are spread alike along every axis: the derivative of a singular value decomposition is not defined."""
+    cube = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 3).astype(np.float32)
+
+    def corner(moved):
+        return geometry.align(moved, 2 * cube + 1, kind=kind).apply(moved)[0].sum()
+
+    gradient = jax.grad(corner)(cube)
+    step = np.zeros_like(cube)
+    step[3, 1] = 1e-2
+    numeric = (corner(cube + step) - corner(cube - step)) / 2e-2
+    np.testing.assert_allclose(gradient[3, 1], numeric, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
