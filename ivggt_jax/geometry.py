@@ -30,10 +30,15 @@ def pose_from_cameras(cam_from_world: jax.Array, intrinsics: jax.Array, height: 
     """Encode cameras as pose encodings [..., 9]; the inverse of `cameras_from_pose`.
 
     cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels of a height × width image, of which only the focal
-    lengths are kept. The quaternion is a unit one with w ≥ 0. Raises ValueError for other shapes.
+    lengths are kept. The quaternion is a unit one with w ≥ 0. Raises ValueError for other shapes, or leading axes that
+    differ.
     """
     _check_shape("cam_from_world", cam_from_world, (3, 4))
     _check_shape("intrinsics", intrinsics, (3, 3))
+    if cam_from_world.shape[:-2] != intrinsics.shape[:-2]:
+        raise ValueError(
+            f"cam_from_world {cam_from_world.shape} and intrinsics {intrinsics.shape} must agree in their leading axes"
+        )
     focal = jnp.stack((intrinsics[..., 1, 1], intrinsics[..., 0, 0]), axis=-1)
     field_of_view = 2 * jnp.arctan(jnp.asarray((height / 2, width / 2), jnp.result_type(focal, jnp.float32)) / focal)
     quaternion = quaternion_from_rotation(cam_from_world[..., :3])

@@ -213,6 +213,7 @@ def test_align_gradient_of_symmetric_points(kind):
     [
         (lambda: geometry.cameras_from_pose(jnp.ones(8), 14, 14), r"pose_encoding .* \[8\]"),
         (lambda: geometry.pose_from_cameras(jnp.eye(4), jnp.eye(3), 14, 14), r"cam_from_world .* \[4, 4\]"),
+        (lambda: geometry.pose_from_cameras(jnp.ones((2, 3, 4)), jnp.eye(3), 14, 14), "leading axes"),
         (lambda: geometry.unproject(jnp.ones((2, 4, 4)), jnp.eye(3, 4), jnp.eye(3)), "leading axes"),
         (lambda: geometry.align(jnp.ones((4, 3)), jnp.ones((5, 3))), "one shape"),
         (lambda: geometry.align(jnp.ones((4, 3)), jnp.ones((4, 3)), kind="affine"), "'affine'"),
