@@ -21,7 +21,7 @@ def cameras_from_pose(pose_encoding: jax.Array, height: int, width: int) -> tupl
     _check_shape("pose_encoding", pose_encoding, (9,))
     translation, quaternion, field_of_view = jnp.split(pose_encoding, (3, 7), axis=-1)
     cam_from_world = _join(rotation_from_quaternion(quaternion), translation)
-    centre = jnp.asarray((height / 2, width / 2), pose_encoding.dtype)
+    centre = jnp.asarray((height / 2, width / 2), field_of_view.dtype)
     focal = centre / jnp.tan(field_of_view / 2)
     return cam_from_world, _intrinsics(focal[..., 1], focal[..., 0], width, height)
 

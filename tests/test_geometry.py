@@ -48,6 +48,11 @@ def test_unproject_golden(golden, wrap):
     np.testing.assert_allclose(points, golden["world_points"], rtol=0, atol=1e-6)
 
 
+def test_pose_encoding_of_doubles_gives_no_warning():
+    intrinsics = geometry.cameras_from_pose(np.array([0, 0, 0, 0, 0, 0, 1, 1, 1], np.float64), 56, 70)[1]
+    np.testing.assert_allclose(intrinsics[:2, 2], (35, 28))
+
+
 def test_pose_round_trip_is_batched():
     encoding = np.random.default_rng(0).normal(size=(2, 3, 4, 9)).astype(np.float32)
     encoding[..., 7:] = np.abs(encoding[..., 7:]) % 1.5 + 0.3
