@@ -21,7 +21,7 @@ def cameras_from_pose(pose_encoding: jax.Array, height: int, width: int) -> tupl
     _check_shape("pose_encoding", pose_encoding, (9,))
     translation, quaternion, field_of_view = jnp.split(pose_encoding, (3, 7), axis=-1)
     cam_from_world = _join(rotation_from_quaternion(quaternion), translation)
-    centre = jnp.asarray((height / 2, width / 2), pose_encoding.dtype)
+    centre = jnp.asarray((height / 2, width / 2), field_of_view.dtype)
     focal = centre / jnp.tan(field_of_view / 2)
     return cam_from_world, _intrinsics(focal[..., 1], focal[..., 0], width, height)
 
@@ -30,10 +30,15 @@ def pose_from_cameras(cam_from_world: jax.Array, intrinsics: jax.Array, height: 
     """Encode cameras as pose encodings [..., 9]; the inverse of `cameras_from_pose`.
 
     cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels of a height × width image, of which only the focal
-    lengths are kept. The quaternion is a unit one with w ≥ 0. Raises ValueError for other shapes.
+    lengths are kept. The quaternion is a unit one with w ≥ 0. Raises ValueError for other shapes, or leading axes that
+    differ.
     """
     _check_shape("cam_from_world", cam_from_world, (3, 4))
     _check_shape("intrinsics", intrinsics, (3, 3))
+    if cam_from_world.shape[:-2] != intrinsics.shape[:-2]:
+        raise ValueError(
+            f"cam_from_world {cam_from_world.shape} and intrinsics {intrinsics.shape} must agree in their leading axes"
+        )
     focal = jnp.stack((intrinsics[..., 1, 1], intrinsics[..., 0, 0]), axis=-1)
     field_of_view = 2 * jnp.arctan(jnp.asarray((height / 2, width / 2), jnp.result_type(focal, jnp.float32)) / focal)
     quaternion = quaternion_from_rotation(cam_from_world[..., :3])
@@ -192,15 +197,34 @@ def align(
     source_mean, target_mean = (jnp.sum(weights * x, axis=-2, keepdims=True) for x in (source, target))
     centred, target_centred = source - source_mean, target - target_mean
     covariance = jnp.einsum("...ni,...nj->...ij", weights * target_centred, centred, precision="highest")
-    u, singular, vt = jnp.linalg.svd(covariance)
-    # The smallest direction is flipped where the best orthogonal matrix would be a reflection.
-    flip = jnp.ones_like(singular).at[..., 2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
-    rotation = jnp.matmul(u * flip[..., None, :], vt, precision="highest")
-    scale = jnp.ones_like(singular[..., 0])
+    rotation = _nearest_rotation(covariance)
+    scale = jnp.ones_like(covariance[..., 0, 0])
     if kind == "similarity":
-        scale = _ratio(jnp.sum(singular * flip, axis=-1), jnp.sum(weights * centred**2, axis=(-2, -1)))
+        scale = _ratio(jnp.sum(rotation * covariance, axis=(-2, -1)), jnp.sum(weights * centred**2, axis=(-2, -1)))
     moved = scale[..., None] * rotate(rotation, source_mean[..., 0, :])
     return Alignment(scale, rotation, target_mean[..., 0, :] - moved)
+
+
+@jax.custom_jvp
+def _nearest_rotation(matrix: jax.Array) -> jax.Array:
+    """The rotation R [..., 3, 3] with the largest ⟨R, matrix⟩; its derivative exists also where singular values are equal."""
+    u, singular, vt = jnp.linalg.svd(matrix)
+    # The smallest direction is flipped where the best orthogonal matrix would be a reflection.
+    flip = jnp.ones_like(singular).at[..., 2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
+    return jnp.matmul(u * flip[..., None, :], vt, precision="highest")
+
+
+@_nearest_rotation.defjvp
+def _turn_of_nearest_rotation(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """P = Rᵀ·matrix stays symmetric: the turn ω of R solves (tr(P)·1 − P)·ω = the axis of Rᵀ·change − changeᵀ·R."""
+    rotation = _nearest_rotation(*primals)
+    stretch, change = (
+        jnp.einsum("...ji,...jk->...ik", rotation, x, precision="highest") for x in (*primals, *tangents)
+    )
+    axis = jnp.stack([change[..., k, j] - change[..., j, k] for j, k in ((1, 2), (2, 0), (0, 1))], axis=-1)
+    system = jnp.trace(stretch, axis1=-2, axis2=-1)[..., None, None] * jnp.eye(3, dtype=stretch.dtype) - stretch
+    turn = jnp.linalg.solve(system, axis[..., None])[..., 0]
+    return rotation, jnp.cross(rotation, turn[..., None, :])
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:

@@ -104,8 +104,8 @@ def init_stream(
 def step(model: Model, state: StreamState, frame: FrameArray) -> tuple[StreamState, Predictions]:
     """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
 
-    A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of another shape, and for
-    heads of the state that the model has not.
+    A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of another shape, for the
+    state of a model of another configuration, and for heads of the state that the model has not.
     """
     _check_frames(model, state, frame, 4)
     network = model.network
@@ -244,6 +244,9 @@ def _queries(query_points: FrameArray, batch: int) -> jax.Array:
 
 
 def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
+    own = vars(model.config)
+    if other := [f"{name}={x}, not {own[name]}" for name, x in vars(state.settings.model).items() if x != own[name]]:
+        raise ValueError(f"this state was started with another model: {'; '.join(other)}")
     model.check_heads(state.settings.heads)
     wanted = (state.frame.shape[0], state.settings.height, state.settings.width, 3)
     if frames.ndim != axes or tuple(frames.shape[-4:]) != wanted:

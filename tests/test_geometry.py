@@ -48,6 +48,11 @@ def test_unproject_golden(golden, wrap):
     np.testing.assert_allclose(points, golden["world_points"], rtol=0, atol=1e-6)
 
 
+def test_pose_encoding_of_doubles_gives_no_warning():
+    intrinsics = geometry.cameras_from_pose(np.array([0, 0, 0, 0, 0, 0, 1, 1, 1], np.float64), 56, 70)[1]
+    np.testing.assert_allclose(intrinsics[:2, 2], (35, 28))
+
+
 def test_pose_round_trip_is_batched():
     encoding = np.random.default_rng(0).normal(size=(2, 3, 4, 9)).astype(np.float32)
     encoding[..., 7:] = np.abs(encoding[..., 7:]) % 1.5 + 0.3
@@ -193,11 +198,27 @@ def test_align_gradient_matches_finite_differences():
         np.testing.assert_allclose(gradient[i, j], numeric, rtol=0, atol=5e-3)
 
 
+@pytest.mark.parametrize("kind", ["similarity", "rigid"])
+def test_align_gradient_of_symmetric_points(kind):
+    """A cube's corners are spread alike along every axis: the derivative of a singular value decomposition is not defined."""
+    cube = np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 3).astype(np.float32)
+
+    def corner(moved):
+        return geometry.align(moved, 2 * cube + 1, kind=kind).apply(moved)[0].sum()
+
+    gradient = jax.grad(corner)(cube)
+    step = np.zeros_like(cube)
+    step[3, 1] = 1e-2
+    numeric = (corner(cube + step) - corner(cube - step)) / 2e-2
+    np.testing.assert_allclose(gradient[3, 1], numeric, rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: geometry.cameras_from_pose(jnp.ones(8), 14, 14), r"pose_encoding .* \[8\]"),
         (lambda: geometry.pose_from_cameras(jnp.eye(4), jnp.eye(3), 14, 14), r"cam_from_world .* \[4, 4\]"),
+        (lambda: geometry.pose_from_cameras(jnp.ones((2, 3, 4)), jnp.eye(3), 14, 14), "leading axes"),
         (lambda: geometry.unproject(jnp.ones((2, 4, 4)), jnp.eye(3, 4), jnp.eye(3)), "leading axes"),
         (lambda: geometry.align(jnp.ones((4, 3)), jnp.ones((5, 3))), "one shape"),
         (lambda: geometry.align(jnp.ones((4, 3)), jnp.ones((4, 3)), kind="affine"), "'affine'"),

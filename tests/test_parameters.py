@@ -80,6 +80,12 @@ def test_parameters_are_those_of_the_modules():
     chex.assert_trees_all_equal_shapes_and_dtypes(made, abstract_params(TINY))
 
 
+def test_random_parameters_are_float32_where_doubles_are_the_default():
+    with jax.enable_x64(True):
+        made = jax.eval_shape(lambda key: Model.initialise(TINY, key), jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(made)} == {jnp.dtype("float32")}
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16", jnp.float32, None])
 def test_trunk_type(dtype):
     """Heads are float32 whatever the trunk is; on a CPU the trunk is float32 unless asked."""

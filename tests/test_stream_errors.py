@@ -1,5 +1,7 @@
 """Bad input is refused before anything runs, with the numbers that do not fit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from streaming import BOUNDED, start
@@ -65,6 +67,13 @@ def test_a_scan_of_no_frames(tiny: Model):
 def test_a_model_without_a_head_of_the_state(tiny: Model):
     with refused("no parameters for camera; this model has depth"):
         step(tiny.only_heads(["depth"]), start(tiny), np.zeros((3, 28, 42, 3), np.float32))
+
+
+def test_a_state_of_another_model(tiny: Model):
+    """With more iterations than the state's camera ring has room for, poses would be wrong, and nothing else."""
+    model = Model(dataclasses.replace(tiny.config, camera_iterations=6), tiny.params)
+    with refused("another model: camera_iterations=4, not 6"):
+        step(model, start(tiny), np.zeros((3, 28, 42, 3), np.float32))
 
 
 def test_a_chunk_of_no_frames(tiny: Model):

@@ -30,7 +30,8 @@ class Model:
     @classmethod
     def initialise(cls, config: ModelConfig, key: jax.Array) -> "Model":
         """A model with random float32 parameters, as training from scratch begins."""
-        return cls(config, _plain(nnx.state(VGGT(config, rngs=nnx.Rngs(key)))))
+        model = cls(config, _plain(nnx.state(VGGT(config, rngs=nnx.Rngs(key)))))
+        return cast(model, jnp.float32)  # with JAX_ENABLE_X64 some initialisers give float64
 
     @property
     def heads(self) -> tuple[str, ...]:
