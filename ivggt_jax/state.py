@@ -71,7 +71,7 @@ class StreamState:
     frame: jax.Array
     """[B] int32: frames seen."""
     clipped: jax.Array
-    """[B] int32: layer budgets clipped to the buffer or to one frame, summed over frames."""
+    """[B] int32: layer budgets clipped to the buffer or to one frame, summed over passes."""
     dropped: jax.Array
     """[B] int32: tokens per layer that did not fit an unbounded stream's buffers."""
     camera: CameraRing | None

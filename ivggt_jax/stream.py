@@ -134,7 +134,7 @@ def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamSt
 
 def stream(
     model: Model,
-    frames: Iterable[np.ndarray],
+    frames: Iterable[FrameArray],
     cache_config: CacheConfig | None = None,
     *,
     chunk: int = 1,
@@ -254,12 +254,12 @@ def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: in
         raise ValueError(f"frames must be {expected} for this state, not {list(frames.shape)}")
 
 
-def _groups(frames: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def _groups(frames: Iterable[FrameArray], size: int) -> Iterator[list[FrameArray]]:
     """Frames in groups of `size`, the last perhaps shorter, also when there is no next frame because that raises.
 
     Raises ValueError for a frame of another shape or type than the first.
     """
-    group: list[np.ndarray] = []
+    group: list[FrameArray] = []
     kind: tuple[tuple[int, ...], np.dtype] | None = None
     try:
         for frame in frames:

@@ -55,7 +55,7 @@ class Record:
     state_bytes: int
     """Of everything the stream remembers."""
     clipped: int
-    """Budgets of single layers that were clipped, summed over frames."""
+    """Budgets of single layers that were clipped, summed over passes."""
 
 
 def run_walks(model: Model, cache: CacheConfig, walks: Sequence[Walk], frames: int) -> list[Record]:
