@@ -22,7 +22,7 @@ from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, limited_cache, pars
 from ivggt_jax.command import free_memory, peak_memory, run_command, say
 from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
-from ivggt_jax.model.parameters import Model, abstract_model
+from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
 from ivggt_jax.progress import Progress
 from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.run import Run, interruptible
@@ -148,9 +148,17 @@ def _check(config: InferConfig) -> None:
 
 
 def _precision(config: InferConfig) -> str | None:
-    """Of the trunk; None is what this device gets. Where that would take half of what the user allows: bfloat16."""
-    if config.precision != "auto" or config.max_memory is None:
-        return None if config.precision == "auto" else config.precision
+    """Of the trunk; None is what this device gets. Bfloat16 where that would take half of what the user allows."""
+    saves = computes_bfloat16()
+    if config.precision == "bfloat16" and not saves:
+        say(
+            "warning: with JAX before 0.11 (Python 3.11) bfloat16 takes more memory and time on a CPU than float32 does, "
+            "because weights and cache are copied"
+        )
+    if config.precision != "auto":
+        return config.precision
+    if config.max_memory is None or not saves:
+        return None
     weights = weights_bytes(abstract_model(checkpoint.find_config(config.checkpoint), None, config.predicted))
     return "bfloat16" if weights > parse_memory(config.max_memory) / 2 else None
 

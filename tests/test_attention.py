@@ -23,9 +23,16 @@ def compiled(function: Callable, **options) -> Callable:
 @pytest.fixture(params=["dense", "chunked", "one chunk"])
 def way(request, monkeypatch) -> None:
     """All scores at once; 37 keys in chunks of 8, the last one uneven; fewer keys than a chunk."""
-    for name in ("DENSE_SCORES", "DENSE_SCORES_ON_GPU"):
+    for name in ("DENSE_SCORES", "DENSE_SCORES_OF_A_STREAM", "DENSE_SCORES_ON_GPU"):
         monkeypatch.setattr(module, name, 1 << 22 if request.param == "dense" else 0)
-    monkeypatch.setattr(module, "CHUNK", 512 if request.param == "one chunk" else 8)
+    if request.param == "chunked":
+        small_chunks(monkeypatch)
+
+
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 8 keys: twice 4, for so many queries."""
+    monkeypatch.setattr(module, "CHUNK", 4)
+    monkeypatch.setattr(module, "SCORES_OF_A_HEAD", 0)
 
 
 def operands(queries: int = QUERIES, keys: int = KEYS, scale: float = 1.0) -> tuple[np.ndarray, ...]:
@@ -112,7 +119,7 @@ def test_derivatives_of_chunks_are_those_of_dense(monkeypatch):
 
     dense = gradients()
     monkeypatch.setattr(module, "DENSE_SCORES", 0)
-    monkeypatch.setattr(module, "CHUNK", 8)
+    small_chunks(monkeypatch)
     for found, expected in zip(gradients(), dense, strict=True):
         assert np.abs(expected).max() > 0.1
         close(found, expected)

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from ivggt_jax import CacheConfig, ModelConfig
+from ivggt_jax import CacheConfig, ModelConfig, infer
 from ivggt_jax.budget import fitting_cache, limited_cache, parse_memory, step_bytes, stream_bytes, weights_bytes
 from ivggt_jax.model.parameters import abstract_model
 from ivggt_jax.model.vggt import DEFAULT_HEADS
@@ -80,3 +80,22 @@ def test_a_limit_below_the_least_says_what_takes_how_much():
         limited_cache(FULL, CacheConfig(), *SIZE, 5_400_000_000, fixed=False)
     with pytest.raises(ValueError, match="cache of 1,200,000 tokens"):
         limited_cache(FULL, CacheConfig(), *SIZE, 8 * 10**9, fixed=True)
+
+
+@pytest.mark.parametrize(
+    ("saves", "precision", "limit", "expected"),
+    [
+        (True, "auto", None, None),
+        (True, "auto", "1GB", None),
+        (True, "auto", "20MB", "bfloat16"),
+        (True, "bfloat16", None, "bfloat16"),
+        (False, "auto", "20MB", None),
+        (False, "bfloat16", None, "bfloat16"),
+    ],
+)
+def test_a_limit_takes_bfloat16_where_that_saves_memory(saves, precision, limit, expected, monkeypatch, capsys):
+    """The demo model's weights are more than 10 MB. With JAX before 0.11 bfloat16 saves nothing on a CPU, and says so."""
+    monkeypatch.setattr(infer, "computes_bfloat16", lambda: saves)
+    config = infer.InferConfig(source=infer.SourceConfig(frames="frames"), precision=precision, max_memory=limit)
+    assert infer._precision(config) == expected
+    assert ("takes more memory" in capsys.readouterr().err) == (precision == "bfloat16" and not saves)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ivggt_jax import CacheConfig, Model, ModelConfig, init_stream, reset, scan, step
-from ivggt_jax.model.parameters import abstract_params
+from ivggt_jax import CacheConfig, ModelConfig, init_stream, reset, scan, step
+from ivggt_jax.model.parameters import abstract_model, computes_bfloat16
 
 CONFIG = replace(ModelConfig.tiny(), depth=12, dpt_layers=(2, 5, 8, 11))
 BOUNDED = CacheConfig(total_budget=1_600_000, camera_frames=4)
@@ -19,20 +19,24 @@ def nbytes(tree) -> int:
 
 
 @pytest.mark.parametrize(
-    ("what", "cache_config"),
+    ("what", "cache_config", "trunk"),
     [
-        ("step", BOUNDED),
-        ("scan", BOUNDED),
-        ("reset", BOUNDED),
-        ("step", UNBOUNDED),
-        ("step", replace(BOUNDED, evict_after_attention=True)),
-        ("scan", replace(BOUNDED, frames_per_step=3)),
-        ("scan", replace(BOUNDED, frames_per_step=3, policy="residual")),
+        ("step", BOUNDED, "float32"),
+        ("scan", BOUNDED, "float32"),
+        ("reset", BOUNDED, "float32"),
+        ("step", UNBOUNDED, "float32"),
+        ("step", replace(BOUNDED, evict_after_attention=True), "float32"),
+        ("scan", replace(BOUNDED, frames_per_step=3), "float32"),
+        ("scan", replace(BOUNDED, frames_per_step=3, policy="residual"), "float32"),
+        pytest.param(
+            "step", BOUNDED, "bfloat16",
+            marks=pytest.mark.skipif(not computes_bfloat16(), reason="this JAX copies bfloat16 to float32 on a CPU"),
+        ),
     ],
-)
-def test_no_copy_of_a_cache(what, cache_config):
+)  # fmt: skip
+def test_no_copy_of_a_cache(what, cache_config, trunk):
     """Every buffer of the state is updated in place, and all temporaries together are less than one layer of the cache."""
-    model = Model(CONFIG, abstract_params(CONFIG))
+    model = abstract_model(CONFIG, trunk)
     state = jax.eval_shape(lambda: init_stream(model, cache_config, height=28, width=28, heads=(), features=True))
     frames = jax.ShapeDtypeStruct((3, 1, 28, 28, 3), jnp.float32)
     lowered = {
@@ -41,7 +45,7 @@ def test_no_copy_of_a_cache(what, cache_config):
         "reset": lambda: reset.lower(state, jax.ShapeDtypeStruct((1,), bool)),
     }[what]()
     memory = lowered.compile().memory_analysis()
-    assert nbytes(state.cache) > 1000 * 2**20
+    assert nbytes(state.cache) > 500 * 2**20
     # Counters may be padded.
     assert memory.alias_size_in_bytes >= nbytes(state) - 1024
     assert memory.temp_size_in_bytes < nbytes(state.cache) / CONFIG.depth

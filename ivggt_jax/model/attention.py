@@ -10,7 +10,9 @@ from ivggt_jax.kernels import can_read, platform
 from ivggt_jax.kernels.attention import attend_in_place
 
 CHUNK = 512
-"""Keys per step of the online softmax; cache buffers are a multiple of it."""
+"""Keys per step of the online softmax; cache buffers are a multiple of it..."""
+SCORES_OF_A_HEAD = 1 << 21
+"""... and all keys of a clip at once where no head has more scores than that: 8 MB in float32."""
 DENSE_SCORES = 1 << 22
 """Up to this many scores of a clip they are all held at once, which derivatives like..."""
 DENSE_SCORES_OF_A_STREAM = 1 << 14
@@ -120,7 +122,11 @@ def _chunked(
     """
     batch, queries, heads, head_dim = query.shape
     slots = keys.shape[2]
-    chunk = min(CHUNK, slots)
+    # Twice as many keys are faster for many queries; for few, most of the last chunk would be dead slots.
+    most = 2 * CHUNK if queries >= CHUNK else CHUNK
+    if length is None:
+        most = max(most, SCORES_OF_A_HEAD // queries)
+    chunk = -(-slots // -(-slots // most))
     layer = jnp.asarray(layer, jnp.int32)
     scaled = query * jnp.asarray(1 / math.sqrt(head_dim), query.dtype)
 

@@ -85,6 +85,11 @@ def compute_dtypes(paths: Mapping[str, Any], trunk: DTypeLike | None) -> dict[st
     return {path: jnp.dtype(trunk if path.startswith("aggregator/") else jnp.float32) for path in paths}
 
 
+def computes_bfloat16() -> bool:
+    """Whether bfloat16 saves memory where computations run: on a CPU JAX before 0.11 copies weights and cache to float32."""
+    return platform() != "cpu" or jax.__version_info__ >= (0, 11)
+
+
 def cast(model: Model, trunk: DTypeLike | None) -> Model:
     """The model with its trunk in another type (see `compute_dtypes`)."""
     flat = flatten(model.params)
