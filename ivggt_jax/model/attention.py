@@ -107,6 +107,17 @@ def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Arr
     )
 
 
+def _keys_at_once(queries: int, slots: int, cached: bool) -> int:
+    """Keys of a chunk, so that chunks are alike.
+
+    Twice `CHUNK` is faster for many queries; for few, much of a cache's last chunk would be dead slots.
+    """
+    most = 2 * CHUNK if queries >= CHUNK else CHUNK
+    if not cached:
+        most = max(most, SCORES_OF_A_HEAD // queries)
+    return -(-slots // -(-slots // most))
+
+
 def _chunked(
     query: jax.Array,
     keys: jax.Array,
@@ -122,11 +133,7 @@ def _chunked(
     """
     batch, queries, heads, head_dim = query.shape
     slots = keys.shape[2]
-    # Twice as many keys are faster for many queries; for few, most of the last chunk would be dead slots.
-    most = 2 * CHUNK if queries >= CHUNK else CHUNK
-    if length is None:
-        most = max(most, SCORES_OF_A_HEAD // queries)
-    chunk = -(-slots // -(-slots // most))
+    chunk = _keys_at_once(queries, slots, cached=length is not None)
     layer = jnp.asarray(layer, jnp.int32)
     scaled = query * jnp.asarray(1 / math.sqrt(head_dim), query.dtype)
 
