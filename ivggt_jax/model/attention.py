@@ -10,7 +10,7 @@ from ivggt_jax.kernels import can_read, platform
 from ivggt_jax.kernels.attention import attend_in_place
 
 CHUNK = 512
-"""Keys per step of the online softmax; cache buffers are a multiple of it..."""
+"""Keys per step of the online softmax, or twice as many; cache buffers are a multiple of it..."""
 SCORES_OF_A_HEAD = 1 << 21
 """... and all keys of a clip at once where no head has more scores than that: 8 MB in float32."""
 DENSE_SCORES = 1 << 22
