@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 import numpy as np
 from jax.typing import DTypeLike
 
-from convert.names import name_table
-from ivggt_jax import ModelConfig
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.convert.names import name_table
 from ivggt_jax.model.parameters import abstract_params, compute_dtypes, flatten
 
 

@@ -15,16 +15,17 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from convert.assembly import Assembled, find_mismatches, torch_shapes
-from convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
-from convert.parameters import to_torch
-from convert.torch_file import open_tensors
-from convert.torch_writer import write_torch
-from ivggt_jax import Model, ModelConfig, checkpoint, hub
-from ivggt_jax.checkpoint import check_place, parse_config, write_directory, written_beside
-from ivggt_jax.hub import Source
-from ivggt_jax.model.parameters import compute_dtypes, unflatten
-from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, read_json, write_safetensors
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.convert.assembly import Assembled, find_mismatches, torch_shapes
+from ivggt_jax.convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
+from ivggt_jax.convert.parameters import to_torch
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.convert.torch_writer import write_torch
+from ivggt_jax.model.parameters import Model, compute_dtypes, unflatten
+from ivggt_jax.weights import checkpoint, hub, loading
+from ivggt_jax.weights.checkpoint import check_place, parse_config, write_directory, written_beside
+from ivggt_jax.weights.hub import Source
+from ivggt_jax.weights.tensor_file import CheckpointError, Layout, list_problems, read_json, write_safetensors
 
 Precision = Literal["float32", "bfloat16"]
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -67,7 +68,7 @@ def run(command: Convert) -> int:
     if command.to != "torch" and command.input in hub.PUBLISHED and not Path(command.input).exists():
         path, source = hub.fetch(command.input)
     else:
-        path, source = checkpoint.locate(command.input), None
+        path, source = loading.locate(command.input), None
     config = parse_config(read_json(command.config), f"{command.config}") if command.config else None
     if config and path.is_dir():
         raise CheckpointError(f"--config: {path} is a checkpoint directory and says itself what it holds")

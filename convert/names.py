@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivggt_jax import ModelConfig
+from ivggt_jax.config import ModelConfig
 
 Transform = Callable[[np.ndarray], np.ndarray]
 

@@ -12,9 +12,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivggt_jax.checkpoint import ORBAX_FOLDER, TENSOR_FILE
 from ivggt_jax.model.parameters import flatten, unflatten
-from ivggt_jax.tensor_file import CheckpointError, open_safetensors
+from ivggt_jax.weights.checkpoint import ORBAX_FOLDER, TENSOR_FILE
+from ivggt_jax.weights.tensor_file import CheckpointError, open_safetensors
 
 
 def is_orbax(directory: Path) -> bool:

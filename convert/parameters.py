@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from convert.assembly import Assembled, ConversionError, find_mismatches
-from convert.names import name_table
-from ivggt_jax import Model, ModelConfig
-from ivggt_jax.model.parameters import flatten, unflatten
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.convert.assembly import Assembled, ConversionError, find_mismatches
+from ivggt_jax.convert.names import name_table
+from ivggt_jax.model.parameters import Model, flatten, unflatten
 
 
 def from_torch(

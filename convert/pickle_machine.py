@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ivggt_jax.tensor_file import CheckpointError, fits_array
+from ivggt_jax.weights.tensor_file import CheckpointError, fits_array
 
 _SIZE_LIMIT = 16 * 2**20
 _OPCODE_LIMIT = 1_000_000

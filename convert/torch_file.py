@@ -9,9 +9,9 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from convert.pickle_machine import Tensor, read_pickle
-from convert.zip_index import Member, index_zip
-from ivggt_jax.tensor_file import CheckpointError, map_file, open_safetensors
+from ivggt_jax.convert.pickle_machine import Tensor, read_pickle
+from ivggt_jax.convert.zip_index import Member, index_zip
+from ivggt_jax.weights.tensor_file import CheckpointError, map_file, open_safetensors
 
 _DTYPES = {
     "torch.FloatStorage": np.dtype(np.float32),

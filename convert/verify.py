@@ -10,13 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from convert.assembly import find_mismatches
-from convert.parameters import to_torch
-from convert.reference import Reference
-from convert.torch_file import open_tensors
-from ivggt_jax import CacheConfig, Model, ModelConfig, Predictions, checkpoint, infer_clip, stream
+from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.convert.assembly import find_mismatches
+from ivggt_jax.convert.parameters import to_torch
+from ivggt_jax.convert.reference import Reference
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.sources import SourceConfig, open_source
-from ivggt_jax.tensor_file import CheckpointError, list_problems
+from ivggt_jax.streaming.steps import infer_clip, stream
+from ivggt_jax.weights import checkpoint, loading
+from ivggt_jax.weights.tensor_file import CheckpointError, list_problems
 
 BUDGET_FRAMES = 2
 """Frames that the bounded stream keeps in each layer, so that the third frame evicts."""
@@ -67,7 +71,7 @@ def run(command: Verify) -> int:
             f"frames of {images.shape[2]}×{images.shape[1]} are too small for the reference's tracker, "
             f"which needs {SMALLEST_SIDE} pixels each way; raise --size {command.size}"
         )
-    path = checkpoint.locate(command.checkpoint)
+    path = loading.locate(command.checkpoint)
     queries = _queries(*images.shape[1:3])
     config = checkpoint.describe(path).config if path.is_dir() else ModelConfig.vggt_1b()
     if config != ModelConfig.vggt_1b():
@@ -79,7 +83,7 @@ def run(command: Verify) -> int:
     jax.config.update("jax_default_matmul_precision", "highest")
     budget = BUDGET_FRAMES * config.depth * config.tokens_per_frame(*images.shape[1:3])
     if tensors is None:
-        tensors = to_torch(checkpoint.load(path, np.float32))
+        tensors = to_torch(loading.load(path, np.float32))
     reference = Reference(command.reference, tensors)
     theirs = reference.clip(images, queries, config.dpt_layers)
     streams = [("unbounded stream", UNBOUNDED), (f"stream of {budget:,} tokens", budget)]
@@ -88,7 +92,7 @@ def run(command: Verify) -> int:
     # One model at a time: each is 5 GB.
     del reference, tensors
     gc.collect()
-    model = checkpoint.load(path, np.float32)
+    model = loading.load(path, np.float32)
     ours = _clip(model, images, queries)
     for name, total in streams:
         bounded = CacheConfig(total_budget=budget, capacity_factor=None, max_frames=len(images))

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, stream_bytes, weights_bytes
-from ivggt_jax.command import compiled_folder, free_memory, run_command
 from ivggt_jax.config import CacheConfig, ModelConfig
-from ivggt_jax.hub import cache_folder
 from ivggt_jax.model.parameters import abstract_model
-from ivggt_jax.stream import infer_clip, stream
+from ivggt_jax.runs.command import compiled_folder, free_memory, run_command
+from ivggt_jax.runs.fitting import SHARE_OF_MEMORY, fitting_cache, stream_bytes, weights_bytes
+from ivggt_jax.streaming.steps import infer_clip, stream
+from ivggt_jax.weights.hub import cache_folder
 
 SHOWN = ("ivggt_jax", "jax", "jaxlib", "flax", "numpy", "pillow", "av", "viser", "rerun-sdk", "opencv-python-headless")
 HEIGHT, WIDTH = 392, 518

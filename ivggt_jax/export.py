@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from ivggt_jax.align import AlignOptions, align_run, write_alignment
-from ivggt_jax.command import run_command, say
-from ivggt_jax.output_folder import locked
-from ivggt_jax.resume import read_state
+from ivggt_jax.runs.command import run_command, say
+from ivggt_jax.runs.known_trajectory import AlignOptions, align_run, write_alignment
+from ivggt_jax.runs.output_folder import locked
+from ivggt_jax.runs.resume import read_state
 from ivggt_jax.writers import WRITERS, ExportOptions, Writers, read_run_json
 from ivggt_jax.writers.saved_run import SavedRun
 

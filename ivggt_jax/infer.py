@@ -16,20 +16,21 @@ import jax
 import numpy as np
 import tyro
 
-from ivggt_jax import checkpoint, output_folder
-from ivggt_jax.align import AlignOptions, read_trajectory
-from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, limited_cache, parse_memory, weights_bytes
-from ivggt_jax.command import free_memory, peak_memory, run_command, say
 from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
-from ivggt_jax.progress import Progress
-from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
-from ivggt_jax.run import Run, interruptible
+from ivggt_jax.runs import output_folder
+from ivggt_jax.runs.command import free_memory, peak_memory, run_command, say
+from ivggt_jax.runs.fitting import SHARE_OF_MEMORY, fitting_cache, limited_cache, parse_memory, weights_bytes
+from ivggt_jax.runs.known_trajectory import AlignOptions, read_trajectory
+from ivggt_jax.runs.progress import Progress
+from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
+from ivggt_jax.runs.run import Run, interruptible
 from ivggt_jax.sources import Frame, Source, SourceConfig, SourceError, open_source
 from ivggt_jax.sources.source import NAMES_KEPT, full_name
-from ivggt_jax.state import StreamState
-from ivggt_jax.stream import init_stream
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import init_stream
+from ivggt_jax.weights import loading
 from ivggt_jax.writers import ExportOptions, Writers, write_run_json
 
 NEEDED = {"colmap": "depth", "depth": "depth", "video": "depth"}
@@ -121,7 +122,7 @@ def infer(config: InferConfig) -> int:
             say(f"{out} holds {earlier.description}: nothing to resume")
             return 0
         unfinished = _to_resume(config, out, earlier)
-        model = checkpoint.load(config.checkpoint, _precision(config)).only_heads(config.predicted)
+        model = loading.load(config.checkpoint, _precision(config)).only_heads(config.predicted)
         size = config.source.size or model.config.image_size
         with open_source(dataclasses.replace(config.source, size=size)) as source:
             return _infer(config, out, model, source, unfinished)
@@ -159,7 +160,7 @@ def _precision(config: InferConfig) -> str | None:
         return config.precision
     if config.max_memory is None or not saves:
         return None
-    weights = weights_bytes(abstract_model(checkpoint.find_config(config.checkpoint), None, config.predicted))
+    weights = weights_bytes(abstract_model(loading.find_config(config.checkpoint), None, config.predicted))
     return "bfloat16" if weights > parse_memory(config.max_memory) / 2 else None
 
 
@@ -354,7 +355,7 @@ def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractCont
     """With --view, the page that shows the run while it goes on; None without."""
     if not config.view:
         return contextlib.nullcontext()
-    from ivggt_jax.view import View  # viser takes seconds to import, and few runs need it
+    from ivggt_jax.viewer.page import View
 
     return View(out, config.port, lambda: run.lengths)
 
@@ -368,7 +369,7 @@ def _record(config: InferConfig, run: Run) -> dict[str, Any]:
         "settings": _for_records(config),
         "model": {
             "checkpoint": config.checkpoint,
-            "source": checkpoint.identify(config.checkpoint),
+            "source": loading.identify(config.checkpoint),
             "config": run.model.config,
         },
         "cache": settings.cache,

@@ -4,9 +4,16 @@ import jax
 import pytest
 
 from ivggt_jax import CacheConfig, ModelConfig, infer
-from ivggt_jax.budget import fitting_cache, limited_cache, parse_memory, step_bytes, stream_bytes, weights_bytes
 from ivggt_jax.model.parameters import abstract_model
 from ivggt_jax.model.vggt import DEFAULT_HEADS
+from ivggt_jax.runs.fitting import (
+    fitting_cache,
+    limited_cache,
+    parse_memory,
+    step_bytes,
+    stream_bytes,
+    weights_bytes,
+)
 
 SIZE = 392, 518
 WHOLE = abstract_model(ModelConfig.vggt_1b(), "float32")

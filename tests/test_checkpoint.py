@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from recipe import Recipe
 
-from convert.torch_writer import write_torch
-from ivggt_jax import Model, ModelConfig, checkpoint, hub
-from ivggt_jax.checkpoint import CheckpointError, Source, load, save
+from ivggt_jax import Model, ModelConfig
+from ivggt_jax.convert.torch_writer import write_torch
 from ivggt_jax.model.parameters import flatten
-from ivggt_jax.tensor_file import ALIGNMENT, open_safetensors, write_safetensors
+from ivggt_jax.weights import checkpoint, hub, loading
+from ivggt_jax.weights.checkpoint import CheckpointError, Source, save
+from ivggt_jax.weights.loading import load
+from ivggt_jax.weights.tensor_file import ALIGNMENT, open_safetensors, write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +101,11 @@ def test_mapped_parameters_survive_donation_and_deletion(tiny, tmp_path):
 def test_description_and_origin(directory, tiny, tmp_path):
     found = checkpoint.describe(directory)
     assert (found.config, found.dtype, found.parameters) == (tiny.config, "float32", 2_302_604)
-    assert found.source == checkpoint.identify(directory) == Source(name="recipe", licence="a licence")
+    assert found.source == loading.identify(directory) == Source(name="recipe", licence="a licence")
     save(tiny, tmp_path / "bare")
-    assert checkpoint.identify(tmp_path / "bare") == Source(name="bare")
+    assert loading.identify(tmp_path / "bare") == Source(name="bare")
     (tmp_path / "some.pth").write_bytes(b"x")
-    assert checkpoint.identify(tmp_path / "some.pth") == Source(name="some.pth")
+    assert loading.identify(tmp_path / "some.pth") == Source(name="some.pth")
 
 
 def test_saving_replaces_only_checkpoints_and_only_when_told(tiny, copy, tmp_path):
@@ -220,7 +222,7 @@ def test_a_published_name_is_downloaded_and_converted_once(tiny, tmp_path, monke
     for _ in range(2):
         assert bits(load("lch01/StreamVGGT", np.float32)) == bits(tiny)
     assert fetched == ["lch01/StreamVGGT"]
-    source = checkpoint.identify("lch01/StreamVGGT")
+    source = loading.identify("lch01/StreamVGGT")
     assert (source.name, source.revision, len(source.sha256)) == ("lch01/StreamVGGT", "1234", 64)
     assert capsys.readouterr().err.count("lch01/StreamVGGT: CC BY-NC-SA 4.0, non-commercial\n") == 2
     assert {path.name for path in (tmp_path / "cache").iterdir()} >= {"lch01--StreamVGGT"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ivggt_jax import command
+from ivggt_jax.runs import command
 
 
 @pytest.mark.parametrize(("limit", "expected"), [("3000000", 3_000_000 - 2_000_000 + 500_000), ("max", None)])
@@ -31,8 +31,8 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path, number: signal.Sig
     program = f"""
 import signal, time
 from pathlib import Path
-from ivggt_jax.checkpoint import written_beside
-from ivggt_jax.command import run_command
+from ivggt_jax.weights.checkpoint import written_beside
+from ivggt_jax.runs.command import run_command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 
 def write(config):

@@ -17,14 +17,16 @@ import numpy as np
 import pytest
 from recipe import Recipe
 
-from convert.assembly import ConversionError, find_mismatches, torch_shapes
-from convert.command import Convert, convert_file, export_file, run
-from convert.torch_file import open_tensors
-from convert.torch_writer import write_torch
-from ivggt_jax import ModelConfig, hub
-from ivggt_jax.checkpoint import CheckpointError, Source, describe, load
+from ivggt_jax import ModelConfig
+from ivggt_jax.convert.assembly import ConversionError, find_mismatches, torch_shapes
+from ivggt_jax.convert.command import Convert, convert_file, export_file, run
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.convert.torch_writer import write_torch
 from ivggt_jax.model.parameters import flatten
-from ivggt_jax.tensor_file import open_safetensors, write_safetensors
+from ivggt_jax.weights import hub
+from ivggt_jax.weights.checkpoint import CheckpointError, Source, describe
+from ivggt_jax.weights.loading import load
+from ivggt_jax.weights.tensor_file import open_safetensors, write_safetensors
 
 RECIPE = Recipe("tiny")
 CONFIG = ModelConfig.tiny()
@@ -297,8 +299,8 @@ def test_the_command_line(folder, tmp_path):
 
 INTERRUPTED = """
 import sys, time
-from convert import assembly
-from convert.__main__ import main
+from ivggt_jax.convert import assembly
+from ivggt_jax.convert.__main__ import main
 
 make = assembly.Assembled.__getitem__
 

@@ -20,11 +20,11 @@ from ivggt_jax.evaluate import study
 from ivggt_jax.evaluate.__main__ import main
 from ivggt_jax.evaluate.records import Record, curves, measures, path_errors, run_walks
 from ivggt_jax.evaluate.study_report import tables, write_study
-from ivggt_jax.evaluate.trajectory import inverse
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, ROUTES, Walk, WalkPart, depth_errors
 from ivggt_jax.geometry import cameras_from_pose
 from ivggt_jax.memory.policies import POLICIES
-from train import presets
+from ivggt_jax.train import presets
+from ivggt_jax.trajectories.alignment import inverse
 
 CACHE = CacheConfig(total_budget=3 * 25 * 4, max_frames=20)
 

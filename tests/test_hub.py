@@ -12,8 +12,8 @@ import pytest
 from hub_server import COMMIT, serve
 from huggingface_hub import constants
 
-from ivggt_jax import hub
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.weights import hub
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 NAME = "lch01/StreamVGGT"
 FILE = f"{NAME}/checkpoints.pth"
@@ -177,7 +177,7 @@ def test_a_failed_preparation_leaves_nothing_and_can_be_repeated(server, tmp_pat
 WORKER = """
 import sys, time
 from pathlib import Path
-from ivggt_jax import hub
+from ivggt_jax.weights import hub
 
 def convert(file, source, directory):
     with open(sys.argv[1], "a") as log:

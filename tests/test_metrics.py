@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.metrics import Metrics
+from ivggt_jax.train.metrics import Metrics
 
 
 def lines(folder: Path) -> list[dict]:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from recipe import GOLDEN, Recipe
 
-from convert import ConversionError, from_torch, to_torch
-from convert.names import name_table
 from ivggt_jax import Model, ModelConfig, infer_clip, init_stream, save
-from ivggt_jax.checkpoint import CheckpointError
+from ivggt_jax.convert import ConversionError, from_torch, to_torch
+from ivggt_jax.convert.names import name_table
 from ivggt_jax.model.parameters import abstract_params, cast, flatten, unflatten
+from ivggt_jax.weights.checkpoint import CheckpointError
 
 TINY = ModelConfig.tiny()
 

@@ -15,13 +15,13 @@ from scipy.stats import kstest
 from streaming import BOUNDED, TOKENS, assert_close, feed, live_tokens, start
 
 from ivggt_jax import CacheConfig, Model, infer_clip
+from ivggt_jax.kernels.attention import attend
 from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
 from ivggt_jax.memory.cache import KVCache
-from ivggt_jax.memory.extra import add_attention, store_residual
-from ivggt_jax.memory.forgetting import anchor_stride, as_measure, protected
+from ivggt_jax.memory.eviction import anchor_stride, as_measure, protected
 from ivggt_jax.memory.origin import Origin, number_tokens, period, places_after
 from ivggt_jax.memory.policies import POLICIES, Storing
-from ivggt_jax.model.attention import attend
+from ivggt_jax.memory.stored_numbers import add_attention, store_residual
 from ivggt_jax.model.rope import rotation_table
 
 P, SPECIAL, BATCH, SLOTS, HEADS, DIM = 7, 2, 3, 64, 2, 4

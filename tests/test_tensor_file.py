@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 from archive import nothing_runs
 
-from ivggt_jax.tensor_file import ALIGNMENT, CheckpointError, open_safetensors, read_json, write_safetensors
+from ivggt_jax.weights.tensor_file import ALIGNMENT, CheckpointError, open_safetensors, read_json, write_safetensors
 
 DTYPES = ["f8", "f4", "f2", ml_dtypes.bfloat16, "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 

@@ -9,8 +9,8 @@ import pytest
 from archive import Command, dictionary, nothing_runs, pickled, storage, tensor, text, write_archive
 from fuzz import fuzz
 
-from convert.torch_file import open_tensors
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 REAL = Path(__file__).parent / "golden" / "torch_save.pth"
 """Written by PyTorch 2.13: a training checkpoint with optimizer and arguments, its tensors as in `EXPECTED`."""

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 
-from convert.reference import Reference
-from convert.verify import Difference, Verify, _frames, compare, first_departure, run, table
-from ivggt_jax.tensor_file import CheckpointError, write_safetensors
+from ivggt_jax.convert.reference import Reference
+from ivggt_jax.convert.verify import Difference, Verify, _frames, compare, first_departure, run, table
+from ivggt_jax.weights.tensor_file import CheckpointError, write_safetensors
 
 
 def test_differences_are_listed_in_the_references_order():

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from train.data.batches import ClipConfig
-from train.data.synthetic import SyntheticConfig
-from train.distill import Head, StepConfig
-from train.evaluate import FEWEST_FRAMES
-from train.losses import LossConfig
-from train.optimizer import OptimizerConfig
-from train.run import RunConfig
+from ivggt_jax.train.data.batches import ClipConfig
+from ivggt_jax.train.data.synthetic import SyntheticConfig
+from ivggt_jax.train.distill import Head, StepConfig
+from ivggt_jax.train.evaluate import FEWEST_FRAMES
+from ivggt_jax.train.losses import LossConfig
+from ivggt_jax.train.optimizer import OptimizerConfig
+from ivggt_jax.train.training import RunConfig
 
 HELD_OUT_SEED = 1 << 20
 """Of the clips that evaluation draws; training seeds stay below."""

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ivggt_jax.kernels.attention import attend_layer
 from ivggt_jax.memory.cache import append
-from ivggt_jax.memory.forgetting import forget
+from ivggt_jax.memory.eviction import forget
 from ivggt_jax.memory.origin import number_tokens
 from ivggt_jax.memory.ring import attend_ring
-from ivggt_jax.model.attention import attend_layer
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.rope import Rotation, rotation_table
 from ivggt_jax.model.vggt import VGGT
-from ivggt_jax.state import StreamSettings, StreamState
+from ivggt_jax.streaming.state import StreamSettings, StreamState
 
 Inputs = dict[str, jax.Array]
 """What stages read: `frame` [B,H,W,3] uint8, `tokens` [B,P,width], `outputs` [layer,B,1,P,2·width]."""

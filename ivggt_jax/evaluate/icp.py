@@ -6,8 +6,8 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.alignment import Similarity, umeyama
 from ivggt_jax.evaluate.clouds import nearest
+from ivggt_jax.trajectories.alignment import Similarity, umeyama
 
 
 @dataclass(frozen=True, eq=False)

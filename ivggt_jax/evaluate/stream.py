@@ -6,7 +6,6 @@ from typing import Annotated
 
 import tyro
 
-from ivggt_jax.command import say
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.plots import line_plot, path_plot
@@ -14,6 +13,7 @@ from ivggt_jax.evaluate.records import Record, curves, measures, run_walks
 from ivggt_jax.evaluate.report import SequenceReport, summary_table, write_report
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
+from ivggt_jax.runs.command import say
 
 
 @dataclass(frozen=True, kw_only=True)

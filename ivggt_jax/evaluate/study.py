@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import tyro
 
-from ivggt_jax.command import say
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.evaluate.options import ModelOptions
 from ivggt_jax.evaluate.records import Record, curves, measures, record_clip, run_walks
@@ -25,7 +24,8 @@ from ivggt_jax.evaluate.study_report import write_study
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
 from ivggt_jax.memory.policies import POLICIES
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.resume import weights_fingerprint
+from ivggt_jax.runs.command import say
+from ivggt_jax.runs.resume import weights_fingerprint
 from ivggt_jax.writers.files import replacing
 
 FULL_FRAMES = 10_000

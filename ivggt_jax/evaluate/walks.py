@@ -13,9 +13,9 @@ import numpy as np
 
 from ivggt_jax import geometry
 from ivggt_jax.evaluate.depth import evaluate_depth
-from ivggt_jax.evaluate.trajectory import inverse
 from ivggt_jax.synthetic import Look, Scene, camera_path, each_camera, make_scene, render
 from ivggt_jax.synthetic.scenes import Kind
+from ivggt_jax.trajectories.alignment import inverse
 
 FIELD_OF_VIEW = 62.0
 """Horizontal, in degrees."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ivggt_jax.kernels import platform
-from ivggt_jax.memory.selection import largest, places
+from ivggt_jax.memory.largest import largest, places
 
 Measure = Callable[["KVCache", jax.Array, jax.Array, jax.Array], jax.Array]
 """A policy as `evict` calls it: (cache, layer, live [batch,slot], candidates [batch,head,slot]) → redundancy

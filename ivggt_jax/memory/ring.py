@@ -6,7 +6,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ivggt_jax.model.attention import attend_once
+from ivggt_jax.kernels.attention import attend_once
 
 CameraCacheMode = Literal["reference", "per_iteration"]
 

@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.model.attention import attend, attend_causal
+from ivggt_jax.kernels.attention import attend, attend_causal
 from ivggt_jax.model.encoder import Encoder
 from ivggt_jax.model.layers import Block, stack
 from ivggt_jax.model.rope import rotation_table

@@ -8,8 +8,8 @@ import numpy as np
 
 from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.fusion import VoxelGrid
+from ivggt_jax.writers.pixels import point_mask
 from ivggt_jax.writers.result import Result
-from ivggt_jax.writers.selection import point_mask
 from ivggt_jax.writers.writer import ExportOptions, Writer, required
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, infer, init_stream, step, stream
 from ivggt_jax.export import original_images
 from ivggt_jax.infer import main
-from ivggt_jax.resume import read_state
+from ivggt_jax.runs.resume import read_state
 from ivggt_jax.view import View
 from ivggt_jax.writers import Result
 from ivggt_jax.writers.tum import TumWriter

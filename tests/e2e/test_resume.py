@@ -18,7 +18,7 @@ from commands import PATIENCE, run, start, wait_until, write_frames
 
 from ivggt_jax import infer
 from ivggt_jax.infer import main
-from ivggt_jax.resume import STATE_FILE
+from ivggt_jax.runs.resume import STATE_FILE
 from ivggt_jax.writers import Result
 from ivggt_jax.writers.tum import TumWriter
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from train.losses.reduce import huber
+from ivggt_jax.train.losses.reduce import huber
 
 
 def camera_loss(

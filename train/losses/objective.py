@@ -7,12 +7,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from train.losses.camera import camera_loss
-from train.losses.dense import dense_loss
-from train.losses.divergence import bernoulli_divergence, laplace_divergence
-from train.losses.reduce import masked_mean, valid_or_all
-from train.losses.task import task_losses
-from train.losses.tracks import reference_track_loss, track_loss
+from ivggt_jax.train.losses.camera import camera_loss
+from ivggt_jax.train.losses.dense import dense_loss
+from ivggt_jax.train.losses.divergence import bernoulli_divergence, laplace_divergence
+from ivggt_jax.train.losses.reduce import masked_mean, valid_or_all
+from ivggt_jax.train.losses.task import task_losses
+from ivggt_jax.train.losses.tracks import reference_track_loss, track_loss
 
 FIELDS = {
     "camera": ("pose_encoding",),

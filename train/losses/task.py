@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from ivggt_jax.geometry import pose_from_cameras
-from train.losses.camera import camera_loss
-from train.losses.reduce import masked_mean, norm
-from train.losses.tracks import track_loss
+from ivggt_jax.train.losses.camera import camera_loss
+from ivggt_jax.train.losses.reduce import masked_mean, norm
+from ivggt_jax.train.losses.tracks import track_loss
 
 CONFIDENCE_REWARD = 0.2
 CAMERA_DELTA = 0.02

@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.model.attention import attend, attend_causal
+from ivggt_jax.kernels.attention import attend, attend_causal
 from ivggt_jax.model.layers import Block, Mlp, layer_norm, linear, stack
 
 POSE = 9

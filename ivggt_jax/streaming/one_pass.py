@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ivggt_jax.kernels.attention import attend_layer
 from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
 from ivggt_jax.memory.cache import append
-from ivggt_jax.memory.extra import add_attention, store_residual
-from ivggt_jax.memory.forgetting import forget
+from ivggt_jax.memory.eviction import forget
 from ivggt_jax.memory.origin import number_tokens
 from ivggt_jax.memory.ring import CameraRing, attend_ring
+from ivggt_jax.memory.stored_numbers import add_attention, store_residual
 from ivggt_jax.memory.track_window import TrackWindow
-from ivggt_jax.model.attention import attend_layer
 from ivggt_jax.model.vggt import VGGT, Predictions
-from ivggt_jax.state import StreamSettings, StreamState
+from ivggt_jax.streaming.state import StreamSettings, StreamState
 
 
 def one_pass(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, Predictions]:

@@ -12,13 +12,13 @@ import jax
 import numpy as np
 
 from ivggt_jax import geometry
-from ivggt_jax.command import say
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.progress import Progress
+from ivggt_jax.runs.command import say
+from ivggt_jax.runs.progress import Progress
 from ivggt_jax.sources import Frame, SourceError
-from ivggt_jax.state import StreamState
-from ivggt_jax.stream import scan, step
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import scan, step
 from ivggt_jax.writers import Result, Writers
 
 SECONDS_BETWEEN_SAVES = 60.0

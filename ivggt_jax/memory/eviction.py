@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.kernels import can_read
-from ivggt_jax.kernels.diversity import diversity_in_place
+from ivggt_jax.kernels.diversity_in_place import diversity_in_place
 from ivggt_jax.memory.cache import KVCache, Measure, evict
 from ivggt_jax.memory.origin import Origin
 from ivggt_jax.memory.policies import Policy, diversity, find_policy

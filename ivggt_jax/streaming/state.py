@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import jax
 
 from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.kernels.attention import CHUNK
 from ivggt_jax.memory.budgets import layer_capacity
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.policies import Extra, find_policy, stored_number
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
-from ivggt_jax.model.attention import CHUNK
 
 
 @dataclass(frozen=True)

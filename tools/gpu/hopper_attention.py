@@ -1,7 +1,7 @@
 """A candidate, not in use: `attend_in_place` with the tensor instructions of Hopper GPUs (FlashAttention-3, arXiv 2407.08608).
 
 Written with Pallas for Mosaic, JAX 0.11. It is right in Pallas's interpreter for GPUs (taught to take an operand of wgmma from
-registers) and compiles for an H200 without spilling registers, but has not run on one: gpu_kernels.py checks and times it
+registers) and compiles for an H200 without spilling registers, but has not run on one: kernels.py checks and times it
 beside the kernel in use, Pallas for Triton's.
 
 Two warpgroups compute, each 64 queries of one head, and take turns: one has the tensor cores while the other makes weights of

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ivggt_jax.resume import STATE_FILE, Unfinished, read_state
+from ivggt_jax.runs.resume import STATE_FILE, Unfinished, read_state
 from ivggt_jax.sources.folder import listed_images
 from ivggt_jax.sources.source import full_name
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.weights.tensor_file import CheckpointError
 from ivggt_jax.writers.files import naming
 from ivggt_jax.writers.run_json import read_run_json
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What docs/performance.md wants to know of a GPU, correctness first: docs/measure_gpu.sh [CLONE OF THE PYTORCH CODE]
+# What docs/performance.md wants to know of a GPU, correctness first: tools/gpu/measure.sh [CLONE OF THE PYTORCH CODE]
 # Prints tables; JSON files go to the folder `gpu/`. Needs the test extra, and PyTorch where a clone is given.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 mkdir -p gpu
 bench() { python -m ivggt_jax.bench --json "gpu/$1.json" "${@:2}"; }
 
@@ -11,7 +11,7 @@ python -m ivggt_jax.doctor
 JAX_PLATFORMS=cuda pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_selection.py \
   tests/test_attention.py tests/test_policies.py tests/test_golden.py tests/test_stream.py
 
-python docs/gpu_kernels.py | tee gpu/kernels.md
+python tools/gpu/kernels.py | tee gpu/kernels.md
 
 bench default ${1:+--reference "$1"}
 # Loops and conditions on the device too, so that the host is asked nothing between the kernels of a frame.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 
 @dataclass(frozen=True)

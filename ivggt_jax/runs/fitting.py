@@ -10,7 +10,7 @@ import numpy as np
 
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.stream import init_stream
+from ivggt_jax.streaming.steps import init_stream
 
 SHARE_OF_MEMORY = 0.6
 """Of the free memory that a stream may take: weights lie there already, activations and the system need the rest."""

@@ -19,9 +19,9 @@ import numpy as np
 
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.model.parameters import Model, flatten
-from ivggt_jax.state import StreamState
-from ivggt_jax.stream import init_stream
-from ivggt_jax.tensor_file import CheckpointError, open_safetensors, write_safetensors
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import init_stream
+from ivggt_jax.weights.tensor_file import CheckpointError, open_safetensors, write_safetensors
 from ivggt_jax.writers.files import naming
 
 STATE_FILE = "unfinished.safetensors"

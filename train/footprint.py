@@ -1,4 +1,4 @@
-"""`python -m train.memory [options]`: bytes that a training step holds, counted from shapes; nothing is computed.
+"""`python -m train.footprint [options]`: bytes that a training step holds, counted from shapes; nothing is computed.
 
 Counted is what must exist at once when the backward pass begins, not what a compiler adds while it works on one part.
 """
@@ -11,12 +11,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from ivggt_jax import Model, ModelConfig, Predictions
-from ivggt_jax.command import run_command
-from ivggt_jax.model.parameters import Params, abstract_params, cast
-from train.distill import Batch, Plan, StepConfig, TrainState, init_state, loss, predict
-from train.mesh import make_mesh
-from train.presets import PUBLISHED
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.parameters import Model, Params, abstract_params, cast
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.runs.command import run_command
+from ivggt_jax.train.distill import Batch, Plan, StepConfig, TrainState, init_state, loss, predict
+from ivggt_jax.train.mesh import make_mesh
+from ivggt_jax.train.presets import PUBLISHED
 
 MODELS = {"vggt_1b": ModelConfig.vggt_1b, "demo": ModelConfig.demo, "tiny": ModelConfig.tiny}
 
@@ -41,7 +42,7 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    run_command(Options, report, arguments, "python -m train.memory")
+    run_command(Options, report, arguments, "python -m train.footprint")
 
 
 def report(options: Options) -> int:

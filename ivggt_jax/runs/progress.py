@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 from tqdm import tqdm
 
-from ivggt_jax.state import StreamState
+from ivggt_jax.streaming.state import StreamState
 
 SECONDS_BETWEEN_LINES = 5.0
 """Between progress lines where there is no terminal."""

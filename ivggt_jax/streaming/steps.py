@@ -18,8 +18,8 @@ from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, Predictions
-from ivggt_jax.one_pass import one_pass
-from ivggt_jax.state import StreamSettings, StreamState
+from ivggt_jax.streaming.one_pass import one_pass
+from ivggt_jax.streaming.state import StreamSettings, StreamState
 
 FrameArray = jax.Array | np.ndarray
 

@@ -15,7 +15,7 @@ import jax
 import tyro
 from tqdm import tqdm
 
-from ivggt_jax.hub import cache_folder
+from ivggt_jax.weights.hub import cache_folder
 
 Config = TypeVar("Config")
 CONTAINER = Path("/sys/fs/cgroup")

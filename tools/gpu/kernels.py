@@ -1,4 +1,4 @@
-"""On a GPU: what do our kernels save, and what does a step spend its time on? python docs/gpu_kernels.py
+"""On a GPU: what do our kernels save, and what does a step spend its time on? python tools/gpu/kernels.py
 
 The first part compares them with what XLA and cuDNN do in their place, at the sizes of one layer of the full model at its
 default budget; the second counts a step's time by kernel, with that budget full.
@@ -17,13 +17,13 @@ import numpy as np
 from hopper_attention import attend_hopper
 
 from ivggt_jax.bench.case import Case, fill, make_frames, make_model, start
-from ivggt_jax.kernels import attention
-from ivggt_jax.kernels.attention import attend_in_place
-from ivggt_jax.kernels.diversity import diversity_in_place
+from ivggt_jax.kernels import attention_in_place as attention
+from ivggt_jax.kernels.attention_in_place import attend_in_place
+from ivggt_jax.kernels.diversity_in_place import diversity_in_place
 from ivggt_jax.memory.cache import quantise
+from ivggt_jax.memory.largest import largest, places
 from ivggt_jax.memory.policies import diversity
-from ivggt_jax.memory.selection import largest, places
-from ivggt_jax.stream import step
+from ivggt_jax.streaming.steps import step
 
 LENGTH, SLOTS, TOKENS, HEADS, DIM = 51_041, 76_288, 1_041, 16, 64
 HOPPER = (11, 128, 4), (11, 128, 2), (4, 128, 4), (22, 128, 4), (11, 64, 6)

@@ -1,4 +1,4 @@
-"""What would a GPU run for one frame? Without having one: python docs/gpu_program.py > program.txt
+"""What would a GPU run for one frame? Without having one: python tools/gpu/program.py > program.txt
 
 Compiles the step of the full model, at its default budget and in bfloat16, for an H200, and counts what XLA made of it: kernels
 and copies a frame, what the host is asked, memory. Other cases by options of the bench command, such as

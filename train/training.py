@@ -14,20 +14,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ivggt_jax import Model, ModelConfig, load, save
-from ivggt_jax.checkpoint import identify
-from ivggt_jax.hub import Source
-from train.checkpoints import Checkpoints
-from train.data.batches import Batch, BatchSource
-from train.data.loader import Loader
-from train.distill import Plan, StepConfig, TrainState, init_state, student, train_step
-from train.evaluate import evaluate, overall
-from train.journal import Journal
-from train.mesh import gather, place, shardings
-from train.optimizer import describe
-from train.pictures import depth_picture
-from train.start import fresh_model
-from train.stopping import Stop
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.train.checkpoints import Checkpoints
+from ivggt_jax.train.data.batches import Batch, BatchSource
+from ivggt_jax.train.data.loader import Loader
+from ivggt_jax.train.distill import Plan, StepConfig, TrainState, init_state, student, train_step
+from ivggt_jax.train.evaluate import evaluate, overall
+from ivggt_jax.train.journal import Journal
+from ivggt_jax.train.mesh import gather, place, shardings
+from ivggt_jax.train.optimizer import describe
+from ivggt_jax.train.pictures import depth_picture
+from ivggt_jax.train.start import fresh_model
+from ivggt_jax.train.stopping import Stop
+from ivggt_jax.weights.checkpoint import save
+from ivggt_jax.weights.hub import Source
+from ivggt_jax.weights.loading import identify, load
 
 
 @dataclass(frozen=True, kw_only=True)
