@@ -16,9 +16,17 @@ class SubmapConfig:
     """Most frames by which a new anchor is put off while the picture is blurred, so that a better one can come."""
     refine: bool = True
     """Align each image directly with earlier ones, from the pose that the network gives (`mapping.refinement`)."""
+    keyframes: int = 4
+    """Earlier frames that an image is aligned with together."""
+    keyframe_every: int = 4
+    """Frames from one of these to the next."""
 
     def __post_init__(self) -> None:
         if self.frames < 2:
             raise ValueError(f"a submap needs at least 2 frames, not {self.frames}")
         if self.delay < 0:
             raise ValueError(f"delay must not be negative, but is {self.delay}")
+        if self.keyframes < 1 or self.keyframe_every < 1:
+            raise ValueError(
+                f"keyframes and keyframe_every must be at least 1, not {self.keyframes} and {self.keyframe_every}"
+            )

@@ -54,6 +54,8 @@ class Predictions:
     """[…,N] in [0,1]"""
     features: jax.Array | None = None
     """[…,P,2·width] the last layer's tokens: camera, registers, patches in rows."""
+    map: Any = None
+    """A `mapping.MapRecord`, of a stream with submaps: then the world is the stream's, and not the present submap's."""
 
 
 class VGGT(nnx.Module):

@@ -19,13 +19,19 @@ from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.state import StreamSettings, StreamState
 
 
-def one_pass(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, Predictions]:
-    """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…]."""
+def one_pass(
+    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None = None
+) -> tuple[StreamState, Predictions]:
+    """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…].
+
+    Streams that `where` [B] does not mark neither see nor remember the frames, and their predictions mean nothing. That
+    costs no copy: what is written for them lies behind their live tokens, or where their next frame is written first.
+    """
     settings = state.settings
     height, width = settings.height, settings.width
-    state, outputs = _aggregate(network, state, patches)
+    before, (state, outputs) = state, _aggregate(network, state, patches, where)
     found = network.dense(outputs, height, width, settings.heads)
-    if settings.features:
+    if settings.features or settings.submaps is not None:
         found["features"] = outputs[-1]
     maps = None if state.tracks is None else network.track_maps(outputs, height, width).swapaxes(0, 1)
 
@@ -44,10 +50,36 @@ def one_pass(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[Str
     memory = (state.frame, state.camera, state.tracks)
     (frame, camera, tracks), each = lax.scan(one_frame, memory, (outputs[-1, :, :, 0].swapaxes(0, 1), maps))
     found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
+    if where is not None:
+        frame = jnp.where(where, frame, before.frame)
+        if tracks is not None and before.tracks is not None:
+            kept = jnp.where(where[:, None, None, None], tracks.coordinates, before.tracks.coordinates)
+            tracks = replace(tracks, coordinates=kept)
     return replace(state, frame=frame, camera=camera, tracks=tracks), Predictions(**found)
 
 
-def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, jax.Array]:
+def fresh(state: StreamState, where: jax.Array, query_points: jax.Array | None = None) -> StreamState:
+    """Streams marked in `where` [B] bool as they begin, and as cheaply as that can be: for use within a program.
+
+    What the buffers hold stays there, unseen. With `query_points` [B,N,2] those streams track new points from then on.
+    """
+    tracks = state.tracks
+    if tracks is not None and query_points is not None:
+        points = jnp.where(where[:, None, None], query_points, tracks.query_points)
+        tracks = replace(tracks, query_points=points)
+    return replace(
+        state,
+        cache=replace(state.cache, length=jnp.where(where, 0, state.cache.length)),
+        scores=jnp.where(where[:, None], 0, state.scores),
+        budgets=jnp.where(where[:, None], state.settings.slots, state.budgets),
+        frame=jnp.where(where, 0, state.frame),
+        tracks=tracks,
+    )
+
+
+def _aggregate(
+    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None
+) -> tuple[StreamState, jax.Array]:
     """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
     settings = state.settings
     config, tokens, capacity = settings.cache, settings.tokens, settings.capacity
@@ -67,7 +99,8 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
 
     def down_to_budget(cache, scores, layer, after=()):
         special = settings.model.special_tokens
-        return forget(cache, scores, layer, budgets[:, layer] + _never(after), newest, config, tokens, special)
+        budget = budgets[:, layer] if where is None else jnp.where(where, budgets[:, layer], settings.slots)
+        return forget(cache, scores, layer, budget + _never(after), newest, config, tokens, special)
 
     def across(query, keys, values, memory, layer):
         cache, scores = memory
@@ -81,7 +114,8 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
             length = cache.length[layer] - (frames - 1 - frame) * tokens
             attended.append(attend_layer(query[:, frame], cache.keys, cache.values, layer, length, cache.scales))
             if settings.stored == "attention":
-                cache = add_attention(cache, layer, query[:, frame], length)
+                seen = length if where is None else jnp.where(where, length, 0)
+                cache = add_attention(cache, layer, query[:, frame], seen)
         if bounded and not evict_first:
             cache, scores = down_to_budget(cache, scores, layer, after=attended)
         return jnp.stack(attended, axis=1).reshape(batch * frames, tokens, *keys.shape[2:]), (cache, scores)
@@ -99,10 +133,14 @@ def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[S
     )  # fmt: skip
     # Past the end of an unbounded stream a frame still sees itself, and is then forgotten.
     excess = jnp.maximum(cache.length - capacity, 0)
-    cache = replace(cache, length=cache.length - excess)
+    length, dropped = cache.length - excess, excess[0]
+    if where is not None:
+        length = jnp.where(where, length, state.cache.length)
+        budgets = jnp.where(where[:, None], budgets, state.budgets)
+        clipped, dropped = jnp.where(where, clipped, 0), jnp.where(where, dropped, 0)
     state = replace(
-        state, cache=cache, scores=scores, budgets=budgets,
-        clipped=state.clipped + clipped, dropped=state.dropped + excess[0],
+        state, cache=replace(cache, length=length), scores=scores, budgets=budgets,
+        clipped=state.clipped + clipped, dropped=state.dropped + dropped,
     )  # fmt: skip
     return state, outputs
 

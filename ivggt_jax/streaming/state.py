@@ -6,6 +6,8 @@ import jax
 
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.kernels.attention import CHUNK
+from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.budgets import layer_capacity
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.policies import Extra, find_policy, stored_number
@@ -23,6 +25,7 @@ class StreamSettings:
     width: int
     heads: tuple[str, ...]
     features: bool
+    submaps: SubmapConfig | None = None
 
     @property
     def tokens(self) -> int:
@@ -76,6 +79,8 @@ class StreamState:
     """[B] int32: tokens per layer that did not fit an unbounded stream's buffers."""
     camera: CameraRing | None
     tracks: TrackWindow | None
+    map: MapState | None = None
+    """Where the stream is in its world; None without submaps."""
 
     @property
     def lengths(self) -> jax.Array:
