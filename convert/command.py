@@ -5,7 +5,7 @@ import hashlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from ivggt_jax.beside import claimed, part_of
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.convert.assembly import Assembled, find_mismatches, torch_shapes
 from ivggt_jax.convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
@@ -23,7 +24,7 @@ from ivggt_jax.convert.torch_file import open_tensors
 from ivggt_jax.convert.torch_writer import write_torch
 from ivggt_jax.model.parameters import Model, compute_dtypes, unflatten
 from ivggt_jax.weights import checkpoint, hub, loading
-from ivggt_jax.weights.checkpoint import check_place, parse_config, write_directory, written_beside
+from ivggt_jax.weights.checkpoint import check_place, parse_config, replacing, write_directory
 from ivggt_jax.weights.hub import Source
 from ivggt_jax.weights.tensor_file import CheckpointError, Layout, list_problems, read_json, write_safetensors
 
@@ -110,13 +111,12 @@ def convert_file(
 
     Raises CheckpointError for an input that cannot be used and for a place that cannot be written.
     """
-    with written_beside(directory, overwrite) as beside:
+    with replacing(directory, overwrite) as part:
         found = _open_directory(path, dtype) if path.is_dir() else _open_torch(path, dtype, config, source)
-        beside.mkdir()
         with _progress(found, path) as read:
-            write_directory(beside, found.config, found.layout, read, found.source)
+            write_directory(part, found.config, found.layout, read, found.source)
         if to == "orbax":
-            replace_by_orbax(beside)
+            replace_by_orbax(part)
     return found
 
 
@@ -129,11 +129,11 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
         raise CheckpointError(f"{directory} is a file: --to torch takes a checkpoint directory of this project")
     if path.suffix not in TORCH_SUFFIXES or path.is_dir():
         raise CheckpointError(f"{path}: with --to torch the output is a file ending in .pth, .pt or .safetensors")
-    with written_beside(path, overwrite) as beside:
+    with replacing(path, overwrite, folder=False) as part, ExitStack() as until_done:
         if is_orbax(directory):
             # PyTorch's tensors are slices of ours, so ours are mapped rather than read once for each slice.
-            mapped = beside.with_name("parameters")
-            convert_file(directory, mapped, dtype=dtype)
+            mapped = until_done.enter_context(claimed(part_of(path.with_name(f"{path.name}.parameters")), folder=True))
+            convert_file(directory, mapped, dtype=dtype, overwrite=True)
             directory = mapped
         ours = _open_directory(directory, dtype)
         trunk, heads = ours.layout["aggregator/camera_token"][1], np.dtype(np.float32)
@@ -145,9 +145,9 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
         found = Parameters(ours.config, layout, tensors, ours.source)
         with _progress(found, directory) as read:
             if path.suffix == ".safetensors":
-                write_safetensors(beside, layout, read)
+                write_safetensors(part, layout, read)
             else:
-                write_torch(beside, layout, read)
+                write_torch(part, layout, read)
     return found
 
 

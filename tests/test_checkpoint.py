@@ -226,4 +226,4 @@ def test_a_published_name_is_downloaded_and_converted_once(tiny, tmp_path, monke
     assert (source.name, source.revision, len(source.sha256)) == ("lch01/StreamVGGT", "1234", 64)
     assert capsys.readouterr().err.count("lch01/StreamVGGT: CC BY-NC-SA 4.0, non-commercial\n") == 2
     assert {path.name for path in (tmp_path / "cache").iterdir()} >= {"lch01--StreamVGGT"}
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob(".*.part"))

@@ -321,7 +321,7 @@ def test_an_interrupted_conversion_leaves_nothing_behind(folder, tmp_path):
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "working\n"
-    while not list(tmp_path.glob(".out.*.partial/out/model.safetensors")):
+    while not (tmp_path / ".out.part" / "model.safetensors").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,8 +63,6 @@ def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with _announced(FileLock(f"{directory}.lock"), name):
             if not directory.exists():
-                for leftover in directory.parent.glob(f".{directory.name}.*.partial"):
-                    shutil.rmtree(leftover, ignore_errors=True)
                 convert(*fetch(name), directory)
     except OSError as error:
         raise CheckpointError(explain_disk(directory, error)) from error
