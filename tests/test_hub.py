@@ -130,7 +130,7 @@ def test_no_network_is_named(tmp_path, monkeypatch):
 def test_what_the_library_does_not_foresee_is_passed_on_with_the_way_out(monkeypatch, error):
     """As it came, for a connection lost to Xet storage, a SOCKS proxy, and a token with a letter that none has."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)

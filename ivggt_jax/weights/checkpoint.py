@@ -16,6 +16,7 @@ from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.parameters import Model, abstract_model, flatten
 from ivggt_jax.model.vggt import HEAD_PARTS
 from ivggt_jax.weights import hub, place
+from ivggt_jax.weights.configuration import parse_config
 from ivggt_jax.weights.hub import Source
 from ivggt_jax.weights.place import CONFIG_FILE, TENSOR_FILE
 from ivggt_jax.weights.tensor_file import (
@@ -56,6 +57,15 @@ def save(model: Model, directory: str | Path, *, source: Source | None = None, o
     check_shapes(directory, model.config, {path: shape for path, (shape, _) in layout.items()})
     with replacing(directory, overwrite) as part:
         write_directory(part, model.config, layout, lambda path: np.asarray(params[path]), source)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a checkpoint directory of this project; a folder of another's, with its own config.json, is none.
+
+    Raises CheckpointError when config.json is there and damaged.
+    """
+    config = place.find(path, CONFIG_FILE) if path.is_dir() else None
+    return config is not None and "format" in read_json(config)
 
 
 def describe(directory: Path) -> Description:
@@ -138,32 +148,6 @@ def write_config(directory: Path, config: ModelConfig, layout: Layout, source: S
         "model": dataclasses.asdict(config),
     }
     (directory / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
-
-
-def parse_config(fields: object, what: str) -> ModelConfig:
-    """A ModelConfig from the fields of a JSON object; those left out have their full-size value.
-
-    Raises CheckpointError naming the unknown or unsound field of `what`.
-    """
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{what} has no object with the model's fields")
-    known = {field.name: field for field in dataclasses.fields(ModelConfig)}
-    values: dict[str, int | float | tuple[int, ...]] = {}
-    for name, value in fields.items():
-        if name not in known:
-            raise CheckpointError(f"{what}: unknown field {name!r}; known are {', '.join(known)}")
-        items = value if isinstance(value, list) else [value]
-        if isinstance(value, list) != isinstance(known[name].default, tuple):
-            raise CheckpointError(f"{what}: {name} is {value!r}, expected something like {known[name].default!r}")
-        for item in items:
-            whole = isinstance(item, int) or (known[name].type is float and isinstance(item, float))
-            if not whole or isinstance(item, bool) or not 0 <= item < 2**31:
-                raise CheckpointError(f"{what}: {name} is {value!r}, expected something like {known[name].default!r}")
-        values[name] = tuple(items) if isinstance(value, list) else value
-    try:
-        return ModelConfig(**values)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise CheckpointError(f"{what}: {error}") from None
 
 
 def check_place(path: Path, overwrite: bool) -> None:
