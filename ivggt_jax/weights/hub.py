@@ -139,13 +139,12 @@ def _fetch_any(repository: str, revision: str | None) -> tuple[Path, Source]:
     listing = hugging_face.HfApi().model_info(repository, revision=revision)
     names = [entry.rfilename for entry in listing.siblings or ()]
     entry = choose([name for name in names if "/" not in name], f"{constants.ENDPOINT}/{repository}")
-    if "config.json" in names:
-        _download(repository, "config.json", listing.sha)
-    file = _download(repository, entry, listing.sha)
-    for name in shards_of(file):
-        _download(repository, name, listing.sha)
+    file = _download(repository, entry, revision)
+    commit = file.parent.name
+    for name in (*shards_of(file), *({"config.json"} & set(names))):
+        _download(repository, name, commit)
     licence = listing.card_data.get("license") if listing.card_data else None
-    return file, Source(name=repository, revision=listing.sha, licence=licence)
+    return file, Source(name=repository, revision=commit, licence=licence)
 
 
 def _explain_download(name: str, revision: str | None, error: Exception) -> str:
