@@ -62,7 +62,8 @@ class OrbaxParameters(Mapping[str, np.ndarray]):
         item: dict[str, Any] = unflatten({path: 0})
         to_host = unflatten({path: self._orbax.RestoreArgs(restore_type=np.ndarray)})
         arguments = self._orbax.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True)
-        return flatten(self._checkpointer.restore(self._directory, arguments))[path]
+        array: np.ndarray = flatten(self._checkpointer.restore(self._directory, arguments))[path]
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

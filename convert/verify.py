@@ -159,7 +159,8 @@ def _clip(model: Model, images: np.ndarray, queries: np.ndarray) -> dict[str, np
 
 
 def _stacked(predictions: Iterator[Predictions]) -> Predictions:
-    return jax.tree.map(lambda *frames: np.stack(frames), *predictions)
+    stacked: Predictions = jax.tree.map(lambda *frames: np.stack(frames), *predictions)
+    return stacked
 
 
 def _fields(predictions: Predictions) -> dict[str, np.ndarray]:
