@@ -29,7 +29,7 @@ PIXELS_AT_ONCE = 1 << 20
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
     """What the model says of frames; a field is None when its head was left out.
 

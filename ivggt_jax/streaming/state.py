@@ -61,7 +61,7 @@ class StreamSettings:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StreamState:
     """Everything a stream remembers. Its size never changes."""
 
