@@ -132,7 +132,10 @@ def test_of_two_processes_one_is_refused_and_the_other_keeps_its_part(tmp_path, 
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert holder.stdout.readline() == "holding\n"
-    with pytest.raises(BlockingIOError, match="another process is writing it"), written_beside(path, folder=kind == "folder"):
+    with (
+        pytest.raises(BlockingIOError, match="another process is writing it"),
+        written_beside(path, folder=kind == "folder"),
+    ):
         pass
     holder.communicate("")
     assert holder.returncode == 0 and path.exists()

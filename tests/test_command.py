@@ -7,23 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from ivggt_jax.runs import command
-
-
-@pytest.mark.parametrize(("limit", "expected"), [("3000000", 3_000_000 - 2_000_000 + 500_000), ("max", None)])
-def test_free_memory_is_that_of_the_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit, expected):
-    """Its limit less what is used, of which the cache of inactive files can be given up; "max" is no limit."""
-    monkeypatch.setattr(command, "CONTAINER", tmp_path)
-    machine = command.free_memory()
-    assert machine > 10**8
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text("2000000\n")
-    (tmp_path / "memory.stat").write_text("anon 1200000\nfile 800000\ninactive_file 500000\n")
-    if expected is None:
-        assert command.free_memory() > machine / 2
-    else:
-        assert command.free_memory() == expected
-
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing_half_written(tmp_path: Path, number: signal.Signals):
@@ -31,13 +14,12 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path, number: signal.Sig
     program = f"""
 import signal, time
 from pathlib import Path
-from ivggt_jax.weights.checkpoint import written_beside
+from ivggt_jax.beside import written_beside
 from ivggt_jax.runs.command import run_command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 
 def write(config):
-    with written_beside(Path({str(tmp_path / "model")!r})) as beside:
-        beside.mkdir()
+    with written_beside(Path({str(tmp_path / "model")!r}), folder=True):
         print("writing", flush=True)
         time.sleep(60)
 

@@ -120,7 +120,9 @@ def test_one_kind_of_content_replaces_the_other(tmp_path, before, after, fault):
         export_file(directory, tmp_path / "look.safetensors", overwrite=True)
         from ivggt_jax.weights.tensor_file import open_safetensors
 
-        values = {float(value) for x in open_safetensors(tmp_path / "look.safetensors").values() for value in np.unique(x)}
+        values = {
+            float(value) for x in open_safetensors(tmp_path / "look.safetensors").values() for value in np.unique(x)
+        }
         assert values in ({1.0}, {2.0})
         return values.pop()
 
@@ -141,7 +143,12 @@ def test_one_kind_of_content_replaces_the_other(tmp_path, before, after, fault):
 def test_every_state_that_a_kill_leaves_is_read_and_finished(tmp_path):
     """The states between the two renames and after, made by hand; reading changes nothing."""
     save(NEW, tmp_path / "new")
-    for moved in ([], ["old gone"], ["old gone", "model.safetensors"], ["old gone", "model.safetensors", "config.json"]):
+    for moved in (
+        [],
+        ["old gone"],
+        ["old gone", "model.safetensors"],
+        ["old gone", "model.safetensors", "config.json"],
+    ):
         directory = tmp_path / f"{len(moved)}"
         save(OLD, directory)
         users_files(directory)
