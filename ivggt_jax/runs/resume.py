@@ -127,9 +127,19 @@ def finish(out: Path) -> None:
 
 
 def weights_fingerprint(model: Model) -> int:
-    """A number that differs when the weights do: a checksum over the first values of every parameter."""
-    samples = [np.asarray(x.ravel()[:SAMPLED]).tobytes() for _, x in sorted(flatten(model.params).items())]
+    """A number that differs when the weights do: a checksum over the first values of every parameter.
+
+    Of weights that lie in a mapped file, only the pages that hold those are read.
+    """
+    samples = [_first_values(x).tobytes() for _, x in sorted(flatten(model.params).items())]
     return zlib.crc32(b"".join(samples))
+
+
+def _first_values(parameter: jax.Array) -> np.ndarray:
+    """The first 64 values in C order: of a view, where the host can have one, else of a copy made on the device."""
+    if parameter.devices() <= set(jax.local_devices(backend="cpu")):
+        return np.asarray(parameter).reshape(-1)[:SAMPLED]
+    return np.asarray(parameter.ravel()[:SAMPLED])
 
 
 def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None:
