@@ -32,10 +32,6 @@ class Similarity:
         """The map that applies `first` and then this one."""
         return Similarity(self.scale * first.scale, self.rotation @ first.rotation, self.points(first.translation))
 
-    def inverse(self) -> "Similarity":
-        """The map back."""
-        return Similarity(1 / self.scale, self.rotation.T, -self.rotation.T @ self.translation / self.scale)
-
 
 class SimilarityFit:
     """Least-squares similarity between corresponding points that arrive in parts: memory is that of one part.
