@@ -10,7 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.alignment import Similarity, SimilarityFit
+from ivggt_jax.evaluate.alignment import SimilarityFit
+from ivggt_jax.transforms import Similarity
 
 Alignment = Literal["sim3", "se3", "scale", "none"]
 """What may be taken out before errors are measured. `sim3`: scale, rotation and translation (Umeyama on the positions);
