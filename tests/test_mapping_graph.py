@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.alignment import Similarity, umeyama
+from ivggt_jax.evaluate.alignment import umeyama
 from ivggt_jax.mapping.graph import Gap, GraphConfig, Loop, solve
+from ivggt_jax.transforms import Similarity
 
 AROUND = 24
 """Submaps to a round of the circle."""

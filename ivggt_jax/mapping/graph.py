@@ -18,7 +18,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from ivggt_jax.evaluate.alignment import Similarity
+from ivggt_jax.transforms import Similarity, rotation_angle
 
 Verdict = Literal["kept", "implausible", "alone", "outvoted"]
 """What became of a loop. `implausible`: the chain cannot have drifted so far; `alone`: it moves the map far and no loop
@@ -84,10 +84,7 @@ class Gap:
     @classmethod
     def of(cls, one: Similarity, other: Similarity) -> "Gap":
         """Of two similarities a_from_b; the length is in a's unit."""
-        turn = one.rotation.T @ other.rotation
-        # atan2 is exact for small angles, where the arc cosine of the trace has no digits left.
-        axis = np.array([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]])
-        angle = np.arctan2(np.linalg.norm(axis), np.trace(turn) - 1)
+        angle = rotation_angle(one.rotation.T @ other.rotation)
         shift = np.linalg.norm(one.translation - other.translation)
         return cls(float(angle), float(shift), float(abs(np.log(one.scale / other.scale))))
 
