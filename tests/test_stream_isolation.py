@@ -58,7 +58,7 @@ def test_a_frame_of_nan_disturbs_no_other_stream(tiny: Model, videos: np.ndarray
     np.testing.assert_array_equal(state.lengths, state.budgets)
 
     state = reset(state, ONLY_THE_SECOND)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+    assert np.isnan(state.cache.keys).any(), "what is dead may stay"
     _, found = feed(tiny, state, videos[:12])
     assert_close(of_stream(found, 1), of_stream(unbroken[1], 1))
 

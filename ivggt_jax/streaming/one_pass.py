@@ -1,130 +1,108 @@
 """Frames of a stream through the network, against what the stream remembers: state in, state and predictions out."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ivggt_jax.kernels.attention import attend_layer
 from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
-from ivggt_jax.memory.cache import append
-from ivggt_jax.memory.eviction import forget
+from ivggt_jax.memory.eviction import Eviction
 from ivggt_jax.memory.origin import number_tokens
-from ivggt_jax.memory.ring import CameraRing, attend_ring
-from ivggt_jax.memory.stored_numbers import add_attention, store_residual
+from ivggt_jax.memory.ring import CameraMemory, CameraRing
+from ivggt_jax.memory.token_memory import TokenMemory
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.vggt import VGGT, Predictions
-from ivggt_jax.streaming.state import StreamSettings, StreamState
+from ivggt_jax.streaming.state import StreamState
+
+FrameMemory = tuple[jax.Array, CameraRing | None, TrackWindow | None]
+"""Frame number [B], camera ring and track window: what remembers frame by frame."""
 
 
-def one_pass(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, Predictions]:
-    """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…]."""
+def one_pass(
+    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None = None
+) -> tuple[StreamState, Predictions]:
+    """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…].
+
+    With `where` [B] bool only the streams it marks see and remember the frames. The others stay as they were, at the cost
+    of the pass but of no copy, and what is predicted for them means nothing.
+    """
     settings = state.settings
     height, width = settings.height, settings.width
-    state, outputs = _aggregate(network, state, patches)
+    state, outputs = _aggregate(network, state, patches, where)
     found = network.dense(outputs, height, width, settings.heads)
     if settings.features:
         found["features"] = outputs[-1]
     maps = None if state.tracks is None else network.track_maps(outputs, height, width).swapaxes(0, 1)
 
-    def one_frame(memory, inputs):
+    def one_frame(
+        memory: FrameMemory, inputs: tuple[jax.Array, jax.Array | None]
+    ) -> tuple[FrameMemory, dict[str, jax.Array]]:
         frame, camera, tracks = memory
         tokens, feature_map = inputs
-        found = {}
+        found: dict[str, jax.Array] = {}
+        # A stream that is left out writes where its next frame will write before it reads.
         if camera is not None:
-            found["pose_encoding"], camera = _camera(network, settings, frame, camera, tokens)
+            of_frame = CameraMemory(camera, frame, settings.cache.camera_cache)
+            poses, of_frame = network.camera.refine(tokens[:, None], of_frame)
+            found["pose_encoding"], camera = poses[-1][:, 0], of_frame.ring
         if tracks is not None:
-            of_frame, tracks = _track(network, frame, tracks, feature_map)
-            found |= of_frame
-        return (frame + 1, camera, tracks), found
+            assert feature_map is not None
+            tracked, new = _track(network, frame, tracks, feature_map)
+            found |= tracked
+            tracks = replace(new, coordinates=_where(where, new.coordinates, tracks.coordinates))
+        return (_where(where, frame + 1, frame), camera, tracks), found
 
-    # These two remember frame by frame. The token cache is no part of it, so that nothing carries it along.
+    # These remember frame by frame. The token cache is no part of it, so that nothing carries it along.
     memory = (state.frame, state.camera, state.tracks)
     (frame, camera, tracks), each = lax.scan(one_frame, memory, (outputs[-1, :, :, 0].swapaxes(0, 1), maps))
     found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
     return replace(state, frame=frame, camera=camera, tracks=tracks), Predictions(**found)
 
 
-def _aggregate(network: VGGT, state: StreamState, patches: jax.Array) -> tuple[StreamState, jax.Array]:
-    """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
+def token_memory(state: StreamState, frames: int, where: jax.Array | None = None) -> TokenMemory:
+    """What the aggregator attends to while the next `frames` of each stream pass, of those that `where` [B] marks."""
     settings = state.settings
-    config, tokens, capacity = settings.cache, settings.tokens, settings.capacity
-    batch, frames = patches.shape[:2]
-    aggregator = network.aggregator
-    bounded = config.total_budget is not None
-    evict_first = not (config.evict_after_attention or config.frames_per_step > 1)
-    budgets, clipped = state.budgets, jnp.zeros_like(state.clipped)
-    if config.total_budget is not None:
-        total: int | jax.Array = config.total_budget
-        if config.least_budget is not None:
-            total = adaptive_total(state.scores, config.least_budget, config.total_budget)
-        budgets, clipped = layer_budgets(state.scores, total, config.temperature, *settings.budget_limits)
-        budgets = jnp.minimum(budgets, capacity)
-    newest = state.frame + frames - 1
-    origin = number_tokens(state.frame, frames, tokens)
+    return TokenMemory(
+        cache=state.cache,
+        scores=state.scores,
+        budgets=None if settings.cache.total_budget is None else state.budgets,
+        numbers=number_tokens(state.frame, frames, settings.tokens),
+        eviction=Eviction(
+            settings.cache, settings.tokens, settings.model.special_tokens, newest=state.frame + frames - 1
+        ),
+        where=where,
+    )
 
-    def down_to_budget(cache, scores, layer, after=()):
-        special = settings.model.special_tokens
-        return forget(cache, scores, layer, budgets[:, layer] + _never(after), newest, config, tokens, special)
 
-    def across(query, keys, values, memory, layer):
-        cache, scores = memory
-        keys, values = (x.reshape(batch, frames * tokens, *x.shape[2:]) for x in (keys, values))
-        query = query.reshape(batch, frames, tokens, *query.shape[2:])
-        cache = append(cache, layer, keys, values, origin)
-        if bounded and evict_first:
-            cache, scores = down_to_budget(cache, scores, layer)
-        attended = []
-        for frame in range(frames):  # each sees itself and what lies before it
-            length = cache.length[layer] - (frames - 1 - frame) * tokens
-            attended.append(attend_layer(query[:, frame], cache.keys, cache.values, layer, length, cache.scales))
-            if settings.stored == "attention":
-                cache = add_attention(cache, layer, query[:, frame], length)
-        if bounded and not evict_first:
-            cache, scores = down_to_budget(cache, scores, layer, after=attended)
-        return jnp.stack(attended, axis=1).reshape(batch * frames, tokens, *keys.shape[2:]), (cache, scores)
-
-    def note(x, change, memory, layer):
-        cache, scores = memory
-        x, change = (a.reshape(batch, frames * tokens, -1) for a in (x, change))
-        return store_residual(cache, layer, x, change, origin[:, 0], frames), scores
-
-    first = state.frame[:, None] + jnp.arange(frames) == 0
-    x = aggregator.tokens(patches, first)
-    outputs, (cache, scores) = aggregator.alternate(
-        x, settings.height, settings.width, across, (state.cache, state.scores),
-        note=note if settings.stored == "residual" else None,
-    )  # fmt: skip
+def _aggregate(
+    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None
+) -> tuple[StreamState, jax.Array]:
+    """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
+    settings, frames = state.settings, patches.shape[1]
+    if settings.cache.total_budget is not None:
+        budgets, clipped = _budgets(state)
+        state = replace(
+            state,
+            budgets=_where(where, budgets, state.budgets),
+            clipped=_where(where, state.clipped + clipped, state.clipped),
+        )
+    tokens = network.aggregator.tokens(patches, first=state.frame[:, None] + jnp.arange(frames) == 0)
+    memory = token_memory(state, frames, where)
+    outputs, memory = network.aggregator.alternate(tokens, settings.height, settings.width, memory)
     # Past the end of an unbounded stream a frame still sees itself, and is then forgotten.
-    excess = jnp.maximum(cache.length - capacity, 0)
-    cache = replace(cache, length=cache.length - excess)
-    state = replace(
-        state, cache=cache, scores=scores, budgets=budgets,
-        clipped=state.clipped + clipped, dropped=state.dropped + excess[0],
-    )  # fmt: skip
-    return state, outputs
+    excess = jnp.maximum(memory.cache.length - settings.capacity, 0)
+    cache = replace(memory.cache, length=memory.cache.length - excess)
+    return replace(state, cache=cache, scores=memory.scores, dropped=state.dropped + excess[0]), outputs
 
 
-def _never(arrays: Sequence[jax.Array]) -> jax.Array | int:
-    """0, which XLA does not know before it has the arrays.
-
-    What depends on it comes after what reads the cache for them; XLA would copy a cache that is written at any time.
-    """
-    return sum(jnp.any(x > jnp.inf).astype(jnp.int32) for x in arrays)
-
-
-def _camera(
-    network: VGGT, settings: StreamSettings, frame: jax.Array, ring: CameraRing, tokens: jax.Array
-) -> tuple[jax.Array, CameraRing]:
-    """Pose encoding [B,9] of frame [B] from its camera token [B,2·width], against the camera ring."""
-
-    def across(query, keys, values, ring, layer, iteration):
-        return attend_ring(ring, layer, iteration, frame, query, keys, values, settings.cache.camera_cache)
-
-    poses, ring = network.camera.refine(tokens[:, None], across, ring)
-    return poses[-1][:, 0], ring
+def _budgets(state: StreamState) -> tuple[jax.Array, jax.Array]:
+    """Tokens that each layer may keep now, int32 [B,layer], and how many layers' shares were clipped, int32 [B]."""
+    config, total = state.settings.cache, state.settings.cache.total_budget
+    assert total is not None
+    shared = total if config.least_budget is None else adaptive_total(state.scores, config.least_budget, total)
+    budgets, clipped = layer_budgets(state.scores, shared, config.temperature, *state.settings.budget_limits)
+    return jnp.minimum(budgets, state.settings.capacity), clipped
 
 
 def _track(
@@ -138,3 +116,8 @@ def _track(
     newest = jnp.arange(frame.shape[0]), window.slot(frame)
     found = {"tracks": tracks[newest], "visibility": visibility[newest], "track_confidence": confidence[newest]}
     return found, window.store(tracks)
+
+
+def _where(where: jax.Array | None, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` [B,…] for the streams that `where` [B] marks (None: all), `old` for the others."""
+    return new if where is None else jnp.where(where.reshape(-1, *[1] * (new.ndim - 1)), new, old)

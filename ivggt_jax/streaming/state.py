@@ -1,8 +1,9 @@
 """What a stream remembers, and what follows from how it was started."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
+import jax.numpy as jnp
 
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.kernels.attention import CHUNK
@@ -86,3 +87,23 @@ class StreamState:
     def nbytes(self) -> int:
         """Bytes of all buffers."""
         return sum(x.nbytes for x in jax.tree.leaves(self))
+
+
+def fresh(state: StreamState, where: jax.Array) -> StreamState:
+    """The state with the streams that `where` [B] bool marks at their beginning; for use inside jit.
+
+    Buffers are left as they are: what lies in a slot that is not live is masked wherever slots are read, NaN included.
+    """
+
+    def begin(now: jax.Array, at_first: int = 0) -> jax.Array:
+        return jnp.where(where if now.ndim == 1 else where[:, None], at_first, now)
+
+    return replace(
+        state,
+        cache=replace(state.cache, length=jnp.where(where, 0, state.cache.length)),
+        scores=begin(state.scores),
+        budgets=begin(state.budgets, state.settings.slots),
+        frame=begin(state.frame),
+        clipped=begin(state.clipped),
+        dropped=begin(state.dropped),
+    )

@@ -19,7 +19,7 @@ from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, Predictions
 from ivggt_jax.streaming.one_pass import one_pass
-from ivggt_jax.streaming.state import StreamSettings, StreamState
+from ivggt_jax.streaming.state import StreamSettings, StreamState, fresh
 
 FrameArray = jax.Array | np.ndarray
 
@@ -101,15 +101,19 @@ def init_stream(
 
 
 @partial(jax.jit, donate_argnames="state")
-def step(model: Model, state: StreamState, frame: FrameArray) -> tuple[StreamState, Predictions]:
+def step(
+    model: Model, state: StreamState, frame: FrameArray, where: FrameArray | None = None
+) -> tuple[StreamState, Predictions]:
     """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
 
-    A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of another shape, for the
-    state of a model of another configuration, and for heads of the state that the model has not.
+    With `where` [B] bool only the streams it marks take part: the others stay as they were, and what is predicted for
+    them means nothing. A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of
+    another shape, for the state of a model of another configuration, and for heads of the state that the model has not.
     """
     _check_frames(model, state, frame, 4)
     network = model.network
-    state, predictions = one_pass(network, state, network.aggregator.encoder(_unit(frame))[:, None])
+    where = None if where is None else _marks(state, where)
+    state, predictions = one_pass(network, state, network.aggregator.encoder(_unit(frame))[:, None], where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
@@ -128,7 +132,7 @@ def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamSt
     network = model.network
     patches = network.aggregator.encoder(_unit(frames).reshape(-1, *frames.shape[2:]))
     patches = patches.reshape(count // each, each, batch, *patches.shape[1:]).swapaxes(1, 2)
-    state, predictions = lax.scan(lambda state, patches: one_pass(network, state, patches), state, patches)
+    state, predictions = lax.scan(partial(one_pass, network), state, patches)
     return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
 
 
@@ -180,36 +184,18 @@ def stream(
 
 @partial(jax.jit, donate_argnames="state")
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
-    """Streams marked in `where` [B] bool start afresh, with nothing left of what they saw, NaN included.
+    """Streams marked in `where` [B] bool start afresh: nothing of what they saw has any influence, NaN included.
 
     With `query_points` [B,N,2] those streams also track new points, as many as before. Raises ValueError for others.
     """
-    where = jnp.asarray(where)
-    if where.shape != state.frame.shape:
-        raise ValueError(
-            f"where must have an entry for each of {state.frame.shape[0]} streams, not {list(where.shape)}"
-        )
-    fresh = jax.tree.map(jnp.zeros_like, state)
-    fresh = replace(fresh, budgets=jnp.full_like(state.budgets, state.settings.slots))
-    if query_points is not None and (state.tracks is None or query_points.shape != state.tracks.query_points.shape):
-        had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
-        raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
-    if state.tracks is not None:
-        queries = state.tracks.query_points if query_points is None else _queries(query_points, where.shape[0])
-        fresh = replace(fresh, tracks=replace(fresh.tracks, query_points=queries))
-
-    def choose(axis: int):
-        return lambda new, old: jnp.where(where.reshape((1,) * axis + (-1,) + (1,) * (old.ndim - axis - 1)), new, old)
-
-    by_layer = {"cache", "camera"}
-    fields = ("cache", "scores", "budgets", "frame", "clipped", "dropped", "camera", "tracks")
-    return replace(
-        state,
-        **{
-            name: jax.tree.map(choose(int(name in by_layer)), getattr(fresh, name), getattr(state, name))
-            for name in fields
-        },
-    )
+    where = _marks(state, where)
+    if query_points is not None:
+        if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
+            had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
+            raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
+        queries = jnp.where(where[:, None, None], jnp.asarray(query_points, jnp.float32), state.tracks.query_points)
+        state = replace(state, tracks=replace(state.tracks, query_points=queries))
+    return fresh(state, where)
 
 
 @partial(jax.jit, static_argnames=("mode", "heads", "features"))
@@ -235,6 +221,13 @@ def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[st
         raise ValueError("the tracks head needs query_points")
     model.check_heads(chosen)
     return tuple(head for head in HEADS if head in chosen)
+
+
+def _marks(state: StreamState, where: FrameArray) -> jax.Array:
+    where, batch = jnp.asarray(where), state.frame.shape[0]
+    if where.shape != (batch,):
+        raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")
+    return where
 
 
 def _queries(query_points: FrameArray, batch: int) -> jax.Array:
