@@ -2,6 +2,7 @@
 
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.geometry import cameras_from_pose, pose_from_cameras, unproject
+from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.streaming.state import StreamState
@@ -15,6 +16,7 @@ __all__ = [
     "ModelConfig",
     "Predictions",
     "StreamState",
+    "SubmapConfig",
     "cameras_from_pose",
     "infer_clip",
     "init_stream",

@@ -20,9 +20,10 @@ from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
 from ivggt_jax.runs import output_folder
-from ivggt_jax.runs.command import free_memory, peak_memory, run_command, say
-from ivggt_jax.runs.fitting import SHARE_OF_MEMORY, fitting_cache, limited_cache, parse_memory, weights_bytes
+from ivggt_jax.runs.command import run_command, say
+from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
 from ivggt_jax.runs.known_trajectory import AlignOptions, read_trajectory
+from ivggt_jax.runs.memory import peak_memory
 from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.runs.run import Run, interruptible
@@ -64,7 +65,7 @@ class InferConfig:
     track_grid: int = 8
     """Points along each side of the tracks' grid."""
     budget: int | None = None
-    """Tokens kept, over all layers; by default 1,200,000, or what fits the free memory."""
+    """Tokens kept, over all layers; by default those of 48 frames (1,200,000 at 518×392), or what fits the free memory."""
     max_memory: str | None = None
     """Most that weights, cache and computing may take together, such as 8GB: precision, cache and budget follow from it."""
     policy: PolicyName = "diversity"
@@ -315,19 +316,7 @@ def _cache(config: InferConfig, model: Model, length: int | None, height: int, w
     )
     if config.budget is not None:
         cache = dataclasses.replace(cache, total_budget=config.budget)
-    if config.max_memory is not None:
-        limit = parse_memory(config.max_memory)
-        cache = limited_cache(model, cache, height, width, limit, fixed=config.budget is not None)
-        trunk = model.params["aggregator"]["camera_token"].dtype
-        say(
-            f"within {config.max_memory}: {trunk} weights, {cache.dtype or trunk} cache of {cache.total_budget:,} tokens"
-        )
-    elif config.budget is None:
-        fitting = fitting_cache(model, cache, height, width, SHARE_OF_MEMORY * free_memory())
-        if fitting != cache:
-            cache = fitting
-            say(f"cache lowered to {cache.total_budget:,} tokens to fit the free memory; --budget sets it")
-    return cache
+    return plan_cache(model, cache, height, width, config.max_memory, fixed=config.budget is not None)
 
 
 def _restored(config: InferConfig, model: Model, unfinished: Unfinished) -> StreamState:

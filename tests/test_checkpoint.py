@@ -140,6 +140,20 @@ def test_a_failed_save_leaves_what_was_there(tiny, copy, tmp_path, monkeypatch):
         (dict(version=99), "has version 99, this release reads 1"),
         (dict(source=dict(who="x")), "is incomplete"),
         (dict(model=3), "has no object with the model's fields"),
+        (dict(model=dict(depth=10**9)), "depth is 1000000000, which no model has; at most 1,024 is read"),
+        (dict(model=dict(camera_iterations=2**31)), "camera_iterations is 2147483648, which no model has"),
+        (dict(model=dict(track_iterations=2**31 - 1)), "track_iterations is 2147483647, which no model has"),
+        (dict(model=dict(dpt_layers=[0, 1, 2, 10**9])), "dpt_layers is .*, which no model has; at most 1,023"),
+        (dict(model=dict(dpt_layers=list(range(10**5)))), "dpt_layers is .{80}, expected something like"),
+        (dict(model=dict(track_radius=10**6)), "track_radius is 1000000, which no model has; at most 64"),
+        (dict(model=dict(image_size=14 * 10**6)), "image_size is 14000000, which"),
+        (dict(model=dict(rope_base=1e300)), r"rope_base is 1e\+300, which"),
+        (dict(model=dict(width=10**39)), "width is 1"),
+        (dict(model=dict(heads=2**20)), "heads is 1048576, which"),
+        (dict(model=dict(mlp_ratio=2**20)), "mlp_ratio is 1048576, which"),
+        (dict(model=dict(width=None)), "width is None, expected"),
+        (dict(model=dict(width=[64])), r"width is \[64\], expected"),
+        (dict(model=dict(dpt_channels=[4, 4, 4, "4"])), "dpt_channels is .* expected"),
         (dict(model=dict(breadth=3)), "unknown field 'breadth'; known are image_size"),
         (dict(model=dict(width="64")), "width is '64', expected something like 1024"),
         (dict(model=dict(width=True)), "width is True"),
@@ -181,10 +195,10 @@ def test_damaged_directories_are_refused(copy, tmp_path):
     with refused("config.json is not JSON"):
         load(copy)
     (tmp_path / "empty").mkdir()
-    with refused("empty is not a checkpoint: it has no config.json; give the directory"):
+    with refused("empty is not a checkpoint: it has no config.json of this project and no file of weights"):
         load(tmp_path / "empty")
-    with refused("no checkpoint 'nowhere/x': no such file or directory, and not one of lch01/StreamVGGT"):
-        load("nowhere/x")
+    with refused("no checkpoint 'nowhere/x.pth': no such file or directory, and not one of lch01/StreamVGGT"):
+        load("nowhere/x.pth")
 
 
 def published_shapes_are_tiny(monkeypatch):
@@ -202,7 +216,9 @@ def write_recipe(path):
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_files_under_pytorchs_names_are_loaded(tiny, tmp_path, monkeypatch, name):
     path = write_recipe(tmp_path / name)
-    with refused(rf"{re.escape(str(path))}: \d+ tensors do not fit the published model; convert other shapes"):
+    with refused(
+        rf"{re.escape(str(path))}: \d+ tensors do not fit the model; for other shapes give `python -m convert`"
+    ):
         load(path)
     published_shapes_are_tiny(monkeypatch)
     assert bits(load(path, np.float32)) == bits(tiny)
@@ -226,4 +242,4 @@ def test_a_published_name_is_downloaded_and_converted_once(tiny, tmp_path, monke
     assert (source.name, source.revision, len(source.sha256)) == ("lch01/StreamVGGT", "1234", 64)
     assert capsys.readouterr().err.count("lch01/StreamVGGT: CC BY-NC-SA 4.0, non-commercial\n") == 2
     assert {path.name for path in (tmp_path / "cache").iterdir()} >= {"lch01--StreamVGGT"}
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob(".*.part"))

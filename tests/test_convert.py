@@ -199,7 +199,7 @@ def refused(because):
 def test_refusals_name_the_thing_and_the_way_out(folder, tmp_path):
     out = tmp_path / "out"
     with refused(
-        r"tiny.pth: \d+ tensors do not fit the model; for shapes other than the published give their --config"
+        r"tiny.pth: \d+ tensors do not fit the model; for other shapes give `python -m convert` their --config"
     ):
         convert_file(folder / "tiny.pth", out)
     lacking = write_recipe(tmp_path / "lacking.pth", skip=[*RECIPE][:12])
@@ -207,7 +207,7 @@ def test_refusals_name_the_thing_and_the_way_out(folder, tmp_path):
         convert_file(lacking, out, config=CONFIG)
     with refused("no checkpoint '.*nothing.pth': no such file or directory, and not one of lch01/StreamVGGT"):
         run(Convert(str(tmp_path / "nothing.pth"), out))
-    with refused("tiny.pth is a file: --to torch takes a checkpoint directory"):
+    with refused("tiny.pth is none of this project's checkpoint directories, which --to torch takes"):
         run(Convert(str(folder / "tiny.pth"), tmp_path / "x.pth", to="torch"))
     with refused("a file ending in .pth, .pt or .safetensors"):
         run(Convert(str(folder / "ours"), out, to="torch"))
@@ -321,7 +321,7 @@ def test_an_interrupted_conversion_leaves_nothing_behind(folder, tmp_path):
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "working\n"
-    while not list(tmp_path.glob(".out.*.partial/out/model.safetensors")):
+    while not (tmp_path / ".out.part" / "model.safetensors").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 
 from ivggt_jax.evaluate.clouds import estimate_normals, remove_outliers, tree, voxel_downsample
 from ivggt_jax.evaluate.icp import register
-from ivggt_jax.trajectories.alignment import Similarity
+from ivggt_jax.transforms import Similarity
 
 
 def surface(count=2000, seed=0):

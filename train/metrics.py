@@ -8,6 +8,8 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
+from ivggt_jax.beside import written_beside
+
 
 class Metrics:
     """Writes metrics.jsonl and images/ in a run's folder; a context manager.
@@ -25,7 +27,8 @@ class Metrics:
         self._images = folder / "images"
         path = folder / "metrics.jsonl"
         self._kept = _entries_until(path, step) if path.exists() else []
-        path.write_text("".join(map(_line, self._kept)), encoding="utf-8")
+        with written_beside(path) as part:
+            part.write_text("".join(map(_line, self._kept)), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._board: Any = None
         if tensorboard:

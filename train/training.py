@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from ivggt_jax.beside import written_beside
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.train.checkpoints import Checkpoints
@@ -88,7 +88,6 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
         state = _begin(plan, checkpoints, model)
         del model  # Its memory is needed, and the state has its own copy.
         _write_config(config, plan.model)
-        _clean(config.out)
         source = _source(config)
         teacher = _load_teacher(config, mesh)
         step = int(state.step)
@@ -156,14 +155,8 @@ def _write_config(config: Any, model: ModelConfig) -> None:
     """The resolved configuration, beside what it makes."""
     record = {"run": dataclasses.asdict(config), "model": dataclasses.asdict(model)}
     if jax.process_index() == 0:
-        (config.out / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
-
-
-def _clean(out: Path) -> None:
-    """Remove what a killed run left of students that it was writing."""
-    if jax.process_index() == 0:
-        for partial_student in out.glob(".*.partial"):
-            shutil.rmtree(partial_student)
+        with written_beside(config.out / "config.json") as part:
+            part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
 
 
 class _Update:

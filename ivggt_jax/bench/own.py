@@ -14,7 +14,7 @@ from ivggt_jax.bench.costs import Cost, step_costs
 from ivggt_jax.bench.process import requests
 from ivggt_jax.bench.stages import time_stages
 from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.runs.command import peak_memory
+from ivggt_jax.runs.memory import peak_memory
 from ivggt_jax.streaming.state import StreamSettings
 from ivggt_jax.streaming.steps import scan, step
 

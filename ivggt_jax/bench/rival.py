@@ -13,7 +13,7 @@ from ivggt_jax.bench.own import FRAMES, WARM_UP
 from ivggt_jax.bench.process import requests
 from ivggt_jax.convert import to_torch
 from ivggt_jax.convert.reference import Reference
-from ivggt_jax.runs.command import peak_memory
+from ivggt_jax.runs.memory import peak_memory
 
 
 def measure(pipe: Connection, clone: Path, case: Case, gpu: bool) -> None:

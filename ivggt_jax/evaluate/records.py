@@ -21,7 +21,7 @@ from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import CHUNK, Walk, WalkPart, depth_errors
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.runs.command import peak_memory
+from ivggt_jax.runs.memory import peak_memory
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import infer_clip, init_stream, scan
 from ivggt_jax.trajectories.alignment import inverse

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.trajectories.alignment import Alignment, Similarity, align_trajectory, compose, inverse
+from ivggt_jax.trajectories.alignment import Alignment, align_trajectory, compose, inverse
+from ivggt_jax.transforms import Similarity
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ Params = dict[str, Any]
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A configuration and its parameters: a pytree, so it goes through jit, grad and device_put as it is."""
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ivggt_jax.trajectories.alignment import Similarity, align_trajectory, inverse
+from ivggt_jax.trajectories.alignment import align_trajectory, inverse
 from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time, poses_from_tum, read_table
+from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun

@@ -7,6 +7,7 @@ from collections import deque
 import numpy as np
 from tqdm import tqdm
 
+from ivggt_jax.runs.command import say
 from ivggt_jax.streaming.state import StreamState
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -43,7 +44,7 @@ class Progress:
         filled = f"cache {100 * int(lengths.sum()) / self._room:.0f} %"
         if self._bar.disable:
             of = f"/{self._total}" if self._total else ""
-            print(f"frame {self._count}{of}, {pace}, {filled}", file=sys.stderr, flush=True)
+            say(f"frame {self._count}{of}, {pace}, {filled}")
         else:
             self._bar.set_postfix_str(f"{pace}, {filled}", refresh=False)
             self._bar.update(self._count - self._bar.n)

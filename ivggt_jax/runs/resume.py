@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ivggt_jax.beside import part_of, written_beside
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.model.parameters import Model, flatten
 from ivggt_jax.streaming.state import StreamState
@@ -121,14 +122,24 @@ def restore_stream(model: Model, unfinished: Unfinished, query_points: np.ndarra
 
 def finish(out: Path) -> None:
     """The run has ended: nothing is left to resume."""
-    (out / STATE_FILE).unlink(missing_ok=True)
-    _part(out).unlink(missing_ok=True)
+    for path in (out / STATE_FILE, part_of(out / STATE_FILE)):
+        path.unlink(missing_ok=True)
 
 
 def weights_fingerprint(model: Model) -> int:
-    """A number that differs when the weights do: a checksum over the first values of every parameter."""
-    samples = [np.asarray(x.ravel()[:SAMPLED]).tobytes() for _, x in sorted(flatten(model.params).items())]
+    """A number that differs when the weights do: a checksum over the first values of every parameter.
+
+    Of weights that lie in a mapped file, only the pages that hold those are read.
+    """
+    samples = [_first_values(x).tobytes() for _, x in sorted(flatten(model.params).items())]
     return zlib.crc32(b"".join(samples))
+
+
+def _first_values(parameter: jax.Array) -> np.ndarray:
+    """The first 64 values in C order: of a view, where the host can have one, else of a copy made on the device."""
+    if parameter.devices() <= set(jax.local_devices(backend="cpu")):
+        return np.asarray(parameter).reshape(-1)[:SAMPLED]
+    return np.asarray(parameter.ravel()[:SAMPLED])
 
 
 def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None:
@@ -140,20 +151,10 @@ def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None
     tensors = {**arrays, RECORD: np.frombuffer(json.dumps(record).encode(), np.uint8)}
     layout = {name: (tuple(x.shape), np.dtype(x.dtype)) for name, x in tensors.items()}
     path = out / STATE_FILE
-    part = _part(out)
     with naming(path):
         out.mkdir(parents=True, exist_ok=True)
-        try:
+        with written_beside(path) as part:
             write_safetensors(part, layout, lambda name: np.asarray(tensors[name]))
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-
-
-def _part(out: Path) -> Path:
-    """Where the next state is written before it takes the name of the last one."""
-    return out / f".{STATE_FILE}.part"
 
 
 def _named_leaves(state: StreamState) -> dict[str, Any]:

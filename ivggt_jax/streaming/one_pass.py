@@ -31,7 +31,7 @@ def one_pass(
     height, width = settings.height, settings.width
     state, outputs = _aggregate(network, state, patches, where)
     found = network.dense(outputs, height, width, settings.heads)
-    if settings.features:
+    if settings.features or settings.submaps is not None:
         found["features"] = outputs[-1]
     maps = None if state.tracks is None else network.track_maps(outputs, height, width).swapaxes(0, 1)
 
@@ -50,14 +50,35 @@ def one_pass(
             assert feature_map is not None
             tracked, new = _track(network, frame, tracks, feature_map)
             found |= tracked
-            tracks = replace(new, coordinates=_where(where, new.coordinates, tracks.coordinates))
-        return (_where(where, frame + 1, frame), camera, tracks), found
+            tracks = replace(new, coordinates=choose(where, new.coordinates, tracks.coordinates))
+        return (choose(where, frame + 1, frame), camera, tracks), found
 
     # These remember frame by frame. The token cache is no part of it, so that nothing carries it along.
     memory = (state.frame, state.camera, state.tracks)
     (frame, camera, tracks), each = lax.scan(one_frame, memory, (outputs[-1, :, :, 0].swapaxes(0, 1), maps))
     found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
     return replace(state, frame=frame, camera=camera, tracks=tracks), Predictions(**found)
+
+
+def fresh(state: StreamState, where: jax.Array, query_points: jax.Array | None = None) -> StreamState:
+    """Streams marked in `where` [B] bool as they begin, and as cheaply as that can be: for use within a program.
+
+    What the buffers hold stays there and is seen nowhere, NaN included: whatever reads slots masks those that are not
+    live. Counters of the whole stream, `clipped` and `dropped`, go on. With `query_points` [B,N,2] those streams
+    track new points from then on.
+    """
+    tracks = state.tracks
+    if tracks is not None and query_points is not None:
+        points = jnp.where(where[:, None, None], query_points, tracks.query_points)
+        tracks = replace(tracks, query_points=points)
+    return replace(
+        state,
+        cache=replace(state.cache, length=jnp.where(where, 0, state.cache.length)),
+        scores=jnp.where(where[:, None], 0, state.scores),
+        budgets=jnp.where(where[:, None], state.settings.slots, state.budgets),
+        frame=jnp.where(where, 0, state.frame),
+        tracks=tracks,
+    )
 
 
 def token_memory(state: StreamState, frames: int, where: jax.Array | None = None) -> TokenMemory:
@@ -84,8 +105,8 @@ def _aggregate(
         budgets, clipped = _budgets(state)
         state = replace(
             state,
-            budgets=_where(where, budgets, state.budgets),
-            clipped=_where(where, state.clipped + clipped, state.clipped),
+            budgets=choose(where, budgets, state.budgets),
+            clipped=choose(where, state.clipped + clipped, state.clipped),
         )
     tokens = network.aggregator.tokens(patches, first=state.frame[:, None] + jnp.arange(frames) == 0)
     memory = token_memory(state, frames, where)
@@ -118,6 +139,6 @@ def _track(
     return found, window.store(tracks)
 
 
-def _where(where: jax.Array | None, new: jax.Array, old: jax.Array) -> jax.Array:
+def choose(where: jax.Array | None, new: jax.Array, old: jax.Array) -> jax.Array:
     """`new` [B,…] for the streams that `where` [B] marks (None: all), `old` for the others."""
     return new if where is None else jnp.where(where.reshape(-1, *[1] * (new.ndim - 1)), new, old)

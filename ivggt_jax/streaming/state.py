@@ -1,12 +1,13 @@
 """What a stream remembers, and what follows from how it was started."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import jax
-import jax.numpy as jnp
 
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.kernels.attention import CHUNK
+from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.budgets import layer_capacity
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.policies import Extra, find_policy, stored_number
@@ -24,6 +25,7 @@ class StreamSettings:
     width: int
     heads: tuple[str, ...]
     features: bool
+    submaps: SubmapConfig | None = None
 
     @property
     def tokens(self) -> int:
@@ -59,7 +61,7 @@ class StreamSettings:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StreamState:
     """Everything a stream remembers. Its size never changes."""
 
@@ -77,6 +79,8 @@ class StreamState:
     """[B] int32: tokens per layer that did not fit an unbounded stream's buffers."""
     camera: CameraRing | None
     tracks: TrackWindow | None
+    map: MapState | None = None
+    """Where the stream is in its world; None without submaps."""
 
     @property
     def lengths(self) -> jax.Array:
@@ -87,23 +91,3 @@ class StreamState:
     def nbytes(self) -> int:
         """Bytes of all buffers."""
         return sum(x.nbytes for x in jax.tree.leaves(self))
-
-
-def fresh(state: StreamState, where: jax.Array) -> StreamState:
-    """The state with the streams that `where` [B] bool marks at their beginning; for use inside jit.
-
-    Buffers are left as they are: what lies in a slot that is not live is masked wherever slots are read, NaN included.
-    """
-
-    def begin(now: jax.Array, at_first: int = 0) -> jax.Array:
-        return jnp.where(where if now.ndim == 1 else where[:, None], at_first, now)
-
-    return replace(
-        state,
-        cache=replace(state.cache, length=jnp.where(where, 0, state.cache.length)),
-        scores=begin(state.scores),
-        budgets=begin(state.budgets, state.settings.slots),
-        frame=begin(state.frame),
-        clipped=begin(state.clipped),
-        dropped=begin(state.dropped),
-    )

@@ -13,13 +13,16 @@ import numpy as np
 from jax import lax
 
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, Predictions
-from ivggt_jax.streaming.one_pass import one_pass
-from ivggt_jax.streaming.state import StreamSettings, StreamState, fresh
+from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, VGGT, Predictions
+from ivggt_jax.streaming.mapped_pass import mapped_pass
+from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
+from ivggt_jax.streaming.state import StreamSettings, StreamState
 
 FrameArray = jax.Array | np.ndarray
 
@@ -56,15 +59,20 @@ def init_stream(
     query_points: FrameArray | None = None,
     heads: Iterable[str] | None = None,
     features: bool = False,
+    submaps: SubmapConfig | None = None,
 ) -> StreamState:
     """A fresh state for `batch` independent streams of height×width frames.
 
-    Query points [B,N,2] are (x, y) pixels of each stream's first frame. Raises ValueError when the size is no multiple of
-    the patch size or the budget cannot hold one frame in each layer.
+    Query points [B,N,2] are (x, y) pixels of each stream's first frame. With `submaps` the stream keeps one world and
+    unit however long it is. Raises ValueError when the size is no multiple of the patch size, the budget cannot hold one
+    frame in each layer, or submaps lack the heads `camera` and `depth`.
     """
     config, cache_config = model.config, cache_config or CacheConfig()
     queries = None if query_points is None else _queries(query_points, batch)
-    settings = StreamSettings(config, cache_config, height, width, _heads(model, heads, queries is not None), features)
+    chosen = _heads(model, heads, queries is not None)
+    if submaps is not None and not {"camera", "depth"} <= set(chosen):
+        raise ValueError(f"submaps are linked by the heads camera and depth; chosen are {', '.join(chosen)}")
+    settings = StreamSettings(config, cache_config, height, width, chosen, features, submaps)
     if cache_config.total_budget is not None:
         smallest, least = cache_config.least_budget or cache_config.total_budget, settings.budget_limits[0]
         if smallest < least * config.depth:
@@ -97,6 +105,7 @@ def init_stream(
         dropped=jnp.zeros(batch, jnp.int32),
         camera=camera,
         tracks=tracks,
+        map=None if submaps is None else _map(submaps, batch, height, width, queries),
     )
 
 
@@ -111,9 +120,9 @@ def step(
     another shape, for the state of a model of another configuration, and for heads of the state that the model has not.
     """
     _check_frames(model, state, frame, 4)
-    network = model.network
     where = None if where is None else _marks(state, where)
-    state, predictions = one_pass(network, state, network.aggregator.encoder(_unit(frame))[:, None], where)
+    network, images = model.network, _unit(frame)
+    state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], images[:, None], where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
@@ -129,10 +138,13 @@ def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamSt
     each = state.settings.cache.frames_per_step
     if count % each or not count:
         raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
-    network = model.network
-    patches = network.aggregator.encoder(_unit(frames).reshape(-1, *frames.shape[2:]))
-    patches = patches.reshape(count // each, each, batch, *patches.shape[1:]).swapaxes(1, 2)
-    state, predictions = lax.scan(partial(one_pass, network), state, patches)
+    network, images = model.network, _unit(frames)
+    patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
+    passes = jax.tree.map(
+        lambda x: x.reshape(count // each, each, batch, *x.shape[-(2 if x is patches else 3) :]).swapaxes(1, 2),
+        (patches, images),
+    )
+    state, predictions = lax.scan(lambda state, inputs: _pass(network, state, *inputs), state, passes)
     return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
 
 
@@ -145,12 +157,14 @@ def stream(
     query_points: FrameArray | None = None,
     heads: Iterable[str] | None = None,
     features: bool = False,
+    submaps: SubmapConfig | None = None,
 ) -> Iterator[Predictions]:
     """Predictions of one stream, frame by frame, as host arrays without batch axis.
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
-    as `frames_per_step` needs. The next chunk runs while one is handed out. Raises ValueError past `max_frames` of an
-    unbounded cache, before the frame, and what `frames` raises, when all frames before it are handed out.
+    as `frames_per_step` needs. The next chunk runs while one is handed out. `submaps` keep the camera of a long stream
+    (`init_stream`). Raises ValueError past `max_frames` of an unbounded cache, before the frame, and what `frames` raises,
+    when all frames before it are handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
@@ -166,7 +180,7 @@ def stream(
                 queries = None if query_points is None else jnp.asarray(query_points)[None]
                 state = init_stream(
                     model, cache_config, height=group[0].shape[0], width=group[0].shape[1], query_points=queries,
-                    heads=heads, features=features,
+                    heads=heads, features=features, submaps=submaps,
                 )  # fmt: skip
             # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
             padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
@@ -189,18 +203,38 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
     With `query_points` [B,N,2] those streams also track new points, as many as before. Raises ValueError for others.
     """
     where = _marks(state, where)
+    queries = None
     if query_points is not None:
         if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
             had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
             raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
-        queries = jnp.where(where[:, None, None], jnp.asarray(query_points, jnp.float32), state.tracks.query_points)
-        state = replace(state, tracks=replace(state.tracks, query_points=queries))
-    return fresh(state, where)
+        queries = _queries(query_points, where.shape[0])
+    state = fresh(state, where, queries)
+    state = replace(state, clipped=jnp.where(where, 0, state.clipped), dropped=jnp.where(where, 0, state.dropped))
+    if state.map is None:
+        return state
+    assert state.settings.submaps is not None
+    begun = _map(state.settings.submaps, where.shape[0], state.settings.height, state.settings.width, None)
+    begun = replace(begun, alive=None if state.map.alive is None else jnp.ones_like(state.map.alive))
+    return replace(state, map=jax.tree.map(partial(choose, where), begun, state.map))
 
 
 @partial(jax.jit, static_argnames=("mode", "heads", "features"))
 def _clip(model, images, query_points, mode, heads, features):
     return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
+
+
+def _pass(
+    network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
+) -> tuple[StreamState, Predictions]:
+    """The next frames [B,S,H,W,3] of each stream, and their patch tokens [B,S,N,width]."""
+    if state.settings.submaps is None:
+        return one_pass(network, state, patches, where)
+    return mapped_pass(network, state, patches, images, where)
+
+
+def _map(submaps: SubmapConfig, batch: int, height: int, width: int, queries: jax.Array | None) -> MapState:
+    return MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
 
 
 def _unit(images: FrameArray) -> jax.Array:

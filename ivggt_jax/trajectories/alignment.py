@@ -1,42 +1,19 @@
-"""Similarity transforms between a prediction and its truth, in float64.
+"""Similarities between a prediction and its truth, in float64.
 
 The library's geometry runs in JAX's default float32, which is too coarse for an evaluation that has to agree with other
 tools to 1e-6; hence NumPy here. Rigid transforms are [3, 4] matrices [R | t], as everywhere in the project.
 """
 
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
+
+from ivggt_jax.transforms import Similarity
 
 Alignment = Literal["sim3", "se3", "scale", "none"]
 """What may be taken out before errors are measured. `sim3`: scale, rotation and translation (Umeyama on the positions);
 `se3`: the last two; `scale`: Umeyama's scale alone, about the origin; `none`: nothing. For the last two the caller
 brings both trajectories into one frame (`relative_to_first`)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Similarity:
-    """The map x ↦ scale · rotation · x + translation; the default is the identity."""
-
-    scale: float = 1.0
-    rotation: np.ndarray = field(default_factory=lambda: np.eye(3))
-    """float64 [3, 3]"""
-    translation: np.ndarray = field(default_factory=lambda: np.zeros(3))
-    """float64 [3]"""
-
-    def points(self, points: np.ndarray) -> np.ndarray:
-        """Points [..., 3] moved by the map."""
-        return self.scale * points @ self.rotation.T + self.translation
-
-    def poses(self, world_from_cam: np.ndarray) -> np.ndarray:
-        """Cameras [..., 3, 4] moved by the map: positions as points, orientations by the rotation alone."""
-        rotation = self.rotation @ world_from_cam[..., :3]
-        return np.concatenate((rotation, self.points(world_from_cam[..., 3])[..., None]), axis=-1)
-
-    def after(self, first: "Similarity") -> "Similarity":
-        """The map that applies `first` and then this one."""
-        return Similarity(self.scale * first.scale, self.rotation @ first.rotation, self.points(first.translation))
 
 
 class SimilarityFit:

@@ -3,21 +3,22 @@
 import dataclasses
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ivggt_jax.beside import written_beside
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.model.parameters import Model, abstract_params, flatten
-from ivggt_jax.model.vggt import HEADS
-from ivggt_jax.weights import hub
+from ivggt_jax.model.parameters import Model, abstract_model, flatten
+from ivggt_jax.model.vggt import HEAD_PARTS
+from ivggt_jax.weights import hub, place
+from ivggt_jax.weights.configuration import parse_config
 from ivggt_jax.weights.hub import Source
+from ivggt_jax.weights.place import CONFIG_FILE, TENSOR_FILE
 from ivggt_jax.weights.tensor_file import (
     CheckpointError,
     Layout,
@@ -29,10 +30,6 @@ from ivggt_jax.weights.tensor_file import (
 
 FORMAT = "ivggt_jax"
 VERSION = 1
-CONFIG_FILE = "config.json"
-TENSOR_FILE = "model.safetensors"
-ORBAX_FOLDER = "params"
-"""In place of the tensor file where Orbax keeps the parameters, for training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,16 +46,26 @@ class Description:
 def save(model: Model, directory: str | Path, *, source: Source | None = None, overwrite: bool = False) -> None:
     """Write a model as a directory that `load` maps into memory. It appears whole or not at all.
 
-    Raises CheckpointError when the directory exists and `overwrite` is not set, or is no checkpoint, and for a model that
-    was left without some of its heads. Files beside those of a checkpoint that is overwritten stay.
+    The model may have any of the heads. A checkpoint that is overwritten stays until the new one is whole, also when the
+    process is killed; files beside those of a checkpoint are not touched.
+
+    Raises CheckpointError when the directory exists and `overwrite` is not set, when it is no checkpoint, and for a model
+    whose parameters are not those of its configuration.
     """
-    if absent := sorted(set(HEADS) - set(model.heads)):
-        raise CheckpointError(f"a model without its heads {', '.join(absent)} is no checkpoint: save the whole one")
-    params = flatten(model.params)
+    directory, params = Path(directory), flatten(model.params)
     layout = {path: (x.shape, np.dtype(x.dtype)) for path, x in params.items()}
-    with written_beside(Path(directory), overwrite) as beside:
-        beside.mkdir()
-        write_directory(beside, model.config, layout, lambda path: np.asarray(params[path]), source)
+    check_shapes(directory, model.config, {path: shape for path, (shape, _) in layout.items()})
+    with replacing(directory, overwrite) as part:
+        write_directory(part, model.config, layout, lambda path: np.asarray(params[path]), source)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a checkpoint directory of this project; a folder of another's, with its own config.json, is none.
+
+    Raises CheckpointError when config.json is there and damaged.
+    """
+    config = place.find(path, CONFIG_FILE) if path.is_dir() else None
+    return config is not None and "format" in read_json(config)
 
 
 def describe(directory: Path) -> Description:
@@ -66,8 +73,7 @@ def describe(directory: Path) -> Description:
 
     Raises CheckpointError when it is none, or not of this version.
     """
-    content = _read_config(directory)
-    where = f"{directory / CONFIG_FILE}"
+    where, content = _read_config(directory)
     source = content.get("source")
     try:
         return Description(
@@ -86,16 +92,27 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
     Raises CheckpointError when the tensors are not those of the configuration.
     """
     description = describe(directory)
-    if not (directory / TENSOR_FILE).exists():
+    content = place.find(directory, *place.CONTENTS)
+    if content is None or content.name != TENSOR_FILE:
         raise CheckpointError(f"{directory} has no {TENSOR_FILE}; if it holds an Orbax checkpoint, convert it")
-    tensors = open_safetensors(directory / TENSOR_FILE)
+    tensors = open_safetensors(content)
     check_shapes(directory, description.config, {path: x.shape for path, x in tensors.items()})
     return description, tensors
 
 
+def present_heads(paths: Iterable[str]) -> tuple[str, ...]:
+    """The heads that have any of these parameters, given by "/"-joined path: a checkpoint has all of a head or none."""
+    parts = {path.partition("/")[0] for path in paths}
+    return tuple(head for head, own in HEAD_PARTS.items() if not parts.isdisjoint(own))
+
+
 def check_shapes(directory: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises CheckpointError when the parameters of a directory, by "/"-joined path, are not those of its configuration."""
-    expected = {path: x.shape for path, x in flatten(abstract_params(config)).items()}
+    """Compare the parameters of a checkpoint, by "/"-joined path, with those of its configuration and of the heads it has.
+
+    Raises CheckpointError with all that differ.
+    """
+    model = abstract_model(config, np.float32, present_heads(found))
+    expected = {path: x.shape for path, x in flatten(model.params).items()}
     problems = [f"missing {path}" for path in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected {path}" for path in sorted(found.keys() - expected.keys())]
     problems += [
@@ -133,76 +150,36 @@ def write_config(directory: Path, config: ModelConfig, layout: Layout, source: S
     (directory / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def parse_config(fields: object, what: str) -> ModelConfig:
-    """A ModelConfig from the fields of a JSON object; those left out have their full-size value.
-
-    Raises CheckpointError naming the unknown or unsound field of `what`.
-    """
-    if not isinstance(fields, dict):
-        raise CheckpointError(f"{what} has no object with the model's fields")
-    known = {field.name: field for field in dataclasses.fields(ModelConfig)}
-    values: dict[str, int | float | tuple[int, ...]] = {}
-    for name, value in fields.items():
-        if name not in known:
-            raise CheckpointError(f"{what}: unknown field {name!r}; known are {', '.join(known)}")
-        items = value if isinstance(value, list) else [value]
-        if isinstance(value, list) != isinstance(known[name].default, tuple):
-            raise CheckpointError(f"{what}: {name} is {value!r}, expected something like {known[name].default!r}")
-        for item in items:
-            whole = isinstance(item, int) or (known[name].type is float and isinstance(item, float))
-            if not whole or isinstance(item, bool) or not 0 <= item < 2**31:
-                raise CheckpointError(f"{what}: {name} is {value!r}, expected something like {known[name].default!r}")
-        values[name] = tuple(items) if isinstance(value, list) else value
-    try:
-        return ModelConfig(**values)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise CheckpointError(f"{what}: {error}") from None
-
-
 def check_place(path: Path, overwrite: bool) -> None:
     """Raises CheckpointError when `path` exists, unless `overwrite` is set and it is a file or a checkpoint directory."""
     if path.exists() and not overwrite:
         raise CheckpointError(f"{path} exists; choose another place or overwrite it (--overwrite)")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and not place.is_bare(path):
         _read_config(path)
 
 
 @contextmanager
-def written_beside(path: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A path beside `path` to write a file or directory to; it is renamed into place at the end, removed on failure.
+def replacing(path: Path, overwrite: bool = False, *, folder: bool = True) -> Iterator[Path]:
+    """An empty folder, or file, to write a checkpoint to; when the block ends it is what `path` names.
 
-    What lies in the directory that it replaces and is not the checkpoint's is kept.
-
-    Raises CheckpointError, see `check_place`; also when the disk is full or the place cannot be written.
+    What `path` named before stays until then, and when the block fails; so does what lies in the folder and is not the
+    checkpoint's. Raises CheckpointError, see `check_place`; also when the disk is full or the place cannot be written.
     """
     check_place(path, overwrite)
     if path.is_symlink():
         path = path.resolve()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from None
-    try:
-        beside = folder / path.name
-        yield beside
-        replaced = folder / f"{path.name}.replaced"
-        if path.is_dir():
-            os.replace(path, replaced)
-        os.replace(beside, path)
-        if replaced.exists():
-            for name in set(os.listdir(replaced)) - {CONFIG_FILE, TENSOR_FILE, ORBAX_FOLDER}:
-                os.replace(replaced / name, path / name)
+        with place.replacing(path) if folder else written_beside(path) as part:
+            yield part
     except OSError as error:
         raise CheckpointError(hub.explain_disk(path, error)) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_config(directory: Path) -> dict:
-    """The content of config.json, once it is known to be of this format and version."""
-    path = directory / CONFIG_FILE
-    if not path.exists():
+def _read_config(directory: Path) -> tuple[str, dict[str, Any]]:
+    """Place and content of config.json, once it is known to be of this format and version."""
+    path = place.find(directory, CONFIG_FILE)
+    if path is None:
         raise CheckpointError(
             f"{directory} is not a checkpoint: it has no {CONFIG_FILE}; give the directory that `python -m convert` "
             "wrote, or the .pth or .safetensors file itself"
@@ -216,4 +193,4 @@ def _read_config(directory: Path) -> dict:
         raise CheckpointError(
             f"{path} has version {content.get('version')!r}, this release reads {VERSION}; update it, or convert again"
         )
-    return content
+    return f"{path}", content

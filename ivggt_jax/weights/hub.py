@@ -1,8 +1,8 @@
-"""Published weights: what there is, under which licence, and a cache where each is downloaded and converted once."""
+"""Weights on the Hugging Face Hub: published ones and their licences, and a cache where each is prepared once."""
 
 import errno
 import os
-import shutil
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ivggt_jax.weights.tensor_file import CheckpointError
+from ivggt_jax.weights.weight_files import SUFFIXES, choose, find_weights, shards_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Source:
     revision: str | None = None
     """The commit on the Hub."""
     sha256: str | None = None
+    """Of the file; of several shards see `ivggt_jax.weights.weight_files.digest`."""
     licence: str | None = None
 
 
@@ -39,8 +41,9 @@ PUBLISHED = {
     "facebook/VGGT-1B": Published("model.safetensors", "non-commercial; its page on the Hub has the terms"),
     "facebook/VGGT-1B-Commercial": Published("vggt_1B_commercial.pt", "the terms accepted on its page on the Hub"),
 }
-"""The names that `load` and `--checkpoint` take."""
+"""Names that every command takes; of other repositories the files are looked up."""
 
+_NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w-][\w./-]*))?")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -49,8 +52,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("IVGGT_CACHE") or Path.home() / ".cache" / "ivggt_jax")
 
 
+def is_name(text: str) -> bool:
+    """Whether this names a repository, "owner/name" or "owner/name@revision", rather than a file that is missing."""
+    match = _NAME.fullmatch(text)
+    return match is not None and not text.endswith((*SUFFIXES, ".json")) and not Path(text).parent.is_dir()
+
+
 def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:
-    """The directory of a published model in the cache.
+    """The directory in the cache of a model on the Hub, "owner/name" or "owner/name@revision".
 
     When it is missing, the file is fetched and `convert(file, source, directory)` makes the directory, under a lock: of
     processes that ask at once, one does it and the others wait.
@@ -64,8 +73,6 @@ def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with _announced(FileLock(f"{directory}.lock"), name):
             if not directory.exists():
-                for leftover in directory.parent.glob(f".{directory.name}.*.partial"):
-                    shutil.rmtree(leftover, ignore_errors=True)
                 convert(*fetch(name), directory)
     except OSError as error:
         raise CheckpointError(explain_disk(directory, error)) from error
@@ -87,33 +94,67 @@ def _announced(lock: FileLock, name: str) -> Iterator[None]:
 
 
 def fetch(name: str) -> tuple[Path, Source]:
-    """Download a published file with huggingface_hub, into its own cache, unless it is there already.
+    """Download the weights of "owner/name" or "owner/name@revision" with huggingface_hub, into its own cache.
 
-    Returns the file and its source. $HF_ENDPOINT, $HF_TOKEN, $HF_HOME and $HF_HUB_OFFLINE work as everywhere.
+    Returns the file, of several the one to begin with, and its source. $HF_ENDPOINT, $HF_TOKEN, $HF_HOME and
+    $HF_HUB_OFFLINE work as everywhere.
 
     Raises CheckpointError for whatever keeps the file away: a gated or missing repository, no network, a full disk, …
     """
     # Imported here: only downloads need it, and it takes a while.
-    import huggingface_hub as hugging_face
     from huggingface_hub import errors
 
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise CheckpointError(f"{name!r} is not the name of a repository on the Hub, owner/name or owner/name@revision")
+    repository, revision = match["repository"], match["revision"]
+    published = PUBLISHED.get(repository)
     try:
-        file = Path(hugging_face.hf_hub_download(name, PUBLISHED[name].file))
+        if published is None:
+            return _fetch_any(repository, revision)
+        file = _download(repository, published.file, revision)
     # Beside its own errors: hf_xet, which fetches large files for it, raises RuntimeError for a lost connection and for a
     # full disk; proxies and tokens that it cannot use end in ImportError or ValueError.
     except (OSError, RuntimeError, ImportError, ValueError, errors.HTTPError) as error:
-        raise CheckpointError(_explain_download(name, error)) from error
-    return file, Source(name=name, revision=file.parent.name, licence=PUBLISHED[name].licence)
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(_explain_download(repository, revision, error)) from error
+    return file, Source(name=repository, revision=file.parent.name, licence=published.licence)
 
 
-def _explain_download(name: str, error: Exception) -> str:
+def _download(repository: str, file: str, revision: str | None) -> Path:
+    import huggingface_hub as hugging_face
+
+    return Path(hugging_face.hf_hub_download(repository, file, revision=revision))
+
+
+def _fetch_any(repository: str, revision: str | None) -> tuple[Path, Source]:
+    """Find out which files of a repository are its weights, and download them and its config.json."""
+    import huggingface_hub as hugging_face
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        folder = Path(hugging_face.snapshot_download(repository, revision=revision))
+        return find_weights(folder), Source(name=repository, revision=folder.name)
+    listing = hugging_face.HfApi().model_info(repository, revision=revision)
+    names = [entry.rfilename for entry in listing.siblings or ()]
+    entry = choose([name for name in names if "/" not in name], f"{constants.ENDPOINT}/{repository}")
+    file = _download(repository, entry, revision)
+    commit = file.parent.name
+    for name in (*shards_of(file), *({"config.json"} & set(names))):
+        _download(repository, name, commit)
+    licence = listing.card_data.get("license") if listing.card_data else None
+    return file, Source(name=repository, revision=commit, licence=licence)
+
+
+def _explain_download(name: str, revision: str | None, error: Exception) -> str:
     """One line for a failed download, with the way out."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{name}"
-    file = PUBLISHED[name].file
-    by_hand = f"or download {file} from {page} by hand and give its path"
-    if isinstance(error, errors.LocalEntryNotFoundError):
+    file = PUBLISHED[name].file if name in PUBLISHED else "its weights"
+    by_hand = f"or download {file} from {page} by hand and give the path"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         # The library says so of everything that kept it from asking for the file; the cause tells what it was.
         cause = error.__cause__
         if constants.HF_HUB_OFFLINE:
@@ -121,13 +162,20 @@ def _explain_download(name: str, error: Exception) -> str:
         if not isinstance(cause, errors.HfHubHTTPError | errors.FileMetadataError):
             return f"{name} was not downloaded before and {constants.ENDPOINT} cannot be reached; connect, {by_hand}"
         error = cause
+    if isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError):
+        return f"{name} was not downloaded before and {constants.ENDPOINT} cannot be reached; connect, {by_hand}"
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     if isinstance(error, errors.GatedRepoError) or status == 403:
         return f"{name} is gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{page} has no revision {revision!r}; its page lists branches, tags and commits"
     if isinstance(error, errors.EntryNotFoundError):
         return f"{page} has no file {file}; look there for its weights and give their path"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{page} is missing or private; log in with `hf auth login` or set HF_TOKEN, {by_hand}"
+        return (
+            f"no file or folder {name!r} is here, and {page} is missing or private; log in with `hf auth login` or set "
+            f"HF_TOKEN, {by_hand}"
+        )
     if status == 401:
         return f"{constants.ENDPOINT} does not accept the access token; log in anew with `hf auth login`, or unset HF_TOKEN"
     if isinstance(error, OSError) and error.errno in _NO_SPACE:

@@ -9,11 +9,15 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from ivggt_jax import strict_json
 
 ALIGNMENT = 64
 """Bytes. JAX on the CPU uses a host array in place when it starts at a multiple of this, and copies it otherwise."""
@@ -21,7 +25,6 @@ ALIGNMENT = 64
 Layout = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 """Shape and dtype of every tensor by name."""
 
-_HEADER_LIMIT = 16 * 2**20
 _RANK_LIMIT = 32
 
 _DTYPES: dict[str, np.dtype] = {
@@ -68,61 +71,37 @@ def map_file(path: Path) -> mmap.mmap:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON file that holds one object, at most 16 MiB long.
-
-    Raises CheckpointError when it is missing, too long, or holds anything else.
-    """
-    return parse_json(map_file(path)[: _HEADER_LIMIT + 1], f"{path}")
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds one object. Raises CheckpointError, see `ivggt_jax.strict_json`."""
+    with _as_checkpoint_error():
+        return strict_json.read_json(path)
 
 
-def parse_json(text: bytes, what: str) -> dict:
-    """Parse one JSON object; `what` names the place in the CheckpointError raised when it is not one."""
-    if len(text) > _HEADER_LIMIT:
-        raise CheckpointError(f"{what} is longer than {_HEADER_LIMIT >> 20} MiB: not a checkpoint's")
+@contextmanager
+def _as_checkpoint_error() -> Iterator[None]:
     try:
-        value = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{what} is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{what} holds a {type(value).__name__}, not an object")
-    return value
+        yield
+    except strict_json.JsonError as error:
+        raise CheckpointError(f"{error}") from None
 
 
 def open_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Map the tensors of a safetensors file, or of all shards that a `*.index.json` names.
+    """Map the tensors of a safetensors file.
 
-    Returns read-only arrays that lie in the file: nothing is read before they are used.
-    Raises CheckpointError for anything that is not a whole, well-formed file.
+    Returns read-only arrays that lie in the file: nothing is read before they are used. Raises CheckpointError for anything
+    that is not a whole, well-formed file; as in the safetensors library, every byte belongs to one tensor.
     """
-    if path.suffix != ".json":
-        return _open_one(path)
-    weight_map = read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{path} has no weight_map: not the index of a sharded safetensors file")
-    shards: dict[str, dict[str, np.ndarray]] = {}
-    tensors = {}
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise CheckpointError(f"{path} places {name!r} in {shard!r}, which is not the name of a file beside it")
-        if shard not in shards:
-            shards[shard] = _open_one(path.parent / shard)
-        if name not in shards[shard]:
-            raise CheckpointError(f"{path} places {name!r} in {shard}, which does not hold it")
-        tensors[name] = shards[shard][name]
-    return tensors
-
-
-def _open_one(path: Path) -> dict[str, np.ndarray]:
     buffer = map_file(path)
     length = int.from_bytes(buffer[:8], "little")
     if len(buffer) < 8 or length > len(buffer) - 8:
         raise CheckpointError(f"{path} is not a safetensors file, or is truncated; copy or download it again")
-    header = parse_json(buffer[8 : 8 + min(length, _HEADER_LIMIT + 1)], f"the header of {path}")
-    header.pop("__metadata__", None)
+    with _as_checkpoint_error():
+        text = buffer[8 : 8 + min(length, strict_json.LENGTH_LIMIT + 1)]
+        header = strict_json.parse_json(text, f"the header of {path}")
+    _check_metadata(header.pop("__metadata__", None), path)
     start = 8 + length
-    expected = start
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
+    spans: list[tuple[int, int, str]] = []
     for name, entry in header.items():
         dtype, shape, begin, end = _parse_entry(entry, f"{path}: tensor {name!r}")
         if start + end > len(buffer):
@@ -130,11 +109,28 @@ def _open_one(path: Path) -> dict[str, np.ndarray]:
                 f"{path} is truncated: tensor {name!r} ends at byte {start + end} of {len(buffer)}; "
                 "copy or download it again"
             )
-        expected += end - begin
+        spans.append((begin, end, name))
         tensors[name] = np.ndarray(shape, dtype, buffer=buffer, offset=start + begin)
-    if expected != len(buffer):
-        raise CheckpointError(f"{path} has {len(buffer)} bytes where its header describes {expected}")
+    _check_coverage(sorted(spans), len(buffer) - start, path)
     return tensors
+
+
+def _check_metadata(metadata: object, path: Path) -> None:
+    strings = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
+    if metadata is not None and not strings:
+        raise CheckpointError(f"the header of {path} has __metadata__ that is more than names and texts")
+
+
+def _check_coverage(spans: list[tuple[int, int, str]], size: int, path: Path) -> None:
+    """Raises CheckpointError unless the tensors, in the order of their bytes, follow one another from 0 to `size`."""
+    covered = 0
+    for begin, end, name in spans:
+        if begin != covered:
+            fault = "overlaps the one before it" if begin < covered else "leaves a hole behind the one before it"
+            raise CheckpointError(f"{path}: tensor {name!r} begins at byte {begin} of the data and {fault}")
+        covered = end
+    if covered != size:
+        raise CheckpointError(f"{path} has {size} bytes of data where its header describes {covered}")
 
 
 def _parse_entry(entry: object, what: str) -> tuple[np.dtype, tuple[int, ...], int, int]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ivggt_jax.beside import written_beside
+
 
 class WriteError(OSError):
     """A file could not be written: names the file, the reason and what to do."""
@@ -46,16 +48,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Until then it is `.NAME.part` beside it. Folders are made. Raises WriteError, and leaves no part behind, when the
     disk is full.
     """
-    part = path.with_name(f".{path.name}.part")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("w+b") as file:
-                yield file
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with written_beside(path) as part, part.open("w+b") as file:
+            yield file
 
 
 class LineFile:
