@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ivggt_jax import CacheConfig, Model, Predictions, StreamState, SubmapConfig, init_stream, reset, scan, step, stream
-from ivggt_jax.streaming.one_pass import one_pass
 
 CACHE = CacheConfig(total_budget=None, max_frames=8)
 SUBMAPS = SubmapConfig(frames=4, delay=2, keyframes=2, keyframe_every=2)
@@ -129,21 +128,15 @@ def test_submaps_need_camera_and_depth(tiny: Model) -> None:
         SubmapConfig(frames=1)
 
 
-def test_streams_that_are_held_neither_see_nor_remember(tiny: Model, videos: np.ndarray) -> None:
-    """Fed at different rates, three streams of a batch are three single ones; the budget is reached at the third frame."""
-    cache = CacheConfig(total_budget=200, max_frames=16)
-    whole = jax.jit(lambda state, patches, where: one_pass(tiny.network, state, patches, where))
-    encode = jax.jit(lambda images: tiny.network.aggregator.encoder(images))
-    turns = np.array([[True, i % 2 == 0, i % 3 == 0] for i in range(12)])
-    state = begin(tiny, 3, cache=cache, submaps=None)
-    seen = [0, 0, 0]
-    found: list[list[Predictions]] = [[], [], []]
-    for where in turns:
-        images = np.stack([videos[seen[i], i] for i in range(3)])
-        state, predictions = whole(state, encode(images)[:, None], where)
-        for i in np.flatnonzero(where):
-            found[i].append(jax.tree.map(lambda x, i=i: x[i, 0], predictions))
-            seen[i] += 1
-    for i in range(3):
-        _, wanted = scan(tiny, begin(tiny, cache=cache, submaps=None), videos[: seen[i], i : i + 1])
-        assert_close(jax.tree.map(lambda *x: jnp.stack(x), *found[i]), jax.tree.map(lambda x: x[:, 0], wanted), 1e-4)
+def test_a_stream_that_is_left_out_stays_where_it_is(tiny: Model, videos: np.ndarray) -> None:
+    """The second stream misses frames 3 to 5, the first one's anchor among them, and goes on as if there were none."""
+    state, found = begin(tiny, 2), []
+    for t in range(10):
+        where = np.array([True, not 3 <= t < 6])
+        frame = np.stack([videos[t, 0], videos[t if t < 3 else max(t - 3, 3), 1]])
+        state, predictions = step(tiny, state, frame, where)
+        if where[1]:
+            found.append(jax.tree.map(lambda x: x[1], predictions))
+    _, wanted = scan(tiny, begin(tiny), videos[:7, 1:2])
+    assert np.asarray(wanted.map.anchor).any()
+    assert_close(jax.tree.map(lambda *x: jnp.stack(x), *found), jax.tree.map(lambda x: x[:, 0], wanted), 1e-4)

@@ -57,9 +57,8 @@ def attend_layer(
         keys, values = (
             (x * scale[layer][..., None]).astype(query.dtype) for x, scale in zip((keys, values), scales, strict=True)
         )
-    if cudnn:
-        return _cudnn(query, keys, values, length)
-    return attend_masked(query, keys, values, None if length is None else jnp.arange(slots) < length[:, None])
+    live = None if length is None else jnp.arange(slots) < length[:, None]
+    return _cudnn(query, keys, values, live) if cudnn else attend_masked(query, keys, values, live)
 
 
 def attend_causal(query: jax.Array, keys: jax.Array, values: jax.Array, frames: int) -> jax.Array:
@@ -96,13 +95,20 @@ def attend_once(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.
     return jnp.einsum("bkh,bkhd->bhd", weights, jnp.where(live[..., None, None], values, 0))[:, None]
 
 
-def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Array | None) -> jax.Array:
+def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array | None) -> jax.Array:
+    keys, values = keys.astype(query.dtype), values.astype(query.dtype)
+    lengths = None
+    if live is not None:
+        # It is not said that cuDNN looks at nothing else. The layer is copied for it anyway.
+        keys, values = (jnp.where(live[..., None, None], x, 0) for x in (keys, values))
+        keys_seen = live.sum(1, dtype=jnp.int32)
+        lengths = (keys_seen, jnp.full_like(keys_seen, query.shape[1]))
     return jax.nn.dot_product_attention(
         query,
-        keys.astype(query.dtype),
-        values.astype(query.dtype),
-        key_value_seq_lengths=length,
-        query_seq_lengths=None if length is None else jnp.full_like(length, query.shape[1]),
+        keys,
+        values,
+        key_value_seq_lengths=None if lengths is None else lengths[0],
+        query_seq_lengths=None if lengths is None else lengths[1],
         implementation="cudnn",
     )
 

@@ -3,63 +3,89 @@
 Protection follows from the frame's number alone; nothing is stored for it.
 """
 
+from dataclasses import dataclass, field
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.diversity_in_place import diversity_in_place
-from ivggt_jax.memory.cache import KVCache, Measure, evict
+from ivggt_jax.memory.cache import KVCache, drop
 from ivggt_jax.memory.origin import Origin
-from ivggt_jax.memory.policies import Policy, diversity, find_policy
+from ivggt_jax.memory.policies import diversity, find_policy
 
 SHARE = 2
 """Of what the anchors leave of a layer's budget, protected special tokens take at most one in so many."""
 
 
-def forget(
-    cache: KVCache,
-    scores: jax.Array,
-    layer: jax.Array,
-    budget: jax.Array,
-    frame: jax.Array,
-    config: CacheConfig,
-    tokens: int,
-    special_tokens: int,
-) -> tuple[KVCache, jax.Array]:
-    """The cache with one layer brought down to its budget [batch], and all layers' scores [batch,layer].
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Eviction:
+    """How a stream's layers are brought down to their budgets when its newest frame has come."""
 
-    `frame` [batch] is the number of the newest frame, of `tokens` tokens, the first `special_tokens` camera and registers.
-    """
-    kept = None
-    if config.anchor_frames > 1 or config.protect_special:
-        origin = Origin(cache.origin[layer], frame, tokens, special_tokens)
-        kept = protected(origin, budget, config.anchor_frames, config.protect_special)
-    measure = as_measure(find_policy(config.policy), frame, tokens, special_tokens)
-    anchor = min(config.anchor_frames, 1) * tokens
-    most = (1 + config.frames_per_step) * tokens
-    cache, score = evict(cache, layer, budget, scores[:, layer], anchor, measure, kept, most)
-    return cache, scores.at[:, layer].set(score)
+    config: CacheConfig = field(metadata={"static": True})
+    """Its policy, what it protects, and the frames that share a pass."""
+    tokens: int = field(metadata={"static": True})
+    """Of a frame (P)."""
+    special_tokens: int = field(metadata={"static": True})
+    """Camera and register tokens, the first of a frame."""
+    newest: jax.Array
+    """[batch] int32: number of the stream's newest frame, from 0."""
 
+    def evict(self, cache: KVCache, layer: jax.Array, budget: jax.Array, score: jax.Array) -> tuple[KVCache, jax.Array]:
+        """Bring one layer down to `budget` [batch] tokens by dropping, in every head, the most redundant candidates.
 
-def as_measure(policy: Policy, frame: jax.Array, tokens: int, special_tokens: int) -> Measure:
-    """The policy as `evict` calls it, when `frame` [batch] is the newest, for frames of `tokens` tokens."""
+        Candidates are all live tokens but the first frame's, where that is an anchor, and the protected ones; `budget`
+        must have room for these. Returns the cache and the layer's score [batch]: the mean redundancy of all candidates
+        before selection where something was evicted, the given `score` elsewhere.
+        """
+        length = cache.length[layer]
+        slots, heads = cache.keys.shape[2:4]
+        anchor = min(self.config.anchor_frames, 1) * self.tokens
+        over = length > budget
+        slot = jnp.arange(slots)
+        live = slot < length[:, None]
+        candidates = jnp.broadcast_to((live & (slot >= anchor))[:, None], (length.shape[0], heads, slots))
+        kept = None
+        if self.config.anchor_frames > 1 or self.config.protect_special:
+            kept = protected(self.origin(cache, layer), budget, self.config.anchor_frames, self.config.protect_special)
+            candidates &= ~kept
 
-    def measure(cache: KVCache, layer: jax.Array, live: jax.Array, candidates: jax.Array) -> jax.Array:
+        def down(cache: KVCache) -> tuple[KVCache, jax.Array]:
+            redundancy = self.redundancy(cache, layer, live, candidates)
+            mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
+            redundancy = jnp.maximum(redundancy, jnp.finfo(jnp.float32).min)  # −∞ is for what is no candidate
+            if kept is not None:
+                redundancy = jnp.where(kept, -jnp.inf, redundancy)
+            most = min((1 + self.config.frames_per_step) * self.tokens, slots)
+            return drop(cache, layer, redundancy, budget, anchor, most), jnp.where(over, mean, score)
+
+        # A scalar predicate: streams that are all within their budget cost nothing here.
+        return lax.cond(jnp.any(over), down, lambda cache: (cache, score), cache)
+
+    def origin(self, cache: KVCache, layer: jax.Array) -> Origin:
+        """Where the tokens of a layer come from."""
+        return Origin(cache.origin[layer], self.newest, self.tokens, self.special_tokens)
+
+    def redundancy(self, cache: KVCache, layer: jax.Array, live: jax.Array, candidates: jax.Array) -> jax.Array:
+        """What the policy says of a layer, float32 [batch,head,slot], for live [batch,slot] and candidates [batch,head,slot].
+
+        Raises ValueError when it says it in another shape.
+        """
+        policy = find_policy(self.config.policy)
         if policy is diversity and can_read(cache.keys):
             scales = None if cache.scales is None else cache.scales[0]
             return diversity_in_place(cache.keys, layer, cache.length[layer], candidates, scales)
-        origin = Origin(cache.origin[layer], frame, tokens, special_tokens)
         extra = None if cache.extra is None else cache.extra[layer]
-        redundancy = policy(cache.layer_keys(layer), live, candidates, origin, extra)
+        redundancy = policy(cache.layer_keys(layer), live, candidates, self.origin(cache, layer), extra)
         if redundancy.shape != candidates.shape:
             raise ValueError(
                 f"a policy must give a redundancy for every [batch, head, slot] = {list(candidates.shape)}, "
                 f"not {list(redundancy.shape)}"
             )
         return redundancy.astype(jnp.float32)
-
-    return measure
 
 
 def protected(origin: Origin, budget: jax.Array, anchors: int, special: bool) -> jax.Array:

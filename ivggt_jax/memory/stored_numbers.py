@@ -11,16 +11,19 @@ from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.origin import places_after
 
 
-def add_attention(cache: KVCache, layer: jax.Array, query: jax.Array, length: jax.Array) -> KVCache:
+def add_attention(
+    cache: KVCache, layer: jax.Array, query: jax.Array, length: jax.Array, where: jax.Array | None = None
+) -> KVCache:
     """The cache with the attention that the first `length` [batch] tokens of a layer received from a query added.
 
-    query [batch,token,head,head_dim]. A token's mass is the sum of its weights over all queries; the first time replaces
-    the −1 of a new token.
+    query [batch,token,head,head_dim]; `where` [batch] bool, the streams that learn of it, None for all. A token's mass is
+    the sum of its weights over all queries; the first time replaces the −1 of a new token.
     """
     assert cache.extra is not None
     live = jnp.arange(cache.keys.shape[2]) < length[:, None]
     received = attention_received(query, cache.layer_keys(layer), live)
-    extra = jnp.where(live[..., None], jnp.maximum(cache.extra[layer], 0) + received, cache.extra[layer])
+    learned = live if where is None else live & where[:, None]
+    extra = jnp.where(learned[..., None], jnp.maximum(cache.extra[layer], 0) + received, cache.extra[layer])
     return replace(cache, extra=cache.extra.at[layer].set(extra))
 
 

@@ -21,7 +21,7 @@ from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, VGGT, Predictions
 from ivggt_jax.streaming.mapped_pass import mapped_pass
-from ivggt_jax.streaming.one_pass import one_pass
+from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
 
 FrameArray = jax.Array | np.ndarray
@@ -110,15 +110,19 @@ def init_stream(
 
 
 @partial(jax.jit, donate_argnames="state")
-def step(model: Model, state: StreamState, frame: FrameArray) -> tuple[StreamState, Predictions]:
+def step(
+    model: Model, state: StreamState, frame: FrameArray, where: FrameArray | None = None
+) -> tuple[StreamState, Predictions]:
     """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
 
-    A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of another shape, for the
-    state of a model of another configuration, and for heads of the state that the model has not.
+    With `where` [B] bool only the streams it marks take part: the others stay as they were, and what is predicted for
+    them means nothing. A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of
+    another shape, for the state of a model of another configuration, and for heads of the state that the model has not.
     """
     _check_frames(model, state, frame, 4)
+    where = None if where is None else _marks(state, where)
     network, images = model.network, _unit(frame)
-    state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], images[:, None])
+    state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], images[:, None], where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
@@ -159,8 +163,8 @@ def stream(
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
     as `frames_per_step` needs. The next chunk runs while one is handed out. `submaps` keep the camera of a long stream
-    (`init_stream`). Raises ValueError past `max_frames` of an
-    unbounded cache, before the frame, and what `frames` raises, when all frames before it are handed out.
+    (`init_stream`). Raises ValueError past `max_frames` of an unbounded cache, before the frame, and what `frames` raises,
+    when all frames before it are handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
@@ -194,41 +198,25 @@ def stream(
 
 @partial(jax.jit, donate_argnames="state")
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
-    """Streams marked in `where` [B] bool start afresh, with nothing left of what they saw, NaN included.
+    """Streams marked in `where` [B] bool start afresh: nothing of what they saw has any influence, NaN included.
 
     With `query_points` [B,N,2] those streams also track new points, as many as before. Raises ValueError for others.
     """
-    where = jnp.asarray(where)
-    if where.shape != state.frame.shape:
-        raise ValueError(
-            f"where must have an entry for each of {state.frame.shape[0]} streams, not {list(where.shape)}"
-        )
-    fresh = jax.tree.map(jnp.zeros_like, state)
-    fresh = replace(fresh, budgets=jnp.full_like(state.budgets, state.settings.slots))
-    if query_points is not None and (state.tracks is None or query_points.shape != state.tracks.query_points.shape):
-        had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
-        raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
-    if state.map is not None:
-        assert state.settings.submaps is not None
-        begun = _map(state.settings.submaps, where.shape[0], state.settings.height, state.settings.width, None)
-        begun = replace(begun, alive=None if state.map.alive is None else jnp.ones_like(state.map.alive))
-        fresh = replace(fresh, map=begun)
-    if state.tracks is not None:
-        queries = state.tracks.query_points if query_points is None else _queries(query_points, where.shape[0])
-        fresh = replace(fresh, tracks=replace(fresh.tracks, query_points=queries))
-
-    def choose(axis: int):
-        return lambda new, old: jnp.where(where.reshape((1,) * axis + (-1,) + (1,) * (old.ndim - axis - 1)), new, old)
-
-    by_layer = {"cache", "camera"}
-    fields = ("cache", "scores", "budgets", "frame", "clipped", "dropped", "camera", "tracks", "map")
-    return replace(
-        state,
-        **{
-            name: jax.tree.map(choose(int(name in by_layer)), getattr(fresh, name), getattr(state, name))
-            for name in fields
-        },
-    )
+    where = _marks(state, where)
+    queries = None
+    if query_points is not None:
+        if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
+            had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
+            raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
+        queries = _queries(query_points, where.shape[0])
+    state = fresh(state, where, queries)
+    state = replace(state, clipped=jnp.where(where, 0, state.clipped), dropped=jnp.where(where, 0, state.dropped))
+    if state.map is None:
+        return state
+    assert state.settings.submaps is not None
+    begun = _map(state.settings.submaps, where.shape[0], state.settings.height, state.settings.width, None)
+    begun = replace(begun, alive=None if state.map.alive is None else jnp.ones_like(state.map.alive))
+    return replace(state, map=jax.tree.map(partial(choose, where), begun, state.map))
 
 
 @partial(jax.jit, static_argnames=("mode", "heads", "features"))
@@ -236,11 +224,13 @@ def _clip(model, images, query_points, mode, heads, features):
     return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
 
 
-def _pass(network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array) -> tuple[StreamState, Predictions]:
+def _pass(
+    network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
+) -> tuple[StreamState, Predictions]:
     """The next frames [B,S,H,W,3] of each stream, and their patch tokens [B,S,N,width]."""
     if state.settings.submaps is None:
-        return one_pass(network, state, patches)
-    return mapped_pass(network, state, patches, images)
+        return one_pass(network, state, patches, where)
+    return mapped_pass(network, state, patches, images, where)
 
 
 def _map(submaps: SubmapConfig, batch: int, height: int, width: int, queries: jax.Array | None) -> MapState:
@@ -265,6 +255,13 @@ def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[st
         raise ValueError("the tracks head needs query_points")
     model.check_heads(chosen)
     return tuple(head for head in HEADS if head in chosen)
+
+
+def _marks(state: StreamState, where: FrameArray) -> jax.Array:
+    where, batch = jnp.asarray(where), state.frame.shape[0]
+    if where.shape != (batch,):
+        raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")
+    return where
 
 
 def _queries(query_points: FrameArray, batch: int) -> jax.Array:
