@@ -51,7 +51,7 @@ class Model:
     def check_heads(self, heads: Iterable[str]) -> None:
         """Raises ValueError for a head that this model has not."""
         if absent := sorted(set(heads) - set(self.heads)):
-            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(self.heads)}")
+            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(self.heads) or 'none'}")
 
     @property
     def network(self) -> VGGT:
