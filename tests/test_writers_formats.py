@@ -160,5 +160,5 @@ def test_run_json_errors_name_what_is_wrong(tmp_path):
     with pytest.raises(TypeError, match="cannot hold .* of type set"):
         write_run_json(tmp_path, {"heads": {"camera"}})
     (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ValueError, match="run.json is not valid JSON"):
+    with pytest.raises(ValueError, match="run.json is not JSON"):
         read_run_json(tmp_path)

@@ -109,7 +109,7 @@ def test_two_kills_and_the_same_files(arguments: tuple[object, ...], whole: Path
     assert f"{FRAMES} frames saved: resumed from there" in capsys.readouterr().err
     assert_same_files(out, whole)
     assert run(main, *arguments, "--resume") == 0
-    assert f"a finished run of {FRAMES} frames: nothing to resume" in capsys.readouterr().err
+    assert f"a finished run of {FRAMES} frames of {arguments[1]}: nothing to resume" in capsys.readouterr().err
 
 
 @pytest.mark.slow
