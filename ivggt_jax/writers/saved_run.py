@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -116,5 +116,5 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
         mask=arrays.get("mask"),
         path=Path(str(arrays["path"])) if "path" in arrays else None,
     )
-    fields = {name: arrays[name] for name in OPTIONAL if name in arrays}
+    fields: dict[str, Any] = {name: arrays[name] for name in OPTIONAL if name in arrays}
     return Result(frame=frame, cam_from_world=arrays["cam_from_world"], intrinsics=arrays["intrinsics"], **fields)
