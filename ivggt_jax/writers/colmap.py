@@ -57,8 +57,8 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
         points_file.write(struct.pack("<Q", points + dense))
     if points < FEW:
         logger.warning(
-            "thin: of the COLMAP model's %d pictures three see %d points, too few to refine it; to start splats from it "
-            "has %d more", len(run), points, dense,
+            "thin: %d points of the COLMAP model are seen in three of its %d pictures, too few to refine it; %d more are there "
+            "to start splats from", points, len(run), dense,
         )  # fmt: skip
 
 

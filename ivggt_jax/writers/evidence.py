@@ -12,7 +12,7 @@ SIDE = 8
 """Cells along each side of the small grey picture that frames are compared by: noise averages out in them."""
 PLAIN = 2.0
 """Standard deviation of grey values (of 255) up to which a frame is of one colour."""
-SAME = 1.0
+SAME = 1.5
 """Largest difference of a cell (of 255) up to which two frames show the same."""
 FEWEST = 3
 """Frames that a structure can be checked against."""
