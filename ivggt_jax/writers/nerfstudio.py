@@ -6,6 +6,7 @@ World-from-camera 4×4 with OpenGL camera axes (x right, y up, z backward); pixe
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from ivggt_jax.writers.ply import write_ply
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.writer import ExportOptions
+
+logger = logging.getLogger(__name__)
 
 OPENGL_FROM_OPENCV = np.diag((1.0, -1.0, -1.0))
 """Camera axes: y and z turned round."""
@@ -41,6 +44,10 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
         views.append(view)
         frames.append(frame)
     pictures.check()
+    if len(run) == 1:
+        logger.warning(
+            "thin: nerfstudio measures a scene by the distances of its cameras, and opens none of one picture"
+        )
     write_ply(out / "nerfstudio.ply", *run.cloud(options).cloud())
     scene: dict[str, Any] = {"camera_model": "OPENCV", "ply_file_path": "nerfstudio.ply"}
     if options.shared_camera:

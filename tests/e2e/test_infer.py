@@ -13,8 +13,7 @@ import pytest
 from commands import FRAMES, PATIENCE, run, start, wait_until
 from PIL import Image
 
-from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, infer, init_stream, step, stream
-from ivggt_jax.export import original_images
+from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, export, infer, init_stream, step, stream
 from ivggt_jax.infer import main
 from ivggt_jax.runs.resume import read_state
 from ivggt_jax.view import View
@@ -164,16 +163,19 @@ def test_no_images_and_not_a_checkpoint(checkpoint: Path, folder: Path, tmp_path
 
 
 def test_a_record_names_the_source_in_full(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    """So that an export from elsewhere takes the same pictures; a resumed run may name it as before."""
+    """A resumed run may name it otherwise, and an export from elsewhere takes the same pictures."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     (folder / "img4.png").write_bytes(b"damaged")
     arguments = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "nerfstudio")
     assert run(main, "--frames", folder.name, *arguments) == 1
-    assert original_images(tmp_path / "out") == folder
     assert run(main, "--frames", f"~/{folder.name}", *arguments, "--resume", "--on-error", "skip") == 0
     assert "with 3 frames saved: resumed from there" in capsys.readouterr().err
-    assert original_images(tmp_path / "out") == folder
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["source"]["frames"] == str(folder)
+    monkeypatch.chdir("/")
+    assert run(export.main, tmp_path / "out", "--to", "colmap", "--into", tmp_path / "elsewhere") == 0
+    for name in ("img1.png", "img5.png"):
+        assert (tmp_path / "elsewhere" / "images" / name).samefile(folder / name)
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == [
         f"img{i}.png" for i in (1, 2, 3, 5)
     ]

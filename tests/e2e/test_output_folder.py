@@ -1,15 +1,18 @@
 """What a run finds in its folder: earlier runs, other people's files, another run at work."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import FRAMES, run
 from filelock import FileLock
+from PIL import Image
 
-from ivggt_jax import infer
+from ivggt_jax import export, infer
 from ivggt_jax.runs.output_folder import LOCK, MARKER, begin_anew, check_inputs_outside, default_out, earlier_run
 from ivggt_jax.runs.resume import STATE_FILE, begin, read_state
-from ivggt_jax.writers import write_run_json
+from ivggt_jax.writers import read_run_json, write_run_json
 
 
 def test_what_lies_in_a_folder_is_told_apart(tmp_path: Path) -> None:
@@ -18,8 +21,9 @@ def test_what_lies_in_a_folder_is_told_apart(tmp_path: Path) -> None:
     assert earlier_run(tmp_path) is None
     (tmp_path / "points.ply").write_text("ply")
     assert earlier_run(tmp_path).description == "what is left of a run that cannot be resumed"
-    write_run_json(tmp_path, {"frames": 30})
-    assert earlier_run(tmp_path).finished and "finished run of 30 frames" in earlier_run(tmp_path).description
+    write_run_json(tmp_path, {"frames": 30, "settings": {"source": {"frames": "/scenes/room"}}})
+    assert earlier_run(tmp_path).finished and earlier_run(tmp_path).source == "/scenes/room"
+    assert earlier_run(tmp_path).description == "a finished run of 30 frames of /scenes/room"
     begin(tmp_path, {"stride": 2})
     assert earlier_run(tmp_path).unfinished.options == {"stride": 2} and not earlier_run(tmp_path).finished
 
@@ -64,6 +68,18 @@ def test_other_peoples_files_with_names_of_results_stay(
         (".", "here"),
         ("..", "above"),
         ("cam:0", "cam:0"),
+        ("-", "stdin"),
+        ("/scenes/room/frames", "room"),
+        ("/scenes/room/images/", "room"),
+        ("/scenes/room/RGB", "room"),
+        ("/scenes/mav0/cam0/data", "cam0"),
+        ("/scenes/room/rgb/*.png", "room"),
+        ("/scenes/room/color/frames/**/*.jpg", "room"),
+        ("/scenes/room/frames.mp4", "frames"),
+        ("/scenes/room.v2/frames", "room.v2"),
+        ("/frames", "frames"),
+        ("frames", "here"),
+        ("photos/images/list.txt", "list"),
         ("rtsp://user:p@ssword@host:554/live?password=secret", "host-554-live"),
     ],
 )
@@ -145,3 +161,114 @@ def test_a_damaged_state_is_named_and_overwritten(checkpoint: Path, folder: Path
     assert run(infer.main, *arguments, "--overwrite") == 0
     assert "a damaged run: replaced" in capsys.readouterr().err
     assert read_state(out) is None
+
+
+def test_another_scenes_run_says_so(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    """Resumed, it would seem that this scene was done; what is there stays."""
+    other = folder.rename(tmp_path / "other")
+    shutil.copytree(other, folder)
+    out = tmp_path / "out"
+    options = ("--checkpoint", checkpoint, "--out", out, "--max-frames", 1, "--export", "tum")
+    assert run(infer.main, "--frames", other, *options) == 0
+    before = (out / "trajectory.txt").read_bytes()
+    for more in ((), ("--resume",)):
+        assert run(infer.main, "--frames", folder, *options, *more) == 1
+        assert f"{out} holds a finished run of 1 frames of {other}; --overwrite replaces it" in capsys.readouterr().err
+    assert (out / "trajectory.txt").read_bytes() == before
+    assert run(infer.main, "--frames", other, *options, "--resume") == 0
+    begin(out, {"frames": str(other)})
+    assert run(infer.main, "--frames", folder, *options, "--resume") == 1
+    assert f"a run of {other} that was stopped before its first save, begun with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("--resume",), ("--overwrite",)])
+@pytest.mark.parametrize("content", ["[1,2]", "null", '"x"', "[" * 100_000])
+def test_a_foreign_record_ends_in_a_line(
+    content: str, more: tuple[str, ...], checkpoint: Path, folder: Path, tmp_path: Path, capsys
+) -> None:
+    """With a run's mark beside it, as a killed run leaves it: it is replaced when that is asked for, and not before."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / MARKER).touch()
+    (out / "run.json").write_text(content)
+    options = (
+        "--frames",
+        folder,
+        "--checkpoint",
+        checkpoint,
+        "--out",
+        out,
+        "--max-frames",
+        1,
+        "--export",
+        "tum",
+        *more,
+    )
+    replaced = "--overwrite" in more
+    assert run(infer.main, *options) == int(not replaced)
+    assert "what is left of a run that cannot be resumed" in capsys.readouterr().err
+    assert ((out / "run.json").read_text() == content) != replaced
+
+
+def test_an_export_replaces_no_files_of_others(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    """A folder of pictures with a model's names is a scene of somebody's; one that an export made is replaced."""
+    out, into = tmp_path / "out", tmp_path / "into"
+    options = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--max-frames", 1)
+    assert run(infer.main, *options) == 0
+    (into / "images").mkdir(parents=True)
+    (into / "images" / "img1.png").write_bytes(b"mine")
+    assert run(export.main, out, "--to", "colmap", "--into", into) == 1
+    assert f"{into} holds images, which may be no results" in (shown := capsys.readouterr().err) and "--into" in shown
+    assert (into / "images" / "img1.png").read_bytes() == b"mine"
+    for _ in range(2):
+        assert run(export.main, out, "--to", "colmap", "--into", tmp_path / "new") == 0
+
+
+def test_frames_are_kept_unless_they_fill_the_disk(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """In half precision where nobody asked for them; a resumed run goes on as it began, whatever the disk has by then."""
+    options = ("--frames", folder, "--checkpoint", checkpoint)
+    assert run(infer.main, *options, "--out", tmp_path / "kept", "--max-frames", 2) == 0
+    with np.load(tmp_path / "kept" / "frames" / "000000.npz") as frame:
+        assert frame["depth"].dtype == frame["points"].dtype == np.float16
+    assert "frames are not kept" not in capsys.readouterr().err
+    (folder / "img4.png").rename(folder / "img4.kept")
+    (folder / "img4.png").write_bytes(b"damaged")
+    assert run(infer.main, *options, "--out", tmp_path / "out") == 1
+    (folder / "img4.kept").rename(folder / "img4.png")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    assert run(infer.main, *options, "--out", tmp_path / "out", "--resume") == 0
+    assert len(list((tmp_path / "out" / "frames").iterdir())) == FRAMES
+    capsys.readouterr()
+    assert run(infer.main, *options, "--out", tmp_path / "full") == 0
+    assert (
+        "frames are not kept for view and export: --export tum intrinsics ply npz keeps them" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "full" / "frames").exists()
+    assert run(export.main, tmp_path / "full", "--to", "glb") == 1
+    assert f"--checkpoint {checkpoint} --out {tmp_path / 'full'}" in capsys.readouterr().err
+    asked = ("--export", "tum", "npz", "--max-frames", 1)
+    assert run(infer.main, *options, "--out", tmp_path / "asked", *asked) == 0
+    with np.load(tmp_path / "asked" / "frames" / "000000.npz") as frame:
+        assert frame["depth"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("black", "of one colour"), ("same", "show the same"), ("one", "a single frame")]
+)
+def test_a_scene_that_says_nothing_is_said(
+    kind: str, words: str, checkpoint: Path, folder: Path, tmp_path: Path, capsys
+) -> None:
+    """In the last line and in run.json; the demo model's note is not for others."""
+    for path in sorted(folder.iterdir())[1:]:
+        path.unlink() if kind == "one" else shutil.copyfile(folder / "img1.png", path)
+    if kind == "black":
+        for path in folder.iterdir():
+            Image.new("RGB", (70, 56)).save(path)
+    out = tmp_path / "out"
+    assert run(infer.main, "--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "tum") == 0
+    shown = capsys.readouterr().err
+    assert words in shown.splitlines()[-1] and shown.splitlines()[-1].startswith("warning: the geometry means nothing")
+    assert words in read_run_json(out)["doubt"] and "NOTE" not in shown
