@@ -307,7 +307,7 @@ def _as_begun(config: InferConfig, unfinished: Unfinished) -> InferConfig:
     export = unfinished.options.get("export")
     if config.export or not isinstance(export, list):
         return config
-    known = tuple(name for name in get_args(Output) if name in export)
+    known = tuple(name for name in export if name in get_args(Output))
     dtype = "float16" if unfinished.options.get("frames_dtype") == "float16" else config.options.frames_dtype
     return dataclasses.replace(config, export=known, options=dataclasses.replace(config.options, frames_dtype=dtype))
 

@@ -54,12 +54,15 @@ def default_out(frames: str) -> Path:
     name = full_name(frames)
     if "://" in name:
         return Path("ivggt_out") / re.sub(r"[^\w.-]+", "-", name.partition("://")[2]).strip("-")
-    path = Path(os.path.normpath(name))
+    path = whole = Path(os.path.normpath(name))
     while glob.has_magic(path.name) and not path.exists():
         path = path.parent
     while path.name.lower() in USUAL_NAMES and path.parent.name:
         path = path.parent
-    return Path("ivggt_out") / ("stdin" if frames == "-" else path.stem or "run")
+    if frames == "-":
+        return Path("ivggt_out") / "stdin"
+    is_folder = path != whole or path.is_dir()
+    return Path("ivggt_out") / ((path.name if is_folder else path.stem) or "run")
 
 
 def earlier_run(out: Path) -> EarlierRun | None:
