@@ -23,6 +23,7 @@ from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
 from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
+from ivggt_jax.runs.earlier import as_begun, decisive_options, for_records, same_source, to_resume
 from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
 from ivggt_jax.runs.known_trajectory import AlignOptions, read_trajectory
 from ivggt_jax.runs.memory import peak_memory
@@ -30,7 +31,7 @@ from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.runs.run import Run, interruptible
 from ivggt_jax.sources import Frame, Source, SourceConfig, SourceError, open_source
-from ivggt_jax.sources.source import NAMES_KEPT, full_name
+from ivggt_jax.sources.source import NAMES_KEPT
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import init_stream
 from ivggt_jax.weights import loading
@@ -46,8 +47,6 @@ SHARE_OF_DISK = 0.1
 NEEDED = {"colmap": "depth", "depth": "depth", "video": "depth"}
 NEEDED |= dict.fromkeys(("ply", "nerfstudio", "glb", "html"), "points")
 """What an output is made of, where not every run computes it."""
-FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "view", "port", "on_error")
-"""Options that a resumed run may give anew: they do not decide what is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +134,11 @@ def infer(config: InferConfig) -> int:
     with output_folder.locked(out):
         output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
-        if earlier and earlier.finished and config.resume and _same_source(config, earlier):
+        if earlier and earlier.finished and config.resume and same_source(config, earlier):
             say(f"{out} holds {earlier.description}: nothing to resume")
             return 0
-        unfinished = _to_resume(config, out, earlier)
-        config = _as_begun(config, unfinished) if unfinished else config
+        unfinished = to_resume(config, out, earlier)
+        config = as_begun(config, unfinished) if unfinished else config
         model = loading.load(config.checkpoint, _precision(config)).only_heads(config.predicted)
         size = config.source.size or model.config.image_size
         with open_source(dataclasses.replace(config.source, size=size)) as source:
@@ -192,14 +191,14 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     else:
         frames, state = _started(config, model, source)
         config = _with_frames(config, out, source.expected_length, state)
-        decisive = {**_decisive_options(config), "weights": weights}
+        decisive = {**decisive_options(config), "weights": weights}
         output_folder.begin_anew(out)
         unfinished = Unfinished(decisive)
         if comes_again(config.source.frames):
             begin(out, decisive)
     if "tracks" in config.heads and "npz" not in config.growing:
         say("warning: tracks are predicted, but only npz writes them: add it to --export")
-    if note := note_on_demo(plain(_for_records(config))):
+    if note := note_on_demo(plain(for_records(config))):
         say(note)
 
     def save(run: Run) -> None:
@@ -268,50 +267,6 @@ def _build(config: InferConfig, out: Path, run: Run, interrupted: list[int]) -> 
     build(out, names, config.options, config.align)
 
 
-def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun | None) -> Unfinished | None:
-    """The run to go on with, None to begin one. Raises ValueError when the folder holds one and nobody said what to do."""
-    if earlier is None:
-        if config.resume:
-            say(f"{out} holds no run to resume: a new one begins")
-        if config.overwrite and (found := output_folder.describe(out)):
-            say(f"{out} holds {found}: replaced")
-        return None
-    unfinished = earlier.unfinished
-    if unfinished is None or not config.resume:
-        way = "--resume goes on with it, " if unfinished else ""
-        raise ValueError(f"{out} holds {earlier.description}; {way}--overwrite replaces it, --out DIR goes elsewhere")
-    now, then = _decisive_options(_as_begun(config, unfinished)), unfinished.options
-    changed = [
-        f"--{name.replace('_', '-')} {then.get(name)}, now {now[name]}" for name in now if now[name] != then.get(name)
-    ]
-    if changed:
-        raise ValueError(
-            f"{out} holds {earlier.description}, begun with {'; '.join(changed)}: give what it began with, or begin "
-            "again with --overwrite"
-        )
-    say(f"{out} holds {earlier.description}: resumed from there")
-    return unfinished
-
-
-def _decisive_options(config: InferConfig) -> dict[str, Any]:
-    """The options that decide what is written, by their names, as JSON has them."""
-    options = plain(_for_records(config))
-    for group in ("source", "mapping", "align", "options"):
-        options |= options.pop(group)
-    options["export"] = [*config.growing, *config.built]
-    return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
-
-
-def _as_begun(config: InferConfig, unfinished: Unfinished) -> InferConfig:
-    """The options with what to write as the unfinished run had it, where they do not say."""
-    export = unfinished.options.get("export")
-    if config.export or not isinstance(export, list):
-        return config
-    known = tuple(name for name in export if name in get_args(Output))
-    dtype = "float16" if unfinished.options.get("frames_dtype") == "float16" else config.options.frames_dtype
-    return dataclasses.replace(config, export=known, options=dataclasses.replace(config.options, frames_dtype=dtype))
-
-
 def _with_frames(config: InferConfig, out: Path, length: int | None, state: StreamState) -> InferConfig:
     """The options with what to write said: frames are kept for view and export unless they are endless or fill the disk."""
     if config.export or "npz" in config.growing:
@@ -322,18 +277,6 @@ def _with_frames(config: InferConfig, out: Path, length: int | None, state: Stre
         return dataclasses.replace(config, export=DEFAULT_EXPORT)
     options = dataclasses.replace(config.options, frames_dtype=config.options.frames_dtype or "float16")
     return dataclasses.replace(config, export=(*DEFAULT_EXPORT, "npz"), options=options)
-
-
-def _same_source(config: InferConfig, earlier: output_folder.EarlierRun) -> bool:
-    """Whether an earlier run is not known to be of another source."""
-    return earlier.source in (None, plain(full_name(config.source.frames)))
-
-
-def _for_records(config: InferConfig) -> InferConfig:
-    """The options with the source named in full, and no password in it."""
-    return dataclasses.replace(
-        config, source=dataclasses.replace(config.source, frames=full_name(config.source.frames))
-    )
 
 
 def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterator[Frame], StreamState]:
@@ -403,7 +346,7 @@ def _record(config: InferConfig, run: Run) -> dict[str, Any]:
     return {
         "versions": {name: version(name) for name in ("ivggt_jax", "jax", "flax")},
         "device": str(jax.devices()[0].device_kind),
-        "settings": _for_records(config),
+        "settings": for_records(config),
         "model": {
             "checkpoint": config.checkpoint,
             "source": loading.identify(config.checkpoint),

@@ -142,14 +142,15 @@ def test_lengths_are_rounded_up_by_a_half_at_most():
 def test_folders_of_2_to_100_images_share_a_few_programs(config, size, programs):
     """A program for each number of slots: without rounding there were 72 for the full model and 99 for the demo's."""
     model = abstract_model(config, "float32", ("camera", "depth"))
-    slots = set()
+    slots, caches = set(), set()
     for length in range(2, 101):
         cache = plan_cache(model, CacheConfig(max_frames=length), *size, "200GB", fixed=False)
         state = jax.eval_shape(
             lambda cache=cache: init_stream(model, cache, height=size[0], width=size[1], heads=model.heads)
         )
         slots.add(state.cache.keys.shape[2])
-    assert len(slots) == programs
+        caches.add(cache)
+    assert len(slots) == programs and len(caches) == 13, "nor is a step traced anew in one process"
 
 
 def test_a_length_is_not_rounded_where_that_would_cost_tokens():

@@ -1,0 +1,74 @@
+"""A run and the one before it in its folder: what goes on, what must then be as it was, and what is refused."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from ivggt_jax.export import Output
+from ivggt_jax.runs.command import say
+from ivggt_jax.runs.output_folder import EarlierRun, describe
+from ivggt_jax.runs.resume import Unfinished
+from ivggt_jax.sources.source import full_name
+from ivggt_jax.writers.run_json import plain
+
+if TYPE_CHECKING:
+    from ivggt_jax.infer import InferConfig
+
+FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "view", "port", "on_error")
+"""Options that a resumed run may give anew: they do not decide what is written."""
+
+
+def to_resume(config: "InferConfig", out: Path, earlier: EarlierRun | None) -> Unfinished | None:
+    """The run to go on with, None to begin one. Raises ValueError when the folder holds one and nobody said what to do."""
+    if earlier is None:
+        if config.resume:
+            say(f"{out} holds no run to resume: a new one begins")
+        if config.overwrite and (found := describe(out)):
+            say(f"{out} holds {found}: replaced")
+        return None
+    unfinished = earlier.unfinished
+    if unfinished is None or not config.resume:
+        way = "--resume goes on with it, " if unfinished else ""
+        raise ValueError(f"{out} holds {earlier.description}; {way}--overwrite replaces it, --out DIR goes elsewhere")
+    now, then = decisive_options(as_begun(config, unfinished)), unfinished.options
+    changed = [
+        f"--{name.replace('_', '-')} {then.get(name)}, now {now[name]}" for name in now if now[name] != then.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{out} holds {earlier.description}, begun with {'; '.join(changed)}: give what it began with, or begin "
+            "again with --overwrite"
+        )
+    say(f"{out} holds {earlier.description}: resumed from there")
+    return unfinished
+
+
+def decisive_options(config: "InferConfig") -> dict[str, Any]:
+    """The options that decide what is written, by their names, as JSON has them."""
+    options = plain(for_records(config))
+    for group in ("source", "mapping", "align", "options"):
+        options |= options.pop(group)
+    options["export"] = [*config.growing, *config.built]
+    return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
+
+
+def as_begun(config: "InferConfig", unfinished: Unfinished) -> "InferConfig":
+    """The options with what to write as the unfinished run had it, where they do not say."""
+    export = unfinished.options.get("export")
+    if config.export or not isinstance(export, list):
+        return config
+    known = tuple(name for name in export if name in get_args(Output))
+    dtype = "float16" if unfinished.options.get("frames_dtype") == "float16" else config.options.frames_dtype
+    return dataclasses.replace(config, export=known, options=dataclasses.replace(config.options, frames_dtype=dtype))
+
+
+def same_source(config: "InferConfig", earlier: EarlierRun) -> bool:
+    """Whether an earlier run is not known to be of another source."""
+    return earlier.source in (None, plain(full_name(config.source.frames)))
+
+
+def for_records(config: "InferConfig") -> "InferConfig":
+    """The options with the source named in full, and no password in it."""
+    return dataclasses.replace(
+        config, source=dataclasses.replace(config.source, frames=full_name(config.source.frames))
+    )
