@@ -321,6 +321,22 @@ def test_a_full_disk_is_named(checkpoint: Path, folder: Path, tmp_path: Path) ->
     assert record["frames"] == len(written) < FRAMES, "nothing is half-written, and what was written is counted"
 
 
+def test_folders_of_similar_length_share_what_was_compiled(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    """Of 5 and of 6 images, each in a process of its own: the second adds nothing to the compiled programs."""
+    entries: list[set[str]] = []
+    for count in (FRAMES, FRAMES + 1):
+        (folder / f"img{count}.png").write_bytes((folder / "img1.png").read_bytes())
+        process = start(
+            "infer",
+            *("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / f"out{count}", "--export", "tum"),
+            limit=f"export JAX_COMPILATION_CACHE_DIR={tmp_path / 'compiled'}",
+        )
+        _, error = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, error
+        entries.append({path.name for path in (tmp_path / "compiled").iterdir()})
+    assert entries[0] == entries[1] and any(name.startswith("jit_") for name in entries[0])
+
+
 def test_interrupt_finishes_the_frame(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     """Enough frames that the signal comes in the middle."""
     image = (folder / "img1.png").read_bytes()
