@@ -222,7 +222,7 @@ def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Res
 
 @partial(jax.jit, static_argnames=("height", "width"))
 def _geometry(
-    pose_encoding: np.ndarray, depth: np.ndarray | None, height: int, width: int
+    pose_encoding: jax.Array, depth: jax.Array | None, height: int, width: int
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Camera, and points where there is a depth."""
     cam_from_world, intrinsics = geometry.cameras_from_pose(pose_encoding, height, width)
