@@ -18,6 +18,7 @@ import tyro
 
 from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
 from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.command import run_command, say
@@ -82,6 +83,7 @@ class InferConfig:
     """Show the run in a browser while it goes on (adds npz), and until Ctrl-C when it is over."""
     port: int = 8080
     """Of the page that --view serves, on this machine only."""
+    mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = field(default_factory=SubmapOptions)
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
@@ -191,7 +193,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     run = Run(
         model,
         state,
-        Writers(config.growing, out, options, unfinished.frames, unfinished.writers),
+        Writers(_growing(config, state), out, options, unfinished.frames, unfinished.writers),
         Progress(source.expected_length, unfinished.frames, state),
         points_from_depth=config.points_from == "depth",
         begin=unfinished.frames,
@@ -276,7 +278,7 @@ def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun
 def _decisive_options(config: InferConfig) -> dict[str, Any]:
     """The options that decide what is written, by their names, as JSON has them."""
     options = json.loads(json.dumps(dataclasses.asdict(_for_records(config)), default=str))
-    for group in ("source", "align", "options"):
+    for group in ("source", "mapping", "align", "options"):
         options |= options.pop(group)
     options["export"] = [*config.growing, *config.built]
     return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
@@ -301,8 +303,20 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     height, width, _ = first.image.shape
     cache = _cache(config, model, source.length, height, width)
     grid = _grid(config, height, width)
-    state = init_stream(model, cache, height=height, width=width, heads=config.predicted, query_points=grid)
+    submaps = config.mapping.choose(model.config, source.length) if "depth" in config.predicted else None
+    if submaps is not None:
+        say(
+            f"a new submap every {submaps.frames} frames keeps the camera; --submaps off is one stream (docs/mapping.md)"
+        )
+    state = init_stream(
+        model, cache, height=height, width=width, heads=config.predicted, query_points=grid, submaps=submaps
+    )
     return chain([first], frames), state
+
+
+def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:
+    """Outputs written frame by frame; a map's submaps among them, without being asked for."""
+    return (*config.growing, *(() if state.settings.submaps is None else ("submaps",)))
 
 
 def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:
@@ -362,6 +376,7 @@ def _record(config: InferConfig, run: Run) -> dict[str, Any]:
             "config": run.model.config,
         },
         "cache": settings.cache,
+        "submaps": settings.submaps,
         "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
         "frames": run.frames,
         "milliseconds_per_frame": run.progress.percentiles(),

@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 import pytest
-from ivggt_jax.evaluate.alignment import umeyama
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.mapping.graph import Gap, GraphConfig, Loop, solve
+from ivggt_jax.trajectories.alignment import umeyama
 from ivggt_jax.transforms import Similarity
 
 AROUND = 24

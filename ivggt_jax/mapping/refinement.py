@@ -34,6 +34,8 @@ GAIN, OFFSET = 0.3, 0.1
 """The same of the change of brightness from frame to frame: factor and sum."""
 LEAST_SEEN = 0.1
 """Share of the keyframes' pixels that must lie in the new image."""
+LEAST_CORRELATION = 0.3
+"""Correlation of the keyframes with the image, at the pose found, below which the two do not show one scene."""
 LONGEST_STEP = 0.1
 """Of one iteration, in radians and in mean depths."""
 
@@ -131,13 +133,14 @@ def refine(
     """The pose of a new image, levels [level,H,W] (`pyramid`), with intrinsics [3,3], near world_from_cam [3,4].
 
     Keyframes [R,…] count where `valid` [R]. The result is refused, and the pose stays, where too few of their pixels lie
-    in the image, where the residual does not fall, and where anything is not finite.
+    in the image, where those do not correlate or the residual does not fall, and where anything is not finite.
     """
     keyframes = jax.tree.map(lambda x: x, keyframes)
     problem = _Problem(keyframes, keyframes.known & valid[:, None], levels, intrinsics, world_from_cam)
     pose = problem.solve()
     before, after = problem.look(world_from_cam), problem.look(pose)
-    accepted = (after.seen >= LEAST_SEEN) & (after.residual < before.residual) & jnp.isfinite(pose).all()
+    sound = (after.seen >= LEAST_SEEN) & (after.correlation >= LEAST_CORRELATION) & jnp.isfinite(pose).all()
+    accepted = sound & (after.residual < before.residual)
     return Refined(
         world_from_cam=jnp.where(accepted, pose, world_from_cam),
         accepted=accepted,

@@ -16,17 +16,16 @@ from ivggt_jax import geometry
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.link import link
 from ivggt_jax.mapping.pyramid import pyramid, sharpness
-from ivggt_jax.mapping.refinement import keyframe, refine
+from ivggt_jax.mapping.refinement import LEAST_CORRELATION, keyframe, refine
 from ivggt_jax.mapping.state import MapRecord, MapState
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.transforms import Similarity, multiply, rotate
 
 CLEAR, BLANK = 0.5, 0.05
 """Shares of the usual sharpness: from the first on a frame makes an anchor, below the second it shows nothing."""
-AGREES = 0.3
-"""Correlation with the keyframes below which a frame does not continue what was seen before..."""
 PATIENCE = 4
-"""... and so many such frames on end are a break, such as a cut in the video: the next part of the map begins."""
+"""So many frames on end that do not correlate with the keyframes are a break, such as a cut in the video: the next part of
+the map begins."""
 
 
 def is_due(config: SubmapConfig, position: MapState, image: jax.Array, frames: jax.Array) -> jax.Array:
@@ -85,18 +84,19 @@ def _place(
     world_from_model = _putting(model_from_cam, world_from_cam, position.world_from_model.scale)
     depth = world_from_model.scale * seen.depth
     position = _remember(config, position, levels, depth, intrinsics, world_from_cam, agreement)
+    record = MapRecord(
+        submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
+        anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
+        refined=refined, agreement=agreement, token=jnp.zeros(()),
+    )  # fmt: skip
     moved = replace(
         seen,
         pose_encoding=geometry.pose_from_cameras(geometry.invert(world_from_cam), intrinsics, *depth.shape),
         depth=depth,
         points=None if seen.points is None else world_from_model.points(seen.points),
         visibility=_while_alive(position, seen.visibility),
-        map=MapRecord(
-            submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
-            anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
-            refined=refined, agreement=agreement, token=jnp.zeros(()),
-        ),
-    )  # fmt: skip
+        map=record,
+    )
     return replace(position, world_from_model=world_from_model, frame=position.frame + 1), moved
 
 
@@ -121,7 +121,7 @@ def _remember(
     sharp = sharpness(levels)
     first, shows = position.frame == 0, sharp > BLANK * position.sharpness
     usual = jnp.where(first, sharp, position.sharpness + jnp.where(shows, 0.1 * (sharp - position.sharpness), 0))
-    lost = jnp.where(jnp.any(position.valid) & shows & (agreement < AGREES), position.lost + 1, 0)
+    lost = jnp.where(jnp.any(position.valid) & shows & (agreement < LEAST_CORRELATION), position.lost + 1, 0)
     slot = position.frame // config.keyframe_every % config.keyframes
     chosen = (position.frame % config.keyframe_every == 0) & shows & (jnp.arange(config.keyframes) == slot)
     frame = keyframe(levels, depth, intrinsics, world_from_cam)

@@ -19,6 +19,7 @@ import numpy as np
 
 from ivggt_jax.beside import part_of, written_beside
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.model.parameters import Model, flatten
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import init_stream
@@ -78,6 +79,7 @@ def save_state(out: Path, unfinished: Unfinished, state: StreamState, writers: M
         "height": settings.height,
         "width": settings.width,
         "heads": settings.heads,
+        "submaps": dataclasses.asdict(settings.submaps) if settings.submaps else None,
     }
     leaves = {f"stream/{name}": leaf for name, leaf in _named_leaves(state).items()}
     arrays = {f"writers/{name}": array for name, array in writers.items()}
@@ -106,7 +108,8 @@ def restore_stream(model: Model, unfinished: Unfinished, query_points: np.ndarra
     """The stream as it was saved. Raises CheckpointError when it does not fit the model."""
     stream = dict(unfinished.stream)
     cache = CacheConfig(**stream.pop("cache"))
-    wanted = jax.eval_shape(lambda: init_stream(model, cache, query_points=query_points, **stream))
+    submaps = SubmapConfig(**found) if (found := stream.pop("submaps", None)) else None
+    wanted = jax.eval_shape(lambda: init_stream(model, cache, query_points=query_points, submaps=submaps, **stream))
     leaves = []
     for name, leaf in _named_leaves(wanted).items():
         array = unfinished.arrays.get(f"stream/{name}")

@@ -215,6 +215,7 @@ def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Res
         intrinsics=np.asarray(intrinsics, np.float64),
         tracks=host.tracks,  # type: ignore[arg-type]
         visibility=host.visibility,  # type: ignore[arg-type]
+        map=host.map,
         **fields,
     )
 

@@ -74,16 +74,11 @@ def describe(directory: Path) -> Description:
     Raises CheckpointError when it is none, or not of this version.
     """
     where, content = _read_config(directory)
-    source = content.get("source")
-    try:
-        return Description(
-            config=parse_config(content.get("model"), where),
-            dtype=content["dtype"],
-            parameters=content["parameters"],
-            source=Source(**source) if source else None,
-        )
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{where} is incomplete ({error}); convert the weights again") from None
+    config = parse_config(content.get("model"), where)
+    dtype, parameters, source = content.get("dtype"), content.get("parameters"), content.get("source")
+    if not isinstance(dtype, str) or not isinstance(parameters, int) or not _is_source(source):
+        raise CheckpointError(f"{where} is incomplete or damaged; convert the weights again")
+    return Description(config=config, dtype=dtype, parameters=parameters, source=Source(**source) if source else None)
 
 
 def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]:
@@ -156,6 +151,15 @@ def check_place(path: Path, overwrite: bool) -> None:
         raise CheckpointError(f"{path} exists; choose another place or overwrite it (--overwrite)")
     if path.is_dir() and not place.is_bare(path):
         _read_config(path)
+
+
+def _is_source(value: object) -> bool:
+    """Whether it is None or an object with the texts of a Source."""
+    if not isinstance(value, dict):
+        return value is None
+    known = {field.name for field in dataclasses.fields(Source)}
+    texts = all(text is None or isinstance(text, str) for text in value.values())
+    return texts and isinstance(value.get("name"), str) and value.keys() <= known
 
 
 @contextmanager

@@ -70,9 +70,7 @@ def _settle(directory: Path) -> None:
 
 def _flush(folder: Path) -> None:
     """Wait until a folder's files are on the disk: the old checkpoint is removed next, and power may fail after that."""
-    for path in (*folder.rglob("*"), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -16,6 +16,7 @@ from ivggt_jax.writers.ply import PlyWriter
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.rrd import RrdWriter
 from ivggt_jax.writers.run_json import read_run_json, write_run_json
+from ivggt_jax.writers.submaps import SubmapsWriter
 from ivggt_jax.writers.tum import TumWriter
 from ivggt_jax.writers.video import VideoWriter
 from ivggt_jax.writers.writer import ExportOptions, Writer
@@ -43,6 +44,7 @@ WRITERS: dict[str, type[Writer]] = {
         DepthWriter,
         VideoWriter,
         RrdWriter,
+        SubmapsWriter,
     )
 }
 """Outputs that grow frame by frame, by the name that --export knows."""
