@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import tyro
 
-from ivggt_jax.config import CacheConfig, PolicyName
+from ivggt_jax.config import CacheConfig, HeadName, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
@@ -59,7 +59,7 @@ class InferConfig:
     """Frames between saves of the state that --resume needs; 0: only when stopped; by default about once a minute."""
     export: tuple[Output, ...] = ("tum", "intrinsics", "ply")
     """What to write; colmap, nerfstudio, glb and html are built at the end from saved frames (npz, which they add)."""
-    heads: tuple[Literal["camera", "depth", "points", "tracks"], ...] = ("camera", "depth")
+    heads: tuple[HeadName, ...] = ("camera", "depth")
     """What to predict, camera always; tracks follow a grid of points from the first frame."""
     points_from: Literal["depth", "head"] = "depth"
     """Points from depth and camera (sharper), or from the point head."""

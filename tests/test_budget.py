@@ -4,8 +4,8 @@ import jax
 import pytest
 
 from ivggt_jax import CacheConfig, Model, ModelConfig, infer, init_stream
+from ivggt_jax.model.heads import DEFAULT_HEADS
 from ivggt_jax.model.parameters import abstract_model
-from ivggt_jax.model.vggt import DEFAULT_HEADS
 from ivggt_jax.runs import fitting
 from ivggt_jax.runs.fitting import (
     default_budget,
@@ -146,7 +146,7 @@ def test_folders_of_2_to_100_images_share_a_few_programs(config, size, programs)
     for length in range(2, 101):
         cache = plan_cache(model, CacheConfig(max_frames=length), *size, "200GB", fixed=False)
         state = jax.eval_shape(
-            lambda cache=cache: init_stream(model, cache, height=size[0], width=size[1], heads=model.heads)
+            lambda cache=cache: init_stream(model, cache, height=size[0], width=size[1], heads=model.config.predicts)
         )
         slots.add(state.cache.keys.shape[2])
     assert len(slots) == programs

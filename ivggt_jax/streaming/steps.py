@@ -18,8 +18,9 @@ from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
+from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, VGGT, Predictions
+from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.mapped_pass import mapped_pass
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
@@ -247,7 +248,8 @@ def _unit(images: FrameArray) -> jax.Array:
 
 
 def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
-    chosen = tuple(heads) if heads is not None else DEFAULT_HEADS + (("tracks",) if queries else ())
+    usual = (head for head in model.config.predicts if head in DEFAULT_HEADS or (head == "tracks" and queries))
+    chosen = tuple(usual if heads is None else heads)
     unknown = sorted(set(chosen) - set(HEADS))
     if unknown:
         raise ValueError(f"unknown heads {', '.join(unknown)}; known: {', '.join(HEADS)}")
@@ -271,7 +273,7 @@ def _queries(query_points: FrameArray, batch: int) -> jax.Array:
 
 
 def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
-    own = vars(model.config)
+    own = vars(replace(model.config, predicts=state.settings.model.predicts))  # those of the state are asked for below
     if other := [f"{name}={x}, not {own[name]}" for name, x in vars(state.settings.model).items() if x != own[name]]:
         raise ValueError(f"this state was started with another model: {'; '.join(other)}")
     model.check_heads(state.settings.heads)
