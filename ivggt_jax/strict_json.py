@@ -1,5 +1,6 @@
 """The one way to read JSON back: one object, bounded in length and depth, and nothing that JSON does not have."""
 
+import codecs
 import json
 import math
 import stat
@@ -44,9 +45,8 @@ def parse_json(text: bytes, what: str) -> dict[str, Any]:
     if len(text) > LENGTH_LIMIT:
         raise JsonError(f"{what} is longer than {LENGTH_LIMIT >> 20} MiB")
     try:
-        value = json.loads(
-            text.decode("utf-8-sig"), object_pairs_hook=_object, parse_int=_whole, parse_constant=_refuse_constant
-        )
+        plain = text.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+        value = json.loads(plain, object_pairs_hook=_object, parse_int=_whole, parse_constant=_refuse_constant)
         _check(value)
     except RecursionError:
         raise JsonError(f"{what} is nested more than {DEPTH_LIMIT} levels deep") from None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import tyro
 
+from ivggt_jax.runs.advice import saved_run
 from ivggt_jax.runs.command import run_command
 from ivggt_jax.viewer.page import View, saved_lengths
-from ivggt_jax.writers.saved_run import SavedRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def view(config: ViewConfig) -> int:
     """A run in the browser: points, cameras, every frame's image and depth; new frames appear as they are saved."""
-    SavedRun(config.run)  # says what is missing where there are no frames
+    saved_run(config.run)  # says what is missing where there are no frames
     with View(config.run, config.port, lambda: saved_lengths(config.run), config.host) as page:
         page.wait()
     return 0

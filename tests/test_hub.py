@@ -110,13 +110,14 @@ def test_a_server_that_is_no_hub_is_named(server):
         hub.fetch(NAME)
 
 
-def test_no_network_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "file"), [(NAME, "checkpoints.pth"), ("someone/else", "its weights")])
+def test_no_network_is_named(tmp_path, monkeypatch, name, file):
     with serve() as gone:
         point_to(gone.url, tmp_path, monkeypatch)
     # The library tries again for a while.
     monkeypatch.setattr("time.sleep", lambda _: None)
-    with refused(f"not downloaded before and {gone.url} cannot be reached; connect, or download checkpoints.pth"):
-        hub.fetch(NAME)
+    with refused(f"{name} was not downloaded before and {gone.url} cannot be reached; connect, or download {file}"):
+        hub.fetch(name)
 
 
 @pytest.mark.parametrize(

@@ -149,16 +149,6 @@ def test_refusals_of_any_repository(server):
         hub.fetch(NAME)
 
 
-def test_no_network_is_named(tmp_path, monkeypatch):
-    with serve() as gone:
-        point_to(gone.url, tmp_path, monkeypatch)
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    with refused(
-        f"{NAME} was not downloaded before and {gone.url} cannot be reached; connect, or download its weights"
-    ):
-        load(NAME)
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -1,6 +1,8 @@
 """Safetensors files: the same as the library's, mapped, and hostile ones refused."""
 
 import json
+import os
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -110,7 +112,10 @@ def test_hostile_headers_are_refused(tmp_path, header, because):
 def test_missing_and_unreadable_files_are_named(tmp_path):
     refused(tmp_path / "none.safetensors", "none.safetensors does not exist")
     (tmp_path / "folder.safetensors").mkdir()
-    refused(tmp_path / "folder.safetensors", "folder.safetensors cannot be read: Is a directory")
+    refused(tmp_path / "folder.safetensors", "folder.safetensors is not a file")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    refused(tmp_path / "pipe.safetensors", "pipe.safetensors is not a file")
+    refused(Path("/dev/zero"), "zero is not a file")
     with pytest.raises(CheckpointError, match=r"config.json does not exist"):
         read_json(tmp_path / "config.json")
 

@@ -36,11 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     objective = arguments[0] if arguments else "--help"
     if objective not in PRESETS:
         asked = objective in ("--help", "-h")
-        lines = [
-            f"  {f'{kind} {name}':<22}{text}"
-            for kind, presets in PRESETS.items()
-            for name, (text, _) in presets.items()
-        ]
+        texts = {f"{kind} {name}": text for kind, presets in PRESETS.items() for name, (text, _) in presets.items()}
+        width = max(map(len, texts))
+        lines = [f"  {name:<{width}} {text}" for name, text in texts.items()]
         print(HELP.format(presets="\n".join(lines)), file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     presets = tyro.extras.subcommand_type_from_defaults(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig
@@ -29,6 +30,8 @@ from ivggt_jax.trajectories.alignment import inverse
 
 WINDOW = 100
 """Frames of the path error."""
+STEP = 4
+"""Frames from one camera to the next of which the turning factor is told."""
 EARLY, LATE = slice(50, 100), slice(1000, 2000)
 """Frames whose depth errors are compared: soon after the start, and long after the memory was full."""
 
@@ -129,6 +132,25 @@ def path_errors(found: np.ndarray, truth: np.ndarray) -> PathErrors:
     return PathErrors(errors["ate"] / float(spread), errors["ate"] / float(length), errors["rotation_mean_degrees"])
 
 
+def turning_factor(found: np.ndarray, truth: np.ndarray) -> float:
+    """By what factor cameras [S,3,4] (world_from_cam) turn from frame to frame `STEP` later, where the truth has 1.
+
+    The least-squares slope of predicted rotation vectors, each in the frame of its earlier camera, over true ones. Infinite
+    where a prediction is not finite; NaN where no true camera turns, or there are no such frames.
+    """
+    if not np.isfinite(found).all():
+        return np.inf
+    predicted, true = (_turns(cameras[..., :3]) for cameras in (found, truth))
+    size = np.sum(np.square(true))
+    return float(np.sum(predicted * true) / size) if size > 0 else np.nan
+
+
+def _turns(orientations: np.ndarray) -> np.ndarray:
+    """Rotation vectors [S − STEP,3] in radians of cameras with orientations [S,3,3]."""
+    steps = np.swapaxes(orientations[:-STEP], -1, -2) @ orientations[STEP:]
+    return Rotation.from_matrix(steps).as_rotvec() if len(steps) else np.zeros((0, 3))
+
+
 def measures(record: Record, length: int) -> dict[str, float]:
     """What is left of a record's first `length` frames: errors, time and memory, one number each.
 
@@ -149,6 +171,7 @@ def measures(record: Record, length: int) -> dict[str, float]:
         "path_error_percent": 100 * np.mean(windows),
         "position_error": whole.over_spread,
         "rotation_error_degrees": whole.rotation_degrees,
+        "turning_factor": turning_factor(found, truth),
         "milliseconds": np.median(times) if len(times) else np.nan,
         "state_megabytes": record.state_bytes / 1e6,
     }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ivggt_jax.mapping.config import SubmapConfig
-from ivggt_jax.mapping.refinement import Keyframe, empty_keyframes
+from ivggt_jax.mapping.refinement import Focal, Keyframe, empty_keyframes
 from ivggt_jax.transforms import Similarity
 
 
@@ -23,6 +23,8 @@ class MapState:
     a pose is refined: the network's next poses follow from there."""
     world_from_submap: Similarity
     """[B] the same as it was at the anchor: where the submap was placed."""
+    focal: Focal
+    """[B] the focal length that the images make believe."""
     frame: jax.Array
     """[B] int32: frames seen in all."""
     submap: jax.Array
@@ -54,6 +56,7 @@ class MapState:
         return cls(
             world_from_model=Similarity.identity(batch),
             world_from_submap=Similarity.identity(batch),
+            focal=Focal(jnp.ones((batch, 2)), jnp.zeros(batch)),
             frame=zeros(), submap=zeros(), part=zeros(), lost=zeros(),
             link_share=jnp.zeros(batch, jnp.float32),
             link_spread=jnp.zeros(batch, jnp.float32),

@@ -79,11 +79,14 @@ def _place(
     levels = pyramid(image)
     refined, agreement = jnp.zeros((), bool), jnp.zeros(())
     if config.refine:
-        found = refine(position.keyframes, position.valid, levels, intrinsics, world_from_cam)
+        belief = position.focal.after(intrinsics)
+        found = refine(position.keyframes, position.valid, levels, belief, world_from_cam)
         world_from_cam, refined, agreement = found.world_from_cam, found.accepted, found.correlation
+        position = replace(position, focal=found.focal)
+        intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
     world_from_model = _putting(model_from_cam, world_from_cam, position.world_from_model.scale)
     depth = world_from_model.scale * seen.depth
-    position = _remember(config, position, levels, depth, intrinsics, world_from_cam, agreement)
+    position = _remember(config, position, levels, depth, world_from_cam, agreement)
     record = MapRecord(
         submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
         anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
@@ -113,7 +116,6 @@ def _remember(
     position: MapState,
     levels: jax.Array,
     depth: jax.Array,
-    intrinsics: jax.Array,
     world_from_cam: jax.Array,
     agreement: jax.Array,
 ) -> MapState:
@@ -124,7 +126,7 @@ def _remember(
     lost = jnp.where(jnp.any(position.valid) & shows & (agreement < LEAST_CORRELATION), position.lost + 1, 0)
     slot = position.frame // config.keyframe_every % config.keyframes
     chosen = (position.frame % config.keyframe_every == 0) & shows & (jnp.arange(config.keyframes) == slot)
-    frame = keyframe(levels, depth, intrinsics, world_from_cam)
+    frame = keyframe(levels, depth, world_from_cam)
     keyframes = jax.tree.map(
         lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
     )

@@ -49,7 +49,7 @@ class Model:
         """Raises ValueError for a head that this model has not."""
         own = self.config.predicts
         if absent := sorted(set(heads) - set(own)):
-            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(own)}")
+            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(own) or 'none'}")
 
     @property
     def network(self) -> VGGT:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -16,7 +17,7 @@ from ivggt_jax.sources.folder import listed_images
 from ivggt_jax.sources.source import full_name
 from ivggt_jax.weights.tensor_file import CheckpointError
 from ivggt_jax.writers.files import naming
-from ivggt_jax.writers.run_json import read_run_json
+from ivggt_jax.writers.run_json import read_run_json, recorded
 
 MARKER = ".ivggt_jax"
 """An empty file in every folder that a run wrote to, there from its beginning."""
@@ -27,6 +28,8 @@ OUTPUTS = (
 )
 """Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""
 LOCK = ".lock"
+USUAL_NAMES = {"frames", "images", "image", "imgs", "img", "rgb", "color", "colour", "pictures", "input", "data"}
+"""Of folders that hold the pictures of a scene, which the folder around them is named after."""
 
 
 @dataclass(frozen=True)
@@ -34,45 +37,59 @@ class EarlierRun:
     """What lies in a folder."""
 
     description: str
-    """For people: "a run that was stopped after 12 frames"."""
+    """For people: "a run of /scenes/room that was stopped, with 12 frames saved"."""
+    source: str | None = None
+    """What it was a run of, as `full_name` says it, where that is known."""
     finished: bool = False
     unfinished: Unfinished | None = None
     """What is needed to go on, where the run can be resumed."""
 
 
 def default_out(frames: str) -> Path:
-    """ivggt_out/ and the name of the source: a file, a folder, the folder of a pattern, or a camera's address."""
+    """ivggt_out/ and the name of the scene.
+
+    That is a file's, a camera's address, or the folder's that holds the pictures; of a folder called `frames`, `images` or
+    the like it is the name of the folder around it.
+    """
     name = full_name(frames)
     if "://" in name:
         return Path("ivggt_out") / re.sub(r"[^\w.-]+", "-", name.partition("://")[2]).strip("-")
     path = Path(os.path.normpath(name))
     while glob.has_magic(path.name) and not path.exists():
         path = path.parent
-    return Path("ivggt_out") / (path.stem or "run")
+    while path.name.lower() in USUAL_NAMES and path.parent.name:
+        path = path.parent
+    return Path("ivggt_out") / ("stdin" if frames == "-" else path.stem or "run")
 
 
 def earlier_run(out: Path) -> EarlierRun | None:
     """What an earlier run left in the folder; None when there is none. Raises CheckpointError when it is damaged."""
     unfinished = read_state(out)
     if unfinished is not None:
-        frames = unfinished.frames
+        frames, source = unfinished.frames, _text(recorded(unfinished.options, "frames"))
         saved = f"that was stopped, with {frames} frames saved" if frames else "that was stopped before its first save"
-        return EarlierRun(f"a run {saved}", unfinished=unfinished)
-    if (out / "run.json").is_file():
-        with contextlib.suppress(ValueError, KeyError):
-            return EarlierRun(f"a finished run of {read_run_json(out)['frames']} frames", finished=True)
+        return EarlierRun(f"a run of {source or 'an unknown source'} {saved}", source, unfinished=unfinished)
+    record = _record(out)
+    if type(frames := recorded(record, "frames")) is int:
+        source = _text(recorded(record, "settings", "source", "frames"))
+        return EarlierRun(
+            f"a finished run of {frames} frames of {source or 'an unknown source'}", source, finished=True
+        )
     if any(_outputs(out)):
         return EarlierRun("what is left of a run that cannot be resumed")
     return None
 
 
-def check_replaceable(out: Path) -> None:
-    """Raises ValueError when the folder holds somebody's files under the names of results, and no run wrote to it."""
+def check_replaceable(out: Path, option: str = "--out") -> None:
+    """Raises ValueError when the folder holds somebody's files under the names of results, and no run wrote to it.
+
+    `option` is what names another.
+    """
     found = _outputs(out)
     if found and not _is_a_runs(out):
         names = ", ".join(path.name for path in found)
         raise ValueError(
-            f"{out} holds {names}, which may be no results, since no run is known there: choose another --out"
+            f"{out} holds {names}, which may be no results, since no run is known there: choose another {option}"
         )
 
 
@@ -85,6 +102,11 @@ def begin_anew(out: Path) -> None:
     for path in _outputs(out):
         with naming(path):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    mark(out)
+
+
+def mark(out: Path) -> None:
+    """Mark the folder as one that a run or an export wrote to. Raises WriteError when it cannot."""
     with naming(out / MARKER):
         (out / MARKER).touch()
 
@@ -147,9 +169,16 @@ def _with_what_it_names(frames: str) -> Iterator[Path]:
 
 def _is_a_runs(out: Path) -> bool:
     """Whether a run wrote to the folder: marked it, can be resumed there, or left its record."""
-    if (out / MARKER).is_file() or (out / STATE_FILE).is_file():
-        return True
+    return (out / MARKER).is_file() or (out / STATE_FILE).is_file() or "conventions" in _record(out)
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """The folder's `run.json`; empty where there is none that can be read."""
     try:
-        return "conventions" in read_run_json(out)
-    except (FileNotFoundError, ValueError, TypeError):
-        return False
+        return read_run_json(out)
+    except (OSError, ValueError):
+        return {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -7,8 +7,9 @@ replaced at once, so a kill at any moment leaves a whole one. What the writers w
 
 import dataclasses
 import json
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.model.parameters import Model, flatten
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import init_stream
+from ivggt_jax.strict_json import parse_json
 from ivggt_jax.weights.tensor_file import CheckpointError, open_safetensors, write_safetensors
 from ivggt_jax.writers.files import naming
+from ivggt_jax.writers.run_json import plain, recorded
 
 STATE_FILE = "unfinished.safetensors"
 RECORD = "record"
@@ -92,24 +95,36 @@ def read_state(out: Path) -> Unfinished | None:
     Raises CheckpointError when the file is damaged.
     """
     path = out / STATE_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         tensors = open_safetensors(path)
-        record = json.loads(tensors.pop(RECORD).tobytes())
+        record = parse_json(tensors.pop(RECORD).tobytes(), "its record")
+        _check(record)
         return Unfinished(**record, arrays=tensors)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path}, the state of a stopped run, is damaged: begin again with --overwrite ({error})"
         ) from None
 
 
-def restore_stream(model: Model, unfinished: Unfinished, query_points: np.ndarray | None) -> StreamState:
-    """The stream as it was saved. Raises CheckpointError when it does not fit the model."""
-    stream = dict(unfinished.stream)
-    cache = CacheConfig(**stream.pop("cache"))
-    submaps = SubmapConfig(**found) if (found := stream.pop("submaps", None)) else None
-    wanted = jax.eval_shape(lambda: init_stream(model, cache, query_points=query_points, submaps=submaps, **stream))
+def restore_stream(
+    model: Model, unfinished: Unfinished, query_points: Callable[[int, int], np.ndarray | None]
+) -> StreamState:
+    """The stream as it was saved; `query_points` gives the tracks' for frames of a height and width.
+
+    Raises CheckpointError when it does not fit the model.
+    """
+    try:
+        stream = dict(unfinished.stream)
+        cache = CacheConfig(**stream.pop("cache"))
+        submaps = SubmapConfig(**found) if (found := stream.pop("submaps", None)) else None
+        points = query_points(stream["height"], stream["width"])
+        wanted = jax.eval_shape(lambda: init_stream(model, cache, query_points=points, submaps=submaps, **stream))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"the saved stream cannot be restored: begin again with --overwrite ({error})") from None
     leaves = []
     for name, leaf in _named_leaves(wanted).items():
         array = unfinished.arrays.get(f"stream/{name}")
@@ -145,13 +160,29 @@ def _first_values(parameter: jax.Array) -> np.ndarray:
     return np.asarray(parameter.ravel()[:SAMPLED])
 
 
+def _check(record: dict[str, Any]) -> None:
+    """Raises ValueError where the fields of an `Unfinished` are not what they should be."""
+    known = {field.name: field.type for field in dataclasses.fields(Unfinished) if field.name != "arrays"}
+    if record.keys() != known.keys():
+        raise ValueError(f"its record has {', '.join(record) or 'nothing'}, not {', '.join(known)}")
+    counts = [*(record[name] for name, kind in known.items() if kind is int), recorded(record, "skipped", "count")]
+    names = recorded(record, "skipped", "names")
+    if not (
+        all(isinstance(record[name], dict) for name in ("options", "skipped", "stream"))
+        and all(type(count) is int and -1 <= count < 1 << 53 for count in counts)
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+    ):
+        raise ValueError("its record has values of other kinds than it should")
+
+
 def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None:
     record = {
         field.name: getattr(unfinished, field.name)
         for field in dataclasses.fields(unfinished)
         if field.name != "arrays"
     }
-    tensors = {**arrays, RECORD: np.frombuffer(json.dumps(record).encode(), np.uint8)}
+    tensors = {**arrays, RECORD: np.frombuffer(json.dumps(plain(record)).encode(), np.uint8)}
     layout = {name: (tuple(x.shape), np.dtype(x.dtype)) for name, x in tensors.items()}
     path = out / STATE_FILE
     with naming(path):

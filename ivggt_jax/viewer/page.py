@@ -19,6 +19,7 @@ from ivggt_jax.writers import Result, read_run_json
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.frusta import first_look, frustum_corners, frustum_depth
 from ivggt_jax.writers.fusion import automatic_voxel
+from ivggt_jax.writers.run_json import recorded
 from ivggt_jax.writers.saved_run import read_result
 from ivggt_jax.writers.video import colour_depth, inverse_depth_range
 
@@ -271,9 +272,10 @@ def saved_lengths(run: Path) -> np.ndarray | None:
     try:
         if state := read_state(run):
             lengths = state.arrays.get("stream/cache.length")
-            return None if lengths is None else lengths[:, 0]
-        return np.array(read_run_json(run)["tokens_kept"]["by_layer"])
-    except (OSError, ValueError, KeyError):  # not there yet, or being replaced
+            return None if lengths is None or lengths.ndim != 2 else lengths[:, 0]
+        lengths = np.array(recorded(read_run_json(run), "tokens_kept", "by_layer"))
+        return lengths if lengths.ndim == 1 and lengths.dtype == np.int64 else None
+    except (OSError, ValueError, OverflowError):  # not there yet, being replaced, or not ours
         return None
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +59,11 @@ def list_problems(problems: list[str], limit: int = 8) -> str:
 def map_file(path: Path) -> mmap.mmap:
     """Map a file read-only.
 
-    Raises CheckpointError when it is missing, not readable, a directory or empty.
+    Raises CheckpointError when it is missing, not readable, empty, or no file but a directory, a pipe or a device.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError(f"{path} is not a file")  # a pipe would be waited for
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise CheckpointError(f"{path} is empty; copy or download it again")

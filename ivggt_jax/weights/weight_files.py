@@ -60,7 +60,7 @@ def read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{path} has no weight_map: not the index of a sharded checkpoint")
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if not isinstance(shard, str) or not shard or Path(shard).name != shard:
             raise CheckpointError(f"{path} places {name!r} in {shard!r}, which is not the name of a file beside it")
     return weight_map
 

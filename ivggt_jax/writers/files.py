@@ -5,6 +5,7 @@ half-written under its final name. (Killed, not cut from power: nothing here wai
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from ivggt_jax.beside import written_beside
 
 
 class WriteError(OSError):
-    """A file could not be written: names the file, the reason and what to do."""
+    """A file could not be written: names the file and the reason, and what to do where the disk is full."""
 
 
 class ResumeError(ValueError):
@@ -35,10 +36,9 @@ def naming(path: Path) -> Iterator[None]:
     except WriteError:
         raise
     except OSError as error:
-        raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. Frames finished before are on disk; "
-            "free space, then go on with --resume"
-        ) from error
+        way = ". Frames finished before are on disk; free space, then go on with --resume"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise WriteError(f"cannot write {path}: {error.strerror or error}{way if full else ''}") from error
 
 
 @contextlib.contextmanager
