@@ -388,7 +388,7 @@ def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
     return {"count": before["count"] + source.skipped, "names": names[:NAMES_KEPT]}
 
 
-def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager:
+def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager[Any]:
     """With --view, the page that shows the run while it goes on; None without."""
     if not config.view:
         return contextlib.nullcontext()

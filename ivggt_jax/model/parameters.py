@@ -114,10 +114,10 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
     return nested
 
 
-def _plain(state: nnx.State) -> Params:
+def _plain(state: nnx.State[Any, Any]) -> Params:
     return unflatten(flatten(nnx.to_pure_dict(state)))
 
 
 @cache
-def _structure(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+def _structure(config: ModelConfig) -> tuple[nnx.GraphDef[VGGT], nnx.State[Any, Any]]:
     return nnx.split(nnx.eval_shape(lambda: VGGT(config, rngs=nnx.Rngs(0))))

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -41,7 +41,11 @@ class AlignedRun(SavedRun):
         super().__init__(out)
         self._map = truth_from_model
 
-    def __getitem__(self, position):
+    @overload
+    def __getitem__(self, position: int) -> Result: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Result]: ...
+    def __getitem__(self, position: int | slice) -> Result | list[Result]:
         """The moved result, or list of results."""
         found = super().__getitem__(position)
         return [self._moved(result) for result in found] if isinstance(found, list) else self._moved(found)

@@ -60,7 +60,7 @@ class Run:
         self._saved_at, self._seconds_to_save = time.perf_counter(), 0.0
         self._together = state.settings.cache.frames_per_step
         self._pending: tuple[list[Frame], Predictions, jax.Array] | None = None
-        self._writing: Future | None = None
+        self._writing: Future[Any] | None = None
         self.lengths = np.asarray(state.lengths[0])
         """[layer] live tokens after the newest finished frame."""
         self.ended = False
@@ -221,7 +221,9 @@ def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Res
 
 
 @partial(jax.jit, static_argnames=("height", "width"))
-def _geometry(pose_encoding, depth, height, width):
+def _geometry(
+    pose_encoding: jax.Array, depth: jax.Array | None, height: int, width: int
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """Camera, and points where there is a depth."""
     cam_from_world, intrinsics = geometry.cameras_from_pose(pose_encoding, height, width)
     points = None if depth is None else geometry.unproject(depth, cam_from_world, intrinsics)

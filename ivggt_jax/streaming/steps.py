@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
+from ivggt_jax.model.clip import ClipMode
 from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import VGGT, Predictions
@@ -31,7 +31,7 @@ FrameArray = jax.Array | np.ndarray
 def infer_clip(
     model: Model,
     images: FrameArray,
-    mode: Literal["offline", "causal"] = "offline",
+    mode: ClipMode = "offline",
     query_points: FrameArray | None = None,
     heads: Iterable[str] | None = None,
     features: bool = False,
@@ -221,7 +221,14 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
 
 
 @partial(jax.jit, static_argnames=("mode", "heads", "features"))
-def _clip(model, images, query_points, mode, heads, features):
+def _clip(
+    model: Model,
+    images: FrameArray,
+    query_points: jax.Array | None,
+    mode: ClipMode,
+    heads: tuple[str, ...],
+    features: bool,
+) -> Predictions:
     return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
 
 

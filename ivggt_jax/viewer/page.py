@@ -279,7 +279,7 @@ def saved_lengths(run: Path) -> np.ndarray | None:
         return None
 
 
-def _quiet() -> contextlib.redirect_stdout:
+def _quiet() -> "contextlib.redirect_stdout[Any]":
     """Where viser announces itself in its own words."""
     return contextlib.redirect_stdout(io.StringIO())
 

@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -72,7 +73,7 @@ class VideoWriter(Writer):
         with naming(self._path):
             self._container.close()
 
-    def _mux(self, packet: av.Packet) -> None:
+    def _mux(self, packet: "av.Packet[Any]") -> None:
         # Muxing takes the packet's data away.
         self._newest, self._newest_is_keyframe = bytes(packet), packet.is_keyframe
         packet.stream = self._stream
@@ -106,7 +107,7 @@ def _add_stream(container: av.container.OutputContainer, width: int, height: int
     return container.add_stream("libx264", rate=RATE, width=width, height=height, pix_fmt="yuv420p", options=options)
 
 
-def _numbered(packet: av.Packet, number: int) -> av.Packet:
+def _numbered(packet: "av.Packet[Any]", number: int) -> "av.Packet[Any]":
     """The packet as the one of frame `number`."""
     packet.pts = packet.dts = number
     packet.duration, packet.time_base = 1, Fraction(1, RATE)
