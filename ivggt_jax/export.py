@@ -49,6 +49,8 @@ def export(config: ExportConfig) -> int:
     out = config.into or config.run
     with locked(out, "--into"):
         check_replaceable(out, "--into")
+        if config.align.trajectory:
+            align_run(config.run, config.align)  # what is wrong with it shows before anything is written
         mark(out)
         build(config.run, config.to, config.options, config.align, config.into)
     return 0
