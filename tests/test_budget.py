@@ -43,7 +43,7 @@ def test_weights():
     """The trunk in half precision takes half; heads stay float32."""
     assert weights_bytes(WHOLE) == 1_256_537_516 * 4
     trunk = sum(x.size for x in jax.tree.leaves(FULL.params["aggregator"]))
-    assert weights_bytes(abstract_model(FULL.config, "bfloat16")) == weights_bytes(WHOLE) - 2 * trunk
+    assert weights_bytes(abstract_model(WHOLE.config, "bfloat16")) == weights_bytes(WHOLE) - 2 * trunk
 
 
 def test_heads_have_buffers_of_their_own():
