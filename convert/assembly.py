@@ -8,8 +8,8 @@ from jax.typing import DTypeLike
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.convert.names import name_table
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import abstract_model, compute_dtypes, flatten
-from ivggt_jax.model.vggt import HEADS
 
 
 class ConversionError(ValueError):

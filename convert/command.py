@@ -21,8 +21,8 @@ from ivggt_jax.convert.orbax_file import OrbaxParameters, is_orbax, replace_by_o
 from ivggt_jax.convert.parameters import to_torch
 from ivggt_jax.convert.recognise import open_vggt
 from ivggt_jax.convert.torch_writer import write_torch
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, compute_dtypes, unflatten
-from ivggt_jax.model.vggt import HEADS
 from ivggt_jax.weights import checkpoint, hub, loading
 from ivggt_jax.weights.checkpoint import check_place, is_checkpoint, replacing, write_directory
 from ivggt_jax.weights.configuration import read_config
@@ -169,6 +169,7 @@ def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig, source
     source = dataclasses.replace(source or Source(name=path.name), sha256=digest(file))
     trunk = dtype or _trunk(found.tensors, "aggregator.camera_token")
     assembled = Assembled(found.tensors, config, trunk, found.heads)
+    config = dataclasses.replace(config, predicts=found.heads)
     return Parameters(config, assembled.layout, found.heads, assembled, source)
 
 

@@ -1,6 +1,7 @@
 """Parameters from PyTorch-named tensors and back: strict, one tensor at a time."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ def from_torch(
     except ConversionError:
         hint = "" if config else "\nWithout a config only the published shapes are read: pass config= for others."
         raise ConversionError(find_mismatches(found.tensors, shape, found.heads), hint) from None
-    return Model(shape, unflatten(params))
+    return Model(replace(shape, predicts=found.heads), unflatten(params))
 
 
 def to_torch(model: Model) -> Mapping[str, np.ndarray]:

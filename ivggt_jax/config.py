@@ -3,10 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 PolicyName = Literal["diversity", "segment", "local_global", "random", "frame", "residual", "attention"]
 """Those of `memory.policies.POLICIES`."""
+
+
+HeadName = Literal["camera", "depth", "points", "tracks"]
+"""Those of `model.heads.HEADS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +48,17 @@ class ModelConfig:
     track_radius: int = 4
     track_iterations: int = 4
     track_virtual: int = 64
+    predicts: tuple[str, ...] = get_args(HeadName)
+    """The heads that the network has."""
 
     def __post_init__(self) -> None:
+        if self.predicts != tuple(head for head in get_args(HeadName) if head in self.predicts):
+            raise ValueError(
+                f"predicts must be some of {', '.join(get_args(HeadName))} in this order, not {self.predicts}"
+            )
         for name, value in vars(self).items():
+            if name == "predicts":
+                continue
             least = 0 if name in ("register_tokens", "dpt_layers", "track_radius") else 1
             if min(value if isinstance(value, tuple) else (value,), default=least) < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import tyro
 
-from ivggt_jax.config import CacheConfig, PolicyName
+from ivggt_jax.config import CacheConfig, HeadName, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
@@ -67,7 +67,7 @@ class InferConfig:
     export: tuple[Output, ...] = ()
     """What to write; by default tum, intrinsics, ply and, of a folder or video that fits, the frames (npz) that view and
     export need. colmap, nerfstudio, glb and html are built at the end from saved frames, which they add."""
-    heads: tuple[Literal["camera", "depth", "points", "tracks"], ...] = ("camera", "depth")
+    heads: tuple[HeadName, ...] = ("camera", "depth")
     """What to predict, camera always; tracks follow a grid of points from the first frame."""
     points_from: Literal["depth", "head"] = "depth"
     """Points from depth and camera (sharper), or from the point head."""
@@ -331,7 +331,7 @@ def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
     return {"count": before["count"] + source.skipped, "names": names[:NAMES_KEPT]}
 
 
-def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager:
+def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager[Any]:
     """With --view, the page that shows the run while it goes on; None without."""
     if not config.view:
         return contextlib.nullcontext()

@@ -4,8 +4,8 @@ import jax
 import pytest
 
 from ivggt_jax import CacheConfig, Model, ModelConfig, infer, init_stream
+from ivggt_jax.model.heads import DEFAULT_HEADS
 from ivggt_jax.model.parameters import abstract_model
-from ivggt_jax.model.vggt import DEFAULT_HEADS
 from ivggt_jax.runs import fitting
 from ivggt_jax.runs.fitting import (
     default_budget,
@@ -43,7 +43,7 @@ def test_weights():
     """The trunk in half precision takes half; heads stay float32."""
     assert weights_bytes(WHOLE) == 1_256_537_516 * 4
     trunk = sum(x.size for x in jax.tree.leaves(FULL.params["aggregator"]))
-    assert weights_bytes(abstract_model(FULL.config, "bfloat16")) == weights_bytes(WHOLE) - 2 * trunk
+    assert weights_bytes(abstract_model(WHOLE.config, "bfloat16")) == weights_bytes(WHOLE) - 2 * trunk
 
 
 def test_heads_have_buffers_of_their_own():
@@ -146,7 +146,7 @@ def test_folders_of_2_to_100_images_share_a_few_programs(config, size, programs)
     for length in range(2, 101):
         cache = plan_cache(model, CacheConfig(max_frames=length), *size, "200GB", fixed=False)
         state = jax.eval_shape(
-            lambda cache=cache: init_stream(model, cache, height=size[0], width=size[1], heads=model.heads)
+            lambda cache=cache: init_stream(model, cache, height=size[0], width=size[1], heads=model.config.predicts)
         )
         slots.add(state.cache.keys.shape[2])
         caches.add(cache)

@@ -1,5 +1,6 @@
 """Saving and loading: bits, types, memory, and every mismatch as one clear error."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -250,3 +251,16 @@ def test_a_published_name_is_downloaded_and_converted_once(tiny, tmp_path, monke
     assert capsys.readouterr().err.count("lch01/StreamVGGT: CC BY-NC-SA 4.0, non-commercial\n") == 2
     assert {path.name for path in (tmp_path / "cache").iterdir()} >= {"lch01--StreamVGGT"}
     assert not list((tmp_path / "cache").glob(".*.part"))
+
+
+def test_a_checkpoint_from_before_heads_were_named(tiny: Model, tmp_path):
+    """The tensors say which heads there are; nothing says the family of networks."""
+    save(tiny.only_heads(("camera", "depth")), tmp_path / "old")
+    file = tmp_path / "old" / "config.json"
+    content = json.loads(file.read_text())
+    assert content.pop("architecture") == "vggt" and content["model"].pop("predicts") == ["camera", "depth"]
+    file.write_text(json.dumps(content))
+    assert load(tmp_path / "old").config == dataclasses.replace(tiny.config, predicts=("camera", "depth"))
+    file.write_text(json.dumps(content | {"architecture": "dust3r"}))
+    with pytest.raises(CheckpointError, match="network 'dust3r'; this release knows 'vggt'"):
+        load(tmp_path / "old")

@@ -42,7 +42,7 @@ def slim(tmp_path, suffix):
 
 
 def assert_slim(model, tiny):
-    assert model.heads == ("camera",)
+    assert model.config.predicts == ("camera",)
     for path, x in flatten(tiny.only_heads(("camera",)).params).items():
         np.testing.assert_array_equal(np.asarray(flatten(model.params)[path]), np.asarray(x))
 

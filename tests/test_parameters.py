@@ -1,7 +1,9 @@
 """PyTorch-named tensors to parameters and back: every name once, every shape, nothing changed, all mismatches at once."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 import chex
 import jax
@@ -11,8 +13,10 @@ import pytest
 from recipe import GOLDEN, Recipe
 
 from ivggt_jax import Model, ModelConfig, Predictions, infer_clip, init_stream, load, save
+from ivggt_jax.config import HeadName
 from ivggt_jax.convert import ConversionError, from_torch, to_torch
 from ivggt_jax.convert.names import name_table
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import abstract_params, cast, flatten, unflatten
 from ivggt_jax.weights.checkpoint import CheckpointError
 
@@ -128,15 +132,16 @@ def test_other_shapes_need_a_config():
 def test_a_model_with_some_heads(tiny: Model, tmp_path):
     """The others' parameters are gone, what is left computes the same, and what is gone is missed in time."""
     model = tiny.only_heads(("depth",))
-    assert set(model.params) == {"aggregator", "depth"} and model.heads == ("depth",)
+    assert set(model.params) == {"aggregator", "depth"} and model.config.predicts == ("depth",)
     images = np.random.default_rng(0).random((1, 2, 28, 42, 3), np.float32)
     found, expected = (infer_clip(x, images, heads=("depth",)) for x in (model, tiny))
     chex.assert_trees_all_equal(found, expected)
     with pytest.raises(ValueError, match="no parameters for camera, points; this model has depth"):
-        infer_clip(model, images)
+        infer_clip(model, images, heads=("camera", "depth", "points"))
+    chex.assert_trees_all_equal(infer_clip(model, images), expected)
     save(model, tmp_path / "some")
     loaded = load(tmp_path / "some", np.float32)
-    assert loaded.heads == ("depth",)
+    assert loaded.config.predicts == ("depth",)
     chex.assert_trees_all_equal(infer_clip(loaded, images, heads=("depth",)), expected)
     half_a_tracker = dict(tiny.params)
     del half_a_tracker["tracker"]
@@ -145,6 +150,26 @@ def test_a_model_with_some_heads(tiny: Model, tmp_path):
     assert not (tmp_path / "broken").exists()
     with pytest.raises(ValueError, match="no parameters for camera"):
         init_stream(model, height=28, width=42, heads=("camera",))
+
+
+def test_the_table_of_heads_is_whole():
+    """Names as the configuration has them, every field one of the predictions', and together all that a network has."""
+    assert tuple(HEADS) == get_args(HeadName) == ModelConfig().predicts
+    fields = [field for head in HEADS.values() for field in head.fields]
+    assert len(set(fields)) == len(fields) and {*fields, "features", "map"} == {
+        f.name for f in dataclasses.fields(Predictions)
+    }
+    parts = [part for head in HEADS.values() for part in head.parts]
+    assert sorted([*parts, "aggregator"]) == sorted(abstract_params(ModelConfig.tiny()))
+
+
+def test_a_network_is_made_with_the_heads_that_are_asked_for():
+    config = dataclasses.replace(ModelConfig.tiny(), predicts=("depth", "tracks"))
+    model = Model.initialise(config, jax.random.key(0))
+    assert set(model.params) == {"aggregator", "depth", "track_features", "tracker"}
+    for predicts in (("tracks", "depth"), ("normals",), ("depth", "depth")):
+        with pytest.raises(ValueError, match="predicts must be some of camera, depth, points, tracks"):
+            dataclasses.replace(config, predicts=predicts)
 
 
 def test_models_states_and_predictions_are_compared_by_identity(tiny: Model):

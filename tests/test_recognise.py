@@ -241,7 +241,7 @@ def config_file(tmp_path):
 
 
 def assert_part_of(model, tiny):
-    expected = flatten(tiny.only_heads(model.heads).params)
+    expected = flatten(tiny.only_heads(model.config.predicts).params)
     found = flatten(model.params)
     assert found.keys() == expected.keys()
     for path, x in expected.items():
@@ -259,11 +259,12 @@ def test_a_slim_checkpoint_goes_there_and_back(tiny, tmp_path, config_file, caps
     assert printed.err == f"{path}: left out, as VGGT has no such parts: gaussian_head (1 tensor)\n"
     assert "\nheads: camera, depth; the input has no points, tracks\n" in printed.out
     model = load(tmp_path / "slim", np.float32)
-    assert model.heads == ("camera", "depth") and describe(tmp_path / "slim").config == CONFIG
+    assert model.config.predicts == ("camera", "depth") and describe(tmp_path / "slim").config == model.config
     assert_part_of(model, tiny)
     images = np.random.default_rng(0).random((1, 2, 28, 42, 3), np.float32)
     with pytest.raises(ValueError, match="no parameters for points; this model has camera, depth"):
-        infer_clip(model, images)
+        infer_clip(model, images, heads=("depth", "points"))
+    assert infer_clip(model, images).points is None, "by default it predicts what it can"
     export_file(tmp_path / "slim", tmp_path / "back.pth")
     back = open_tensors(tmp_path / "back.pth")
     assert back.keys() == real("", "aggregator", "camera_head", "depth_head").keys()
@@ -285,13 +286,13 @@ def test_orbax_keeps_a_slim_model(tiny, tmp_path):
     convert_file(tmp_path / "x.pth", tmp_path / "orbax", to="orbax", config=CONFIG)
     convert_file(tmp_path / "orbax", tmp_path / "ours")
     model = load(tmp_path / "ours", np.float32)
-    assert model.heads == ("depth",)
+    assert model.config.predicts == ("depth",)
     assert_part_of(model, tiny)
 
 
 def test_from_torch_takes_what_files_have(tiny):
     model = from_torch(real("net.", "aggregator", "point_head"), CONFIG, dtype=np.float32)
-    assert model.heads == ("points",)
+    assert model.config.predicts == ("points",)
     assert_part_of(model, tiny)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from writer_scene import HEIGHT, WIDTH, camera, result
 
+from ivggt_jax.depth_colours import COLOURS, colour_depth, inverse_depth_range
 from ivggt_jax.writers import ExportOptions, ResumeError, WriteError, Writers
-from ivggt_jax.writers.video import COLOURS, colour_depth, inverse_depth_range
 
 
 def pictures(path) -> list[np.ndarray]:

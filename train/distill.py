@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from ivggt_jax.config import ModelConfig
+from ivggt_jax.config import HeadName, ModelConfig
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, Params, cast
-from ivggt_jax.model.vggt import HEAD_PARTS, Predictions
+from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.train.losses import LossConfig, guidance, objective
 from ivggt_jax.train.mesh import divide, mean_over_devices
 from ivggt_jax.train.optimizer import (
@@ -28,7 +29,6 @@ from ivggt_jax.train.optimizer import (
 Batch = Mapping[str, jax.Array]
 """`images` [B,S,H,W,3] in [0,1] or uint8, and what the objective asks for: see `train.losses.objective`."""
 Mode = Literal["offline", "causal"]
-Head = Literal["camera", "depth", "points", "tracks"]
 Terms = dict[str, jax.Array]
 
 DENSE_HEADS = ("depth", "points", "track_features")
@@ -41,7 +41,7 @@ class StepConfig:
 
     mode: Mode = "causal"
     """How the student's global attention runs: causal for a streaming student, offline for a teacher."""
-    heads: tuple[Head, ...] = ("camera", "depth", "points")
+    heads: tuple[HeadName, ...] = ("camera", "depth", "points")
     """What the student predicts and is trained by. Tracks need query points in the batch."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the trunk; parameters, heads and the loss are float32."""
@@ -83,7 +83,8 @@ def init_state(plan: Plan, model: Model) -> TrainState:
     Heads that the step does not train are frozen with what the optimiser freezes: weight decay alone would shrink them.
     """
     config = plan.step.optimizer
-    others = [f"{part}/.*" for head in model.heads if head not in plan.step.heads for part in HEAD_PARTS[head]]
+    unasked = [head for name, head in HEADS.items() if name in model.config.predicts and name not in plan.step.heads]
+    others = [f"{part}/.*" for head in unasked for part in head.parts]
     trainable, frozen = partition(cast(model, jnp.float32).params, (*config.frozen, *others))
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

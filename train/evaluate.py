@@ -7,12 +7,13 @@ from functools import partial
 import jax
 import numpy as np
 
+from ivggt_jax.config import HeadName
 from ivggt_jax.evaluate.depth import evaluate_depth
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.geometry import cameras_from_pose
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.train.data.batches import Batch
-from ivggt_jax.train.distill import Head, Plan, predict
+from ivggt_jax.train.distill import Plan, predict
 from ivggt_jax.train.mesh import each_device, gather, place
 from ivggt_jax.trajectories.alignment import inverse
 
@@ -20,7 +21,7 @@ FEWEST_FRAMES = 3
 """Of a held-out clip: a path of fewer has no shape to compare."""
 TRUTH = ("images", "depth", "valid", "points", "cam_from_world")
 
-JUDGED: dict[Head, str] = {"camera": "path_error", "depth": "abs_rel", "points": "point_error"}
+JUDGED: dict[HeadName, str] = {"camera": "path_error", "depth": "abs_rel", "points": "point_error"}
 """The error that tells how good a trained head is; all are shares of the scene's size, so that they can be added."""
 
 Clip = dict[str, np.ndarray]
@@ -66,7 +67,7 @@ def _look(plan: Plan, model: Model, batch: Batch) -> Iterator[Clip]:
 @partial(jax.jit, static_argnames="plan")
 def _predict(plan: Plan, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The batch with its predictions, whole on every device."""
-    heads: tuple[Head, ...] = ("camera", "depth", "points") if "points" in plan.step.heads else ("camera", "depth")
+    heads: tuple[HeadName, ...] = ("camera", "depth", "points") if "points" in plan.step.heads else ("camera", "depth")
     config = replace(plan.step, heads=heads)
     found = each_device(plan.mesh, lambda model, batch: predict(config, model, batch, config.mode))(model, batch)
     cameras, _ = cameras_from_pose(found.pose_encoding, *batch["images"].shape[2:4])

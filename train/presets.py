@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ivggt_jax.config import HeadName
 from ivggt_jax.train.data.batches import ClipConfig
 from ivggt_jax.train.data.synthetic import SyntheticConfig
-from ivggt_jax.train.distill import Head, StepConfig
+from ivggt_jax.train.distill import StepConfig
 from ivggt_jax.train.evaluate import FEWEST_FRAMES
 from ivggt_jax.train.losses import LossConfig
 from ivggt_jax.train.optimizer import OptimizerConfig
@@ -51,7 +52,7 @@ class TrainConfig(RunConfig):
         return self.recorded if self.data else self.synthetic
 
 
-ALL_HEADS: tuple[Head, ...] = ("camera", "depth", "points", "tracks")
+ALL_HEADS: tuple[HeadName, ...] = ("camera", "depth", "points", "tracks")
 SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
 LEARNED_LAST = ("points/.*", "track_features/.*", "tracker/.*")
 """Parameters that the demo model learns last, on top of a finished student."""

@@ -21,13 +21,13 @@ from PIL import Image
 from websockets.sync.client import connect
 
 from ivggt_jax import CacheConfig, geometry, load, stream, synthetic
+from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
 from ivggt_jax.evaluate.walks import HELD_OUT_SEED, Walk, depth_errors
 from ivggt_jax.sources import SourceConfig, open_source
 from ivggt_jax.viewer.page import View
 from ivggt_jax.writers import ExportOptions, Result, Writers
 from ivggt_jax.writers.html import export_html
 from ivggt_jax.writers.saved_run import SavedRun
-from ivggt_jax.writers.video import colour_depth, inverse_depth_range
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "examples"))

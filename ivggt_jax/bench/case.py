@@ -71,7 +71,9 @@ class Case:
         """The stream's cache."""
         height, width = self.image_size(config)
         kept = KEPT_FRAMES * config.tokens_per_frame(height, width) * config.depth
-        if config == ModelConfig.vggt_1b() and (height, width) == Case().image_size(config):
+        if replace(config, predicts=ModelConfig().predicts) == ModelConfig() and (height, width) == Case().image_size(
+            config
+        ):
             kept = 1_200_000
         return CacheConfig(
             total_budget=kept if self.budget is None else self.budget,

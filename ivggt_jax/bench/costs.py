@@ -15,9 +15,9 @@ from jax.typing import DTypeLike
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.encoder import REGISTERS
+from ivggt_jax.model.heads import DEFAULT_HEADS
 from ivggt_jax.model.heads.camera import POSE
 from ivggt_jax.model.parameters import abstract_params, flatten
-from ivggt_jax.model.vggt import DEFAULT_HEADS
 
 FLOAT32 = 4
 """Bytes of a number in the heads, whatever the trunk's type."""

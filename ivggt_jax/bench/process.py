@@ -64,7 +64,7 @@ class _Failure(str):
     """Why a process cannot answer."""
 
 
-def _serve(target: Target, pipe: Connection, arguments: tuple) -> None:
+def _serve(target: Target, pipe: Connection, arguments: tuple[Any, ...]) -> None:
     """In the new process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: its end of the pipe closes
     try:

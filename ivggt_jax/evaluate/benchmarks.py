@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from ivggt_jax.evaluate import depth_alignment, reconstruction, trajectory
+from ivggt_jax.evaluate import depth_alignment, reconstruction
 from ivggt_jax.evaluate.datasets import PLAIN, ReadOptions, Sequence, Skipped, open_dataset
 from ivggt_jax.evaluate.datasets.pcd import read_pcd
 from ivggt_jax.evaluate.depth import PROTOCOLS, DepthEvaluation, DepthProtocol, error_map, evaluate_depth
@@ -28,7 +28,7 @@ from ivggt_jax.evaluate.report import (
 )
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.runs.command import say
-from ivggt_jax.trajectories.alignment import inverse, relative_to_first
+from ivggt_jax.trajectories.alignment import Alignment, inverse, relative_to_first
 from ivggt_jax.writers.fusion import VoxelGrid
 
 CROP = 224
@@ -76,7 +76,7 @@ class Pose:
     """Options of `evaluate pose`."""
 
     data: Annotated[DatasetOptions, tyro.conf.arg(name="")]
-    alignment: trajectory.Alignment = "sim3"
+    alignment: Alignment = "sim3"
     """What is taken out before errors are measured."""
 
 

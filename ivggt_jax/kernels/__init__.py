@@ -4,13 +4,16 @@ Written with Pallas for Triton. Without it, and for what the kernels do not fit,
 """
 
 import math
+from typing import Any
 
 import jax
 
 try:
     from jax.experimental.pallas import triton
+
+    plgpu: Any = triton
 except ImportError:
-    triton = None  # type: ignore[assignment]
+    plgpu = None
 
 BLOCK = 128
 """A cache that the kernels can read has a multiple of so many slots."""
@@ -29,4 +32,4 @@ def can_read(keys: jax.Array) -> bool:
     # Pallas counts elements with 32 bits up to so many bytes.
     size = math.prod(keys.shape)
     counted = size < 2**31 or size * keys.dtype.itemsize > 2**32
-    return fits and counted and triton is not None and platform() == "gpu"
+    return fits and counted and plgpu is not None and platform() == "gpu"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ivggt_jax.kernels import can_read, platform
-from ivggt_jax.kernels.attention_in_place import attend_in_place
+from ivggt_jax.kernels.attention_in_place import Carry, attend_in_place
 
 CHUNK = 512
 """Keys per step of the online softmax, or twice as many; cache buffers are a multiple of it..."""
@@ -148,7 +148,7 @@ def _chunked(
         rows = lax.dynamic_slice(scaled, (entry, 0, head, 0), (1, queries, 1, head_dim))[0, :, 0]
         live = slots if length is None else length[entry]
 
-        def step(index: jax.Array, carry: tuple) -> tuple:
+        def step(index: jax.Array, carry: Carry) -> Carry:
             maximum, total, output = carry
             # The last chunk of an uneven buffer starts early: what the chunk before has seen is masked.
             start = jnp.minimum(index * chunk, slots - chunk)

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from ivggt_jax.kernels import triton as plgpu
+from ivggt_jax.kernels import plgpu
 
 QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 3
 """Size of a block, its warps, and the loads that are under way: the fastest of those tried on an H200."""
 PARTS = 4
 """The keys are shared by so many blocks, so that there are several for each of the hundred-odd processors."""
+Carry = tuple[jax.Array, jax.Array, jax.Array]
+"""Of an online softmax: the largest score so far, the sum of the weights, and of the weighted values."""
 LEAST = -1e30
 """In place of −∞, which would make NaN of a difference."""
 
@@ -66,7 +68,7 @@ def _attend_block(
     query = plgpu.load(query_ref.at[entry, rows, head, :], mask=inside[:, None], other=0.0)
     to_logarithm = math.log2(math.e) / math.sqrt(head_dim)
 
-    def step(index: jax.Array, carry: tuple, whole: bool) -> tuple:
+    def step(index: jax.Array, carry: Carry, whole: bool) -> Carry:
         maximum, total, output = carry
         where = (layer, entry, pl.ds(index * KEYS, KEYS), head)
         key, value = key_ref[(*where, slice(None))], value_ref[(*where, slice(None))]

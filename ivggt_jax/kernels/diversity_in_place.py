@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from ivggt_jax.kernels import BLOCK
-from ivggt_jax.kernels import triton as plgpu
+from ivggt_jax.kernels import BLOCK, plgpu
 
 
 def diversity_in_place(

@@ -132,8 +132,7 @@ def read_loops(path: Path) -> list[Proof]:
             raise ValueError(f"{a} must be less than {b}")
         if words[-1] not in get_args(Verdict):
             raise ValueError(f"no verdict is called {words[-1]!r}")
-        # A Literal's members are not known to be members after the check above.
-        verdict: Verdict = words[-1]  # type: ignore[assignment]
+        verdict: Verdict = words[-1]
         return Proof(a, b, _similarity(words[2:10]), Scores(*_finite(words[10:-1])), verdict)
 
     return _read(path, _LOOP_COLUMNS, parse)

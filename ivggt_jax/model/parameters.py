@@ -1,7 +1,7 @@
 """A model as a value: its configuration and a nested dict of arrays."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -12,7 +12,8 @@ from jax.typing import DTypeLike
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.kernels import platform
-from ivggt_jax.model.vggt import HEAD_PARTS, HEADS, VGGT
+from ivggt_jax.model.heads import HEADS
+from ivggt_jax.model.vggt import VGGT
 
 Params = dict[str, Any]
 """Nested dict of arrays, all keys strings."""
@@ -33,11 +34,6 @@ class Model:
         model = cls(config, _plain(nnx.state(VGGT(config, rngs=nnx.Rngs(key)))))
         return cast(model, jnp.float32)  # with JAX_ENABLE_X64 some initialisers give float64
 
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The heads whose parameters are here."""
-        return tuple(head for head, parts in HEAD_PARTS.items() if all(part in self.params for part in parts))
-
     def only_heads(self, heads: Iterable[str]) -> "Model":
         """The model without the parameters of other heads, and so without the memory that they take.
 
@@ -45,13 +41,15 @@ class Model:
         """
         chosen = set(heads)
         self.check_heads(chosen)
-        kept = {"aggregator", *(part for head in chosen for part in HEAD_PARTS[head])}
-        return Model(self.config, {part: params for part, params in self.params.items() if part in kept})
+        config = replace(self.config, predicts=tuple(head for head in HEADS if head in chosen))
+        kept = {"aggregator", *(part for head in config.predicts for part in HEADS[head].parts)}
+        return Model(config, {part: params for part, params in self.params.items() if part in kept})
 
     def check_heads(self, heads: Iterable[str]) -> None:
         """Raises ValueError for a head that this model has not."""
-        if absent := sorted(set(heads) - set(self.heads)):
-            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(self.heads) or 'none'}")
+        own = self.config.predicts
+        if absent := sorted(set(heads) - set(own)):
+            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(own) or 'none'}")
 
     @property
     def network(self) -> VGGT:
@@ -67,12 +65,13 @@ def abstract_params(config: ModelConfig) -> Params:
     return _plain(_structure(config)[1])
 
 
-def abstract_model(config: ModelConfig, trunk: DTypeLike | None, heads: Iterable[str] = HEADS) -> Model:
-    """A model with shapes and types (see `compute_dtypes`) in place of arrays."""
+def abstract_model(config: ModelConfig, trunk: DTypeLike | None, heads: Iterable[str] | None = None) -> Model:
+    """A model with shapes and types (see `compute_dtypes`) in place of arrays; `heads` of the configuration's, None for all."""
     shapes = flatten(abstract_params(config))
     dtypes = compute_dtypes(shapes, trunk)
     params = unflatten({path: jax.ShapeDtypeStruct(x.shape, dtypes[path]) for path, x in shapes.items()})
-    return Model(config, params).only_heads(heads)
+    model = Model(config, params)
+    return model if heads is None else model.only_heads(heads)
 
 
 def compute_dtypes(paths: Mapping[str, Any], trunk: DTypeLike | None) -> dict[str, jnp.dtype]:
@@ -115,10 +114,10 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
     return nested
 
 
-def _plain(state: nnx.State) -> Params:
+def _plain(state: nnx.State[Any, Any]) -> Params:
     return unflatten(flatten(nnx.to_pure_dict(state)))
 
 
 @cache
-def _structure(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+def _structure(config: ModelConfig) -> tuple[nnx.GraphDef[VGGT], nnx.State[Any, Any]]:
     return nnx.split(nnx.eval_shape(lambda: VGGT(config, rngs=nnx.Rngs(0))))

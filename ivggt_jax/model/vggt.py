@@ -2,28 +2,20 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.aggregator import Aggregator
+from ivggt_jax.model.clip import ClipMode
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.heads.camera import CameraHead
 from ivggt_jax.model.heads.dpt import DenseHead, FeatureHead
 from ivggt_jax.model.heads.track import Tracker
 
-HEAD_PARTS = {
-    "camera": ("camera",),
-    "depth": ("depth",),
-    "points": ("points",),
-    "tracks": ("track_features", "tracker"),
-}
-"""The parts of the network that a head has for itself."""
-HEADS = tuple(HEAD_PARTS)
-DEFAULT_HEADS = ("camera", "depth", "points")
 PIXELS_AT_ONCE = 1 << 20
 """Dense heads run on so many pixels at a time, at least a frame: their maps are what fills the memory."""
 
@@ -61,19 +53,24 @@ class Predictions:
 class VGGT(nnx.Module):
     """Aggregator and heads (VGGT, arXiv 2503.11651; causal: StreamVGGT, 2507.11539; bounded: InfiniteVGGT, 2601.02281)."""
 
+    # Of these it has the parts of the heads that its configuration names.
+    camera: CameraHead
+    depth: DenseHead
+    points: DenseHead
+    track_features: FeatureHead
+    tracker: Tracker
+
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.aggregator = Aggregator(config, rngs=rngs)
-        self.camera = CameraHead(config, rngs=rngs)
-        self.depth = DenseHead(config, 1, rngs=rngs)
-        self.points = DenseHead(config, 3, rngs=rngs)
-        self.track_features = FeatureHead(config, rngs=rngs)
-        self.tracker = Tracker(config, rngs=rngs)
+        for name in config.predicts:
+            for part, make in HEADS[name].parts.items():
+                setattr(self, part, make(config, rngs=rngs))
 
     def clip(
         self,
         images: jax.Array,
         *,
-        mode: Literal["offline", "causal"],
+        mode: ClipMode,
         heads: Collection[str],
         query_points: jax.Array | None = None,
         features: bool = False,
@@ -89,7 +86,7 @@ class VGGT(nnx.Module):
         outputs: jax.Array,
         height: int,
         width: int,
-        mode: Literal["offline", "causal"],
+        mode: ClipMode,
         heads: Collection[str],
         query_points: jax.Array | None = None,
         features: bool = False,
@@ -106,14 +103,12 @@ class VGGT(nnx.Module):
         return Predictions(**found)
 
     def dense(self, outputs: jax.Array, height: int, width: int, heads: Collection[str]) -> dict[str, jax.Array]:
-        """Depth and points, as far as `heads` asks, from layer outputs [layer,B,S,P,2·width]."""
+        """What the dense heads among `heads` make of every pixel, from layer outputs [layer,B,S,P,2·width]."""
         found: dict[str, jax.Array] = {}
-        if "depth" in heads:
-            raw, found["depth_confidence"] = self._map_frames(self.depth, outputs, height, width)
-            found["depth"] = jnp.exp(raw[..., 0])
-        if "points" in heads:
-            raw, found["points_confidence"] = self._map_frames(self.points, outputs, height, width)
-            found["points"] = jnp.sign(raw) * jnp.expm1(jnp.abs(raw))
+        for name, head in HEADS.items():
+            if head.activate is not None and name in heads:
+                raw, confidence = self._map_frames(getattr(self, name), outputs, height, width)
+                found |= dict(zip(head.fields, (head.activate(raw), confidence), strict=True))
         return found
 
     def track_maps(self, outputs: jax.Array, height: int, width: int) -> jax.Array:

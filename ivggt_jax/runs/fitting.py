@@ -83,8 +83,8 @@ def weights_bytes(model: Model) -> int:
 
 def stream_bytes(model: Model, cache: CacheConfig, height: int, width: int) -> int:
     """Bytes of the buffers of a stream with all heads of the model, whose parameters may be abstract; nothing is made."""
-    options: dict[str, Any] = {"height": height, "width": width, "heads": model.heads}
-    if "tracks" in model.heads:
+    options: dict[str, Any] = {"height": height, "width": width, "heads": model.config.predicts}
+    if "tracks" in model.config.predicts:
         options["query_points"] = np.zeros((1, POINTS, 2))
     state = jax.eval_shape(lambda: init_stream(model, cache, **options))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from queue import SimpleQueue
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 SECONDS_TO_WAIT = 0.02
@@ -19,7 +19,7 @@ def read_ahead(items: Generator[Item, None, None], depth: int = 2) -> Generator[
     finished, the thread ends and the generator is closed before `close` returns.
     """
     end = object()
-    waiting: deque[Future] = deque()
+    waiting: deque[Future[Any]] = deque()
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
             try:
@@ -41,7 +41,7 @@ def read_on_request(items: Iterator[Item], while_waiting: Callable[[], None]) ->
     stuck in the iterator then is left to end with the process.
     """
     end = object()
-    requests: SimpleQueue[Future | None] = SimpleQueue()
+    requests: SimpleQueue[Future[Any] | None] = SimpleQueue()
 
     def make() -> None:
         while (future := requests.get()) is not None:
@@ -53,7 +53,7 @@ def read_on_request(items: Iterator[Item], while_waiting: Callable[[], None]) ->
     Thread(target=make, name="read-on-request", daemon=True).start()
     try:
         while True:
-            future: Future = Future()
+            future: Future[Any] = Future()
             requests.put(future)
             while not wait([future], SECONDS_TO_WAIT).done:
                 while_waiting()

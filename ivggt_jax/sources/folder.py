@@ -75,7 +75,7 @@ def streamed_images(stream: TextIO) -> Iterator[Path]:
     return _lines_to_paths(stream, Path())
 
 
-def natural_key(path: Path) -> tuple:
+def natural_key(path: Path) -> tuple[list[list[str | int]], str]:
     """Sort key that puts img2 before img10, folder by folder, and does not mind upper and lower case.
 
     A file whose name is a decimal number, like a time in seconds, lies where the number does: 1.05, 1.5, 1.52.

@@ -43,7 +43,9 @@ def _seen_twice(
 
     # A loop of one or two turns: the network is compiled once, and XLA keeps the buffers of a loop in place, where it would
     # copy the cache for a conditional.
-    def turn(number: jax.Array, carry: tuple[StreamState, Predictions, Predictions]) -> tuple:
+    def turn(
+        number: jax.Array, carry: tuple[StreamState, Predictions, Predictions]
+    ) -> tuple[StreamState, Predictions, Predictions]:
         state, seen, _ = carry
         second = number > 0
         first = ~second if where is None else ~second & where

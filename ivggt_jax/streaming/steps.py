@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,10 @@ from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
+from ivggt_jax.model.clip import ClipMode
+from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, VGGT, Predictions
+from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.mapped_pass import mapped_pass
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
@@ -30,7 +31,7 @@ FrameArray = jax.Array | np.ndarray
 def infer_clip(
     model: Model,
     images: FrameArray,
-    mode: Literal["offline", "causal"] = "offline",
+    mode: ClipMode = "offline",
     query_points: FrameArray | None = None,
     heads: Iterable[str] | None = None,
     features: bool = False,
@@ -170,7 +171,8 @@ def stream(
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 frame, not {chunk}")
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
-    most = cache_config.max_frames if cache_config.total_budget is None else None
+    # With submaps no more frames than those of one are remembered, however long the stream.
+    most = cache_config.max_frames if cache_config.total_budget is None and submaps is None else None
     frames = iter(frames)
     state = None
     running: deque[tuple[Predictions, int]] = deque()
@@ -220,7 +222,14 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
 
 
 @partial(jax.jit, static_argnames=("mode", "heads", "features"))
-def _clip(model, images, query_points, mode, heads, features):
+def _clip(
+    model: Model,
+    images: FrameArray,
+    query_points: jax.Array | None,
+    mode: ClipMode,
+    heads: tuple[str, ...],
+    features: bool,
+) -> Predictions:
     return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
 
 
@@ -247,7 +256,8 @@ def _unit(images: FrameArray) -> jax.Array:
 
 
 def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
-    chosen = tuple(heads) if heads is not None else DEFAULT_HEADS + (("tracks",) if queries else ())
+    usual = (head for head in model.config.predicts if head in DEFAULT_HEADS or (head == "tracks" and queries))
+    chosen = tuple(usual if heads is None else heads)
     unknown = sorted(set(chosen) - set(HEADS))
     if unknown:
         raise ValueError(f"unknown heads {', '.join(unknown)}; known: {', '.join(HEADS)}")
@@ -271,7 +281,7 @@ def _queries(query_points: FrameArray, batch: int) -> jax.Array:
 
 
 def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
-    own = vars(model.config)
+    own = vars(replace(model.config, predicts=state.settings.model.predicts))  # those of the state are asked for below
     if other := [f"{name}={x}, not {own[name]}" for name, x in vars(state.settings.model).items() if x != own[name]]:
         raise ValueError(f"this state was started with another model: {'; '.join(other)}")
     model.check_heads(state.settings.heads)

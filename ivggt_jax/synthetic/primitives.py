@@ -60,7 +60,9 @@ def cast(primitives: Primitives, origin: jax.Array, directions: jax.Array) -> tu
     # Split here: loops over contiguous coordinates are several times faster on a CPU than over interleaved ones.
     origins, rays = (tuple(vectors[..., i] for i in range(3)) for vectors in (origin, directions))
 
-    def nearest(carry: tuple[jax.Array, jax.Array], item: tuple) -> tuple[tuple[jax.Array, jax.Array], None]:
+    def nearest(
+        carry: tuple[jax.Array, jax.Array], item: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
         distance, index = carry
         number, shape, centre, cosine, sine, scale = item
 

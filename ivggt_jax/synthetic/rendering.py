@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from .. import geometry
 from ..kernels import platform
+from ..transforms import rotate
 from .primitives import cast
 from .scenes import Scene, visible_primitives
 from .shading import shade
@@ -49,11 +50,11 @@ def render(
     world_from_cam = geometry.invert(cam_from_world)
     origin, rotation = world_from_cam[:, 3], world_from_cam[:, :3]
     rays = geometry.pixel_rays(intrinsics, height, width)
-    primitives = visible_primitives(scene, origin, geometry.rotate(rotation, rays))
+    primitives = visible_primitives(scene, origin, rotate(rotation, rays))
     pixel = 1 / intrinsics[0, 0]
 
     def shoot(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
-        directions = geometry.rotate(rotation, rays + jnp.append(shift * pixel, 0))
+        directions = rotate(rotation, rays + jnp.append(shift * pixel, 0))
         return shade(scene, primitives, origin, directions, pixel)
 
     image, depth = shoot(jnp.zeros(2))
@@ -106,6 +107,6 @@ def tracks(
 def _first_hit(scene: Scene, cam_from_world: jax.Array, rays: jax.Array) -> jax.Array:
     """Depth [N] (z in the camera, inf for a miss) along rays [N, 3] in the camera with z = 1."""
     world_from_cam = geometry.invert(cam_from_world)
-    origin, directions = world_from_cam[:, 3], geometry.rotate(world_from_cam[:, :3], rays)
+    origin, directions = world_from_cam[:, 3], rotate(world_from_cam[:, :3], rays)
     depth = cast(visible_primitives(scene, origin, directions), origin, directions)[0]
     return jnp.where(depth * jnp.linalg.norm(rays, axis=-1) < scene.far, depth, jnp.inf)

@@ -12,6 +12,7 @@ import numpy as np
 import viser
 from PIL import Image
 
+from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.resume import read_state
 from ivggt_jax.viewer.drawn import Thinned
@@ -21,7 +22,6 @@ from ivggt_jax.writers.frusta import first_look, frustum_corners, frustum_depth
 from ivggt_jax.writers.fusion import automatic_voxel
 from ivggt_jax.writers.run_json import recorded
 from ivggt_jax.writers.saved_run import read_result
-from ivggt_jax.writers.video import colour_depth, inverse_depth_range
 
 EDGES = np.array(((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)))
 """Of a camera's pyramid; corner 0 is the camera."""
@@ -279,7 +279,7 @@ def saved_lengths(run: Path) -> np.ndarray | None:
         return None
 
 
-def _quiet() -> contextlib.redirect_stdout:
+def _quiet() -> "contextlib.redirect_stdout[Any]":
     """Where viser announces itself in its own words."""
     return contextlib.redirect_stdout(io.StringIO())
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from ivggt_jax.beside import written_beside
 from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, abstract_model, flatten
-from ivggt_jax.model.vggt import HEAD_PARTS
 from ivggt_jax.weights import hub, place
 from ivggt_jax.weights.configuration import parse_config
 from ivggt_jax.weights.hub import Source
@@ -30,6 +30,8 @@ from ivggt_jax.weights.tensor_file import (
 
 FORMAT = "ivggt_jax"
 VERSION = 1
+ARCHITECTURE = "vggt"
+"""The family of networks that a checkpoint belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +89,14 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
     Raises CheckpointError when the tensors are not those of the configuration.
     """
     description = describe(directory)
+    named = "predicts" in _read_config(directory)[1]["model"]
     content = place.find(directory, *place.CONTENTS)
     if content is None or content.name != TENSOR_FILE:
         raise CheckpointError(f"{directory} has no {TENSOR_FILE}; if it holds an Orbax checkpoint, convert it")
     tensors = open_safetensors(content)
+    if not named:  # of a time when the tensors alone said which heads there are
+        config = dataclasses.replace(description.config, predicts=present_heads(tensors))
+        description = dataclasses.replace(description, config=config)
     check_shapes(directory, description.config, {path: x.shape for path, x in tensors.items()})
     return description, tensors
 
@@ -98,15 +104,15 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
 def present_heads(paths: Iterable[str]) -> tuple[str, ...]:
     """The heads that have any of these parameters, given by "/"-joined path: a checkpoint has all of a head or none."""
     parts = {path.partition("/")[0] for path in paths}
-    return tuple(head for head, own in HEAD_PARTS.items() if not parts.isdisjoint(own))
+    return tuple(name for name, head in HEADS.items() if not parts.isdisjoint(head.parts))
 
 
 def check_shapes(directory: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the parameters of a checkpoint, by "/"-joined path, with those of its configuration and of the heads it has.
+    """Compare the parameters of a checkpoint, by "/"-joined path, with those of its configuration.
 
     Raises CheckpointError with all that differ.
     """
-    model = abstract_model(config, np.float32, present_heads(found))
+    model = abstract_model(config, np.float32)
     expected = {path: x.shape for path, x in flatten(model.params).items()}
     problems = [f"missing {path}" for path in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected {path}" for path in sorted(found.keys() - expected.keys())]
@@ -137,6 +143,7 @@ def write_config(directory: Path, config: ModelConfig, layout: Layout, source: S
     content = {
         "format": FORMAT,
         "version": VERSION,
+        "architecture": ARCHITECTURE,
         "dtype": str(next(dtype for path, (_, dtype) in layout.items() if path.startswith("aggregator/"))),
         "parameters": sum(math.prod(shape) for shape, _ in layout.values()),
         "source": dataclasses.asdict(source) if source else None,
@@ -197,4 +204,6 @@ def _read_config(directory: Path) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(
             f"{path} has version {content.get('version')!r}, this release reads {VERSION}; update it, or convert again"
         )
+    if (family := content.get("architecture", ARCHITECTURE)) != ARCHITECTURE:
+        raise CheckpointError(f"{path} is of a network {family!r}; this release knows {ARCHITECTURE!r}")
     return f"{path}", content

@@ -59,6 +59,10 @@ def parse_config(fields: object, what: str) -> ModelConfig:
 
 def _check(field: "dataclasses.Field[Any]", value: object, what: str) -> None:
     """Raises CheckpointError for a value of another kind than the field's, and for one out of bounds."""
+    if field.name == "predicts":
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise CheckpointError(f"{what}: predicts is {repr(value)[:80]}, expected something like {field.default!r}")
+        return
     items: list[Any] = value if isinstance(value, list) else [value]
     sound = isinstance(value, list) == isinstance(field.default, tuple) and len(items) < 100
     for item in items:

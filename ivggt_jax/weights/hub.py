@@ -115,7 +115,7 @@ def fetch(name: str) -> tuple[Path, Source]:
         file = _download(repository, published.file, revision)
     # Beside its own errors: hf_xet, which fetches large files for it, raises RuntimeError for a lost connection and for a
     # full disk; proxies and tokens that it cannot use end in ImportError or ValueError.
-    except (OSError, RuntimeError, ImportError, ValueError, errors.HTTPError) as error:
+    except (OSError, RuntimeError, ImportError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(_explain_download(repository, revision, error)) from error
@@ -162,7 +162,7 @@ def _explain_download(name: str, revision: str | None, error: Exception) -> str:
         if not isinstance(cause, errors.HfHubHTTPError | errors.FileMetadataError):
             return f"{name} was not downloaded before and {constants.ENDPOINT} cannot be reached; connect, {by_hand}"
         error = cause
-    if isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError):
+    if isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError):  # type: ignore[attr-defined]
         return f"{name} was not downloaded before and {constants.ENDPOINT} cannot be reached; connect, {by_hand}"
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
     if isinstance(error, errors.GatedRepoError) or status == 403:

@@ -1,6 +1,7 @@
 """From a name to a model: a checkpoint's folder, weights of PyTorch's, a name on the Hub, or the demo model."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -101,4 +102,5 @@ def _load_torch(path: Path, dtype: DTypeLike | None) -> Model:
     config = ModelConfig.vggt_1b()
     found = open_vggt(path, config)
     params = Assembled(found.tensors, config, dtype, found.heads)
+    config = replace(config, predicts=found.heads)
     return Model(config, unflatten({name: jax.device_put(x) for name, x in params.items()}))

@@ -9,12 +9,14 @@ import itertools
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
 from ivggt_jax.beside import written_beside
+from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
 from ivggt_jax.writers.files import ResumeError, naming
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer, required
@@ -22,8 +24,6 @@ from ivggt_jax.writers.writer import ExportOptions, Writer, required
 RATE = 30
 """Frames a second, whatever the source's: a stride or a slow camera would make a video that stands still."""
 FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
-COLOURS = ((20, 10, 50), (40, 60, 160), (30, 150, 170), (110, 200, 90), (250, 210, 60), (220, 60, 30))
-"""From far to near."""
 
 
 class VideoWriter(Writer):
@@ -73,7 +73,7 @@ class VideoWriter(Writer):
         with naming(self._path):
             self._container.close()
 
-    def _mux(self, packet: av.Packet) -> None:
+    def _mux(self, packet: "av.Packet[Any]") -> None:
         # Muxing takes the packet's data away.
         self._newest, self._newest_is_keyframe = bytes(packet), packet.is_keyframe
         packet.stream = self._stream
@@ -101,33 +101,13 @@ class VideoWriter(Writer):
             self._mux(_numbered(newest, copied))
 
 
-def colour_depth(depth: np.ndarray, inverse_range: np.ndarray) -> np.ndarray:
-    """Depth [H, W] as colours uint8 [H, W, 3]: warm is near, dark is far or unknown, linear in 1/depth over the range [2]."""
-    far, near = inverse_range
-    with np.errstate(divide="ignore", invalid="ignore"):
-        nearness = np.nan_to_num((1 / depth - far) / (near - far), nan=0, posinf=0, neginf=0)
-    steps = np.linspace(0, 1, len(COLOURS))
-    channels = [np.interp(nearness, steps, channel) for channel in np.transpose(COLOURS)]
-    return np.stack(channels, axis=-1).astype(np.uint8)
-
-
-def inverse_depth_range(depth: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-    """Lowest and highest 1/depth [2] that colours tell apart; follows the video slowly, so that colours do not flicker."""
-    finite = depth[np.isfinite(depth) & (depth > 0)]
-    if finite.size == 0:
-        return np.array((0.0, 1.0)) if before is None else before
-    far, near = np.percentile(1 / finite, (2, 98))
-    now = np.array((far, max(near, far + 1e-6)))
-    return now if before is None else 0.95 * before + 0.05 * now
-
-
 def _add_stream(container: av.container.OutputContainer, width: int, height: int) -> av.VideoStream:
     """An H.264 stream whose encoder hands out every packet at once."""
     options = {"tune": "zerolatency", "crf": "20", "g": "30"}
     return container.add_stream("libx264", rate=RATE, width=width, height=height, pix_fmt="yuv420p", options=options)
 
 
-def _numbered(packet: av.Packet, number: int) -> av.Packet:
+def _numbered(packet: "av.Packet[Any]", number: int) -> "av.Packet[Any]":
     """The packet as the one of frame `number`."""
     packet.pts = packet.dts = number
     packet.duration, packet.time_base = 1, Fraction(1, RATE)

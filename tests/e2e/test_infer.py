@@ -77,7 +77,7 @@ def test_a_run_holds_no_other_heads(checkpoint: Path, folder: Path, tmp_path: Pa
     held = []
 
     def begin(model: Model, *arguments: Any, **options: Any) -> StreamState:
-        held.append(model.heads)
+        held.append(model.config.predicts)
         return init_stream(model, *arguments, **options)
 
     monkeypatch.setattr(infer, "init_stream", begin)

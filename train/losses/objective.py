@@ -7,20 +7,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.train.losses.camera import camera_loss
 from ivggt_jax.train.losses.dense import dense_loss
 from ivggt_jax.train.losses.divergence import bernoulli_divergence, laplace_divergence
 from ivggt_jax.train.losses.reduce import masked_mean, valid_or_all
 from ivggt_jax.train.losses.task import task_losses
 from ivggt_jax.train.losses.tracks import reference_track_loss, track_loss
-
-FIELDS = {
-    "camera": ("pose_encoding",),
-    "depth": ("depth", "depth_confidence"),
-    "points": ("points", "points_confidence"),
-    "tracks": ("tracks", "visibility", "track_confidence"),
-}
-"""The fields of `Predictions` that each head fills."""
 
 Fields = Mapping[str, jax.Array]
 Terms = dict[str, dict[str, jax.Array]]
@@ -111,7 +104,7 @@ def distill_losses(
     """StreamVGGT's distillation loss by head and part, unweighted; `reference` with its defects. Shapes as above."""
     losses: Terms = {}
     for head in _shared(student, teacher):
-        ours, theirs = ([fields[name] for name in FIELDS[head]] for fields in (student, teacher))
+        ours, theirs = ([fields[name] for name in HEADS[head].fields] for fields in (student, teacher))
         if head == "camera":
             losses[head] = camera_loss(ours[0], theirs[0], reference=reference)
         elif head == "tracks":
@@ -130,7 +123,7 @@ def kl_losses(student: Fields, teacher: Fields, valid: jax.Array | None = None) 
     """KL(student ‖ teacher) of depth, points and visibility; camera and track positions as in `distill_losses`."""
     losses: Terms = {}
     for head in _shared(student, teacher):
-        ours, theirs = ([fields[name] for name in FIELDS[head]] for fields in (student, teacher))
+        ours, theirs = ([fields[name] for name in HEADS[head].fields] for fields in (student, teacher))
         if head == "camera":
             losses[head] = camera_loss(ours[0], theirs[0])
         elif head == "tracks":
@@ -146,14 +139,16 @@ def kl_losses(student: Fields, teacher: Fields, valid: jax.Array | None = None) 
 
 def _fields(prediction: Any) -> Fields:
     """The fields that are there, in float32 whatever the network computed in."""
-    names = [name for fields in FIELDS.values() for name in fields]
+    names = [name for head in HEADS.values() for name in head.fields]
     values = {name: getattr(prediction, name) for name in names}
     return {name: value.astype(jnp.float32) for name, value in values.items() if value is not None}
 
 
 def _shared(student: Fields, teacher: Fields) -> list[str]:
     """Heads that both predict; ValueError when there is none."""
-    heads = [head for head, names in FIELDS.items() if all(name in student and name in teacher for name in names)]
+    heads = [
+        name for name, head in HEADS.items() if all(field in student and field in teacher for field in head.fields)
+    ]
     if not heads:
         raise ValueError(f"student {sorted(student)} and teacher {sorted(teacher)} have no head in common")
     return heads

@@ -1,1 +1,51 @@
-"""Camera, dense and track heads."""
+"""Camera, dense and track heads, and the table of them: a new head is a module, an entry here and its fields."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.heads.camera import CameraHead
+from ivggt_jax.model.heads.dpt import DenseHead, FeatureHead
+from ivggt_jax.model.heads.track import Tracker
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head as a model has it."""
+
+    parts: Mapping[str, Callable[..., nnx.Module]]
+    """The modules that it has for itself: the name among the parameters, and what makes it from (config, rngs=…)."""
+    fields: tuple[str, ...]
+    """The fields of `Predictions` that it fills; of a dense head its values, then their confidence."""
+    activate: Callable[[jax.Array], jax.Array] | None = None
+    """Only of a dense head: from raw [B,S,H,W,channels] to its values."""
+    by_default: bool = True
+    """Whether it is predicted where nobody says which; a head that needs query points is not."""
+
+
+def _depth(config: ModelConfig, *, rngs: nnx.Rngs) -> DenseHead:
+    return DenseHead(config, 1, rngs=rngs)
+
+
+def _points(config: ModelConfig, *, rngs: nnx.Rngs) -> DenseHead:
+    return DenseHead(config, 3, rngs=rngs)
+
+
+HEADS: dict[str, Head] = {
+    "camera": Head({"camera": CameraHead}, ("pose_encoding",)),
+    "depth": Head({"depth": _depth}, ("depth", "depth_confidence"), lambda raw: jnp.exp(raw[..., 0])),
+    "points": Head(
+        {"points": _points}, ("points", "points_confidence"), lambda raw: jnp.sign(raw) * jnp.expm1(jnp.abs(raw))
+    ),
+    "tracks": Head(
+        {"track_features": FeatureHead, "tracker": Tracker},
+        ("tracks", "visibility", "track_confidence"),
+        by_default=False,
+    ),
+}
+"""By name, in the order of `config.HeadName`."""
+DEFAULT_HEADS = tuple(name for name, head in HEADS.items() if head.by_default)
