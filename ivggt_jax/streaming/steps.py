@@ -170,7 +170,8 @@ def stream(
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 frame, not {chunk}")
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
-    most = cache_config.max_frames if cache_config.total_budget is None else None
+    # With submaps no more frames than those of one are remembered, however long the stream.
+    most = cache_config.max_frames if cache_config.total_budget is None and submaps is None else None
     frames = iter(frames)
     state = None
     running: deque[tuple[Predictions, int]] = deque()
