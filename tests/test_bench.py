@@ -42,12 +42,12 @@ def small(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Case:
 def test_a_filled_cache_is_one_at_its_budget(tiny: Model):
     """The program is the one that an empty cache has, every layer holds its share, and each frame evicts as many as come."""
     state = start(SMALL, tiny)
-    fresh = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
+    fresh = [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)]
     traced_once = jax.jit(chex.assert_max_traces(step.__wrapped__, n=1), donate_argnames="state")
     image = np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)
     state, _ = traced_once(tiny, state, image)
     state = fill(state, 10_000)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) == fresh
+    assert [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(state)] == fresh
     np.testing.assert_array_equal(state.lengths, np.full((1, 4), 3 * TOKENS))
     assert state.frame == 10_000
     keys = np.asarray(state.cache.keys)
@@ -144,7 +144,7 @@ def test_own_measurement(small: Case, monkeypatch: pytest.MonkeyPatch):
     assert begun["settings"]["budget"] == 4 * 3 * TOKENS and begun["settings"]["tokens_per_frame"] == TOKENS
     assert own.fill()["live_tokens"] == pytest.approx(3 * TOKENS, abs=1)  # budgets are rounded down
     assert own.frame() > 0
-    assert own._model.heads == ("depth",)
+    assert own._model.config.predicts == ("depth",)
     finished = own.finish()
     assert list(finished["stages"]) == ["encoder", "frame blocks", "global blocks", "eviction", "dense heads"]
     for stage in finished["stages"].values():
