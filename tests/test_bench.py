@@ -144,7 +144,7 @@ def test_own_measurement(small: Case, monkeypatch: pytest.MonkeyPatch):
     assert begun["settings"]["budget"] == 4 * 3 * TOKENS and begun["settings"]["tokens_per_frame"] == TOKENS
     assert own.fill()["live_tokens"] == pytest.approx(3 * TOKENS, abs=1)  # budgets are rounded down
     assert own.frame() > 0
-    assert own._model.config.predicts == ("depth",)
+    assert own._model.heads == ("depth",)
     finished = own.finish()
     assert list(finished["stages"]) == ["encoder", "frame blocks", "global blocks", "eviction", "dense heads"]
     for stage in finished["stages"].values():
