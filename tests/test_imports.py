@@ -18,7 +18,7 @@ FLOORS = (
     ("",),  # the package's face: what `import ivggt_jax` gives
     ("runs",),
     ("convert", "viewer"),
-    ("infer", "export", "view", "doctor", "evaluate", "bench"),
+    ("infer", "inference", "export", "view", "doctor", "evaluate", "bench"),
     ("train",),
 )
 """Rooms from the ground up. A room imports those below it and, without a circle of modules, its neighbours."""
@@ -26,7 +26,7 @@ LATER = {
     ("weights.loading", "convert.command"),
     ("weights.loading", "convert.assembly"),
     ("weights.loading", "convert.recognise"),
-    ("runs.advice", "infer"),
+    ("runs.advice", "inference.options"),
 }
 """Upward imports inside functions: foreign weights are rare, and advice repeats the options of `infer`."""
 FORBIDDEN = {

@@ -11,9 +11,9 @@ import pytest
 import scipy.integrate
 
 from ivggt_jax.geometry import pose_from_cameras, unproject
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.train.losses import LossConfig, objective
 from ivggt_jax.train.losses.divergence import bernoulli_divergence, laplace_divergence
-from ivggt_jax.train.losses.objective import FIELDS
 
 GOLDEN = Path(__file__).parent / "golden" / "distill_loss.npz"
 REFERENCE_NAMES = {
@@ -301,7 +301,7 @@ def test_sum_of_objectives_and_logged_terms() -> None:
     total, terms, _ = evaluate(both, prediction, batch, teacher)
     task, divergence = (evaluate(config, prediction, batch, teacher)[0] for config in (TASK, KL))
     assert total == pytest.approx(float(0.5 * task + 2 * divergence), rel=1e-5)
-    heads = [f"{name}/{head}" for name in ("task", "kl") for head in FIELDS]
+    heads = [f"{name}/{head}" for name in ("task", "kl") for head in HEADS]
     assert total == pytest.approx(sum(float(terms[head]) for head in heads), rel=1e-5)
     for head in heads:
         parts = [value for name, value in terms.items() if name.startswith(f"{head}_")]

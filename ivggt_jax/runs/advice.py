@@ -28,7 +28,7 @@ def infer_command(settings: Mapping[str, Any], **changes: object) -> str:
 
     changes: options that are to be otherwise.
     """
-    from ivggt_jax.infer import InferConfig  # which needs this module itself
+    from ivggt_jax.inference.options import InferConfig  # which needs this module itself
     from ivggt_jax.sources import SourceConfig
 
     usual = _flat(plain(InferConfig(source=SourceConfig(frames=""))))

@@ -9,7 +9,7 @@ from commands import FRAMES, run
 from filelock import FileLock
 
 from ivggt_jax import export, infer
-from ivggt_jax.runs.earlier import decisive_options
+from ivggt_jax.inference.earlier import decisive_options
 from ivggt_jax.runs.output_folder import LOCK, MARKER, begin_anew, check_inputs_outside, default_out, earlier_run
 from ivggt_jax.runs.resume import STATE_FILE, begin, read_state
 from ivggt_jax.writers import read_run_json, write_run_json

@@ -2,23 +2,21 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 from ivggt_jax.export import Output
+from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.output_folder import EarlierRun, describe
 from ivggt_jax.runs.resume import Unfinished
 from ivggt_jax.sources.source import full_name
 from ivggt_jax.writers.run_json import plain
 
-if TYPE_CHECKING:
-    from ivggt_jax.infer import InferConfig
-
 FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "view", "port", "on_error")
 """Options that a resumed run may give anew: they do not decide what is written."""
 
 
-def to_resume(config: "InferConfig", out: Path, earlier: EarlierRun | None) -> Unfinished | None:
+def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unfinished | None:
     """The run to go on with, None to begin one. Raises ValueError when the folder holds one and nobody said what to do."""
     if earlier is None:
         if config.resume:
@@ -43,7 +41,7 @@ def to_resume(config: "InferConfig", out: Path, earlier: EarlierRun | None) -> U
     return unfinished
 
 
-def decisive_options(config: "InferConfig") -> dict[str, Any]:
+def decisive_options(config: InferConfig) -> dict[str, Any]:
     """The options that decide what is written, by their names, as JSON has them."""
     options = plain(for_records(config))
     for group in ("source", "mapping", "align", "options"):
@@ -52,7 +50,7 @@ def decisive_options(config: "InferConfig") -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
 
 
-def as_begun(config: "InferConfig", unfinished: Unfinished) -> "InferConfig":
+def as_begun(config: InferConfig, unfinished: Unfinished) -> InferConfig:
     """The options with what to write as the unfinished run had it, where they do not say."""
     export = unfinished.options.get("export")
     if config.export or not isinstance(export, list):
@@ -62,12 +60,12 @@ def as_begun(config: "InferConfig", unfinished: Unfinished) -> "InferConfig":
     return dataclasses.replace(config, export=known, options=dataclasses.replace(config.options, frames_dtype=dtype))
 
 
-def same_source(config: "InferConfig", earlier: EarlierRun) -> bool:
+def same_source(config: InferConfig, earlier: EarlierRun) -> bool:
     """Whether an earlier run is not known to be of another source."""
     return earlier.source in (None, plain(full_name(config.source.frames)))
 
 
-def for_records(config: "InferConfig") -> "InferConfig":
+def for_records(config: InferConfig) -> InferConfig:
     """The options with the source named in full, and no password in it."""
     return dataclasses.replace(
         config, source=dataclasses.replace(config.source, frames=full_name(config.source.frames))
