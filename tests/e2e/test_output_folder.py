@@ -10,8 +10,10 @@ from filelock import FileLock
 
 from ivggt_jax import export, infer
 from ivggt_jax.inference.earlier import decisive_options
+from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.runs.output_folder import LOCK, MARKER, begin_anew, check_inputs_outside, default_out, earlier_run
 from ivggt_jax.runs.resume import STATE_FILE, begin, read_state
+from ivggt_jax.sources import SourceConfig
 from ivggt_jax.writers import read_run_json, write_run_json
 
 
@@ -138,7 +140,7 @@ def test_a_run_killed_before_its_first_save_begins_again(
     arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "tum")
     assert run(infer.main, *arguments) == 0
     options = decisive_options(
-        infer.InferConfig(source=infer.SourceConfig(frames=str(folder)), checkpoint=str(checkpoint), export=("tum",))
+        InferConfig(source=SourceConfig(frames=str(folder)), checkpoint=str(checkpoint), export=("tum",))
     )
     begin(out, options)
     with (out / "trajectory.txt").open("a") as file:
