@@ -81,7 +81,7 @@ def test_a_returning_walk_comes_back_with_other_images():
 
 
 def test_a_returning_walk_varies_and_touches_nothing():
-    """12 seeds, 1,000 frames: on the free ring, below what hangs from ceilings, no jumps; height and pace vary."""
+    """12 seeds, 1,000 frames: on the free ring, below what hangs from ceilings, no jumps; heights vary by 0.3 m, the pace by 2."""
     for seed in range(12):
         scene, cameras = returning(seed)
         place = positions(cameras)
@@ -90,7 +90,7 @@ def test_a_returning_walk_varies_and_touches_nothing():
         height = -place[:, 1]
         assert height.min() > 0.85 and height.max() < 1.85 and np.ptp(height) > 0.3
         step = np.linalg.norm(np.diff(place, axis=0), axis=1)
-        assert step.max() < 0.25 and step.max() > 3 * step.min()
+        assert step.max() < 0.25 and step.max() > 2 * step.min()
         rotation = np.asarray(cameras[:, :, :3], np.float64)
         assert np.diagonal(degrees_between(rotation[1:], rotation[:-1])).max() < 12
 

@@ -55,7 +55,7 @@ def returning_path(
 ) -> jax.Array:
     """cam_from_world [frames, 3, 4] of a camera that comes back to all places of a room, and never in the same way.
 
-    It goes around as `camera_path` does with look "aside", but higher and lower, faster, slower and sometimes back, and
+    It goes around as `camera_path` does with look "aside", but higher and lower, faster and slower, and
     turns far from the middle. A pure function of key, scene and frame number, without any period. Raises ValueError
     for a scene that is no room.
     """
