@@ -1,6 +1,6 @@
 """PyTorch checkpoints to this project's models and back, without PyTorch."""
 
-from convert.assembly import ConversionError
-from convert.parameters import from_torch, to_torch
+from ivggt_jax.convert.assembly import ConversionError
+from ivggt_jax.convert.parameters import from_torch, to_torch
 
 __all__ = ["ConversionError", "from_torch", "to_torch"]

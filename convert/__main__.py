@@ -2,8 +2,8 @@
 
 import sys
 
-from convert import command, verify
-from ivggt_jax.command import run_command
+from ivggt_jax.convert import command, verify
+from ivggt_jax.runs.command import run_command
 
 
 def main() -> None:

@@ -1,13 +1,15 @@
 """Our parameters from PyTorch's tensors, strictly, and one at a time."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from convert.names import name_table
-from ivggt_jax import ModelConfig
-from ivggt_jax.model.parameters import abstract_params, compute_dtypes, flatten
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.convert.names import name_table
+from ivggt_jax.model.parameters import abstract_model, compute_dtypes, flatten
+from ivggt_jax.model.vggt import HEADS
 
 
 class ConversionError(ValueError):
@@ -19,23 +21,26 @@ class ConversionError(ValueError):
         self.problems = problems
 
 
-def torch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every PyTorch tensor of a model."""
-    shapes = {path: x.shape for path, x in flatten(abstract_params(config)).items()}
-    found = {}
-    for path, entry in name_table(config).items():
-        shape = shapes[path][1:] if entry.stacked else shapes[path]
+def torch_shapes(config: ModelConfig, heads: Iterable[str] = HEADS) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every PyTorch tensor of a model with these heads."""
+    table = name_table(config)
+    found: dict[str, tuple[int, ...]] = {}
+    for path, stacked in _shapes(config, heads).items():
+        entry = table[path]
+        shape = stacked[1:] if entry.stacked else stacked
         # The layout of an array without data tells its shape in PyTorch.
         shape = entry.layout.to_torch(np.broadcast_to(np.False_, shape)).shape
         found.update(dict.fromkeys(entry.names, shape))
     return found
 
 
-def find_mismatches(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> list[str]:
-    """All missing, unexpected and misshapen tensors, a line each; empty when they are the model's."""
-    expected = torch_shapes(config)
-    shapes = {name: tensors[name].shape for name in sorted(expected.keys() & tensors.keys())}
-    return _name_mismatches(expected, tensors) + _shape_mismatches(expected, shapes)
+def find_mismatches(tensors: Mapping[str, np.ndarray], config: ModelConfig, heads: Iterable[str] = HEADS) -> list[str]:
+    """All missing, unexpected and misshapen tensors, a line each; empty when they are those of a model with these heads."""
+    expected = torch_shapes(config, heads)
+    problems = _name_mismatches(expected, tensors)
+    for name in sorted(expected.keys() & tensors.keys()):
+        problems += _tensor_mismatches(name, tensors[name], expected[name])
+    return problems
 
 
 class Assembled(Mapping[str, np.ndarray]):
@@ -44,17 +49,23 @@ class Assembled(Mapping[str, np.ndarray]):
     Asking raises ConversionError when they have other shapes.
     """
 
-    def __init__(self, tensors: Mapping[str, np.ndarray], config: ModelConfig, dtype: DTypeLike | None):
+    def __init__(
+        self,
+        tensors: Mapping[str, np.ndarray],
+        config: ModelConfig,
+        dtype: DTypeLike | None,
+        heads: Iterable[str] = HEADS,
+    ):
         """Take `dtype` for the trunk (`compute_dtypes`); reads nothing.
 
-        Raises ConversionError unless the names are those of the configuration.
+        Raises ConversionError unless the names are those of the configuration with these heads.
         """
-        self._expected = torch_shapes(config)
+        self._expected = torch_shapes(config, heads)
         if problems := _name_mismatches(self._expected, tensors):
             raise ConversionError(problems)
         self._tensors = tensors
-        self._table = name_table(config)
-        shapes = {path: x.shape for path, x in flatten(abstract_params(config)).items()}
+        shapes = _shapes(config, heads)
+        self._table = {path: entry for path, entry in name_table(config).items() if path in shapes}
         dtypes = compute_dtypes(shapes, dtype)
         self.layout = {path: (shapes[path], dtypes[path]) for path in self._table}
 
@@ -62,10 +73,10 @@ class Assembled(Mapping[str, np.ndarray]):
         entry = self._table[path]
         result = np.empty(*self.layout[path])
         layers = result if entry.stacked else result[None]
-        problems = []
+        problems: list[str] = []
         for layer, name in enumerate(entry.names):
             tensor = self._tensors[name]
-            problems += _shape_mismatches(self._expected, {name: tensor.shape})
+            problems += _tensor_mismatches(name, tensor, self._expected[name])
             if not problems:
                 layers[layer] = entry.layout.from_torch(tensor)
         if problems:
@@ -84,9 +95,15 @@ def _name_mismatches(expected: Collection[str], found: Collection[str]) -> list[
     return problems + [f"unexpected {name}" for name in sorted(set(found) - set(expected))]
 
 
-def _shape_mismatches(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
-    return [
-        f"{name} has shape {list(shape)}, expected {list(expected[name])}"
-        for name, shape in found.items()
-        if shape != expected[name]
-    ]
+def _shapes(config: ModelConfig, heads: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of ours, by "/"-joined path."""
+    model = abstract_model(config, np.float32, heads)
+    return {path: x.shape for path, x in flatten(model.params).items()}
+
+
+def _tensor_mismatches(name: str, tensor: np.ndarray, expected: tuple[int, ...]) -> list[str]:
+    if tensor.shape != expected:
+        return [f"{name} has shape {list(tensor.shape)}, expected {list(expected)}"]
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):  # quantised, with scales that are not here
+        return [f"{name} is {tensor.dtype}, not a floating-point tensor"]
+    return []

@@ -1,11 +1,10 @@
 """`python -m convert IN OUT`: PyTorch checkpoints to ours and back, one tensor at a time."""
 
 import dataclasses
-import hashlib
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,16 +14,21 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from convert.assembly import Assembled, find_mismatches, torch_shapes
-from convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
-from convert.parameters import to_torch
-from convert.torch_file import open_tensors
-from convert.torch_writer import write_torch
-from ivggt_jax import Model, ModelConfig, checkpoint, hub
-from ivggt_jax.checkpoint import check_place, parse_config, write_directory, written_beside
-from ivggt_jax.hub import Source
-from ivggt_jax.model.parameters import compute_dtypes, unflatten
-from ivggt_jax.tensor_file import CheckpointError, Layout, list_problems, read_json, write_safetensors
+from ivggt_jax.beside import claimed, part_of
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.convert.assembly import Assembled, torch_shapes
+from ivggt_jax.convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
+from ivggt_jax.convert.parameters import to_torch
+from ivggt_jax.convert.recognise import open_vggt
+from ivggt_jax.convert.torch_writer import write_torch
+from ivggt_jax.model.parameters import Model, compute_dtypes, unflatten
+from ivggt_jax.model.vggt import HEADS
+from ivggt_jax.weights import checkpoint, hub, loading
+from ivggt_jax.weights.checkpoint import check_place, is_checkpoint, replacing, write_directory
+from ivggt_jax.weights.configuration import read_config
+from ivggt_jax.weights.hub import Source
+from ivggt_jax.weights.tensor_file import CheckpointError, Layout, write_safetensors
+from ivggt_jax.weights.weight_files import digest, find_weights
 
 Precision = Literal["float32", "bfloat16"]
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -35,7 +39,8 @@ class Convert:
     """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
 
     input: tyro.conf.Positional[str]
-    """A .pth, .pt or .safetensors file, a published name, or a checkpoint directory of this project."""
+    """A .pth, .pt, .bin or .safetensors file, its index or a folder with such files, owner/name[@revision] on the Hugging Face
+    Hub, or a checkpoint directory of this project."""
     output: tyro.conf.Positional[Path]
     """The directory to make; with --to torch the .pth, .pt or .safetensors file."""
     dtype: Precision | None = None
@@ -43,7 +48,8 @@ class Convert:
     to: Literal["safetensors", "orbax", "torch"] = "safetensors"
     """safetensors: what is mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
     config: Path | None = None
-    """A JSON object with fields of ModelConfig, for shapes other than the published; fields left out are full-size."""
+    """For shapes other than the published: config.json of a checkpoint of this project, or a JSON object with fields of
+    ModelConfig, of which those left out are full-size."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace the output where it exists."""
 
@@ -54,6 +60,7 @@ class Parameters:
 
     config: ModelConfig
     layout: Layout
+    heads: tuple[str, ...]
     tensors: Mapping[str, np.ndarray]
     source: Source | None
 
@@ -64,12 +71,14 @@ def run(command: Convert) -> int:
     check_place(command.output, command.overwrite)
     if command.to != "torch" and command.output.suffix in TORCH_SUFFIXES:
         raise CheckpointError(f"{command.output}: the output is a directory, or with --to torch a file of that name")
-    if command.to != "torch" and command.input in hub.PUBLISHED and not Path(command.input).exists():
+    config = read_config(command.config) if command.config else None
+    source = None
+    if command.to != "torch" and not Path(command.input).exists() and hub.is_name(command.input):
         path, source = hub.fetch(command.input)
+        path = path.parent if is_checkpoint(path.parent) else path
     else:
-        path, source = checkpoint.locate(command.input), None
-    config = parse_config(read_json(command.config), f"{command.config}") if command.config else None
-    if config and path.is_dir():
+        path = loading.locate(command.input)
+    if config and is_checkpoint(path):
         raise CheckpointError(f"--config: {path} is a checkpoint directory and says itself what it holds")
     if command.to == "torch":
         done = export_file(path, command.output, dtype=command.dtype, overwrite=command.overwrite)
@@ -87,6 +96,8 @@ def run(command: Convert) -> int:
     size = sum(file.stat().st_size for file in files if file.is_file())
     trunk = next(dtype for name, (_, dtype) in done.layout.items() if name.startswith("aggregator"))
     print(f"{command.output}: {_count(done.layout):,} parameters, trunk {trunk}, {size / 1e9:.2f} GB")
+    if absent := [head for head in HEADS if head not in done.heads]:
+        print(f"heads: {', '.join(done.heads) or 'none'}; the input has no {', '.join(absent)}")
     if done.source:
         licence = done.source.licence or "not recorded; that of the source applies"
         print(f"source: {done.source.name}, sha256 {done.source.sha256}\nlicence: {licence}")
@@ -103,19 +114,21 @@ def convert_file(
     source: Source | None = None,
     overwrite: bool = False,
 ) -> Parameters:
-    """Make a checkpoint directory of a PyTorch file, or of another directory. It appears whole or not at all.
+    """Make a checkpoint directory of PyTorch's weights, or of another directory. It appears whole or not at all.
 
-    See `Convert` for the arguments; `source` is what is known of the file's origin.
+    See `Convert` for the arguments; `source` is what is known of the origin.
 
     Raises CheckpointError for an input that cannot be used and for a place that cannot be written.
     """
-    with written_beside(directory, overwrite) as beside:
-        found = _open_directory(path, dtype) if path.is_dir() else _open_torch(path, dtype, config, source)
-        beside.mkdir()
+    with replacing(directory, overwrite) as part:
+        if is_checkpoint(path):
+            found = _open_directory(path, dtype, source)
+        else:
+            found = _open_torch(path, dtype, config or ModelConfig.vggt_1b(), source)
         with _progress(found, path) as read:
-            write_directory(beside, found.config, found.layout, read, found.source)
+            write_directory(part, found.config, found.layout, read, found.source)
         if to == "orbax":
-            replace_by_orbax(beside)
+            replace_by_orbax(part)
     return found
 
 
@@ -124,46 +137,42 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
 
     Raises CheckpointError for an input that cannot be used, another suffix, and a place that cannot be written.
     """
-    if directory.is_file():
-        raise CheckpointError(f"{directory} is a file: --to torch takes a checkpoint directory of this project")
+    if not is_checkpoint(directory):
+        raise CheckpointError(f"{directory} is none of this project's checkpoint directories, which --to torch takes")
     if path.suffix not in TORCH_SUFFIXES or path.is_dir():
         raise CheckpointError(f"{path}: with --to torch the output is a file ending in .pth, .pt or .safetensors")
-    with written_beside(path, overwrite) as beside:
+    with replacing(path, overwrite, folder=False) as part, ExitStack() as until_done:
         if is_orbax(directory):
             # PyTorch's tensors are slices of ours, so ours are mapped rather than read once for each slice.
-            mapped = beside.with_name("parameters")
-            convert_file(directory, mapped, dtype=dtype)
+            mapped = until_done.enter_context(claimed(part_of(path.with_name(f"{path.name}.parameters")), folder=True))
+            convert_file(directory, mapped, dtype=dtype, overwrite=True)
             directory = mapped
         ours = _open_directory(directory, dtype)
-        trunk, heads = ours.layout["aggregator/camera_token"][1], np.dtype(np.float32)
+        trunk, others = ours.layout["aggregator/camera_token"][1], np.dtype(np.float32)
         layout = {
-            name: (shape, trunk if name.startswith("aggregator.") else heads)
-            for name, shape in torch_shapes(ours.config).items()
+            name: (shape, trunk if name.startswith("aggregator.") else others)
+            for name, shape in torch_shapes(ours.config, ours.heads).items()
         }
         tensors = to_torch(Model(ours.config, unflatten(ours.tensors)))
-        found = Parameters(ours.config, layout, tensors, ours.source)
+        found = Parameters(ours.config, layout, ours.heads, tensors, ours.source)
         with _progress(found, directory) as read:
             if path.suffix == ".safetensors":
-                write_safetensors(beside, layout, read)
+                write_safetensors(part, layout, read)
             else:
-                write_torch(beside, layout, read)
+                write_torch(part, layout, read)
     return found
 
 
-def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig | None, source: Source | None) -> Parameters:
-    tensors = open_tensors(path)
-    if problems := find_mismatches(tensors, config or ModelConfig.vggt_1b()):
-        hint = "" if config else "; for shapes other than the published give their --config"
-        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit the model{hint}:{list_problems(problems)}")
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    source = dataclasses.replace(source or Source(name=path.name), sha256=digest)
-    trunk = dtype or _trunk(tensors, "aggregator.camera_token")
-    assembled = Assembled(tensors, config or ModelConfig.vggt_1b(), trunk)
-    return Parameters(config or ModelConfig.vggt_1b(), assembled.layout, assembled, source)
+def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig, source: Source | None) -> Parameters:
+    file = find_weights(path)
+    found = open_vggt(file, config)
+    source = dataclasses.replace(source or Source(name=path.name), sha256=digest(file))
+    trunk = dtype or _trunk(found.tensors, "aggregator.camera_token")
+    assembled = Assembled(found.tensors, config, trunk, found.heads)
+    return Parameters(config, assembled.layout, found.heads, assembled, source)
 
 
-def _open_directory(directory: Path, dtype: Precision | None) -> Parameters:
+def _open_directory(directory: Path, dtype: Precision | None, source: Source | None = None) -> Parameters:
     tensors: Mapping[str, np.ndarray]
     if is_orbax(directory):
         description, tensors = checkpoint.describe(directory), OrbaxParameters(directory)
@@ -174,7 +183,8 @@ def _open_directory(directory: Path, dtype: Precision | None) -> Parameters:
         shapes = {path: x.shape for path, x in tensors.items()}
     dtypes = compute_dtypes(shapes, dtype or _trunk(tensors, "aggregator/camera_token"))
     layout = {path: (shape, dtypes[path]) for path, shape in shapes.items()}
-    return Parameters(description.config, layout, tensors, description.source)
+    heads = checkpoint.present_heads(shapes)
+    return Parameters(description.config, layout, heads, tensors, description.source or source)
 
 
 def _trunk(tensors: Mapping[str, np.ndarray], name: str) -> Precision:

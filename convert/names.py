@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivggt_jax import ModelConfig
+from ivggt_jax.config import ModelConfig
+
+TRUNK = "aggregator"
+HEAD_MODULES = {"camera": "camera_head", "depth": "depth_head", "points": "point_head", "tracks": "track_head"}
+"""PyTorch's module of each head of ours."""
 
 Transform = Callable[[np.ndarray], np.ndarray]
 

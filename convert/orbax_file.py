@@ -12,14 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from ivggt_jax.checkpoint import ORBAX_FOLDER, TENSOR_FILE
 from ivggt_jax.model.parameters import flatten, unflatten
-from ivggt_jax.tensor_file import CheckpointError, open_safetensors
+from ivggt_jax.weights import place
+from ivggt_jax.weights.place import ORBAX_FOLDER, TENSOR_FILE
+from ivggt_jax.weights.tensor_file import CheckpointError, open_safetensors
 
 
 def is_orbax(directory: Path) -> bool:
     """Whether a checkpoint directory keeps its parameters with Orbax."""
-    return (directory / ORBAX_FOLDER).is_dir()
+    content = place.find(directory, *place.CONTENTS)
+    return content is not None and content.name == ORBAX_FOLDER
 
 
 def replace_by_orbax(directory: Path) -> None:
@@ -48,7 +50,7 @@ class OrbaxParameters(Mapping[str, np.ndarray]):
     def __init__(self, directory: Path):
         """Read what there is; CheckpointError when Orbax is not installed or cannot read it."""
         self._orbax = _import_orbax()
-        self._directory = (directory / ORBAX_FOLDER).absolute()
+        self._directory = (place.find(directory, ORBAX_FOLDER) or directory / ORBAX_FOLDER).absolute()
         self._checkpointer = self._orbax.Checkpointer(self._orbax.PyTreeCheckpointHandler())
         try:
             metadata = self._checkpointer.metadata(self._directory).item_metadata
@@ -60,7 +62,8 @@ class OrbaxParameters(Mapping[str, np.ndarray]):
         item: dict[str, Any] = unflatten({path: 0})
         to_host = unflatten({path: self._orbax.RestoreArgs(restore_type=np.ndarray)})
         arguments = self._orbax.args.PyTreeRestore(item=item, restore_args=to_host, partial_restore=True)
-        return flatten(self._checkpointer.restore(self._directory, arguments))[path]
+        array: np.ndarray = flatten(self._checkpointer.restore(self._directory, arguments))[path]
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from convert.assembly import Assembled, ConversionError, find_mismatches
-from convert.names import name_table
-from ivggt_jax import Model, ModelConfig
-from ivggt_jax.model.parameters import flatten, unflatten
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.convert.assembly import Assembled, ConversionError, find_mismatches
+from ivggt_jax.convert.names import name_table
+from ivggt_jax.convert.recognise import recognise
+from ivggt_jax.model.parameters import Model, flatten, unflatten
 
 
 def from_torch(
@@ -20,14 +21,17 @@ def from_torch(
     `tensors` is read one tensor at a time. Without `config` the published shapes are expected: numbers of heads cannot
     be read from shapes. `dtype` is the trunk's (None: bfloat16 on a GPU, float32 on a CPU); heads are float32.
 
-    Raises ConversionError with all missing, unexpected and misshapen tensors.
+    The model has the heads that are there. Raises ConversionError with all missing, unexpected and misshapen tensors, and
+    CheckpointError for what is not VGGT at all, see `ivggt_jax.convert.recognise`.
     """
     shape = config or ModelConfig.vggt_1b()
+    found = recognise(tensors, shape, "the mapping")
     try:
-        params = {path: jnp.asarray(x) for path, x in Assembled(tensors, shape, dtype).items()}
+        assembled = Assembled(found.tensors, shape, dtype, found.heads)
+        params = {path: jnp.asarray(x) for path, x in assembled.items()}
     except ConversionError:
         hint = "" if config else "\nWithout a config only the published shapes are read: pass config= for others."
-        raise ConversionError(find_mismatches(tensors, shape), hint) from None
+        raise ConversionError(find_mismatches(found.tensors, shape, found.heads), hint) from None
     return Model(shape, unflatten(params))
 
 
@@ -42,6 +46,7 @@ class _TorchView(Mapping[str, np.ndarray]):
         self._places = {
             name: (path, entry, i)
             for path, entry in name_table(model.config).items()
+            if path in self._params
             for i, name in enumerate(entry.names)
         }
 

@@ -12,8 +12,9 @@ import math
 import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from ivggt_jax.tensor_file import CheckpointError, fits_array
+from ivggt_jax.weights.tensor_file import CheckpointError, fits_array
 
 _SIZE_LIMIT = 16 * 2**20
 _OPCODE_LIMIT = 1_000_000
@@ -97,7 +98,7 @@ def read_pickle(data: bytes) -> object:
 
 class _Machine:
     def __init__(self) -> None:
-        self.stack: list = []
+        self.stack: list[Any] = []
         self.memo: dict[int, object] = {}
 
     def run(self, data: bytes) -> object:
@@ -126,7 +127,7 @@ class _Machine:
             raise CheckpointError(f"has a damaged pickle ({detail}); copy or download it again") from None
         raise CheckpointError("has a pickle without an end; copy or download it again")
 
-    def pop_to_mark(self) -> list:
+    def pop_to_mark(self) -> list[Any]:
         """Pop everything above the last mark."""
         start = len(self.stack) - 1
         while self.stack[start] is not _MARK:
@@ -147,7 +148,7 @@ class _Machine:
             raise ValueError("stack underflow")
         self.stack[-size:] = [items]
 
-    def set_items(self, pairs: list) -> None:
+    def set_items(self, pairs: list[Any]) -> None:
         target = self.stack[-1]
         if target is INERT:
             return
@@ -159,7 +160,7 @@ class _Machine:
             if isinstance(key, str):
                 target[key] = value
 
-    def extend(self, items: list) -> None:
+    def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
         if target is INERT:
             return
@@ -205,7 +206,9 @@ class _Machine:
             raise ValueError(f"state for a {type(self.stack[-1]).__name__}")
 
 
-def _rebuild_tensor(storage, offset, shape, strides, requires_grad, hooks, metadata=None) -> Tensor:
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, strides: Any, requires_grad: Any, hooks: Any, metadata: Any = None
+) -> Tensor:
     if not isinstance(storage, Storage):
         raise ValueError("a tensor without a storage")
     for sizes in (shape, strides):
@@ -228,19 +231,19 @@ def _rebuild_tensor(storage, offset, shape, strides, requires_grad, hooks, metad
     return Tensor(storage, offset, shape, strides)
 
 
-def _rebuild_parameter(tensor, requires_grad, hooks) -> Tensor:
+def _rebuild_parameter(tensor: Any, requires_grad: Any, hooks: Any) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise ValueError("a parameter without a tensor")
     return tensor
 
 
-def _make_size(sizes) -> tuple:
+def _make_size(sizes: Any) -> tuple[Any, ...]:
     if not isinstance(sizes, tuple):
         raise ValueError("a size that is no tuple")
     return sizes
 
 
-_CALLS: dict[str, Callable] = {
+_CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
     "torch.Size": _make_size,

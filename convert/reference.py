@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 _FIELDS = {
     "camera_pose": "pose_encoding",

@@ -9,9 +9,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from convert.pickle_machine import Tensor, read_pickle
-from convert.zip_index import Member, index_zip
-from ivggt_jax.tensor_file import CheckpointError, map_file, open_safetensors
+from ivggt_jax.convert.pickle_machine import Tensor, read_pickle
+from ivggt_jax.convert.zip_index import Member, index_zip
+from ivggt_jax.weights.tensor_file import CheckpointError, map_file, open_safetensors
+from ivggt_jax.weights.weight_files import find_weights, read_index, shards_of
 
 _DTYPES = {
     "torch.FloatStorage": np.dtype(np.float32),
@@ -26,6 +27,8 @@ _DTYPES = {
     "torch.BoolStorage": np.dtype(np.bool_),
 }
 
+_PREFIX_LIMIT = 200
+"""Letters before the name of a tensor that dictionaries may add."""
 _SAVE_AGAIN = (
     "where PyTorch is installed, write it anew: "
     'torch.save(torch.load("old.pth", map_location="cpu", weights_only=True), "new.pth")'
@@ -33,16 +36,45 @@ _SAVE_AGAIN = (
 
 
 def open_tensors(path: str | Path) -> Mapping[str, np.ndarray]:
-    """Open the tensors of a `.pth`, `.pt` or `.safetensors` file, or of an `….safetensors.index.json` and its shards.
+    """Open the tensors of a PyTorch or safetensors file, of shards with or without their index, or of a folder of either.
 
-    Returns a mapping of names to read-only arrays that lie in the mapped file: nothing is read before it is used. Of a
-    training checkpoint it is the part under "model" or "state_dict"; a prefix "module." of all names is taken off.
+    Returns a mapping of names to read-only arrays that lie in the mapped files: nothing is read before it is used. What
+    lies in dictionaries, as in a training checkpoint, has their names before its own: "model.aggregator.camera_token".
+
     Raises CheckpointError for anything that is not a whole checkpoint, or that refers to more than tensors and plain
     data. Nothing in the file is ever executed.
     """
-    path = Path(path)
-    tensors = open_safetensors(path) if path.name.endswith((".safetensors", ".json")) else _open_zip(path)
-    return _without_prefix(tensors, "module.")
+    path = find_weights(Path(path))
+    shards = {name: _open_one(path.parent / name) for name in shards_of(path)}
+    if path.name.endswith(".json"):
+        index = read_index(path)
+        for name, shard in index.items():
+            if name not in shards[shard]:
+                raise CheckpointError(f"{path} places {name!r} in {shard}, which does not hold it")
+        return Together({name: shards[shard] for name, shard in index.items()})
+    found: dict[str, Mapping[str, np.ndarray]] = {}
+    for shard, tensors in shards.items():
+        if twice := found.keys() & tensors.keys():
+            raise CheckpointError(f"{path.parent / shard} holds {min(twice)!r}, which another shard holds too")
+        found.update(dict.fromkeys(tensors, tensors))
+    return Together(found)
+
+
+class Together(Mapping[str, np.ndarray]):
+    """The tensors of several mappings, each in the one that holds it."""
+
+    def __init__(self, places: Mapping[str, Mapping[str, np.ndarray]]):
+        """Take the mapping that holds each name."""
+        self._places = places
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._places[name][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class TorchTensors(Mapping[str, np.ndarray]):
@@ -90,8 +122,11 @@ class TorchTensors(Mapping[str, np.ndarray]):
                 raise CheckpointError(f"{self._path}: the data of {name!r} is damaged; copy or download the file again")
 
 
-def _open_zip(path: Path) -> TorchTensors:
+def _open_one(path: Path) -> Mapping[str, np.ndarray]:
+    """Open a file by what it holds: `.bin` is the name of either format."""
     buffer = map_file(path)
+    if path.suffix == ".safetensors" or buffer[8:9] == b"{":
+        return open_safetensors(path)
     _refuse_other_formats(path, buffer)
     try:
         members = index_zip(buffer)
@@ -143,37 +178,27 @@ def _read(buffer: mmap.mmap, members: Mapping[str, Member], name: str) -> bytes 
 
 
 def _find_tensors(root: object) -> dict[str, Tensor]:
-    """The state dictionary inside what the pickle describes."""
-    for _ in range(2):
-        if isinstance(root, dict):
-            nested = next((root[key] for key in ("model", "state_dict") if isinstance(root.get(key), dict)), root)
-            root = nested
+    """All tensors in nested dictionaries; each name is that of the way to it, joined by dots."""
     if not isinstance(root, dict):
         raise CheckpointError(f"holds a {type(root).__name__.lower()}, not a dictionary of tensors")
-    tensors = {name: value for name, value in root.items() if isinstance(value, Tensor)}
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    waiting: list[tuple[str, dict[str, object]]] = [("", root)]
+    while waiting:
+        prefix, level = waiting.pop()
+        # A pickle of a few bytes can nest a dictionary in itself, or twice at each of many levels, and make names of any length.
+        if id(level) in seen or len(prefix) > _PREFIX_LIMIT:
+            continue
+        seen.add(id(level))
+        for key, value in level.items():
+            name = prefix + key
+            if isinstance(value, dict):
+                waiting.append((f"{name}.", value))
+            elif isinstance(value, Tensor):
+                if name in tensors:
+                    raise CheckpointError(f"holds two tensors that are called {name!r}")
+                tensors[name] = value
     if not tensors:
         keys = ", ".join(repr(key) for key in list(root)[:8]) or "none"
-        raise CheckpointError(f'holds no tensors at its top, nor under "model" or "state_dict" (its keys: {keys})')
+        raise CheckpointError(f"holds no tensors (its keys: {keys})")
     return tensors
-
-
-def _without_prefix(tensors: Mapping[str, np.ndarray], prefix: str) -> Mapping[str, np.ndarray]:
-    if not all(name.startswith(prefix) for name in tensors):
-        return tensors
-    return _Renamed(tensors, {name.removeprefix(prefix): name for name in tensors})
-
-
-class _Renamed(Mapping[str, np.ndarray]):
-    """A mapping under other names."""
-
-    def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
-        self._tensors, self._names = tensors, names
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

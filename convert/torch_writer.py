@@ -9,7 +9,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from ivggt_jax.tensor_file import ALIGNMENT, Layout, as_bytes
+from ivggt_jax.weights.tensor_file import ALIGNMENT, Layout, as_bytes
 
 _STORAGES = {
     np.dtype(np.float32): "FloatStorage",

@@ -10,13 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from convert.assembly import find_mismatches
-from convert.parameters import to_torch
-from convert.reference import Reference
-from convert.torch_file import open_tensors
-from ivggt_jax import CacheConfig, Model, ModelConfig, Predictions, checkpoint, infer_clip, stream
+from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.convert.assembly import torch_shapes
+from ivggt_jax.convert.parameters import to_torch
+from ivggt_jax.convert.recognise import open_vggt
+from ivggt_jax.convert.reference import Reference
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.sources import SourceConfig, open_source
-from ivggt_jax.tensor_file import CheckpointError, list_problems
+from ivggt_jax.streaming.steps import infer_clip, stream
+from ivggt_jax.weights import loading
+from ivggt_jax.weights.checkpoint import is_checkpoint
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 BUDGET_FRAMES = 2
 """Frames that the bounded stream keeps in each layer, so that the third frame evicts."""
@@ -67,19 +72,17 @@ def run(command: Verify) -> int:
             f"frames of {images.shape[2]}×{images.shape[1]} are too small for the reference's tracker, "
             f"which needs {SMALLEST_SIDE} pixels each way; raise --size {command.size}"
         )
-    path = checkpoint.locate(command.checkpoint)
+    path = loading.locate(command.checkpoint)
     queries = _queries(*images.shape[1:3])
-    config = checkpoint.describe(path).config if path.is_dir() else ModelConfig.vggt_1b()
+    config = loading.find_config(path)
     if config != ModelConfig.vggt_1b():
         raise CheckpointError(f"{path} is not of the published shapes, the only ones that the PyTorch model has")
-    tensors = None if path.is_dir() else open_tensors(path)
-    if tensors is not None and (problems := find_mismatches(tensors, config)):
-        raise CheckpointError(f"{path}: {len(problems)} tensors do not fit the model:{list_problems(problems)}")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_default_matmul_precision", "highest")
+    tensors = to_torch(loading.load(path, np.float32)) if is_checkpoint(path) else open_vggt(path, config).tensors
+    if absent := {name.partition(".")[0] for name in torch_shapes(config).keys() - tensors.keys()}:
+        raise CheckpointError(f"{path} has no {', '.join(sorted(absent))}, and the PyTorch model has all heads")
     budget = BUDGET_FRAMES * config.depth * config.tokens_per_frame(*images.shape[1:3])
-    if tensors is None:
-        tensors = to_torch(checkpoint.load(path, np.float32))
     reference = Reference(command.reference, tensors)
     theirs = reference.clip(images, queries, config.dpt_layers)
     streams = [("unbounded stream", UNBOUNDED), (f"stream of {budget:,} tokens", budget)]
@@ -88,7 +91,7 @@ def run(command: Verify) -> int:
     # One model at a time: each is 5 GB.
     del reference, tensors
     gc.collect()
-    model = checkpoint.load(path, np.float32)
+    model = loading.load(path, np.float32)
     ours = _clip(model, images, queries)
     for name, total in streams:
         bounded = CacheConfig(total_budget=budget, capacity_factor=None, max_frames=len(images))
@@ -156,7 +159,8 @@ def _clip(model: Model, images: np.ndarray, queries: np.ndarray) -> dict[str, np
 
 
 def _stacked(predictions: Iterator[Predictions]) -> Predictions:
-    return jax.tree.map(lambda *frames: np.stack(frames), *predictions)
+    stacked: Predictions = jax.tree.map(lambda *frames: np.stack(frames), *predictions)
+    return stacked
 
 
 def _fields(predictions: Predictions) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import struct
 from dataclasses import dataclass
 from mmap import mmap
 
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 _END = struct.Struct("<4s4H2LH")
 _END_64_LOCATOR = struct.Struct("<4sLQL")

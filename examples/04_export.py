@@ -5,7 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from ivggt_jax import CacheConfig, load, stream
-from ivggt_jax.run import make_result
+from ivggt_jax.runs.run import make_result
 from ivggt_jax.sources import SourceConfig, open_source
 from ivggt_jax.writers import ExportOptions, Writers
 from ivggt_jax.writers.exports import EXPORTS

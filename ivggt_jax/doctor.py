@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, stream_bytes, weights_bytes
-from ivggt_jax.command import compiled_folder, free_memory, run_command
 from ivggt_jax.config import CacheConfig, ModelConfig
-from ivggt_jax.hub import cache_folder
 from ivggt_jax.model.parameters import abstract_model
-from ivggt_jax.stream import infer_clip, stream
+from ivggt_jax.runs.command import compiled_folder, run_command
+from ivggt_jax.runs.fitting import SHARE_OF_MEMORY, default_budget, fitting_cache, stream_bytes, weights_bytes
+from ivggt_jax.runs.memory import Room, free_memory, gigabytes
+from ivggt_jax.streaming.steps import infer_clip, stream
+from ivggt_jax.weights.hub import cache_folder
 
 SHOWN = ("ivggt_jax", "jax", "jaxlib", "flax", "numpy", "pillow", "av", "viser", "rerun-sdk", "opencv-python-headless")
 HEIGHT, WIDTH = 392, 518
@@ -122,16 +123,17 @@ def nvidia_wheels(installed: Mapping[str, str]) -> Iterator[Finding]:
         yield Finding("ok", "NVIDIA's wheels: " + (f"CUDA {', '.join(plugins | families)}" if families else "none"))
 
 
-def memory(free: int, config: ModelConfig) -> Iterator[Finding]:
-    """Which cache fits `free` bytes beside a model's weights, in the types that this device gets."""
+def memory(room: Room, config: ModelConfig) -> Iterator[Finding]:
+    """Which cache fits a room beside a model's weights, in the types that this device gets."""
+    free = room.free
     model = abstract_model(config, None, ("camera", "depth"))
     weights = weights_bytes(model)
-    cache = CacheConfig()
+    cache = CacheConfig(total_budget=default_budget(config, HEIGHT, WIDTH))
     needed = stream_bytes(model, cache, HEIGHT, WIDTH)
     yield Finding(
         "ok",
-        f"memory: {gigabytes(free)} free; the published model's weights take {gigabytes(weights)} with camera and depth, "
-        f"its default cache of {cache.total_budget:,} tokens {gigabytes(needed)}",
+        f"memory: {gigabytes(free)} free of {room.bound}; the published model's weights take {gigabytes(weights)} with "
+        f"camera and depth, its default cache of {cache.total_budget:,} tokens {gigabytes(needed)}",
     )
     fitting = fitting_cache(model, cache, HEIGHT, WIDTH, SHARE_OF_MEMORY * max(0, free - weights))
     if free < weights + stream_bytes(model, fitting, HEIGHT, WIDTH):
@@ -146,16 +148,21 @@ def memory(free: int, config: ModelConfig) -> Iterator[Finding]:
 
 def folders() -> Iterator[Finding]:
     """Where weights and compiled programs are kept, and whether there is room."""
-    folder = cache_folder()
+    try:
+        folder, compiled = cache_folder(), compiled_folder()
+        hub = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
+    except RuntimeError:
+        yield Finding(
+            "problem", "there is no home directory: set HOME, or IVGGT_CACHE and HF_HOME, to folders of yours"
+        )
+        return
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
-    size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    size = sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
     yield Finding("ok", f"{folder} (IVGGT_CACHE) holds {gigabytes(size)}; its disk has {gigabytes(free)} free")
-    if not os.access(there, os.W_OK):
+    if not (there.is_dir() and os.access(there, os.W_OK)):
         yield Finding("problem", f"{there} cannot be written: set IVGGT_CACHE to a folder of yours")
-    compiled = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(compiled_folder())
     yield Finding("ok", f"{compiled} (JAX_COMPILATION_CACHE_DIR) keeps compiled programs")
-    hub = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
     yield Finding("ok", f"{hub} (HF_HOME) keeps downloads")
 
 
@@ -182,11 +189,6 @@ def self_test() -> Iterator[Finding]:
         yield Finding("ok", f"self-test: a tiny model's stream and clip agree to {difference:.0e}, in {seconds:.0f} s")
     else:
         yield Finding("problem", f"self-test: a tiny model's stream and clip differ by {difference:.2g} in depth")
-
-
-def gigabytes(count: float) -> str:
-    """Bytes, for people."""
-    return f"{count / 1e9:.1f} GB"
 
 
 def _nvidia_cards() -> list[str]:

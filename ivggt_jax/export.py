@@ -1,7 +1,6 @@
 """`python -m ivggt_jax.export OUT --to colmap glb`: files for other tools, from the frames that a run has saved."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
-from ivggt_jax.align import AlignOptions, align_run, write_alignment
-from ivggt_jax.command import run_command, say
-from ivggt_jax.output_folder import locked
-from ivggt_jax.resume import read_state
-from ivggt_jax.writers import WRITERS, ExportOptions, Writers, read_run_json
+from ivggt_jax.runs.advice import saved_run
+from ivggt_jax.runs.command import run_command, say
+from ivggt_jax.runs.known_trajectory import AlignOptions, align_run, write_alignment
+from ivggt_jax.runs.output_folder import check_replaceable, locked, mark
+from ivggt_jax.writers import WRITERS, ExportOptions, Writers
 from ivggt_jax.writers.saved_run import SavedRun
 
 BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
@@ -46,12 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def export(config: ExportConfig) -> int:
     """Files for other tools, from the frames that a run has saved; of one that is not over only with --into elsewhere."""
-    options = config.options
-    if options.images is None:
-        options = dataclasses.replace(options, images=original_images(config.run))
-    SavedRun(config.run)  # says what is missing where there are no frames, before a folder is made
-    with locked(config.into or config.run, "--into"):
-        build(config.run, config.to, options, config.align, config.into)
+    saved_run(config.run)  # says what is missing where there are no frames, before a folder is made
+    out = config.into or config.run
+    with locked(out, "--into"):
+        check_replaceable(out, "--into")
+        if config.align.trajectory:
+            align_run(config.run, config.align)  # what is wrong with it shows before anything is written
+        mark(out)
+        build(config.run, config.to, config.options, config.align, config.into)
     return 0
 
 
@@ -84,17 +85,6 @@ def build(
     if problems:
         kind = OSError if any(isinstance(error, OSError) for error in problems.values()) else ValueError
         raise kind("; ".join(f"{name}: {error}" for name, error in problems.items()))
-
-
-def original_images(run: Path) -> Path | None:
-    """The folder that a run's frames came from, where it is still there."""
-    unfinished = read_state(run)
-    frames = unfinished.options["frames"] if unfinished else None
-    if unfinished is None:
-        with contextlib.suppress(FileNotFoundError, KeyError):
-            frames = read_run_json(run)["settings"]["source"]["frames"]
-    folder = Path(frames).expanduser() if frames else None
-    return folder if folder and folder.is_dir() else None
 
 
 def _build_one(run: SavedRun, name: str, out: Path, options: ExportOptions) -> None:

@@ -5,10 +5,12 @@ y down, z forward. A rigid transform is a [3, 4] matrix [R | t]; `cam_from_world
 Pixel (u, v) is the integer index, and the principal point of a pose encoding lies exactly at (width/2, height/2).
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from ivggt_jax.transforms import Similarity, rotate
 
 
 def cameras_from_pose(pose_encoding: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
@@ -104,11 +106,6 @@ def relative_to_first(cam_from_world: jax.Array) -> jax.Array:
     return compose(cam_from_world, invert(cam_from_world[..., :1, :, :]))
 
 
-def rotate(rotation: jax.Array, vectors: jax.Array) -> jax.Array:
-    """Vectors [..., 3] turned by rotations [..., 3, 3], in full precision whatever the device's matmul default is."""
-    return jnp.sum(rotation * vectors[..., None, :], axis=-1)
-
-
 def transform_points(transform: jax.Array, points: jax.Array) -> jax.Array:
     """Points [..., N, 3] moved by rigid transforms [..., 3, 4]; leading axes broadcast."""
     return rotate(transform[..., None, :, :3], points) + transform[..., None, :, 3]
@@ -155,28 +152,12 @@ def pixel_rays(intrinsics: jax.Array, height: int, width: int) -> jax.Array:
     return jnp.concatenate((xy, jnp.ones_like(xy[..., :1])), axis=-1)
 
 
-class Alignment(NamedTuple):
-    """A similarity transform: target ≈ scale · rotation · source + translation."""
-
-    scale: jax.Array
-    """[...]"""
-    rotation: jax.Array
-    """[..., 3, 3]"""
-    translation: jax.Array
-    """[..., 3]"""
-
-    def apply(self, points: jax.Array) -> jax.Array:
-        """Points [..., N, 3] moved onto the target."""
-        rotated = rotate(self.rotation[..., None, :, :], points)
-        return self.scale[..., None, None] * rotated + self.translation[..., None, :]
-
-
 def align(
     source: jax.Array,
     target: jax.Array,
     weights: jax.Array | None = None,
     kind: Literal["similarity", "rigid", "scale"] = "similarity",
-) -> Alignment:
+) -> Similarity:
     """Least-squares alignment of corresponding points (Umeyama, PAMI 1991, equations 40 to 43).
 
     source, target [..., N, 3]; weights [..., N], not negative, or None for equal ones. "rigid" keeps the scale at 1,
@@ -193,7 +174,7 @@ def align(
     identity = jnp.broadcast_to(jnp.eye(3, dtype=source.dtype), (*source.shape[:-2], 3, 3))
     if kind == "scale":
         scale = _ratio(jnp.sum(weights * source * target, axis=(-2, -1)), jnp.sum(weights * source**2, axis=(-2, -1)))
-        return Alignment(scale, identity, jnp.zeros_like(identity[..., 0]))
+        return Similarity(scale, identity, jnp.zeros_like(identity[..., 0]))
     source_mean, target_mean = (jnp.sum(weights * x, axis=-2, keepdims=True) for x in (source, target))
     centred, target_centred = source - source_mean, target - target_mean
     covariance = jnp.einsum("...ni,...nj->...ij", weights * target_centred, centred, precision="highest")
@@ -202,7 +183,7 @@ def align(
     if kind == "similarity":
         scale = _ratio(jnp.sum(rotation * covariance, axis=(-2, -1)), jnp.sum(weights * centred**2, axis=(-2, -1)))
     moved = scale[..., None] * rotate(rotation, source_mean[..., 0, :])
-    return Alignment(scale, rotation, target_mean[..., 0, :] - moved)
+    return Similarity(scale, rotation, target_mean[..., 0, :] - moved)
 
 
 @jax.custom_jvp

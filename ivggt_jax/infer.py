@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import json
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,22 +16,33 @@ import jax
 import numpy as np
 import tyro
 
-from ivggt_jax import checkpoint, output_folder
-from ivggt_jax.align import AlignOptions, read_trajectory
-from ivggt_jax.budget import SHARE_OF_MEMORY, fitting_cache, limited_cache, parse_memory, weights_bytes
-from ivggt_jax.command import free_memory, peak_memory, run_command, say
 from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.export import BuiltOutput, Output, build
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
-from ivggt_jax.progress import Progress
-from ivggt_jax.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
-from ivggt_jax.run import Run, interruptible
+from ivggt_jax.runs import output_folder
+from ivggt_jax.runs.advice import comes_again, note_on_demo
+from ivggt_jax.runs.command import run_command, say
+from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
+from ivggt_jax.runs.known_trajectory import AlignOptions, read_trajectory
+from ivggt_jax.runs.memory import peak_memory
+from ivggt_jax.runs.progress import Progress
+from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
+from ivggt_jax.runs.run import Run, interruptible
 from ivggt_jax.sources import Frame, Source, SourceConfig, SourceError, open_source
 from ivggt_jax.sources.source import NAMES_KEPT, full_name
-from ivggt_jax.state import StreamState
-from ivggt_jax.stream import init_stream
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import init_stream
+from ivggt_jax.weights import loading
 from ivggt_jax.writers import ExportOptions, Writers, write_run_json
+from ivggt_jax.writers.run_json import plain
 
+DEFAULT_EXPORT: tuple[Output, ...] = ("tum", "intrinsics", "ply")
+"""What is written where nobody says what, beside the saved frames (`_with_frames`)."""
+BYTES_KEPT = 12
+"""Of a pixel of a saved frame in half precision, compressed: 11.0 were counted for examples/room."""
+SHARE_OF_DISK = 0.1
+"""Of its free space, that frames may take which nobody asked for."""
 NEEDED = {"colmap": "depth", "depth": "depth", "video": "depth"}
 NEEDED |= dict.fromkeys(("ply", "nerfstudio", "glb", "html"), "points")
 """What an output is made of, where not every run computes it."""
@@ -54,8 +65,9 @@ class InferConfig:
     """Go on with a run that was stopped or killed; it ends with the same files as if it had not been."""
     save_every: int | None = None
     """Frames between saves of the state that --resume needs; 0: only when stopped; by default about once a minute."""
-    export: tuple[Output, ...] = ("tum", "intrinsics", "ply")
-    """What to write; colmap, nerfstudio, glb and html are built at the end from saved frames (npz, which they add)."""
+    export: tuple[Output, ...] = ()
+    """What to write; by default tum, intrinsics, ply and, of a folder or video that fits, the frames (npz) that view and
+    export need. colmap, nerfstudio, glb and html are built at the end from saved frames, which they add."""
     heads: tuple[Literal["camera", "depth", "points", "tracks"], ...] = ("camera", "depth")
     """What to predict, camera always; tracks follow a grid of points from the first frame."""
     points_from: Literal["depth", "head"] = "depth"
@@ -63,7 +75,7 @@ class InferConfig:
     track_grid: int = 8
     """Points along each side of the tracks' grid."""
     budget: int | None = None
-    """Tokens kept, over all layers; by default 1,200,000, or what fits the free memory."""
+    """Tokens kept, over all layers; by default those of 48 frames (1,200,000 at 518×392), or what fits the free memory."""
     max_memory: str | None = None
     """Most that weights, cache and computing may take together, such as 8GB: precision, cache and budget follow from it."""
     policy: PolicyName = "diversity"
@@ -80,6 +92,7 @@ class InferConfig:
     """Show the run in a browser while it goes on (adds npz), and until Ctrl-C when it is over."""
     port: int = 8080
     """Of the page that --view serves, on this machine only."""
+    mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = field(default_factory=SubmapOptions)
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
@@ -89,16 +102,21 @@ class InferConfig:
         return tuple(sorted({"camera", *self.heads} | ({"points"} if self.points_from == "head" else set())))
 
     @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What to write."""
+        return self.export or DEFAULT_EXPORT
+
+    @property
     def growing(self) -> tuple[str, ...]:
         """Outputs written frame by frame, saved frames among them where something is made of those."""
-        growing = [name for name in self.export if name not in get_args(BuiltOutput)]
+        growing = [name for name in self.outputs if name not in get_args(BuiltOutput)]
         from_frames = self.built or self.view or self.align.trajectory
         return tuple(dict.fromkeys([*growing, "npz"] if from_frames else growing))
 
     @property
     def built(self) -> tuple[str, ...]:
         """Outputs built from saved frames when those are complete."""
-        return tuple(name for name in self.export if name in get_args(BuiltOutput))
+        return tuple(name for name in self.outputs if name in get_args(BuiltOutput))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -117,11 +135,12 @@ def infer(config: InferConfig) -> int:
     with output_folder.locked(out):
         output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
-        if earlier and earlier.finished and config.resume:
+        if earlier and earlier.finished and config.resume and _same_source(config, earlier):
             say(f"{out} holds {earlier.description}: nothing to resume")
             return 0
         unfinished = _to_resume(config, out, earlier)
-        model = checkpoint.load(config.checkpoint, _precision(config)).only_heads(config.predicted)
+        config = _as_begun(config, unfinished) if unfinished else config
+        model = loading.load(config.checkpoint, _precision(config)).only_heads(config.predicted)
         size = config.source.size or model.config.image_size
         with open_source(dataclasses.replace(config.source, size=size)) as source:
             return _infer(config, out, model, source, unfinished)
@@ -137,14 +156,12 @@ def _check(config: InferConfig) -> None:
     if config.max_memory is not None:
         parse_memory(config.max_memory)
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
-    for output in config.export:
+    for output in config.outputs:
         if (needed := NEEDED.get(output)) and needed not in computed:
             raise ValueError(
                 f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads, or name what needs "
                 "none, as in --export tum intrinsics"
             )
-    if "tracks" in config.heads and "npz" not in config.growing:
-        say("warning: tracks are predicted, but only npz writes them: add it to --export")
 
 
 def _precision(config: InferConfig) -> str | None:
@@ -159,27 +176,31 @@ def _precision(config: InferConfig) -> str | None:
         return config.precision
     if config.max_memory is None or not saves:
         return None
-    weights = weights_bytes(abstract_model(checkpoint.find_config(config.checkpoint), None, config.predicted))
+    weights = weights_bytes(abstract_model(loading.find_config(config.checkpoint), None, config.predicted))
     return "bfloat16" if weights > parse_memory(config.max_memory) / 2 else None
 
 
 def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinished: Unfinished | None) -> int:
     """Run from the beginning, or from where the unfinished run was saved."""
-    decisive = {**_decisive_options(config), "weights": weights_fingerprint(model)}
+    weights = weights_fingerprint(model)
     if unfinished and unfinished.frames:
-        if unfinished.options["weights"] != decisive["weights"]:
+        if unfinished.options.get("weights") != weights:
             raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
         frames = source.frames(unfinished.next_index, unfinished.last_skipped)
-        state = _restored(config, model, unfinished)
+        state = restore_stream(model, unfinished, partial(_grid, config))
+        decisive = unfinished.options
     else:
         frames, state = _started(config, model, source)
+        config = _with_frames(config, out, source.expected_length, state)
+        decisive = {**_decisive_options(config), "weights": weights}
         output_folder.begin_anew(out)
         unfinished = Unfinished(decisive)
-        if _comes_again(config.source):
+        if comes_again(config.source.frames):
             begin(out, decisive)
-    options = config.options
-    if options.images is None and (folder := Path(config.source.frames).expanduser()).is_dir():
-        options = dataclasses.replace(options, images=folder)
+    if "tracks" in config.heads and "npz" not in config.growing:
+        say("warning: tracks are predicted, but only npz writes them: add it to --export")
+    if note := note_on_demo(plain(_for_records(config))):
+        say(note)
 
     def save(run: Run) -> None:
         last = source.last_skipped  # before they are counted, for reading ahead goes on
@@ -189,12 +210,12 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     run = Run(
         model,
         state,
-        Writers(config.growing, out, options, unfinished.frames, unfinished.writers),
+        Writers(_growing(config, state), out, config.options, unfinished.frames, unfinished.writers),
         Progress(source.expected_length, unfinished.frames, state),
         points_from_depth=config.points_from == "depth",
         begin=unfinished.frames,
         next_index=unfinished.next_index,
-        save_state=save if _comes_again(config.source) else None,
+        save_state=save if comes_again(config.source.frames) else None,
         save_every=config.save_every,
     )
     unfinished.release()
@@ -203,7 +224,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         try:
             with interruptible() as interrupted:
                 lost = _feed(config, run, source, frames, interrupted)
-            _build(config, out, options, run, interrupted)
+            _build(config, out, run, interrupted)
         except ValueError:
             if run.ended:
                 finish(out)  # trying again would fail again
@@ -212,12 +233,13 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             # Also after an error: what was finished is on disk, and this says how to read it.
             skipped = {**_skipped(source, unfinished), "dropped": source.dropped}
             write_run_json(out, {**_record(config, run), "skipped": skipped, "interrupted": bool(interrupted)})
-            say(f"{run.frames} frames → {out}")
+            doubt = run.writers.evidence.doubt()
+            say(f"{run.frames} frames → {out}" + (f"\nwarning: {doubt}" if doubt else ""))
         if not interrupted:
             finish(out)
             if view:
                 view.wait()
-        elif _comes_again(config.source):
+        elif comes_again(config.source.frames):
             say(f"stopped; --resume goes on from {'here' if run.saved else 'the last state that was saved'}")
     return 128 + interrupted[0] if interrupted else int(lost)
 
@@ -229,21 +251,21 @@ def _feed(config: InferConfig, run: Run, source: Source, frames: Iterator[Frame]
         try:
             run.feed(frames, interrupted)
         except SourceError as error:
-            if _comes_again(config.source):
+            if comes_again(config.source.frames):
                 raise
             say(f"error: {error}")
             return True
     return False
 
 
-def _build(config: InferConfig, out: Path, options: ExportOptions, run: Run, interrupted: list[int]) -> None:
+def _build(config: InferConfig, out: Path, run: Run, interrupted: list[int]) -> None:
     """What is made of saved frames: at the end and after Ctrl-C, but not when the system wants the process to go."""
-    names = [name for name in config.export if name != "npz"] if config.align.trajectory else config.built
+    names = [name for name in config.outputs if name != "npz"] if config.align.trajectory else config.built
     if not names or not run.frames or interrupted not in ([], [signal.SIGINT]):
         return
     if not interrupted:
         run.save()  # a kill from here on costs none of the frames
-    build(out, names, options, config.align)
+    build(out, names, config.options, config.align)
 
 
 def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun | None) -> Unfinished | None:
@@ -258,7 +280,7 @@ def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun
     if unfinished is None or not config.resume:
         way = "--resume goes on with it, " if unfinished else ""
         raise ValueError(f"{out} holds {earlier.description}; {way}--overwrite replaces it, --out DIR goes elsewhere")
-    now, then = _decisive_options(config), unfinished.options
+    now, then = _decisive_options(_as_begun(config, unfinished)), unfinished.options
     changed = [
         f"--{name.replace('_', '-')} {then.get(name)}, now {now[name]}" for name in now if now[name] != then.get(name)
     ]
@@ -273,11 +295,38 @@ def _to_resume(config: InferConfig, out: Path, earlier: output_folder.EarlierRun
 
 def _decisive_options(config: InferConfig) -> dict[str, Any]:
     """The options that decide what is written, by their names, as JSON has them."""
-    options = json.loads(json.dumps(dataclasses.asdict(_for_records(config)), default=str))
-    for group in ("source", "align", "options"):
+    options = plain(_for_records(config))
+    for group in ("source", "mapping", "align", "options"):
         options |= options.pop(group)
     options["export"] = [*config.growing, *config.built]
     return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
+
+
+def _as_begun(config: InferConfig, unfinished: Unfinished) -> InferConfig:
+    """The options with what to write as the unfinished run had it, where they do not say."""
+    export = unfinished.options.get("export")
+    if config.export or not isinstance(export, list):
+        return config
+    known = tuple(name for name in get_args(Output) if name in export)
+    dtype = "float16" if unfinished.options.get("frames_dtype") == "float16" else config.options.frames_dtype
+    return dataclasses.replace(config, export=known, options=dataclasses.replace(config.options, frames_dtype=dtype))
+
+
+def _with_frames(config: InferConfig, out: Path, length: int | None, state: StreamState) -> InferConfig:
+    """The options with what to write said: frames are kept for view and export unless they are endless or fill the disk."""
+    if config.export or "npz" in config.growing:
+        return dataclasses.replace(config, export=config.outputs)
+    pixels = state.settings.height * state.settings.width
+    if length is None or length * pixels * BYTES_KEPT > SHARE_OF_DISK * shutil.disk_usage(out).free:
+        say(f"frames are not kept for view and export: --export {' '.join(DEFAULT_EXPORT)} npz keeps them")
+        return dataclasses.replace(config, export=DEFAULT_EXPORT)
+    options = dataclasses.replace(config.options, frames_dtype=config.options.frames_dtype or "float16")
+    return dataclasses.replace(config, export=(*DEFAULT_EXPORT, "npz"), options=options)
+
+
+def _same_source(config: InferConfig, earlier: output_folder.EarlierRun) -> bool:
+    """Whether an earlier run is not known to be of another source."""
+    return earlier.source in (None, plain(full_name(config.source.frames)))
 
 
 def _for_records(config: InferConfig) -> InferConfig:
@@ -287,11 +336,6 @@ def _for_records(config: InferConfig) -> InferConfig:
     )
 
 
-def _comes_again(source: SourceConfig) -> bool:
-    """Whether a stopped run finds its frames again, or they come from a camera and are gone."""
-    return not source.frames.startswith(("cam:", "rtsp:", "rtsps:"))
-
-
 def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterator[Frame], StreamState]:
     """All frames, and a fresh stream for frames of the first one's size."""
     frames = source.frames()
@@ -299,8 +343,20 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     height, width, _ = first.image.shape
     cache = _cache(config, model, source.length, height, width)
     grid = _grid(config, height, width)
-    state = init_stream(model, cache, height=height, width=width, heads=config.predicted, query_points=grid)
+    submaps = config.mapping.choose(model.config, source.length) if "depth" in config.predicted else None
+    if submaps is not None:
+        say(
+            f"a new submap every {submaps.frames} frames keeps the camera; --submaps off is one stream (docs/mapping.md)"
+        )
+    state = init_stream(
+        model, cache, height=height, width=width, heads=config.predicted, query_points=grid, submaps=submaps
+    )
     return chain([first], frames), state
+
+
+def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:
+    """Outputs written frame by frame; a map's submaps among them, without being asked for."""
+    return (*config.growing, *(() if state.settings.submaps is None else ("submaps",)))
 
 
 def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:
@@ -314,25 +370,7 @@ def _cache(config: InferConfig, model: Model, length: int | None, height: int, w
     )
     if config.budget is not None:
         cache = dataclasses.replace(cache, total_budget=config.budget)
-    if config.max_memory is not None:
-        limit = parse_memory(config.max_memory)
-        cache = limited_cache(model, cache, height, width, limit, fixed=config.budget is not None)
-        trunk = model.params["aggregator"]["camera_token"].dtype
-        say(
-            f"within {config.max_memory}: {trunk} weights, {cache.dtype or trunk} cache of {cache.total_budget:,} tokens"
-        )
-    elif config.budget is None:
-        fitting = fitting_cache(model, cache, height, width, SHARE_OF_MEMORY * free_memory())
-        if fitting != cache:
-            cache = fitting
-            say(f"cache lowered to {cache.total_budget:,} tokens to fit the free memory; --budget sets it")
-    return cache
-
-
-def _restored(config: InferConfig, model: Model, unfinished: Unfinished) -> StreamState:
-    """The stream as it was saved."""
-    grid = _grid(config, unfinished.stream["height"], unfinished.stream["width"])
-    return restore_stream(model, unfinished, grid)
+    return plan_cache(model, cache, height, width, config.max_memory, fixed=config.budget is not None)
 
 
 def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
@@ -354,7 +392,7 @@ def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractCont
     """With --view, the page that shows the run while it goes on; None without."""
     if not config.view:
         return contextlib.nullcontext()
-    from ivggt_jax.view import View  # viser takes seconds to import, and few runs need it
+    from ivggt_jax.viewer.page import View
 
     return View(out, config.port, lambda: run.lengths)
 
@@ -368,10 +406,11 @@ def _record(config: InferConfig, run: Run) -> dict[str, Any]:
         "settings": _for_records(config),
         "model": {
             "checkpoint": config.checkpoint,
-            "source": checkpoint.identify(config.checkpoint),
+            "source": loading.identify(config.checkpoint),
             "config": run.model.config,
         },
         "cache": settings.cache,
+        "submaps": settings.submaps,
         "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
         "frames": run.frames,
         "milliseconds_per_frame": run.progress.percentiles(),
@@ -382,6 +421,7 @@ def _record(config: InferConfig, run: Run) -> dict[str, Any]:
         "budgets_clipped": None if state.clipped.is_deleted() else int(state.clipped[0]),
         "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
         "outputs": run.writers.record(),
+        "doubt": run.writers.evidence.doubt(),
     }
 
 

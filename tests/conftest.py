@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from recipe import GOLDEN, Recipe
 
-from convert import from_torch
 from ivggt_jax import Model, ModelConfig
+from ivggt_jax.convert import from_torch
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

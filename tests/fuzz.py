@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from archive import dictionary, nothing_runs, storage, tensor, write_archive
 
-from convert.torch_file import open_tensors
-from ivggt_jax.tensor_file import CheckpointError, write_safetensors
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.weights.tensor_file import CheckpointError, write_safetensors
 
 MEMORY_BOUND = 256 * 2**20
 

@@ -1,5 +1,6 @@
 """A small stand-in for the Hugging Face Hub on loopback, with the faults that a download meets."""
 
+import json
 import threading
 import zlib
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ class Hub:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, str | None]] = []
+        self.revisions = {"main", COMMIT, "v2", "refs%2Fpr%2F1"}
+        """Those that every repository has."""
         self.refusals: dict[str, tuple[int, str]] = {}
         """Status and error code by repository."""
         self.cuts: list[int] = []
@@ -50,13 +53,23 @@ def serve() -> Iterator[Hub]:
         def answer(self, body: bool) -> None:
             span = self.headers.get("Range")
             hub.requests.append((self.command, self.path, span))
-            # /owner/name/resolve/main/file; the library also asks for other things, which this Hub has not.
-            repository, _, file = self.path.strip("/").partition("/resolve/main/")
-            key = f"{repository}/{file}"
+            # /owner/name/resolve/main/file, and /api/models/owner/name/revision/main for a list of files; the library also
+            # asks for other things, which this Hub has not.
+            path = self.path.partition("?")[0].strip("/")
+            listing = path.startswith("api/models/")
+            parts = path.removeprefix("api/models/").split("/", 4)
+            repository, revision = "/".join(parts[:2]), parts[3] if len(parts) > 3 else "main"
+            key = f"{repository}/{parts[4] if len(parts) > 4 else ''}"
             if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
                 return self.refuse(401, "GatedRepo")
             if repository in hub.refusals:
                 return self.refuse(*hub.refusals[repository])
+            if listing and not any(known.startswith(f"{repository}/") for known in hub.files):
+                return self.refuse(404, "RepoNotFound")
+            if revision not in hub.revisions:
+                return self.refuse(404, "RevisionNotFound")
+            if listing:
+                return self.describe(repository)
             if key not in hub.files:
                 return self.refuse(404, "EntryNotFound")
             data = hub.files[key]
@@ -76,6 +89,21 @@ def serve() -> Iterator[Hub]:
                 end = start + hub.cuts.pop(0) if hub.cuts else len(data)
                 self.wfile.write(data[start:end])
                 self.close_connection = True
+
+        def describe(self, repository: str) -> None:
+            names = [name.removeprefix(f"{repository}/") for name in hub.files if name.startswith(f"{repository}/")]
+            answer = {
+                "id": repository,
+                "sha": COMMIT,
+                "siblings": [{"rfilename": name} for name in names],
+                "cardData": {"license": "mit"},
+            }
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def refuse(self, status: int, code: str) -> None:
             self.send_response(status)

@@ -16,15 +16,15 @@ import numpy as np
 
 from ivggt_jax import Model, ModelConfig, save
 from ivggt_jax.geometry import unproject
-from ivggt_jax.hub import Source
 from ivggt_jax.model.parameters import abstract_params, flatten, unflatten
-from train.checkpoints import Checkpoints
-from train.data.batches import Batch
-from train.distill import StepConfig
-from train.losses import LossConfig
-from train.mesh import make_mesh, process_rows, start_processes
-from train.optimizer import OptimizerConfig
-from train.run import RunConfig, run
+from ivggt_jax.train.checkpoints import Checkpoints
+from ivggt_jax.train.data.batches import Batch
+from ivggt_jax.train.distill import StepConfig
+from ivggt_jax.train.losses import LossConfig
+from ivggt_jax.train.mesh import make_mesh, process_rows, start_processes
+from ivggt_jax.train.optimizer import OptimizerConfig
+from ivggt_jax.train.training import RunConfig, run
+from ivggt_jax.weights.hub import Source
 
 SMALL = ModelConfig(
     image_size=28, width=16, depth=4, heads=2, encoder_depth=1, encoder_heads=2, mlp_ratio=2,

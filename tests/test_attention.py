@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy_reference import attention
 
+from ivggt_jax.kernels import attention as module
+from ivggt_jax.kernels.attention import attend, attend_causal, attend_layer, attend_masked, attend_once
 from ivggt_jax.memory.cache import quantise
-from ivggt_jax.model import attention as module
-from ivggt_jax.model.attention import attend, attend_causal, attend_layer, attend_masked, attend_once
 
 BATCH, QUERIES, KEYS, HEADS, DIM = 4, 6, 37, 3, 8
 

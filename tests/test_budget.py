@@ -3,10 +3,22 @@
 import jax
 import pytest
 
-from ivggt_jax import CacheConfig, ModelConfig, infer
-from ivggt_jax.budget import fitting_cache, limited_cache, parse_memory, step_bytes, stream_bytes, weights_bytes
+from ivggt_jax import CacheConfig, Model, ModelConfig, infer, init_stream
 from ivggt_jax.model.parameters import abstract_model
 from ivggt_jax.model.vggt import DEFAULT_HEADS
+from ivggt_jax.runs import fitting
+from ivggt_jax.runs.fitting import (
+    default_budget,
+    fitting_cache,
+    limited_cache,
+    parse_memory,
+    plan_cache,
+    rounded_length,
+    step_bytes,
+    stream_bytes,
+    weights_bytes,
+)
+from ivggt_jax.runs.memory import Room
 
 SIZE = 392, 518
 WHOLE = abstract_model(ModelConfig.vggt_1b(), "float32")
@@ -99,3 +111,74 @@ def test_a_limit_takes_bfloat16_where_that_saves_memory(saves, precision, limit,
     config = infer.InferConfig(source=infer.SourceConfig(frames="frames"), precision=precision, max_memory=limit)
     assert infer._precision(config) == expected
     assert ("takes more memory" in capsys.readouterr().err) == (precision == "bfloat16" and not saves)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "expected"),
+    [
+        (ModelConfig.vggt_1b(), SIZE, 1_200_000),
+        (ModelConfig.vggt_1b(), (518, 518), 1_583_862),
+        (ModelConfig.vggt_1b(), (14, 14), 6_917),
+        (ModelConfig.demo(), (84, 112), 15_274),
+        (ModelConfig.tiny(), (56, 70), 4_804),
+    ],
+)
+def test_the_default_budget_is_48_frames(config, size, expected):
+    """A little more than 48: what 1,200,000 tokens are to frames of 1,041 tokens in 24 layers."""
+    budget = default_budget(config, *size)
+    assert budget == expected
+    assert 48 <= budget / (config.tokens_per_frame(*size) * config.depth) < 48.1
+
+
+def test_lengths_are_rounded_up_by_a_half_at_most():
+    lengths = [rounded_length(frames) for frames in range(1, 10_001)]
+    assert all(frames <= length <= max(frames, 1.5 * (frames - 1)) for frames, length in enumerate(lengths, 1))
+    assert lengths == sorted(lengths) and len(set(lengths)) == 27
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "programs"), [(ModelConfig.vggt_1b(), SIZE, 12), (ModelConfig.demo(), (84, 112), 11)]
+)
+def test_folders_of_2_to_100_images_share_a_few_programs(config, size, programs):
+    """A program for each number of slots: without rounding there were 72 for the full model and 99 for the demo's."""
+    model = abstract_model(config, "float32", ("camera", "depth"))
+    slots = set()
+    for length in range(2, 101):
+        cache = plan_cache(model, CacheConfig(max_frames=length), *size, "200GB", fixed=False)
+        state = jax.eval_shape(
+            lambda cache=cache: init_stream(model, cache, height=size[0], width=size[1], heads=model.heads)
+        )
+        slots.add(state.cache.keys.shape[2])
+    assert len(slots) == programs
+
+
+def test_a_length_is_not_rounded_where_that_would_cost_tokens():
+    """33 frames take 6.9 GB and would take 9.8 as 48."""
+    cache = CacheConfig(max_frames=33)
+    limit = WEIGHTS + step_bytes(cache, *SIZE) + 7_600_000_000
+    planned = plan_cache(FULL, cache, *SIZE, f"{limit / 1e6:.0f}MB", fixed=False)
+    assert (planned.max_frames, planned.total_budget, planned.dtype) == (33, 1_200_000, None)
+    planned = plan_cache(FULL, cache, *SIZE, "40GB", fixed=False)
+    assert (planned.max_frames, planned.dtype) == (48, None)
+    assert plan_cache(FULL, CacheConfig(), *SIZE, "40GB", fixed=False) == CacheConfig()
+
+
+@pytest.mark.parametrize("free", [7, 8, 10, 12, 16, 20, 40])
+def test_the_default_plan_lies_within_what_is_free(free, monkeypatch):
+    """GB on a CPU, where the weights are mapped and take of it when they are read."""
+    monkeypatch.setattr(fitting, "mapped_bytes", lambda arrays: WEIGHTS)
+    monkeypatch.setattr(fitting, "free_memory", lambda mapped: Room(free * 10**9, "the machine's memory").less(mapped))
+    model = Model(FULL.config, {**FULL.params})
+    planned = plan_cache(model, CacheConfig(), *SIZE, None, fixed=False)
+    needed = WEIGHTS + stream_bytes(FULL, planned, *SIZE) + step_bytes(planned, *SIZE)
+    assert needed < free * 10**9
+    assert (planned.total_budget == 1_200_000) == (free == 40)
+
+
+def test_what_cannot_fit_is_refused_before_it_is_tried(monkeypatch):
+    monkeypatch.setattr(fitting, "mapped_bytes", lambda arrays: WEIGHTS)
+    room = Room(5_500_000_000, "a control group's limit of 6.0 GB")
+    monkeypatch.setattr(fitting, "free_memory", lambda mapped: room.less(mapped))
+    with pytest.raises(ValueError, match=r"a control group's limit of 6.0 GB leaves 0.7 GB beside the weights"):
+        plan_cache(FULL, CacheConfig(), *SIZE, None, fixed=False)
+    assert plan_cache(FULL, CacheConfig(total_budget=30_000), *SIZE, None, fixed=True).total_budget == 30_000

@@ -1,7 +1,5 @@
 """Append and evict, against a NumPy reference with integer redundancies (exact, many ties) and with the diversity policy."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,20 +7,27 @@ import pytest
 from numpy_reference import redundancy as reference_redundancy
 from numpy_reference import survivors
 
-from ivggt_jax.memory.cache import KVCache, append, evict, quantise
+from ivggt_jax import CacheConfig
+from ivggt_jax.memory.cache import KVCache, append, quantise
+from ivggt_jax.memory.eviction import Eviction
 from ivggt_jax.memory.policies import diversity
 
 LAYERS, LAYER, BATCH, SLOTS, HEADS, DIM, ANCHOR = 3, 1, 8, 72, 3, 4, 5
 
 
-def first_channel(cache, layer, live, candidates):
+def first_channel(keys, live, candidates, origin, extra):
     """A policy that reads the redundancy off the keys, so that a test can choose it."""
-    return cache.layer_keys(layer)[..., 0].transpose(0, 2, 1).astype(jnp.float32)
+    return keys[..., 0].transpose(0, 2, 1)
 
 
-@partial(jax.jit, static_argnames="policy")
-def evict_jitted(cache, budget, score, policy):
-    return evict(cache, LAYER, budget, score, ANCHOR, policy)
+def eviction(anchor: int, batch: int) -> Eviction:
+    """By the first channel; a first frame of `anchor` tokens stays, and at most twice as many go in a round."""
+    return Eviction(CacheConfig(policy=first_channel), anchor, 1, jnp.zeros(batch, jnp.int32))
+
+
+@jax.jit
+def evict_jitted(cache, budget, score):
+    return eviction(ANCHOR, BATCH).evict(cache, LAYER, budget, score)
 
 
 def filled(random: np.random.Generator, length: np.ndarray, levels: int | None) -> KVCache:
@@ -74,7 +79,7 @@ def test_evicts_the_most_redundant(levels, most):
         lowest = np.maximum(ANCHOR, length - most)
         budget = random.integers(lowest, length + 3).astype(np.int32)
         cache = filled(random, length, levels)
-        after, _ = evict_jitted(cache, budget, jnp.zeros(BATCH), first_channel)
+        after, _ = evict_jitted(cache, budget, jnp.zeros(BATCH))
         # Rounds after the first see moved tokens: which of equals goes is then open.
         exact = levels is None or most == 2 * ANCHOR
         check_eviction(cache, after, np.asarray(cache.keys[LAYER, ..., 0]).transpose(0, 2, 1), budget, exact)
@@ -83,7 +88,7 @@ def test_evicts_the_most_redundant(levels, most):
 @pytest.mark.parametrize("budget", [ANCHOR, 2 * ANCHOR, SLOTS - 1, SLOTS, SLOTS + 1])
 def test_budgets_at_the_edges(budget):
     cache = filled(np.random.default_rng(1), np.full(BATCH, SLOTS, np.int32), None)
-    after, _ = evict_jitted(cache, jnp.full(BATCH, budget), jnp.zeros(BATCH), first_channel)
+    after, _ = evict_jitted(cache, jnp.full(BATCH, budget), jnp.zeros(BATCH))
     redundancy = np.asarray(cache.keys[LAYER, ..., 0]).transpose(0, 2, 1)
     check_eviction(cache, after, redundancy, np.full(BATCH, budget), exact=True)
 
@@ -93,7 +98,7 @@ def test_score_is_the_mean_before_selection_and_stays_without_eviction():
     length = np.array([72, 60, 40, 12, 72, 60, 40, 5], np.int32)
     budget = np.array([20, 59, 5, 6, 72, 61, 72, 5], np.int32)
     cache = filled(np.random.default_rng(2), length, 9)
-    _, score = evict_jitted(cache, budget, jnp.full(BATCH, 0.25), first_channel)
+    _, score = evict_jitted(cache, budget, jnp.full(BATCH, 0.25))
     candidates = [np.asarray(cache.keys[LAYER, b, ANCHOR:n, :, 0]) for b, n in enumerate(length)]
     np.testing.assert_allclose(score[:4], [x.mean() for x in candidates[:4]], rtol=1e-6)
     np.testing.assert_array_equal(score[4:], np.full(4, 0.25, np.float32))
@@ -156,7 +161,7 @@ def test_scales_go_where_their_tokens_go():
     keys = random.normal(size=(1, 10, HEADS, DIM)).astype(np.float32) * (1 + np.arange(10))[:, None, None]
     cache = KVCache.empty(1, 1, 16, HEADS, DIM, jnp.dtype(jnp.int8))
     cache = append(cache, 0, jnp.asarray(keys), jnp.asarray(2 * keys), jnp.arange(10)[None])
-    after, _ = evict(cache, 0, jnp.array([7]), jnp.zeros(1), 2, first_channel, most=4)
+    after, _ = eviction(2, 1).evict(cache, 0, jnp.array([7]), jnp.zeros(1))
     kept = np.asarray(after.origin)[0, 0, :7]
     assert all(len(set(kept[:, head])) == 7 for head in range(HEADS)) and (kept[:2] == [[0], [1]]).all()
     expected = np.take_along_axis(keys[0], kept[..., None], axis=0)

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from recipe import Recipe
 
-from convert.torch_writer import write_torch
-from ivggt_jax import Model, ModelConfig, checkpoint, hub
-from ivggt_jax.checkpoint import CheckpointError, Source, load, save
+from ivggt_jax import Model, ModelConfig
+from ivggt_jax.convert.torch_writer import write_torch
 from ivggt_jax.model.parameters import flatten
-from ivggt_jax.tensor_file import ALIGNMENT, open_safetensors, write_safetensors
+from ivggt_jax.weights import checkpoint, hub, loading
+from ivggt_jax.weights.checkpoint import CheckpointError, Source, save
+from ivggt_jax.weights.loading import load
+from ivggt_jax.weights.tensor_file import ALIGNMENT, open_safetensors, write_safetensors
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +101,11 @@ def test_mapped_parameters_survive_donation_and_deletion(tiny, tmp_path):
 def test_description_and_origin(directory, tiny, tmp_path):
     found = checkpoint.describe(directory)
     assert (found.config, found.dtype, found.parameters) == (tiny.config, "float32", 2_302_604)
-    assert found.source == checkpoint.identify(directory) == Source(name="recipe", licence="a licence")
+    assert found.source == loading.identify(directory) == Source(name="recipe", licence="a licence")
     save(tiny, tmp_path / "bare")
-    assert checkpoint.identify(tmp_path / "bare") == Source(name="bare")
+    assert loading.identify(tmp_path / "bare") == Source(name="bare")
     (tmp_path / "some.pth").write_bytes(b"x")
-    assert checkpoint.identify(tmp_path / "some.pth") == Source(name="some.pth")
+    assert loading.identify(tmp_path / "some.pth") == Source(name="some.pth")
 
 
 def test_saving_replaces_only_checkpoints_and_only_when_told(tiny, copy, tmp_path):
@@ -137,7 +139,28 @@ def test_a_failed_save_leaves_what_was_there(tiny, copy, tmp_path, monkeypatch):
         (dict(format="other"), "is not from this project"),
         (dict(version=99), "has version 99, this release reads 1"),
         (dict(source=dict(who="x")), "is incomplete"),
+        (dict(source=dict(name=3)), "is incomplete or damaged"),
+        (dict(source=dict(name="x", licence=["a"])), "is incomplete or damaged"),
+        (dict(source="x"), "is incomplete or damaged"),
+        (dict(dtype=None), "is incomplete or damaged"),
+        (dict(parameters="many"), "is incomplete or damaged"),
+        (dict(version=[1]), r"has version \[1\], this release reads 1"),
+        (dict(format=None), "is not from this project"),
         (dict(model=3), "has no object with the model's fields"),
+        (dict(model=dict(depth=10**9)), "depth is 1000000000, which no model has; at most 1,024 is read"),
+        (dict(model=dict(camera_iterations=2**31)), "camera_iterations is 2147483648, which no model has"),
+        (dict(model=dict(track_iterations=2**31 - 1)), "track_iterations is 2147483647, which no model has"),
+        (dict(model=dict(dpt_layers=[0, 1, 2, 10**9])), "dpt_layers is .*, which no model has; at most 1,023"),
+        (dict(model=dict(dpt_layers=list(range(10**5)))), "dpt_layers is .{80}, expected something like"),
+        (dict(model=dict(track_radius=10**6)), "track_radius is 1000000, which no model has; at most 64"),
+        (dict(model=dict(image_size=14 * 10**6)), "image_size is 14000000, which"),
+        (dict(model=dict(rope_base=1e300)), r"rope_base is 1e\+300, which"),
+        (dict(model=dict(width=10**39)), "width is 1"),
+        (dict(model=dict(heads=2**20)), "heads is 1048576, which"),
+        (dict(model=dict(mlp_ratio=2**20)), "mlp_ratio is 1048576, which"),
+        (dict(model=dict(width=None)), "width is None, expected"),
+        (dict(model=dict(width=[64])), r"width is \[64\], expected"),
+        (dict(model=dict(dpt_channels=[4, 4, 4, "4"])), "dpt_channels is .* expected"),
         (dict(model=dict(breadth=3)), "unknown field 'breadth'; known are image_size"),
         (dict(model=dict(width="64")), "width is '64', expected something like 1024"),
         (dict(model=dict(width=True)), "width is True"),
@@ -179,10 +202,10 @@ def test_damaged_directories_are_refused(copy, tmp_path):
     with refused("config.json is not JSON"):
         load(copy)
     (tmp_path / "empty").mkdir()
-    with refused("empty is not a checkpoint: it has no config.json; give the directory"):
+    with refused("empty is not a checkpoint: it has no config.json of this project and no file of weights"):
         load(tmp_path / "empty")
-    with refused("no checkpoint 'nowhere/x': no such file or directory, and not one of lch01/StreamVGGT"):
-        load("nowhere/x")
+    with refused("no checkpoint 'nowhere/x.pth': no such file or directory, and not one of lch01/StreamVGGT"):
+        load("nowhere/x.pth")
 
 
 def published_shapes_are_tiny(monkeypatch):
@@ -200,7 +223,9 @@ def write_recipe(path):
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 def test_files_under_pytorchs_names_are_loaded(tiny, tmp_path, monkeypatch, name):
     path = write_recipe(tmp_path / name)
-    with refused(rf"{re.escape(str(path))}: \d+ tensors do not fit the published model; convert other shapes"):
+    with refused(
+        rf"{re.escape(str(path))}: \d+ tensors do not fit the model; for other shapes give `python -m convert`"
+    ):
         load(path)
     published_shapes_are_tiny(monkeypatch)
     assert bits(load(path, np.float32)) == bits(tiny)
@@ -220,8 +245,8 @@ def test_a_published_name_is_downloaded_and_converted_once(tiny, tmp_path, monke
     for _ in range(2):
         assert bits(load("lch01/StreamVGGT", np.float32)) == bits(tiny)
     assert fetched == ["lch01/StreamVGGT"]
-    source = checkpoint.identify("lch01/StreamVGGT")
+    source = loading.identify("lch01/StreamVGGT")
     assert (source.name, source.revision, len(source.sha256)) == ("lch01/StreamVGGT", "1234", 64)
     assert capsys.readouterr().err.count("lch01/StreamVGGT: CC BY-NC-SA 4.0, non-commercial\n") == 2
     assert {path.name for path in (tmp_path / "cache").iterdir()} >= {"lch01--StreamVGGT"}
-    assert not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob(".*.part"))

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 import pytest
 
-from train.checkpoints import Checkpoints
-from train.distill import TrainState
-from train.mesh import make_mesh, shardings
+from ivggt_jax.train.checkpoints import Checkpoints
+from ivggt_jax.train.distill import TrainState
+from ivggt_jax.train.mesh import make_mesh, shardings
 
 
 def make_state(step: int, size: int = 8) -> TrainState:

@@ -17,14 +17,16 @@ import numpy as np
 import pytest
 from recipe import Recipe
 
-from convert.assembly import ConversionError, find_mismatches, torch_shapes
-from convert.command import Convert, convert_file, export_file, run
-from convert.torch_file import open_tensors
-from convert.torch_writer import write_torch
-from ivggt_jax import ModelConfig, hub
-from ivggt_jax.checkpoint import CheckpointError, Source, describe, load
+from ivggt_jax import ModelConfig
+from ivggt_jax.convert.assembly import ConversionError, find_mismatches, torch_shapes
+from ivggt_jax.convert.command import Convert, convert_file, export_file, run
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.convert.torch_writer import write_torch
 from ivggt_jax.model.parameters import flatten
-from ivggt_jax.tensor_file import open_safetensors, write_safetensors
+from ivggt_jax.weights import hub
+from ivggt_jax.weights.checkpoint import CheckpointError, Source, describe
+from ivggt_jax.weights.loading import load
+from ivggt_jax.weights.tensor_file import open_safetensors, write_safetensors
 
 RECIPE = Recipe("tiny")
 CONFIG = ModelConfig.tiny()
@@ -197,7 +199,7 @@ def refused(because):
 def test_refusals_name_the_thing_and_the_way_out(folder, tmp_path):
     out = tmp_path / "out"
     with refused(
-        r"tiny.pth: \d+ tensors do not fit the model; for shapes other than the published give their --config"
+        r"tiny.pth: \d+ tensors do not fit the model; for other shapes give `python -m convert` their --config"
     ):
         convert_file(folder / "tiny.pth", out)
     lacking = write_recipe(tmp_path / "lacking.pth", skip=[*RECIPE][:12])
@@ -205,7 +207,7 @@ def test_refusals_name_the_thing_and_the_way_out(folder, tmp_path):
         convert_file(lacking, out, config=CONFIG)
     with refused("no checkpoint '.*nothing.pth': no such file or directory, and not one of lch01/StreamVGGT"):
         run(Convert(str(tmp_path / "nothing.pth"), out))
-    with refused("tiny.pth is a file: --to torch takes a checkpoint directory"):
+    with refused("tiny.pth is none of this project's checkpoint directories, which --to torch takes"):
         run(Convert(str(folder / "tiny.pth"), tmp_path / "x.pth", to="torch"))
     with refused("a file ending in .pth, .pt or .safetensors"):
         run(Convert(str(folder / "ours"), out, to="torch"))
@@ -297,8 +299,8 @@ def test_the_command_line(folder, tmp_path):
 
 INTERRUPTED = """
 import sys, time
-from convert import assembly
-from convert.__main__ import main
+from ivggt_jax.convert import assembly
+from ivggt_jax.convert.__main__ import main
 
 make = assembly.Assembled.__getitem__
 
@@ -319,7 +321,7 @@ def test_an_interrupted_conversion_leaves_nothing_behind(folder, tmp_path):
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout.readline() == "working\n"
-    while not list(tmp_path.glob(".out.*.partial/out/model.safetensors")):
+    while not (tmp_path / ".out.part" / "model.safetensors").exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

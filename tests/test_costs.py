@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from ivggt_jax import CacheConfig, Model, ModelConfig, init_stream, step
-from ivggt_jax.costs import Cost, step_costs
+from ivggt_jax.bench.costs import Cost, step_costs
 from ivggt_jax.model.parameters import abstract_params
 
 # XLA counts the body of a loop once: one layer where layers are independent loops, and four where the heads need four.

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.data.batches import ATTEMPTS, Batch, ClipBatches, ClipConfig
-from train.data.loader import Loader
-from train.data.sampling import Sampling
-from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
-from train.stopping import SIGNALS
+from ivggt_jax.train.data.batches import ATTEMPTS, Batch, ClipBatches, ClipConfig
+from ivggt_jax.train.data.loader import Loader
+from ivggt_jax.train.data.sampling import Sampling
+from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
+from ivggt_jax.train.stopping import SIGNALS
 
 STEPS = 12
 
@@ -181,7 +181,7 @@ def test_workers_outlive_signals_that_are_meant_for_the_run() -> None:
 @pytest.mark.slow
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     code = (
-        "import multiprocessing, time\nfrom test_data_batches import source\nfrom train.data.loader import Loader\n"
+        "import multiprocessing, time\nfrom test_data_batches import source\nfrom ivggt_jax.train.data.loader import Loader\n"
         "if __name__ == '__main__':\n  with Loader(source(), threads=1, workers=1) as loader:\n    next(loader)\n"
         "    print(multiprocessing.active_children()[0].pid, flush=True)\n    time.sleep(100)\n"
     )
@@ -201,8 +201,6 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
 
 
 def test_workers_touch_no_device() -> None:
-    code = (
-        "import train.data.loader, train.data.clips, train.data.datasets; from jax._src import xla_bridge as bridge; "
-    )
+    code = "from ivggt_jax.train.data import clips, datasets, loader; from jax._src import xla_bridge as bridge; "
     code += "raise SystemExit(bridge.backends_are_initialized())"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

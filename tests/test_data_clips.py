@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from ivggt_jax.sources.video import VideoReader
-from train.data.batches import ClipBatches, ClipConfig
-from train.data.clips import clips
-from train.data.sampling import Sampling
+from ivggt_jax.train.data.batches import ClipBatches, ClipConfig
+from ivggt_jax.train.data.clips import clips
+from ivggt_jax.train.data.sampling import Sampling
 
 WIDTH, HEIGHT = 64, 48
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from train.data.batches import Batch, ClipBatches, ClipConfig
-from train.data.datasets import DATASETS
-from train.data.scene import Dataset
+from ivggt_jax.train.data.batches import Batch, ClipBatches, ClipConfig
+from ivggt_jax.train.data.datasets import DATASETS
+from ivggt_jax.train.data.scene import Dataset
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 6
 INTRINSICS = np.array([[60.0, 0, 32], [0, 61, 24], [0, 0, 1]])

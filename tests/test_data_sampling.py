@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from train.data.sampling import Sampling, select_frames
+from ivggt_jax.train.data.sampling import Sampling, select_frames
 
 
 def draw(seed: int, count: int = 8, start: int = 5, length: int = 200, **options: float) -> list[int]:

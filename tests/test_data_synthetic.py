@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ivggt_jax.geometry import pose_from_cameras, unproject
-from train.data.synthetic import SyntheticBatches, SyntheticConfig
-from train.losses import LossConfig, objective
+from ivggt_jax.train.data.synthetic import SyntheticBatches, SyntheticConfig
+from ivggt_jax.train.losses import LossConfig, objective
 
 CONFIG = SyntheticConfig(
     batch_size=2, frames=(3, 3), width=42, height=28, kinds=("room",), looks=("ahead",), query_points=6

@@ -6,8 +6,8 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.geometry import unproject
-from train.data.scene import LabelledFrame
-from train.data.transforms import color_jitter, draw_query_points, fit_frame, stack_clip
+from ivggt_jax.train.data.scene import LabelledFrame
+from ivggt_jax.train.data.transforms import color_jitter, draw_query_points, fit_frame, stack_clip
 
 WIDTH, HEIGHT = 160, 120
 INTRINSICS = np.array([[130.0, 0, 86.3], [0, 140, 55.7], [0, 0, 1]])

@@ -6,10 +6,10 @@ import numpy as np
 
 import ivggt_jax
 from ivggt_jax import CacheConfig, ModelConfig, load
-from ivggt_jax.checkpoint import find_config
 from ivggt_jax.evaluate.records import measures, run_walks
 from ivggt_jax.evaluate.walks import HELD_OUT_SEED, Walk
 from ivggt_jax.model.parameters import flatten
+from ivggt_jax.weights.loading import find_config
 
 FRAMES = 100
 BOUNDED = CacheConfig(total_budget=6 * 16 * 53, max_frames=FRAMES)

@@ -19,10 +19,10 @@ from small_training import SMALL, clips, random_model
 import ivggt_jax.model.vggt
 from ivggt_jax import Model
 from ivggt_jax.model.parameters import flatten, unflatten
-from train.distill import Plan, StepConfig, TrainState, differentiate, init_state, predict, train_step
-from train.losses import LossConfig
-from train.mesh import make_mesh
-from train.optimizer import OptimizerConfig
+from ivggt_jax.train.distill import Plan, StepConfig, TrainState, differentiate, init_state, predict, train_step
+from ivggt_jax.train.losses import LossConfig
+from ivggt_jax.train.mesh import make_mesh
+from ivggt_jax.train.optimizer import OptimizerConfig
 
 ALL_HEADS = ("camera", "depth", "points", "tracks")
 GROUPS = (

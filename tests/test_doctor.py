@@ -7,6 +7,11 @@ import pytest
 
 from ivggt_jax import ModelConfig, doctor
 from ivggt_jax.doctor import Finding, devices, folders, main, memory, nvidia_wheels, self_test, versions
+from ivggt_jax.runs.memory import Room
+
+
+def room(free: int) -> Room:
+    return Room(free, "this machine's memory")
 
 
 def levels(findings) -> list[str]:
@@ -44,12 +49,12 @@ def test_a_gpu_that_jax_does_not_use_is_a_problem(monkeypatch: pytest.MonkeyPatc
 def test_the_budget_quoted_is_one_that_fits() -> None:
     """Float32 on a CPU: 4.6 GB of weights, a default cache of 15.3 GB, of both of which 60 % of the memory are used."""
     config = ModelConfig.vggt_1b()
-    assert levels(memory(100 * 10**9, config)) == ["ok", "ok"]
-    first, second = memory(20 * 10**9, config)
+    assert levels(memory(room(100 * 10**9), config)) == ["ok", "ok"]
+    first, second = memory(room(20 * 10**9), config)
     assert "weights take 4.6 GB with camera and depth" in first.text and "1,200,000 tokens 15.3 GB" in first.text
     tokens = int(re.search(r"a cache of ([\d,]+) tokens", second.text)[1].replace(",", ""))
     assert 0.5 < tokens / (1_200_000 * 0.6 * 15 / 15.3) < 1.1
-    assert "does not fit" in list(memory(4_700_000_000, config))[1].text
+    assert "does not fit" in list(memory(room(4_700_000_000), config))[1].text
 
 
 def test_versions_and_folders(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.alignment import Similarity
 from ivggt_jax.evaluate.clouds import estimate_normals, remove_outliers, tree, voxel_downsample
 from ivggt_jax.evaluate.icp import register
+from ivggt_jax.transforms import Similarity
 
 
 def surface(count=2000, seed=0):

@@ -21,8 +21,8 @@ from ivggt_jax.evaluate.benchmarks import DatasetOptions, Depth, Pose, Reconstru
 from ivggt_jax.evaluate.datasets import open_dataset
 from ivggt_jax.evaluate.options import MemoryOptions
 from ivggt_jax.evaluate.predict import Predicted, predict
-from ivggt_jax.evaluate.trajectory import inverse
 from ivggt_jax.sources.frame import Fit
+from ivggt_jax.trajectories.alignment import inverse
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.alignment import Similarity
 from ivggt_jax.evaluate.long3d import CAM_FROM_LIDAR, evaluate_long3d
 from ivggt_jax.evaluate.reconstruction import align_medians, compare_clouds, evaluate_reconstruction
+from ivggt_jax.transforms import Similarity
 
 ALIGNMENTS = ("published", "published_projected", "fixed")
 

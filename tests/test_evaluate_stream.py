@@ -18,13 +18,13 @@ from ivggt_jax import CacheConfig, Model, save, stream
 from ivggt_jax.config import PolicyName
 from ivggt_jax.evaluate import study
 from ivggt_jax.evaluate.__main__ import main
-from ivggt_jax.evaluate.records import Record, curves, measures, path_errors, run_walks
+from ivggt_jax.evaluate.records import Record, curves, measures, path_errors, run_walks, turning_factor
 from ivggt_jax.evaluate.study_report import tables, write_study
-from ivggt_jax.evaluate.trajectory import inverse
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, ROUTES, Walk, WalkPart, depth_errors
 from ivggt_jax.geometry import cameras_from_pose
 from ivggt_jax.memory.policies import POLICIES
-from train import presets
+from ivggt_jax.train import presets
+from ivggt_jax.trajectories.alignment import inverse
 
 CACHE = CacheConfig(total_budget=3 * 25 * 4, max_frames=20)
 
@@ -99,6 +99,7 @@ def test_a_path_in_another_world_and_unit_has_no_error():
     numbers = measures(record(found, truth), 150)
     assert numbers["position_error"] == pytest.approx(0, abs=1e-5)
     assert numbers["path_error_percent"] == pytest.approx(0, abs=1e-5)
+    assert numbers["turning_factor"] == pytest.approx(1)
     assert (numbers["depth_error"], numbers["constant_depth_error"]) == (0.25, 0.5)
     assert (numbers["milliseconds"], numbers["state_megabytes"]) == (5, 3)
     assert "late_over_early" not in numbers
@@ -117,6 +118,21 @@ def test_known_errors():
     assert errors.over_length == pytest.approx(errors.over_spread * spread / length)
     noisy[7, 0, 0] = np.nan
     assert path_errors(noisy, truth) == (np.inf, np.inf, np.inf)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.2, 0.9])
+def test_turning_by_a_wrong_factor(factor: float):
+    """A camera that turns about one axis, seen in a world that is turned itself."""
+    angles = np.linspace(0, 2, 50)[:, None]
+    truth, found = (np.tile(np.eye(3, 4), (50, 1, 1)) for _ in range(2))
+    truth[..., :3] = Rotation.from_euler("y", angles).as_matrix()
+    world = Rotation.from_euler("xyz", [0.3, 0.4, 0.5])
+    found[..., :3] = (world * Rotation.from_euler("y", factor * angles)).as_matrix()
+    assert turning_factor(found, truth) == pytest.approx(factor)
+    assert np.isnan(turning_factor(found[:3], truth[:3]))
+    assert np.isnan(turning_factor(found, np.tile(truth[:1], (50, 1, 1))))
+    found[7, 0, 0] = np.nan
+    assert np.isinf(turning_factor(found, truth))
 
 
 def test_late_errors_over_early_ones():

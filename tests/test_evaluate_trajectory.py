@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.alignment import Similarity, SimilarityFit, umeyama
-from ivggt_jax.evaluate.trajectory import align_trajectory, evaluate_trajectory, inverse, relative_to_first
+from ivggt_jax.evaluate.trajectory import evaluate_trajectory
+from ivggt_jax.trajectories.alignment import SimilarityFit, align_trajectory, inverse, relative_to_first, umeyama
+from ivggt_jax.transforms import Similarity
 
 ALIGNMENTS = ("sim3", "se3", "scale", "none")
 

@@ -9,8 +9,8 @@ import pytest
 from recipe import Recipe
 from resident import resident_bytes
 
-from convert import from_torch
 from ivggt_jax import CacheConfig, ModelConfig, stream
+from ivggt_jax.convert import from_torch
 
 FRAMES, EVERY = 2000, 200
 MEBIBYTE = 2**20

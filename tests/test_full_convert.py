@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from recipe import Recipe
 
-from convert.torch_file import open_tensors
-from convert.torch_writer import write_torch
 from ivggt_jax import load
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.convert.torch_writer import write_torch
 
 RECIPE = Recipe("full")
 GIGABYTE = 10**9

@@ -9,8 +9,8 @@ import pytest
 from recipe import Recipe
 from resident import resident_bytes
 
-from convert import from_torch
 from ivggt_jax import CacheConfig, ModelConfig, init_stream, step
+from ivggt_jax.convert import from_torch
 
 FRAMES = 5
 """The budget is three frames a layer: the fourth and the fifth evict."""

@@ -12,10 +12,10 @@ from small_training import SMALL, clips, random_model
 from ivggt_jax import Model, synthetic
 from ivggt_jax.model.parameters import flatten
 from ivggt_jax.model.rope import rotation_table
-from train.distill import Mode
-from train.losses import LossConfig, guidance
-from train.losses.guidance import correspondences
-from train.start import fresh_model
+from ivggt_jax.train.distill import Mode
+from ivggt_jax.train.losses import LossConfig, guidance
+from ivggt_jax.train.losses.guidance import correspondences
+from ivggt_jax.train.start import fresh_model
 
 PATCH, HEIGHT, WIDTH, FRAMES = 14, 42, 56, 3
 TOLERANCE = 1e-5

@@ -12,8 +12,8 @@ import pytest
 from hub_server import COMMIT, serve
 from huggingface_hub import constants
 
-from ivggt_jax import hub
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.weights import hub
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 NAME = "lch01/StreamVGGT"
 FILE = f"{NAME}/checkpoints.pth"
@@ -110,13 +110,14 @@ def test_a_server_that_is_no_hub_is_named(server):
         hub.fetch(NAME)
 
 
-def test_no_network_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "file"), [(NAME, "checkpoints.pth"), ("someone/else", "its weights")])
+def test_no_network_is_named(tmp_path, monkeypatch, name, file):
     with serve() as gone:
         point_to(gone.url, tmp_path, monkeypatch)
     # The library tries again for a while.
     monkeypatch.setattr("time.sleep", lambda _: None)
-    with refused(f"not downloaded before and {gone.url} cannot be reached; connect, or download checkpoints.pth"):
-        hub.fetch(NAME)
+    with refused(f"{name} was not downloaded before and {gone.url} cannot be reached; connect, or download {file}"):
+        hub.fetch(name)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +131,7 @@ def test_no_network_is_named(tmp_path, monkeypatch):
 def test_what_the_library_does_not_foresee_is_passed_on_with_the_way_out(monkeypatch, error):
     """As it came, for a connection lost to Xet storage, a SOCKS proxy, and a token with a letter that none has."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
@@ -162,11 +163,7 @@ def test_a_model_is_prepared_once(server, tmp_path):
 
 
 def test_a_failed_preparation_leaves_nothing_and_can_be_repeated(server, tmp_path):
-    leftover = tmp_path / "cache" / ".lch01--StreamVGGT.x.partial"
-    leftover.mkdir(parents=True)
-
     def fail(file, source, directory):
-        assert not leftover.exists()
         raise OSError(28, "No space left on device")
 
     with refused("no space left to write .*lch01--StreamVGGT; make room, or set IVGGT_CACHE"):
@@ -177,7 +174,7 @@ def test_a_failed_preparation_leaves_nothing_and_can_be_repeated(server, tmp_pat
 WORKER = """
 import sys, time
 from pathlib import Path
-from ivggt_jax import hub
+from ivggt_jax.weights import hub
 
 def convert(file, source, directory):
     with open(sys.argv[1], "a") as log:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ivggt_jax.kernels import can_read
-from ivggt_jax.kernels.attention import attend_in_place
-from ivggt_jax.kernels.diversity import diversity_in_place
+from ivggt_jax.kernels.attention import attend_layer
+from ivggt_jax.kernels.attention_in_place import attend_in_place
+from ivggt_jax.kernels.diversity_in_place import diversity_in_place
 from ivggt_jax.memory.cache import quantise
 from ivggt_jax.memory.policies import diversity
-from ivggt_jax.model.attention import attend_layer
 
 BATCH, SLOTS, HEADS, LAYER = 2, 512, 3, 1
 LENGTHS = [(3, 512), (64, 65), (200, 448)]

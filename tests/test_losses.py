@@ -11,9 +11,9 @@ import pytest
 import scipy.integrate
 
 from ivggt_jax.geometry import pose_from_cameras, unproject
-from train.losses import LossConfig, objective
-from train.losses.divergence import bernoulli_divergence, laplace_divergence
-from train.losses.objective import FIELDS
+from ivggt_jax.train.losses import LossConfig, objective
+from ivggt_jax.train.losses.divergence import bernoulli_divergence, laplace_divergence
+from ivggt_jax.train.losses.objective import FIELDS
 
 GOLDEN = Path(__file__).parent / "golden" / "distill_loss.npz"
 REFERENCE_NAMES = {

@@ -18,7 +18,7 @@ import pytest
 import small_training
 from jax.sharding import PartitionSpec as P
 
-from train.mesh import make_mesh, place, process_rows, shardings, start_processes
+from ivggt_jax.train.mesh import make_mesh, place, process_rows, shardings, start_processes
 
 SCRIPT = Path(small_training.__file__)
 TOLERANCE = {"loss": 1e-4, "gradient_norm": 1e-4, "abs_rel": 5e-4}

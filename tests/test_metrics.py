@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from train.metrics import Metrics
+from ivggt_jax.train.metrics import Metrics
 
 
 def lines(folder: Path) -> list[dict]:
@@ -36,6 +36,31 @@ def test_resuming_drops_later_entries_and_a_half_written_line(tmp_path: Path) ->
     with Metrics(tmp_path):
         pass
     assert lines(tmp_path) == []
+
+
+def test_lines_that_are_no_entries_are_left_out(tmp_path: Path) -> None:
+    foreign = [
+        "[1, 2]",
+        "null",
+        "3",
+        '"x"',
+        "[" * 100_000,
+        '{"step": "1"}',
+        '{"split": "train"}',
+        '{"step": NaN}',
+        "\ufeff",
+        "",
+    ]
+    good = [
+        '{"step": 1, "split": "evaluation", "error": 0.5}',
+        '{"step": 2, "error": 0.1}',
+        '{"step": 2, "split": "evaluation"}',
+    ]
+    good.append('{"step": 3, "split": "evaluation", "error": "low"}')
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*foreign, *good]) + "\n", encoding="utf-8")
+    with Metrics(tmp_path, step=3) as metrics:
+        assert metrics.lowest("evaluation", "error") == 0.5
+    assert lines(tmp_path) == [json.loads(line) for line in good]
 
 
 def test_a_line_is_on_disk_once_written(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.parameters import abstract_params, flatten
-from train.optimizer import (
+from ivggt_jax.train.optimizer import (
     FROZEN,
     OptimizerConfig,
     decay_mask,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from recipe import GOLDEN, Recipe
 
-from convert import ConversionError, from_torch, to_torch
-from convert.names import name_table
-from ivggt_jax import Model, ModelConfig, infer_clip, init_stream, save
-from ivggt_jax.checkpoint import CheckpointError
+from ivggt_jax import Model, ModelConfig, Predictions, infer_clip, init_stream, load, save
+from ivggt_jax.convert import ConversionError, from_torch, to_torch
+from ivggt_jax.convert.names import name_table
 from ivggt_jax.model.parameters import abstract_params, cast, flatten, unflatten
+from ivggt_jax.weights.checkpoint import CheckpointError
 
 TINY = ModelConfig.tiny()
 
@@ -110,12 +110,12 @@ def test_all_mismatches_are_listed_at_once():
         del tensors[name]
     for name in misshapen:
         tensors[name] = tensors[name][..., :-1]
-    tensors["optimizer.step"] = np.zeros(())
+    tensors["aggregator.step"] = np.zeros(())
     with pytest.raises(ConversionError) as error:
         from_torch(tensors, TINY)
     message = str(error.value)
     assert "5 tensors" in message
-    assert all(name in message for name in (*missing, *misshapen, "optimizer.step"))
+    assert all(name in message for name in (*missing, *misshapen, "aggregator.step"))
     assert "[127]" in message and "[128]" in message
     assert "[64, 255]" in message and "[64, 256]" in message
 
@@ -134,10 +134,26 @@ def test_a_model_with_some_heads(tiny: Model, tmp_path):
     chex.assert_trees_all_equal(found, expected)
     with pytest.raises(ValueError, match="no parameters for camera, points; this model has depth"):
         infer_clip(model, images)
-    with pytest.raises(CheckpointError, match="without its heads camera, points, tracks is no checkpoint"):
-        save(model, tmp_path / "some")
+    save(model, tmp_path / "some")
+    loaded = load(tmp_path / "some", np.float32)
+    assert loaded.heads == ("depth",)
+    chex.assert_trees_all_equal(infer_clip(loaded, images, heads=("depth",)), expected)
+    half_a_tracker = dict(tiny.params)
+    del half_a_tracker["tracker"]
+    with pytest.raises(CheckpointError, match=r"broken: \d+ tensors do not fit config.json:\n  missing tracker/"):
+        save(Model(tiny.config, half_a_tracker), tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
     with pytest.raises(ValueError, match="no parameters for camera"):
         init_stream(model, height=28, width=42, heads=("camera",))
+
+
+def test_models_states_and_predictions_are_compared_by_identity(tiny: Model):
+    """Arrays have no one truth value; whether two are equal is asked of their leaves."""
+    state = init_stream(tiny, height=28, width=42)
+    for value in (tiny, state, Predictions(depth=np.ones((2, 2)))):
+        copy = jax.tree.map(lambda x: x, value)
+        assert value == value and value != copy and len({value, copy, value}) == 2
+        chex.assert_trees_all_equal(value, copy)
 
 
 def test_flatten_and_back(tiny: Model):

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from archive import Command, dictionary, nothing_runs, number, numbers, pickled, tensor, text
 
-from convert.pickle_machine import INERT, Storage, Tensor, read_pickle
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.convert.pickle_machine import INERT, Storage, Tensor, read_pickle
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 
 def refused(program: bytes, because: str) -> None:

@@ -15,13 +15,13 @@ from scipy.stats import kstest
 from streaming import BOUNDED, TOKENS, assert_close, feed, live_tokens, start
 
 from ivggt_jax import CacheConfig, Model, infer_clip
+from ivggt_jax.kernels.attention import attend
 from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
 from ivggt_jax.memory.cache import KVCache
-from ivggt_jax.memory.extra import add_attention, store_residual
-from ivggt_jax.memory.forgetting import anchor_stride, as_measure, protected
+from ivggt_jax.memory.eviction import Eviction, anchor_stride, protected
 from ivggt_jax.memory.origin import Origin, number_tokens, period, places_after
-from ivggt_jax.memory.policies import POLICIES, Storing
-from ivggt_jax.model.attention import attend
+from ivggt_jax.memory.policies import POLICIES, Policy, Storing
+from ivggt_jax.memory.stored_numbers import add_attention, store_residual
 from ivggt_jax.model.rope import rotation_table
 
 P, SPECIAL, BATCH, SLOTS, HEADS, DIM = 7, 2, 3, 64, 2, 4
@@ -47,9 +47,14 @@ def cache() -> dict[str, np.ndarray]:
 
 def measured(cache: dict[str, np.ndarray], name: str) -> np.ndarray:
     """A policy's redundancies, compiled; NaN where there is no candidate."""
-    found = jax.jit(as_measure(POLICIES[name], newest(cache), P, SPECIAL))(*arguments(cache))
+    found = jax.jit(eviction(cache, name).redundancy)(*arguments(cache))
     assert found.dtype == jnp.float32
     return np.where(cache["candidates"], found, np.nan)
+
+
+def eviction(cache: dict[str, np.ndarray], policy: str | Policy) -> Eviction:
+    """By a policy, when the newest frame of each stream has come."""
+    return Eviction(CacheConfig(policy=policy), P, SPECIAL, jnp.asarray(newest(cache)))
 
 
 def newest(cache: dict[str, np.ndarray]) -> np.ndarray:
@@ -58,7 +63,7 @@ def newest(cache: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def arguments(cache: dict[str, np.ndarray]) -> tuple[KVCache, int, jax.Array, jax.Array]:
-    """What a measure takes: a cache of one layer, that layer, live slots and candidates."""
+    """What `Eviction.redundancy` takes: a cache of one layer, that layer, live slots and candidates."""
     keys, number, extra = (jnp.asarray(cache[field])[None] for field in ("keys", "number", "extra"))
     whole = KVCache(keys=keys, values=keys, origin=number, length=jnp.asarray(LENGTH)[None], extra=extra)
     return whole, 0, jnp.asarray(cache["live"]), jnp.asarray(cache["candidates"])
@@ -126,9 +131,9 @@ def test_random_is_uniform_repeats_and_changes_with_the_frame(cache):
 
 
 def test_a_policy_of_a_wrong_shape_is_refused(cache):
-    measure = as_measure(lambda keys, live, candidates, origin, extra: keys[..., 0], newest(cache), P, SPECIAL)
+    wrong = eviction(cache, lambda keys, live, candidates, origin, extra: keys[..., 0])
     with pytest.raises(ValueError, match=r"\[3, 2, 64\], not \[3, 64, 2\]"):
-        measure(*arguments(cache))
+        wrong.redundancy(*arguments(cache))
 
 
 @pytest.mark.parametrize("anchors", [2, 3, 5])

@@ -11,9 +11,9 @@ from small_training import SMALL, random_model
 
 from ivggt_jax import load, save
 from ivggt_jax.model.parameters import flatten
-from train.__main__ import held_out_batches, main, training_batches
-from train.optimizer import partition
-from train.presets import HELD_OUT_SEED, PRESETS, TrainConfig
+from ivggt_jax.train.__main__ import held_out_batches, main, training_batches
+from ivggt_jax.train.optimizer import partition
+from ivggt_jax.train.presets import HELD_OUT_SEED, PRESETS, TrainConfig
 
 SIZE = ("--synthetic.width", "28", "--synthetic.height", "28", "--synthetic.frames", "3", "3")
 """Of images that the small network takes."""

@@ -1,14 +1,12 @@
 """The camera ring against a dictionary that remembers everything."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_reference import attention
 
-from ivggt_jax.memory.ring import CameraRing, attend_ring, ring_slot
+from ivggt_jax.memory.ring import CameraMemory, CameraRing, ring_slot
 
 LAYERS, BATCH, FRAMES, ITERATIONS, HEADS, DIM = 2, 3, 4, 3, 2, 5
 BEHIND = np.array([0, 1, 6])
@@ -25,7 +23,7 @@ def test_attends_to_what_it_remembers(mode):
     """13 frames, so that the ring of 4 turns round; three streams out of step (seed 0, 1e-5)."""
     random = np.random.default_rng(0)
     ring = CameraRing.empty(LAYERS, BATCH, FRAMES, ITERATIONS, HEADS, DIM)
-    attend = jax.jit(partial(attend_ring, mode=mode), static_argnames="iteration")
+    attend = jax.jit(CameraMemory.attend)
     stored = {}
     for t in range(13):
         # A stream that has not begun yet is at its frame 0 again and again.
@@ -33,7 +31,9 @@ def test_attends_to_what_it_remembers(mode):
         for iteration in range(ITERATIONS):
             for layer in range(LAYERS):
                 query, keys, values = random.normal(size=(3, BATCH, 1, HEADS, DIM)).astype(np.float32)
-                found, ring = attend(ring, layer, iteration, jnp.asarray(frame), query, keys, values)
+                memory = CameraMemory(ring, jnp.asarray(frame), mode)
+                found, memory = attend(memory, iteration * LAYERS + layer, query, keys, values)
+                ring = memory.ring
                 for b, now in enumerate(frame):
                     stored[b, layer, now, iteration] = keys[b, 0], values[b, 0]
                     seen = [

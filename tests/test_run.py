@@ -19,16 +19,16 @@ import pytest
 import small_training
 from small_training import SMALL, STEPS, config
 
-import train.journal
-from convert import from_torch
-from convert.command import export_file
-from convert.torch_file import open_tensors
+import ivggt_jax.train.journal
 from ivggt_jax import load
-from ivggt_jax.checkpoint import identify
+from ivggt_jax.convert import from_torch
+from ivggt_jax.convert.command import export_file
+from ivggt_jax.convert.torch_file import open_tensors
 from ivggt_jax.model.parameters import flatten
-from train.distill import StepConfig
-from train.losses import LossConfig
-from train.run import _source
+from ivggt_jax.train.distill import StepConfig
+from ivggt_jax.train.losses import LossConfig
+from ivggt_jax.train.training import _source
+from ivggt_jax.weights.loading import identify
 
 SCRIPT = Path(small_training.__file__)
 
@@ -129,10 +129,12 @@ def test_a_run_killed_while_it_saves_goes_on_to_the_same_end(reference: Path, tm
     process = start(tmp_path, "--die-while-saving", "4")
     errors = process.communicate(timeout=600)[1]
     assert process.returncode == -signal.SIGKILL, errors
-    (tmp_path / ".best.left.partial").mkdir()
+    half = tmp_path / "best" / ".part"  # as a kill while the student is saved leaves it
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
     small_training.train(config(tmp_path))
     assert_same_end(tmp_path, reference)
-    assert not list(tmp_path.glob(".*.partial"))
+    assert {path.name for path in (tmp_path / "best").iterdir()} == {"config.json", "model.safetensors"}
 
 
 @pytest.mark.slow
@@ -169,7 +171,7 @@ def test_a_batch_without_a_finite_loss_is_named_and_left_out(
 def test_many_such_batches_end_the_run_with_the_last_good_checkpoint(
     reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train.journal, "MOST_BAD", 3)
+    monkeypatch.setattr(ivggt_jax.train.journal, "MOST_BAD", 3)
     with pytest.raises(FloatingPointError, match="3 batches in a row had no finite loss, the last at step 6"):
         small_training.train(config(tmp_path), spoilt=(3, 4, 5, 6, 7))
     small_training.train(config(tmp_path))

@@ -10,9 +10,9 @@ import pytest
 from streaming import HEIGHT, TOKENS, WIDTH
 
 from ivggt_jax import CacheConfig, Model, init_stream
-from ivggt_jax import run as run_module
-from ivggt_jax.progress import Progress
-from ivggt_jax.run import Run
+from ivggt_jax.runs import run as run_module
+from ivggt_jax.runs.progress import Progress
+from ivggt_jax.runs.run import Run
 from ivggt_jax.sources import Fit, Frame, SourceError
 from ivggt_jax.writers import ExportOptions, Writers
 

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from ivggt_jax.memory import cache
-from ivggt_jax.memory.selection import BLOCK, largest, places, running_count
+from ivggt_jax.memory.largest import BLOCK, largest, places, running_count
 
 SHAPE = (2, 3)
 

@@ -7,7 +7,14 @@ import pytest
 from PIL import Image
 
 from ivggt_jax.sources import SourceError
-from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, listed_images, natural_key, streamed_images
+from ivggt_jax.sources.folder import (
+    FileReader,
+    folder_images,
+    glob_images,
+    listed_images,
+    natural_key,
+    streamed_images,
+)
 
 
 def make_images(folder, *names):

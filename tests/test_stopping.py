@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from train.stopping import Stop
+from ivggt_jax.train.stopping import Stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

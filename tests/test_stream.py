@@ -17,10 +17,10 @@ def test_a_hundred_frames_compile_once(tiny: Model, videos: np.ndarray):
     """The state comes back with the shapes and types it went in with, and the total budget holds."""
     counted = jax.jit(chex.assert_max_traces(step.__wrapped__, n=1), donate_argnames="state")
     state = start(tiny)
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state)
+    shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(state)]
     for t in range(100):
         state, _ = counted(tiny, state, videos[t % 16])
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), state) == shapes
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(state)] == shapes
     np.testing.assert_array_equal(state.frame, [100, 100, 100])
     assert state.lengths.sum(1).max() <= BOUNDED.total_budget
 
@@ -149,9 +149,9 @@ def test_where_numbers_have_64_bits_by_default(tiny: Model, videos: np.ndarray):
     _, expected = feed(tiny, start(tiny, batch=1), videos[:5, :1])
     with jax.enable_x64(True):
         state = start(tiny, batch=1)
-        types = jax.tree.map(lambda x: x.dtype, state)
+        types = [x.dtype for x in jax.tree.leaves(state)]
         state, found = feed(tiny, state, videos[:5, :1])
-    assert jax.tree.map(lambda x: x.dtype, state) == types
+    assert [x.dtype for x in jax.tree.leaves(state)] == types
     assert_close(found, expected)
 
 

@@ -26,8 +26,16 @@ def test_a_stream_of_a_batch_equals_the_stream_alone(tiny: Model, videos: np.nda
 
 
 def test_reset_equals_a_fresh_start(tiny: Model, videos: np.ndarray):
-    state, _ = feed(tiny, start(tiny), videos[:7])
-    chex.assert_trees_all_equal(reset(state, np.ones(3, bool)), start(tiny))
+    """To the last digit, six frames after a reset, past leftovers of which some are NaN."""
+    broken = videos[:7].copy()
+    broken[5] = np.nan
+    state, _ = feed(tiny, start(tiny), broken)
+    state = reset(state, np.ones(3, bool))
+    for name in ("lengths", "scores", "budgets", "frame", "clipped", "dropped"):
+        np.testing.assert_array_equal(getattr(state, name), getattr(start(tiny), name))
+    _, found = feed(tiny, state, videos[:6])
+    _, expected = feed(tiny, start(tiny), videos[:6])
+    chex.assert_trees_all_equal(found, expected)
 
 
 def test_a_reset_stream_begins_again_while_the_others_go_on(tiny: Model, videos: np.ndarray, unbroken):
@@ -45,7 +53,7 @@ def test_a_reset_stream_begins_again_while_the_others_go_on(tiny: Model, videos:
 
 @pytest.mark.parametrize("at", [0, 2, 5], ids=["first frame", "before eviction", "while evicting"])
 def test_a_frame_of_nan_disturbs_no_other_stream(tiny: Model, videos: np.ndarray, unbroken, at):
-    """Budgets and lengths of the broken stream stay in their limits; its reset leaves no NaN, in cache and camera ring neither."""
+    """Budgets and lengths of the broken stream stay in their limits; after its reset what is left of NaN has no influence."""
     broken = videos[:12].copy()
     broken[at, 1] = np.nan
     state, found = feed(tiny, start(tiny), broken)
@@ -58,7 +66,7 @@ def test_a_frame_of_nan_disturbs_no_other_stream(tiny: Model, videos: np.ndarray
     np.testing.assert_array_equal(state.lengths, state.budgets)
 
     state = reset(state, ONLY_THE_SECOND)
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(state))
+    assert np.isnan(state.cache.keys).any(), "what is dead may stay"
     _, found = feed(tiny, state, videos[:12])
     assert_close(of_stream(found, 1), of_stream(unbroken[1], 1))
 
@@ -77,9 +85,3 @@ def test_new_query_points_are_as_many_as_the_old(tiny: Model, count: int):
         reset(state, ONLY_THE_SECOND, points[:, [0] * count])
     with pytest.raises(ValueError, match="none, not"):
         reset(start(tiny), ONLY_THE_SECOND, points)
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (4,)])
-def test_where_must_name_every_stream(tiny: Model, shape):
-    with pytest.raises(ValueError, match="3"):
-        reset(start(tiny), np.ones(shape, bool))

@@ -25,6 +25,8 @@ def nbytes(tree) -> int:
         ("scan", BOUNDED, "float32"),
         ("reset", BOUNDED, "float32"),
         ("step", UNBOUNDED, "float32"),
+        ("step of some", BOUNDED, "float32"),
+        ("step of some", replace(BOUNDED, evict_after_attention=True, policy="attention"), "float32"),
         ("step", replace(BOUNDED, evict_after_attention=True), "float32"),
         ("scan", replace(BOUNDED, frames_per_step=3), "float32"),
         ("scan", replace(BOUNDED, frames_per_step=3, policy="residual"), "float32"),
@@ -39,10 +41,12 @@ def test_no_copy_of_a_cache(what, cache_config, trunk):
     model = abstract_model(CONFIG, trunk)
     state = jax.eval_shape(lambda: init_stream(model, cache_config, height=28, width=28, heads=(), features=True))
     frames = jax.ShapeDtypeStruct((3, 1, 28, 28, 3), jnp.float32)
+    frame, where = jax.ShapeDtypeStruct(frames.shape[1:], frames.dtype), jax.ShapeDtypeStruct((1,), bool)
     lowered = {
-        "step": lambda: step.lower(model, state, jax.ShapeDtypeStruct(frames.shape[1:], frames.dtype)),
+        "step": lambda: step.lower(model, state, frame),
+        "step of some": lambda: step.lower(model, state, frame, where),
         "scan": lambda: scan.lower(model, state, frames),
-        "reset": lambda: reset.lower(state, jax.ShapeDtypeStruct((1,), bool)),
+        "reset": lambda: reset.lower(state, where),
     }[what]()
     memory = lowered.compile().memory_analysis()
     assert nbytes(state.cache) > 500 * 2**20

@@ -1,6 +1,8 @@
 """Safetensors files: the same as the library's, mapped, and hostile ones refused."""
 
 import json
+import os
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import safetensors.numpy
 from archive import nothing_runs
 
-from ivggt_jax.tensor_file import ALIGNMENT, CheckpointError, open_safetensors, read_json, write_safetensors
+from ivggt_jax.weights.tensor_file import ALIGNMENT, CheckpointError, open_safetensors, read_json, write_safetensors
 
 DTYPES = ["f8", "f4", "f2", ml_dtypes.bfloat16, "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?"]
 
@@ -71,33 +73,13 @@ def test_a_layout_that_lies_is_an_error(tmp_path):
         write_safetensors(tmp_path / "x", {"a": ((2,), np.dtype("f4"))}, lambda _: np.zeros(3, np.float32))
 
 
-def test_shards_are_one_checkpoint(tmp_path, tensors):
-    names = sorted(tensors)
-    write(tmp_path / "1.safetensors", {name: tensors[name] for name in names[:9]})
-    write(tmp_path / "2.safetensors", {name: tensors[name] for name in names[9:]})
-    weight_map = {name: f"{1 + (i >= 9)}.safetensors" for i, name in enumerate(names)}
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": weight_map}))
-    assert {name: x.tobytes() for name, x in open_safetensors(index).items()} == {
-        name: x.tobytes() for name, x in tensors.items()
-    }
-    index.write_text(json.dumps({"weight_map": {"missing": "1.safetensors"}}))
-    refused(index, "'missing' in 1.safetensors, which does not hold it")
-    index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
-    refused(index, "not the name of a file beside it")
-    index.write_text(json.dumps({"weight_map": {"a": "3.safetensors"}}))
-    refused(index, "3.safetensors does not exist")
-    index.write_text(json.dumps({"weights": []}))
-    refused(index, "no weight_map")
-
-
 def test_every_truncation_is_refused(tmp_path):
     whole = write(tmp_path / "x.safetensors", {"a": np.arange(6, dtype=np.float32)}).read_bytes()
     for length in range(len(whole)):
         (tmp_path / "cut.safetensors").write_bytes(whole[:length])
         refused(tmp_path / "cut.safetensors", "empty|truncated")
     (tmp_path / "long.safetensors").write_bytes(whole + b"x")
-    refused(tmp_path / "long.safetensors", f"{len(whole) + 1} bytes where its header describes {len(whole)}")
+    refused(tmp_path / "long.safetensors", "has 25 bytes of data where its header describes 24")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +87,10 @@ def test_every_truncation_is_refused(tmp_path):
     [
         (b"not json", "not JSON"),
         (b"[]", "holds a list"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested more than 64 levels"),
+        (b'{"a": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}, "a": 3}', "'a' stands twice"),
+        (b'{"__metadata__": 3}', "__metadata__ that is more than names and texts"),
+        (b'{"__metadata__": {"format": 3}}', "__metadata__ that is more than names and texts"),
         (b'{"a": 3}', "described by 3"),
         (b'{"a": {"dtype": "F3", "shape": [1], "data_offsets": [0, 4]}}', "dtype 'F3'; known are F64"),
         (b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "no sound shape"),
@@ -127,6 +112,83 @@ def test_hostile_headers_are_refused(tmp_path, header, because):
 def test_missing_and_unreadable_files_are_named(tmp_path):
     refused(tmp_path / "none.safetensors", "none.safetensors does not exist")
     (tmp_path / "folder.safetensors").mkdir()
-    refused(tmp_path / "folder.safetensors", "folder.safetensors cannot be read: Is a directory")
+    refused(tmp_path / "folder.safetensors", "folder.safetensors is not a file")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    refused(tmp_path / "pipe.safetensors", "pipe.safetensors is not a file")
+    refused(Path("/dev/zero"), "zero is not a file")
     with pytest.raises(CheckpointError, match=r"config.json does not exist"):
         read_json(tmp_path / "config.json")
+
+
+def spans(path, data=24, **tensors):
+    """A file of single bytes: where each tensor begins and ends."""
+    header = {
+        name: {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+        for name, (begin, end) in tensors.items()
+    }
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(data))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tensors", "because"),
+    [
+        (dict(a=(0, 12), b=(11, 24)), "tensor 'b' begins at byte 11 of the data and overlaps"),
+        (dict(a=(0, 12), b=(0, 12), c=(12, 24)), "'b' begins at byte 0 .* overlaps"),
+        (dict(a=(0, 24), b=(0, 24)), "overlaps"),
+        (dict(a=(0, 24), b=(4, 8)), "'b' begins at byte 4 .* overlaps"),
+        (dict(a=(0, 10), b=(12, 24)), "'b' begins at byte 12 of the data and leaves a hole"),
+        (dict(a=(1, 24)), "'a' begins at byte 1 .* leaves a hole"),
+        (dict(a=(0, 12), b=(8, 12), c=(20, 24)), "'b' begins at byte 8 .* overlaps"),
+        (dict(a=(0, 12), b=(12, 20)), "24 bytes of data where its header describes 20"),
+        (dict(a=(0, 24), b=(25, 25)), "truncated|leaves a hole"),
+        (dict(a=(0, 24), b=(3, 3)), "'b' begins at byte 3 .* overlaps"),
+        (dict(), "24 bytes of data where its header describes 0"),
+        (dict(b=(12, 30), a=(0, 12)), "truncated"),
+    ],
+)
+def test_overlaps_and_holes_are_refused_as_the_library_refuses_them(tmp_path, tensors, because):
+    path = spans(tmp_path / "x.safetensors", **tensors)
+    with pytest.raises(Exception, match="."):
+        safetensors.numpy.load_file(path)
+    refused(path, because)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        dict(b=(12, 24), a=(0, 12)),
+        dict(a=(0, 24), b=(24, 24)),
+        dict(a=(0, 0), b=(0, 24), c=(24, 24)),
+        dict(a=(0, 8), b=(8, 8), c=(8, 24)),
+    ],
+)
+def test_any_order_and_empty_tensors_are_read_as_the_library_reads_them(tmp_path, tensors):
+    path = spans(tmp_path / "x.safetensors", **tensors)
+    found = open_safetensors(path)
+    assert found.keys() == safetensors.numpy.load_file(path).keys() == tensors.keys()
+
+
+def test_no_file_is_read_that_the_library_refuses(tmp_path):
+    """A thousand files of up to four tensors, three quarters of them damaged in one offset or length (seed 0)."""
+    random = np.random.default_rng(0)
+    read = refused_by_both = 0
+    for _ in range(1000):
+        cuts = [0, *np.sort(random.integers(0, 25, random.integers(0, 4))).tolist(), 24]
+        places = [[begin, end] for begin, end in zip(cuts, cuts[1:], strict=False)]
+        if random.random() < 0.75:
+            place = places[random.integers(len(places))]
+            place[random.integers(2)] += random.integers(-2, 3)
+            place[1] = max(place)
+        tensors = {f"{i}": tuple(map(int, place)) for i, place in enumerate(places)}
+        path = spans(tmp_path / "x.safetensors", **tensors)
+        try:
+            theirs = safetensors.numpy.load_file(path).keys()
+        except Exception:
+            refused(path, "x.safetensors")
+            refused_by_both += 1
+        else:
+            assert open_safetensors(path).keys() == theirs
+            read += 1
+    assert min(read, refused_by_both) > 200

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from writer_scene import HEIGHT, WIDTH, result
 
-from ivggt_jax.thinning import MOST_EACH, MOST_FRAMES, MOST_POINTS, Thinned
+from ivggt_jax.viewer.drawn import MOST_EACH, MOST_FRAMES, MOST_POINTS, Thinned
 
 
 def read(thinned: Thinned, item) -> None:

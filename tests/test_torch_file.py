@@ -9,8 +9,8 @@ import pytest
 from archive import Command, dictionary, nothing_runs, pickled, storage, tensor, text, write_archive
 from fuzz import fuzz
 
-from convert.torch_file import open_tensors
-from ivggt_jax.tensor_file import CheckpointError
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 REAL = Path(__file__).parent / "golden" / "torch_save.pth"
 """Written by PyTorch 2.13: a training checkpoint with optimizer and arguments, its tensors as in `EXPECTED`."""
@@ -31,7 +31,8 @@ EXPECTED = {
 }
 
 
-def check(found):
+def check(found, prefix):
+    found = {name.removeprefix(prefix): x for name, x in found.items() if name.startswith(prefix)}
     assert list(found) == list(EXPECTED)
     for name, x in EXPECTED.items():
         assert (found[name].shape, found[name].dtype) == (x.shape, x.dtype), name
@@ -47,14 +48,15 @@ def refused(path, because):
 def test_a_training_checkpoint_of_pytorch_is_read():
     with nothing_runs():
         found = dict(open_tensors(REAL))
-    check(found)
+    check(found, "model.module.")
 
 
 def test_arrays_are_views_of_the_mapped_file_and_share_storages():
     found = open_tensors(REAL)
-    assert not found["whole"].flags.owndata and not found["whole"].flags.writeable
-    assert found["transposed"].ctypes.data == found["whole"].ctypes.data
-    assert found["part"].ctypes.data == found["whole"].ctypes.data + 5 * 4
+    whole = found["model.module.whole"]
+    assert not whole.flags.owndata and not whole.flags.writeable
+    assert found["model.module.transposed"].ctypes.data == whole.ctypes.data
+    assert found["model.module.part"].ctypes.data == whole.ctypes.data + 5 * 4
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -72,20 +74,41 @@ def test_pytorch_writes_what_is_read(tmp_path, protocol, nesting, prefix):
     for key in reversed(nesting):
         value = {key: value, "epoch": 1}
     torch.save(value, tmp_path / "x.pth", pickle_protocol=protocol)
-    check(open_tensors(tmp_path / "x.pth"))
+    check(open_tensors(tmp_path / "x.pth"), "".join(f"{key}." for key in nesting) + prefix)
 
 
-def test_a_prefix_of_some_names_stays(tmp_path):
-    program = dictionary(**{"module.a": tensor((6,), (1,)), "b": tensor((6,), (1,))})
-    assert list(open_tensors(write_archive(tmp_path / "x.pth", program, {"0": storage()}))) == ["module.a", "b"]
+def test_what_lies_in_dictionaries_is_named_by_the_way_to_it(tmp_path):
+    inner = b"}(" + text("a") + tensor((6,), (1,)) + text("b") + b"}" + text("c") + tensor((6,), (1,)) + b"su" + b""
+    program = dictionary(model=inner, a=tensor((6,), (1,)), epoch=b"K\x03")
+    path = write_archive(tmp_path / "x.pth", program, {"0": storage()})
+    assert set(open_tensors(path)) == {"a", "model.a", "model.b.c"}
+    program = dictionary(**{"model": b"}" + text("a") + tensor((6,), (1,)) + b"s", "model.a": tensor((6,), (1,))})
+    refused(write_archive(path, program, {"0": storage()}), "two tensors that are called 'model.a'")
+
+
+def test_dictionaries_that_multiply_are_bounded(tmp_path):
+    """In itself, twice in each of forty, and with a name of a megabyte on the way: none is followed for long."""
+    held = tensor((6,), (1,))
+    itself = b"\x80\x02}q\x00(" + text("a") + held + text("again") + b"h\x00u."
+    assert list(open_tensors(write_archive(tmp_path / "x.pth", itself, {"0": storage()}))) == ["a"]
+    doubled = b"}" + text("a") + held + b"s"
+    for level in range(40):
+        doubled = b"}(" + text("l") + doubled + b"q" + bytes([level]) + text("r") + b"h" + bytes([level]) + b"u"
+    path = write_archive(tmp_path / "x.pth", b"\x80\x02" + doubled + b".", {"0": storage()})
+    with nothing_runs():
+        assert len(open_tensors(path)) == 1
+    long = dictionary(a=held, **{"x" * 10**6: b"}" + text("b") + held + b"s"})
+    assert list(open_tensors(write_archive(path, long, {"0": storage()}))) == ["a"]
 
 
 def test_safetensors_of_either_kind_are_read(tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     safetensors.save_file({"module.a": WHOLE}, tmp_path / "x.safetensors")
-    np.testing.assert_array_equal(open_tensors(tmp_path / "x.safetensors")["a"], WHOLE)
+    np.testing.assert_array_equal(open_tensors(tmp_path / "x.safetensors")["module.a"], WHOLE)
     (tmp_path / "x.index.json").write_text('{"weight_map": {"module.a": "x.safetensors"}}')
-    np.testing.assert_array_equal(open_tensors(tmp_path / "x.index.json")["a"], WHOLE)
+    np.testing.assert_array_equal(open_tensors(tmp_path / "x.index.json")["module.a"], WHOLE)
+    (tmp_path / "x.safetensors").rename(tmp_path / "x.bin")  # the name of either kind
+    np.testing.assert_array_equal(open_tensors(tmp_path / "x.bin")["module.a"], WHOLE)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +138,7 @@ def test_old_formats_of_pytorch_are_named(tmp_path):
     ("program", "because"),
     [
         (b"\x80\x02N.", "holds a nonetype, not a dictionary"),
-        (dictionary(student=b"}", epoch=b"K\x03"), "its keys: 'student', 'epoch'"),
+        (dictionary(student=b"}", epoch=b"K\x03"), "holds no tensors .its keys: 'student', 'epoch'"),
         (dictionary(model=b"}"), "holds no tensors"),
         (b"\x80\x02}q\x00" + text("model") + b"h\x00s.", "holds no tensors"),
         (dictionary(a=tensor((8,), (1,), count=8)), r"the storage of 'a' \(data/0\) has 24 bytes, 32 are due"),
@@ -144,7 +167,7 @@ def test_other_archives_are_refused(tmp_path):
 def test_damage_is_found_by_checksum(tmp_path):
     whole = REAL.read_bytes()
     for part, because in (
-        (WHOLE.tobytes(), "the data of 'module.whole' is damaged"),
+        (WHOLE.tobytes(), "the data of 'model.module.whole' is damaged"),
         (b"optimizer", "data.pkl differs"),
     ):
         at = whole.index(part) + 5

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from convert.torch_file import open_tensors
-from convert.torch_writer import write_torch
+from ivggt_jax.convert.torch_file import open_tensors
+from ivggt_jax.convert.torch_writer import write_torch
 
 RANDOM = np.random.default_rng(0)
 TENSORS = {
@@ -74,8 +74,8 @@ def test_a_layout_that_lies_is_an_error(tmp_path):
 
 def test_sizes_beyond_31_bits_are_described(tmp_path):
     """The pickle of a tensor of 2³¹ elements and more, without writing one."""
-    from convert.pickle_machine import read_pickle
-    from convert.torch_writer import _pickle
+    from ivggt_jax.convert.pickle_machine import read_pickle
+    from ivggt_jax.convert.torch_writer import _pickle
 
     found = read_pickle(_pickle({"large": ((2**16, 2**16, 3), np.dtype("f4"))}))
     assert found["large"].storage.count == 3 * 2**32

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from small_training import SMALL, clips, random_model
 
-import train.evaluate
-from train.data.batches import Batch
-from train.distill import Plan, StepConfig
-from train.evaluate import Clip, evaluate, overall
-from train.journal import Journal
-from train.losses import LossConfig
-from train.mesh import make_mesh
-from train.pictures import depth_picture
+import ivggt_jax.train.evaluate
+from ivggt_jax.train.data.batches import Batch
+from ivggt_jax.train.distill import Plan, StepConfig
+from ivggt_jax.train.evaluate import Clip, evaluate, overall
+from ivggt_jax.train.journal import Journal
+from ivggt_jax.train.losses import LossConfig
+from ivggt_jax.train.mesh import make_mesh
+from ivggt_jax.train.pictures import depth_picture
 
 FRAMES = 6
 
@@ -33,7 +33,7 @@ def perfect_clip() -> Clip:
 
 def measure(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """The errors of one clip that needs no network."""
-    monkeypatch.setattr(train.evaluate, "_look", lambda plan, model, batch: iter([clip]))
+    monkeypatch.setattr(ivggt_jax.train.evaluate, "_look", lambda plan, model, batch: iter([clip]))
     errors, first = evaluate(None, None, [None])  # type: ignore[arg-type, list-item]
     assert first is clip
     return errors
@@ -94,7 +94,9 @@ def test_a_network_is_measured_on_all_clips_by_what_it_trains() -> None:
     assert overall(with_depth, known) == 0.75 and overall(with_depth, known | {"path_error": np.nan}) == 0.25
     tracks = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("tracks",)))
     assert overall(tracks, known) == overall(plan, known | {"point_error": np.nan}) == np.inf
-    found = jax.eval_shape(lambda model, batch: train.evaluate._predict(with_depth, model, batch), model, clips(1))
+    found = jax.eval_shape(
+        lambda model, batch: ivggt_jax.train.evaluate._predict(with_depth, model, batch), model, clips(1)
+    )
     assert "predicted_points" not in found
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from ivggt_jax import ModelConfig
 from ivggt_jax.model.parameters import abstract_params, flatten
-from train.distill import StepConfig
-from train.losses import LossConfig
-from train.memory import Options, count, main
-from train.optimizer import OptimizerConfig
+from ivggt_jax.train.distill import StepConfig
+from ivggt_jax.train.footprint import Options, count, main
+from ivggt_jax.train.losses import LossConfig
+from ivggt_jax.train.optimizer import OptimizerConfig
 
 STEP = StepConfig(heads=("camera",), precision="float32")
 OPTIONS = Options(model="tiny", frames=2, width=28, height=28, query_points=2, step=STEP)

@@ -14,8 +14,9 @@ from websockets.sync.client import connect
 from writer_scene import result
 
 from ivggt_jax import view
-from ivggt_jax.thinning import MOST_EACH, MOST_POINTS
-from ivggt_jax.view import View, saved_lengths
+from ivggt_jax.viewer import page as viewer_page
+from ivggt_jax.viewer.drawn import MOST_EACH, MOST_POINTS
+from ivggt_jax.viewer.page import View, saved_lengths
 from ivggt_jax.writers import ExportOptions, Writers, write_run_json
 
 PATIENCE = 120
@@ -112,7 +113,7 @@ def test_the_page_is_served_to_this_machine_alone(tmp_path: Path, capsys) -> Non
 
 
 def test_a_growing_run_is_followed_and_the_controls_are_obeyed(tmp_path: Path, open_page, monkeypatch) -> None:
-    monkeypatch.setattr(view, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(viewer_page, "SECONDS_BETWEEN_LOOKS", 0.05)
     browser = open_page(tmp_path)
     browser.until(lambda: "frame" in browser.controls)
     save(tmp_path, 0, 3)
@@ -139,8 +140,10 @@ def test_a_growing_run_is_followed_and_the_controls_are_obeyed(tmp_path: Path, o
 def test_ten_thousand_frames_are_thinned_and_answered(tmp_path: Path, open_page, monkeypatch) -> None:
     """The frames' files are made up: one result, whatever is read."""
     item, read = result(0), []
-    monkeypatch.setattr(view, "numbered", lambda folder, suffix: [Path(f"{n:06d}{suffix}") for n in range(10_000)])
-    monkeypatch.setattr(view, "read_result", lambda path: read.append(path) or item)
+    monkeypatch.setattr(
+        viewer_page, "numbered", lambda folder, suffix: [Path(f"{n:06d}{suffix}") for n in range(10_000)]
+    )
+    monkeypatch.setattr(viewer_page, "read_result", lambda path: read.append(path) or item)
     browser = open_page(tmp_path)
     browser.until(lambda: "/points/000000" in browser.points)
     browser.set("frame", 5000)  # while the rest is still being read
@@ -151,7 +154,7 @@ def test_ten_thousand_frames_are_thinned_and_answered(tmp_path: Path, open_page,
 
 
 def test_a_damaged_frame_is_left_out(tmp_path: Path, open_page, monkeypatch) -> None:
-    monkeypatch.setattr(view, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(viewer_page, "SECONDS_BETWEEN_LOOKS", 0.05)
     save(tmp_path, 0, 1)
     (tmp_path / "frames" / "000000.npz").write_bytes(b"damaged")
     browser = open_page(tmp_path)
@@ -161,9 +164,9 @@ def test_a_damaged_frame_is_left_out(tmp_path: Path, open_page, monkeypatch) -> 
 
 
 def test_listing_a_long_runs_folder_takes_little_of_the_time(tmp_path: Path, open_page, monkeypatch) -> None:
-    monkeypatch.setattr(view, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(viewer_page, "SECONDS_BETWEEN_LOOKS", 0.01)
     listed = []
-    monkeypatch.setattr(view, "numbered", lambda folder, suffix: listed.append(time.sleep(0.1)) or [])
+    monkeypatch.setattr(viewer_page, "numbered", lambda folder, suffix: listed.append(time.sleep(0.1)) or [])
     open_page(tmp_path)
     time.sleep(1)
     assert len(listed) == 1

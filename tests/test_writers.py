@@ -17,7 +17,8 @@ SAME_BYTES = ("depth", "intrinsics", "kitti", "npz", "ply", "tum")
 
 
 def test_every_writer_is_tested():
-    assert {*SAME_BYTES, "video", "rrd"} == set(WRITERS)  # these two in test_writers_recordings.py
+    # The other three in test_writers_recordings.py and e2e/test_mapping.py.
+    assert {*SAME_BYTES, "video", "rrd", "submaps"} == set(WRITERS)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -37,6 +37,8 @@ from ivggt_jax.writers.nerfstudio import export_nerfstudio
 from ivggt_jax.writers.saved_run import SavedRun, read_result
 from ivggt_jax.writers.tracks import TOLERANCE, project
 
+TRACKED = dataclasses.replace(ALL, dense=0)
+
 
 @pytest.fixture
 def pycolmap():
@@ -87,6 +89,44 @@ def test_a_damaged_frame_is_named(damage, tmp_path):
     assert path.read_bytes() != whole
     with pytest.raises(ValueError, match="000000.npz is not a frame that infer saved, or is damaged"):
         read_result(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("image", np.zeros((4, 4), np.uint8), "unpack"),
+        ("image", np.zeros((HEIGHT, WIDTH, 3), np.float32), "image is float32"),
+        ("image", np.zeros((HEIGHT, WIDTH, 4), np.uint8), r"image is uint8 \[112, 168, 4\]"),
+        ("mask", np.ones((HEIGHT, WIDTH), np.uint8), "mask is uint8"),
+        ("depth", np.ones((HEIGHT, WIDTH + 1), np.float32), "depth is float32"),
+        ("depth", np.array("near"), "could not convert"),
+        ("points", np.ones((HEIGHT, WIDTH), np.float32), "points is float32"),
+        ("cam_from_world", np.full((3, 4), np.nan), "its camera"),
+        ("cam_from_world", np.eye(4), "cam_from_world is float64"),
+        ("intrinsics", np.eye(3, dtype=np.float32), "intrinsics is float32"),
+        ("scale", np.zeros(2), "its camera or its size"),
+        ("original_size", np.array((0, 3)), "its camera or its size"),
+        ("index", np.array((1, 2)), "only"),
+        ("timestamp", np.array("noon"), "could not convert"),
+        ("name", None, "name"),
+    ],
+)
+def test_a_frame_that_is_another_programs_is_named(name, value, words, tmp_path):
+    saved(tmp_path, [result(0)])
+    path = tmp_path / "frames" / "000000.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays[name] = value
+    np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
+    with pytest.raises(ValueError, match=f"000000.npz is not a frame that infer saved, or is damaged: .*{words}"):
+        read_result(path)
+
+
+def test_a_frame_that_unpacks_to_too_much_is_not_unpacked(tmp_path, monkeypatch):
+    saved(tmp_path, [result(0)])
+    monkeypatch.setattr("ivggt_jax.writers.saved_run.LARGEST", 100_000)
+    with pytest.raises(ValueError, match="it unpacks to more than"):
+        read_result(tmp_path / "frames" / "000000.npz")
 
 
 def expected_pixels(item, with_originals: bool) -> np.ndarray:
@@ -154,7 +194,7 @@ def test_a_nerfstudio_loader_agrees_with_colmaps_cameras(shared, pycolmap, tmp_p
 
 def test_colmap_tracks_have_three_views_and_agree_with_the_scene(pycolmap, tmp_path):
     items = [result(index) for index in range(12)]
-    export_colmap(saved(tmp_path, items), tmp_path, ALL)
+    export_colmap(saved(tmp_path, items), tmp_path, TRACKED)
     model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
     assert len(model.points3D) > 150
     assert min(point.track.length() for point in model.points3D.values()) == 3
@@ -182,7 +222,7 @@ def test_bundle_adjustment_lowers_the_error_of_a_model_with_wrong_poses(pycolmap
         turn = Rotation.from_rotvec(0.004 * random.normal(size=3)).as_matrix()
         pose = np.concatenate((pose[:, :3] @ turn, pose[:, 3:] + 0.004 * random.normal(size=(3, 1))), axis=1)
         items.append(result(index, cam_from_world=invert(pose)))
-    export_colmap(saved(tmp_path, items), tmp_path, ALL)
+    export_colmap(saved(tmp_path, items), tmp_path, TRACKED)
     model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
     model.update_point_3d_errors()
     before, turned_before = model.compute_mean_reprojection_error(), mean_turn(model)
@@ -213,6 +253,51 @@ def mean_turn(model) -> float:
     return float(np.mean([step.magnitude() for step in steps]))
 
 
+@pytest.mark.parametrize(("dense", "expected"), [(0, 0), (1, 1), (5000, 5000), (10**6, None)])
+def test_dense_points_follow_the_tracked_ones(dense, expected, pycolmap, tmp_path):
+    """As many as are wanted or as there are, on the walls, without tracks; what has tracks stays as it is."""
+    run = saved(tmp_path, [result(index) for index in range(6)])
+    models = []
+    for name, count in (("tracked", 0), ("dense", dense)):
+        export_colmap(run, tmp_path / name, dataclasses.replace(ALL, dense=count, voxel=0.01))
+        models.append(pycolmap.Reconstruction(str(tmp_path / name / "sparse" / "0")))
+    tracked, whole = (model.points3D for model in models)
+    more = [point for number, point in whole.items() if number not in tracked]
+    assert len(more) == (
+        len(run.cloud(dataclasses.replace(ALL, voxel=0.01, dense=0))) if expected is None else expected
+    )
+    assert len(tracked) > 100
+    for number, point in tracked.items():
+        assert (whole[number].xyz == point.xyz).all() and whole[number].track.length() == point.track.length()
+    assert {point.track.length() for point in more} <= {0}
+    if more:
+        assert_on_walls(np.array([point.xyz for point in more]), 0.02)
+    for path in ("cameras.bin", "images.bin"):
+        files = [(tmp_path / name / "sparse" / "0" / path).read_bytes() for name in ("tracked", "dense")]
+        assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_few_pictures_make_a_model_with_points_and_a_line(count, pycolmap, tmp_path, caplog):
+    run = saved(tmp_path, [result(4 * index) for index in range(count)])
+    export_colmap(run, tmp_path, ALL)
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
+    assert len(model.images) == count and len(model.points3D) > 10_000
+    assert ("thin: 0 points of the COLMAP model" in caplog.text) == (count < 3)
+    assert ("thin: " in caplog.text) == (count < 3)
+
+
+def test_no_point_at_all_is_a_model_and_a_line(pycolmap, tmp_path, caplog):
+    """All pixels are masked; the cameras are worth having."""
+    items = [result(index) for index in range(3)]
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    items = [dataclasses.replace(item, frame=dataclasses.replace(item.frame, mask=mask)) for item in items]
+    export_colmap(saved(tmp_path, items), tmp_path, ALL)
+    model = pycolmap.Reconstruction(str(tmp_path / "sparse" / "0"))
+    assert len(model.images) == 3 and not model.points3D
+    assert "thin: 0 points of the COLMAP model are seen in three of its 3 pictures" in caplog.text
+
+
 def test_depths_that_disagree_make_no_tracks(tmp_path):
     items = [result(index) for index in range(6)]
     wrong = [
@@ -221,7 +306,7 @@ def test_depths_that_disagree_make_no_tracks(tmp_path):
     ]
     counts = []
     for name, group in (("right", items), ("wrong", wrong)):
-        export_colmap(saved(tmp_path / name, group), tmp_path / name, ALL)
+        export_colmap(saved(tmp_path / name, group), tmp_path / name, TRACKED)
         data = (tmp_path / name / "sparse" / "0" / "points3D.bin").read_bytes()
         counts.append(struct.unpack("<Q", data[:8])[0])
     assert counts[0] > 200

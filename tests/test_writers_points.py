@@ -8,8 +8,8 @@ from writer_scene import HIGH, LOW, result
 
 from ivggt_jax.writers import ExportOptions, Writers
 from ivggt_jax.writers.fusion import VoxelGrid, automatic_voxel
+from ivggt_jax.writers.pixels import point_mask, sky_mask
 from ivggt_jax.writers.ply import write_ply
-from ivggt_jax.writers.selection import point_mask, sky_mask
 
 
 def random_frames(seed: int, count: int, points: int) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from archive import nothing_runs
 
-from convert.zip_index import index_zip
-from ivggt_jax.tensor_file import CheckpointError, map_file
+from ivggt_jax.convert.zip_index import index_zip
+from ivggt_jax.weights.tensor_file import CheckpointError, map_file
 
 
 def write(path: Path, compression: int = zipfile.ZIP_STORED, comment: bytes = b"") -> Path:

@@ -8,15 +8,15 @@ from pathlib import Path
 import jax
 import tyro
 
-from ivggt_jax.command import run_command
-from train.data.batches import Batch, BatchSource, ClipBatches
-from train.data.clips import clips
-from train.data.datasets import DATASETS
-from train.data.scene import Dataset
-from train.data.synthetic import SyntheticBatches
-from train.mesh import make_mesh, process_rows, start_processes
-from train.presets import HELD_OUT_SEED, PRESETS, TrainConfig
-from train.run import run
+from ivggt_jax.runs.command import run_command
+from ivggt_jax.train.data.batches import Batch, BatchSource, ClipBatches
+from ivggt_jax.train.data.clips import clips
+from ivggt_jax.train.data.datasets import DATASETS
+from ivggt_jax.train.data.scene import Dataset
+from ivggt_jax.train.data.synthetic import SyntheticBatches
+from ivggt_jax.train.mesh import make_mesh, process_rows, start_processes
+from ivggt_jax.train.presets import HELD_OUT_SEED, PRESETS, TrainConfig
+from ivggt_jax.train.training import run
 
 HELP = """usage: python -m train OBJECTIVE PRESET [options]
 
@@ -36,11 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     objective = arguments[0] if arguments else "--help"
     if objective not in PRESETS:
         asked = objective in ("--help", "-h")
-        lines = [
-            f"  {f'{kind} {name}':<22}{text}"
-            for kind, presets in PRESETS.items()
-            for name, (text, _) in presets.items()
-        ]
+        texts = {f"{kind} {name}": text for kind, presets in PRESETS.items() for name, (text, _) in presets.items()}
+        width = max(map(len, texts))
+        lines = [f"  {name:<{width}} {text}" for name, text in texts.items()]
         print(HELP.format(presets="\n".join(lines)), file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     presets = tyro.extras.subcommand_type_from_defaults(

@@ -7,7 +7,7 @@ from typing import Any, Self
 import jax
 import orbax.checkpoint as ocp
 
-from train.distill import TrainState
+from ivggt_jax.train.distill import TrainState
 
 
 class Checkpoints:

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from ivggt_jax import Model, ModelConfig, Predictions
-from ivggt_jax.model.parameters import Params, cast
-from ivggt_jax.model.vggt import HEAD_PARTS
-from train.losses import LossConfig, guidance, objective
-from train.mesh import divide, mean_over_devices
-from train.optimizer import (
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.parameters import Model, Params, cast
+from ivggt_jax.model.vggt import HEAD_PARTS, Predictions
+from ivggt_jax.train.losses import LossConfig, guidance, objective
+from ivggt_jax.train.mesh import divide, mean_over_devices
+from ivggt_jax.train.optimizer import (
     OptimizerConfig,
     current_learning_rate,
     has_updated,

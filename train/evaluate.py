@@ -7,12 +7,14 @@ from functools import partial
 import jax
 import numpy as np
 
-from ivggt_jax import Model, cameras_from_pose
 from ivggt_jax.evaluate.depth import evaluate_depth
-from ivggt_jax.evaluate.trajectory import evaluate_trajectory, inverse
-from train.data.batches import Batch
-from train.distill import Head, Plan, predict
-from train.mesh import each_device, gather, place
+from ivggt_jax.evaluate.trajectory import evaluate_trajectory
+from ivggt_jax.geometry import cameras_from_pose
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.train.data.batches import Batch
+from ivggt_jax.train.distill import Head, Plan, predict
+from ivggt_jax.train.mesh import each_device, gather, place
+from ivggt_jax.trajectories.alignment import inverse
 
 FEWEST_FRAMES = 3
 """Of a held-out clip: a path of fewer has no shape to compare."""

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from train.metrics import Metrics
+from ivggt_jax.train.metrics import Metrics
 
 MOST_BAD = 10
 """Batches in a row without a finite loss after which a run ends."""

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from PIL import Image
+
+from ivggt_jax.beside import written_beside
+from ivggt_jax.strict_json import JsonError, parse_json
 
 
 class Metrics:
@@ -25,7 +29,8 @@ class Metrics:
         self._images = folder / "images"
         path = folder / "metrics.jsonl"
         self._kept = _entries_until(path, step) if path.exists() else []
-        path.write_text("".join(map(_line, self._kept)), encoding="utf-8")
+        with written_beside(path) as part:
+            part.write_text("".join(map(_line, self._kept)), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._board: Any = None
         if tensorboard:
@@ -35,8 +40,8 @@ class Metrics:
 
     def lowest(self, split: str, name: str) -> float:
         """The lowest value among the entries that were there when the run resumed; infinite when there is none."""
-        values = [entry.get(name) for entry in self._kept if entry["split"] == split]
-        return min((value for value in values if value is not None), default=np.inf)
+        values = [entry.get(name) for entry in self._kept if entry.get("split") == split]
+        return min((value for value in values if isinstance(value, int | float)), default=np.inf)
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Add one line: step, split ("train", "evaluation" …) and scalars by name; not-finite ones become null."""
@@ -68,13 +73,11 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _entries_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """Entries of a metrics file up to a step; one that a kill cut short is left out."""
+    """Entries of a metrics file up to a step; lines that are none, as one that a kill cut short, are left out."""
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if entry["step"] <= step:
-            kept.append(entry)
+    for line in path.read_bytes().splitlines():
+        with suppress(JsonError):
+            entry = parse_json(line, f"{path}")
+            if isinstance(entry.get("step"), int) and entry["step"] <= step:
+                kept.append(entry)
     return kept

@@ -3,8 +3,8 @@
 import numpy as np
 
 from ivggt_jax.evaluate.depth import error_map, evaluate_depth
+from ivggt_jax.train.evaluate import Clip
 from ivggt_jax.writers.video import colour_depth, inverse_depth_range
-from train.evaluate import Clip
 
 COLUMNS = 4
 WHITE_ERROR = 0.5

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from train.data.batches import ClipConfig
-from train.data.synthetic import SyntheticConfig
-from train.distill import Head, StepConfig
-from train.evaluate import FEWEST_FRAMES
-from train.losses import LossConfig
-from train.optimizer import OptimizerConfig
-from train.run import RunConfig
+from ivggt_jax.train.data.batches import ClipConfig
+from ivggt_jax.train.data.synthetic import SyntheticConfig
+from ivggt_jax.train.distill import Head, StepConfig
+from ivggt_jax.train.evaluate import FEWEST_FRAMES
+from ivggt_jax.train.losses import LossConfig
+from ivggt_jax.train.optimizer import OptimizerConfig
+from ivggt_jax.train.training import RunConfig
 
 HELD_OUT_SEED = 1 << 20
 """Of the clips that evaluation draws; training seeds stay below."""
@@ -86,6 +86,12 @@ DEMO_WIDE = replace(
     loss=replace(DEMO_DISTILLED.loss, distillation_weight=0.0, camera=40.0),
     optimizer=replace(DEMO_DISTILLED.optimizer, learning_rate=7e-4),
 )
+DEMO_STEPS = replace(
+    DEMO_WIDE,
+    loss=replace(DEMO_WIDE.loss, relative=30.0),
+    # The average forgets where it began within the few hundred steps of a stage.
+    optimizer=replace(DEMO_WIDE.optimizer, learning_rate=5e-4, average_decay=0.99),
+)
 DEMO_EXTRA = StepConfig(
     heads=("points", "tracks"),
     precision="float32",
@@ -133,6 +139,21 @@ def _from_ground_truth(config: TrainConfig, out: str) -> TrainConfig:
     return replace(config, out=Path(out), teacher=None, step=step)
 
 
+def _demo_steps(student: str, frames: int, clips: int, steps: int) -> TrainConfig:
+    """A stage of `DEMO_STEPS`: longer clips are of the same ways, walked in finer steps."""
+    return replace(
+        DEMO,
+        out=Path(f"runs/demo_steps_{frames}"),
+        student=student,
+        teacher=None,
+        steps=steps,
+        step=DEMO_STEPS,
+        synthetic=SyntheticConfig(
+            batch_size=clips, frames=(frames, frames), speed=(24 / frames, 192 / frames), kinds=("room",)
+        ),
+    )
+
+
 PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
     "distill": {
         "published": ("StreamVGGT's recipe: 10 frames, 10 epochs of 39,000 clips.", PUBLISHED),
@@ -165,6 +186,18 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 step=DEMO_WIDE,
                 synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(2.0, 16.0), kinds=("room",)),
             ),
+        ),
+        "demo_steps_12": (
+            "The shipped demo model once more, asked for the steps between its cameras, on clips of 12 frames.",
+            _demo_steps("demo", frames=12, clips=2, steps=1_200),
+        ),
+        "demo_steps_24": (
+            "The same on clips of 24 frames.",
+            _demo_steps("runs/demo_steps_12/best", frames=24, clips=1, steps=1_200),
+        ),
+        "demo_steps_48": (
+            "The same on clips of 48 frames.",
+            _demo_steps("runs/demo_steps_24/best", frames=48, clips=1, steps=600),
         ),
         "demo_heads": (
             "The tracker of the package's demo model, and its point head once more, on top of the finished student.",

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ivggt_jax import Model, ModelConfig
-from ivggt_jax.model.parameters import flatten, unflatten
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.parameters import Model, flatten, unflatten
 
 LAYER_SCALE = 0.5
 """Of every block; `Model.initialise` has 0.1."""

@@ -23,7 +23,7 @@ from websockets.sync.client import connect
 from ivggt_jax import CacheConfig, geometry, load, stream, synthetic
 from ivggt_jax.evaluate.walks import HELD_OUT_SEED, Walk, depth_errors
 from ivggt_jax.sources import SourceConfig, open_source
-from ivggt_jax.view import View
+from ivggt_jax.viewer.page import View
 from ivggt_jax.writers import ExportOptions, Result, Writers
 from ivggt_jax.writers.html import export_html
 from ivggt_jax.writers.saved_run import SavedRun

@@ -16,7 +16,7 @@ from ivggt_jax.bench import device, own, report
 from ivggt_jax.bench.case import Case
 from ivggt_jax.bench.flat import run_flat
 from ivggt_jax.bench.process import measuring
-from ivggt_jax.command import run_command, say
+from ivggt_jax.runs.command import run_command, say
 
 SWEPT = ("size", "budget", "seen", "batch", "chunk", "frames_per_step", "cache_dtype")
 
@@ -140,7 +140,7 @@ def measure_case(case: Case, frames: int, reference: Path | None = None) -> dict
 
 def _rival(clone: Path, case: Case, begun: dict[str, Any]) -> AbstractContextManager[Callable[[str], Any]]:
     """The PyTorch code in a process of its own, with the precision and on the device that ours has."""
-    from ivggt_jax.bench import rival  # imports convert
+    from ivggt_jax.bench import rival
 
     case = replace(case, precision=begun["settings"]["precision"])
     gpu = begun["machine"]["platform"] == "gpu"

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ivggt_jax import checkpoint
 from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.kernels.attention import CHUNK
 from ivggt_jax.memory.ring import CameraRing
-from ivggt_jax.model.attention import CHUNK
 from ivggt_jax.model.parameters import Model, cast
-from ivggt_jax.state import StreamState
-from ivggt_jax.stream import init_stream
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import init_stream
+from ivggt_jax.weights import loading
 
 KEPT_FRAMES = 48
 """Frames that a layer keeps where no budget is given; at 518×392 that is about the published 1,200,000 tokens in all."""
@@ -85,7 +85,7 @@ def make_model(case: Case) -> Model:
     """The case's model on the device; random weights are the same in every process."""
     dtype = None if case.precision == "auto" else case.precision
     if case.checkpoint is not None:
-        return checkpoint.load(case.checkpoint, dtype)
+        return loading.load(case.checkpoint, dtype)
     # On the host, so that the float32 original never counts as device memory.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
         model = cast(Model.initialise(getattr(ModelConfig, case.model)(), jax.random.key(0)), dtype)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ivggt_jax.command import peak_memory
+from ivggt_jax.runs.memory import peak_memory
 
 REPEATS = 5
 

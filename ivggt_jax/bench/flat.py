@@ -11,8 +11,8 @@ from PIL import Image
 
 from ivggt_jax.bench import device
 from ivggt_jax.bench.case import Case, make_frames, make_model, start
-from ivggt_jax.progress import Progress
-from ivggt_jax.run import Run
+from ivggt_jax.runs.progress import Progress
+from ivggt_jax.runs.run import Run
 from ivggt_jax.sources import Frame, SourceConfig, open_source
 from ivggt_jax.writers import ExportOptions, Writers
 

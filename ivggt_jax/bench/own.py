@@ -10,13 +10,13 @@ import numpy as np
 
 from ivggt_jax.bench import device
 from ivggt_jax.bench.case import Case, fill, make_frames, make_model, start
+from ivggt_jax.bench.costs import Cost, step_costs
 from ivggt_jax.bench.process import requests
 from ivggt_jax.bench.stages import time_stages
-from ivggt_jax.command import peak_memory
-from ivggt_jax.costs import Cost, step_costs
 from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.state import StreamSettings
-from ivggt_jax.stream import scan, step
+from ivggt_jax.runs.memory import peak_memory
+from ivggt_jax.streaming.state import StreamSettings
+from ivggt_jax.streaming.steps import scan, step
 
 WARM_UP = 3
 """Frames before the first that counts; the first evictions move the budgets between layers."""

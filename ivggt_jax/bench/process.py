@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from ivggt_jax.command import USER_ERRORS
+from ivggt_jax.runs.command import USER_ERRORS
 
 Target = Callable[..., None]
 """target(pipe, *arguments): serves the pipe's `requests` and sends an answer to each."""

@@ -7,13 +7,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from convert import to_torch
-from convert.reference import Reference
 from ivggt_jax.bench import device
 from ivggt_jax.bench.case import Case, make_frames, make_model
 from ivggt_jax.bench.own import FRAMES, WARM_UP
 from ivggt_jax.bench.process import requests
-from ivggt_jax.command import peak_memory
+from ivggt_jax.convert import to_torch
+from ivggt_jax.convert.reference import Reference
+from ivggt_jax.runs.memory import peak_memory
 
 
 def measure(pipe: Connection, clone: Path, case: Case, gpu: bool) -> None:

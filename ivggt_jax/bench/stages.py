@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ivggt_jax.memory.cache import append
-from ivggt_jax.memory.forgetting import forget
-from ivggt_jax.memory.origin import number_tokens
-from ivggt_jax.memory.ring import attend_ring
-from ivggt_jax.model.attention import attend_layer
+from ivggt_jax.memory.cache import KVCache
+from ivggt_jax.memory.ring import CameraMemory
+from ivggt_jax.memory.token_memory import TokenMemory
+from ivggt_jax.model.aggregator import across_frames
+from ivggt_jax.model.layers import Block
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.model.rope import Rotation, rotation_table
 from ivggt_jax.model.vggt import VGGT
-from ivggt_jax.state import StreamSettings, StreamState
+from ivggt_jax.streaming.one_pass import token_memory
+from ivggt_jax.streaming.state import StreamState
 
 Inputs = dict[str, jax.Array]
 """What stages read: `frame` [B,H,W,3] uint8, `tokens` [B,P,width], `outputs` [layer,B,1,P,2·width]."""
@@ -69,52 +69,50 @@ def _encoder(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamS
 
 
 def _frame_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
-    rotation = _rotation(state.settings)
+    rotation = network.aggregator.rotation(state.settings.height, state.settings.width)
     x, _ = lax.scan(lambda x, block: (block(x, rotation), None), inputs["tokens"], network.aggregator.frame_blocks)
     return state, x
 
 
 def _global_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
-    """Append and attend to as many tokens as stay after an eviction; the new ones are forgotten again."""
-    settings, rotation = state.settings, _rotation(state.settings)
-    origin = number_tokens(state.frame, 1, settings.tokens)
+    """Attend to as many tokens as stay after an eviction: the new ones are written over the last of these."""
+    settings, aggregator = state.settings, network.aggregator
+    rotation = aggregator.rotation(settings.height, settings.width)
+    cache = replace(state.cache, length=state.cache.length - settings.tokens)
+    nobody = jnp.zeros(state.frame.shape, bool)
 
-    def one(carry, inputs):
-        x, cache = carry
-        block, layer = inputs
-        query, keys, values = block.project(x, rotation)
-        length = cache.length
-        cache = append(cache, layer, keys, values, origin)
-        attended = attend_layer(query, cache.keys, cache.values, layer, length[layer], cache.scales)
-        return (block.finish(x, attended), replace(cache, length=length)), None
+    def one(
+        carry: tuple[jax.Array, TokenMemory], layer: tuple[Block, jax.Array]
+    ) -> tuple[tuple[jax.Array, TokenMemory], None]:
+        (x, memory), (block, index) = carry, layer
+        return across_frames(block, x, rotation, memory, index), None
 
-    layers = (network.aggregator.global_blocks, jnp.arange(settings.model.depth))
-    (x, cache), _ = lax.scan(one, (inputs["tokens"], state.cache), layers)
-    return replace(state, cache=cache), x
+    memory = token_memory(replace(state, cache=cache), 1, nobody)
+    layers = (aggregator.global_blocks, jnp.arange(settings.model.depth))
+    (x, memory), _ = lax.scan(one, (inputs["tokens"], memory), layers)
+    return replace(state, cache=replace(memory.cache, length=state.cache.length)), x
 
 
 def _eviction(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
     """As if a frame had come: the tokens behind the live ones count, and as many go."""
-    settings, tokens = state.settings, state.settings.tokens
+    eviction, tokens = token_memory(state, 1).eviction, state.settings.tokens
 
-    def one(memory, layer):
+    def one(memory: tuple[KVCache, jax.Array], layer: jax.Array) -> tuple[tuple[KVCache, jax.Array], None]:
         cache, scores = memory
         budget = cache.length[layer]
         cache = replace(cache, length=cache.length.at[layer].add(tokens))
-        special = settings.model.special_tokens
-        return forget(cache, scores, layer, budget, state.frame, settings.cache, tokens, special), None
+        cache, score = eviction.evict(cache, layer, budget, scores[:, layer])
+        return (cache, scores.at[:, layer].set(score)), None
 
-    (cache, scores), _ = lax.scan(one, (state.cache, state.scores), jnp.arange(settings.model.depth))
+    (cache, scores), _ = lax.scan(one, (state.cache, state.scores), jnp.arange(state.settings.model.depth))
     return replace(state, cache=cache, scores=scores), None
 
 
 def _camera(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
-    def across(query, keys, values, ring, layer, iteration):
-        mode = state.settings.cache.camera_cache
-        return attend_ring(ring, layer, iteration, state.frame, query, keys, values, mode)
-
-    poses, ring = network.camera.refine(inputs["outputs"][-1, :, :, 0], across, state.camera)
-    return replace(state, camera=ring), poses
+    assert state.camera is not None
+    memory = CameraMemory(state.camera, state.frame, state.settings.cache.camera_cache)
+    poses, memory = network.camera.refine(inputs["outputs"][-1, :, :, 0], memory)
+    return replace(state, camera=memory.ring), poses
 
 
 def _dense(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
@@ -131,9 +129,3 @@ STAGES: dict[str, Stage] = {
     "dense heads": _dense,
 }
 """As `costs.step_costs` names them; global blocks are without eviction."""
-
-
-def _rotation(settings: StreamSettings) -> Rotation:
-    config = settings.model
-    grid = config.patch_grid(settings.height, settings.width)
-    return rotation_table(*grid, config.special_tokens, config.head_dim, config.rope_base)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 from tyro.conf import subcommand
 
-from ivggt_jax.command import run_command
 from ivggt_jax.evaluate.benchmarks import (
     Depth,
     Pose,
@@ -16,6 +15,7 @@ from ivggt_jax.evaluate.benchmarks import (
 )
 from ivggt_jax.evaluate.stream import Stream, evaluate_streams
 from ivggt_jax.evaluate.study import Study, run_study
+from ivggt_jax.runs.command import run_command
 
 Command = (
     Annotated[Pose, subcommand("pose", description=evaluate_poses.__doc__)]

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from ivggt_jax.command import say
 from ivggt_jax.evaluate import depth_alignment, reconstruction, trajectory
 from ivggt_jax.evaluate.datasets import PLAIN, ReadOptions, Sequence, Skipped, open_dataset
 from ivggt_jax.evaluate.datasets.pcd import read_pcd
@@ -27,7 +26,9 @@ from ivggt_jax.evaluate.report import (
     summary_table,
     write_report,
 )
-from ivggt_jax.evaluate.trajectory import evaluate_trajectory, inverse, relative_to_first
+from ivggt_jax.evaluate.trajectory import evaluate_trajectory
+from ivggt_jax.runs.command import say
+from ivggt_jax.trajectories.alignment import inverse, relative_to_first
 from ivggt_jax.writers.fusion import VoxelGrid
 
 CROP = 224

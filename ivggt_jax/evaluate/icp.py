@@ -6,8 +6,9 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.alignment import Similarity, umeyama
 from ivggt_jax.evaluate.clouds import nearest
+from ivggt_jax.trajectories.alignment import umeyama
+from ivggt_jax.transforms import Similarity
 
 
 @dataclass(frozen=True, eq=False)

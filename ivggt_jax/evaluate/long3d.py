@@ -6,10 +6,10 @@ Both clouds are held in memory. A caller that gathers the prediction of very man
 
 import numpy as np
 
-from ivggt_jax.evaluate.alignment import Similarity
 from ivggt_jax.evaluate.clouds import estimate_normals, remove_outliers, tree, voxel_downsample
 from ivggt_jax.evaluate.icp import register
 from ivggt_jax.evaluate.reconstruction import ReconstructionEvaluation, compare_clouds
+from ivggt_jax.transforms import Similarity
 
 CAM_FROM_LIDAR = np.array(
     [

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from ivggt_jax import checkpoint
 from ivggt_jax.config import CacheConfig, PolicyName
 from ivggt_jax.model.parameters import Model
+from ivggt_jax.weights import loading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class ModelOptions:
 
     def load(self) -> Model:
         """The model. Raises CheckpointError when it cannot be used."""
-        return checkpoint.load(self.checkpoint, None if self.precision == "auto" else self.precision)
+        return loading.load(self.checkpoint, None if self.precision == "auto" else self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)

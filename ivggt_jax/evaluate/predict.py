@@ -17,7 +17,7 @@ from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.sources.fit import fit_image
 from ivggt_jax.sources.frame import Fit
 from ivggt_jax.sources.image_file import read_image
-from ivggt_jax.stream import infer_clip, stream
+from ivggt_jax.streaming.steps import infer_clip, stream
 
 Mode = Literal["stream", "causal", "offline"]
 """`stream`: frame by frame against the cache; `causal` and `offline`: the sequence at once, each frame with those before

@@ -12,9 +12,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ivggt_jax.evaluate.alignment import Similarity, SimilarityFit, umeyama
 from ivggt_jax.evaluate.clouds import estimate_normals, nearest, tree
 from ivggt_jax.evaluate.icp import register
+from ivggt_jax.trajectories.alignment import SimilarityFit, umeyama
+from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.fusion import VoxelGrid
 
 Alignment = Literal["published", "published_projected", "fixed"]

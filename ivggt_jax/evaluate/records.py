@@ -14,19 +14,24 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ivggt_jax import geometry
-from ivggt_jax.command import peak_memory
 from ivggt_jax.config import CacheConfig
-from ivggt_jax.evaluate.trajectory import evaluate_trajectory, inverse
+from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import CHUNK, Walk, WalkPart, depth_errors
+from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
-from ivggt_jax.state import StreamState
-from ivggt_jax.stream import infer_clip, init_stream, scan
+from ivggt_jax.runs.memory import peak_memory
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import infer_clip, init_stream, scan
+from ivggt_jax.trajectories.alignment import inverse
 
 WINDOW = 100
 """Frames of the path error."""
+STEP = 4
+"""Frames from one camera to the next of which the turning factor is told."""
 EARLY, LATE = slice(50, 100), slice(1000, 2000)
 """Frames whose depth errors are compared: soon after the start, and long after the memory was full."""
 
@@ -58,14 +63,18 @@ class Record:
     """Budgets of single layers that were clipped, summed over passes."""
 
 
-def run_walks(model: Model, cache: CacheConfig, walks: Sequence[Walk], frames: int) -> list[Record]:
+def run_walks(
+    model: Model, cache: CacheConfig, walks: Sequence[Walk], frames: int, submaps: SubmapConfig | None = None
+) -> list[Record]:
     """Feeds the walks, all of one size, side by side as one batch of streams; returns a record of each.
 
     The last chunk is fed whole; what goes beyond `frames` is not recorded.
     """
     height, width = walks[0].size
     cache = replace(cache, max_frames=-(-frames // CHUNK) * CHUNK)
-    state = init_stream(model, cache, height=height, width=width, batch=len(walks), heads=("camera", "depth"))
+    state = init_stream(
+        model, cache, height=height, width=width, batch=len(walks), heads=("camera", "depth"), submaps=submaps
+    )
     state_bytes = state.nbytes // len(walks)
     columns: list[list[dict[str, np.ndarray]]] = [[] for _ in walks]
     for start in range(0, frames, CHUNK):
@@ -123,6 +132,25 @@ def path_errors(found: np.ndarray, truth: np.ndarray) -> PathErrors:
     return PathErrors(errors["ate"] / float(spread), errors["ate"] / float(length), errors["rotation_mean_degrees"])
 
 
+def turning_factor(found: np.ndarray, truth: np.ndarray) -> float:
+    """By what factor cameras [S,3,4] (world_from_cam) turn from frame to frame `STEP` later, where the truth has 1.
+
+    The least-squares slope of predicted rotation vectors, each in the frame of its earlier camera, over true ones. Infinite
+    where a prediction is not finite; NaN where no true camera turns, or there are no such frames.
+    """
+    if not np.isfinite(found).all():
+        return np.inf
+    predicted, true = (_turns(cameras[..., :3]) for cameras in (found, truth))
+    size = np.sum(np.square(true))
+    return float(np.sum(predicted * true) / size) if size > 0 else np.nan
+
+
+def _turns(orientations: np.ndarray) -> np.ndarray:
+    """Rotation vectors [S − STEP,3] in radians of cameras with orientations [S,3,3]."""
+    steps = np.swapaxes(orientations[:-STEP], -1, -2) @ orientations[STEP:]
+    return Rotation.from_matrix(steps).as_rotvec() if len(steps) else np.zeros((0, 3))
+
+
 def measures(record: Record, length: int) -> dict[str, float]:
     """What is left of a record's first `length` frames: errors, time and memory, one number each.
 
@@ -143,6 +171,7 @@ def measures(record: Record, length: int) -> dict[str, float]:
         "path_error_percent": 100 * np.mean(windows),
         "position_error": whole.over_spread,
         "rotation_error_degrees": whole.rotation_degrees,
+        "turning_factor": turning_factor(found, truth),
         "milliseconds": np.median(times) if len(times) else np.nan,
         "state_megabytes": record.state_bytes / 1e6,
     }

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import tyro
 
-from ivggt_jax.command import say
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.plots import line_plot, path_plot
@@ -14,6 +13,9 @@ from ivggt_jax.evaluate.records import Record, curves, measures, run_walks
 from ivggt_jax.evaluate.report import SequenceReport, summary_table, write_report
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
+from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.options import SubmapOptions
+from ivggt_jax.runs.command import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class Stream:
     """Folder for the report."""
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     memory: Annotated[MemoryOptions, tyro.conf.arg(name="")] = field(default_factory=MemoryOptions)
+    mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = field(default_factory=SubmapOptions)
 
     def __post_init__(self) -> None:
         if self.frames < 3:
@@ -44,8 +47,9 @@ def evaluate_streams(config: Stream) -> int:
     size = native_size(model.config)
     walks = [Walk(route, seed, *size) for route in config.routes for seed in config.seeds]
     cache = config.memory.cache_for(config.frames)
-    records = run_walks(model, cache, walks, config.frames)
-    reports = [report_record(record, cache) for record in records]
+    submaps = config.mapping.choose(model.config, config.frames)
+    records = run_walks(model, cache, walks, config.frames, submaps)
+    reports = [report_record(record, cache, submaps) for record in records]
     title = f"stream · {config.frames} frames"
     print(summary_table(title, reports))
     write_report(config.out, title, reports)
@@ -59,7 +63,7 @@ def native_size(config: ModelConfig) -> tuple[int, int]:
     return max(1, round(0.75 * config.image_size / patch)) * patch, config.image_size
 
 
-def report_record(record: Record, cache: CacheConfig) -> SequenceReport:
+def report_record(record: Record, cache: CacheConfig, submaps: SubmapConfig | None = None) -> SequenceReport:
     """The report of one stream."""
     drawn = curves(record)
     aligned = evaluate_trajectory(record.found, record.truth, "sim3").aligned
@@ -70,6 +74,7 @@ def report_record(record: Record, cache: CacheConfig) -> SequenceReport:
             "policy": str(cache.policy),
             "total budget": "unbounded" if cache.total_budget is None else cache.total_budget,
             "clipped budgets": record.clipped,
+            "submaps": "off" if submaps is None else str(submaps),
         },
         measures=measures(record, len(record.truth)),
         curves=drawn,

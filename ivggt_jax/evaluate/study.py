@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import tyro
 
-from ivggt_jax.command import say
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.evaluate.options import ModelOptions
 from ivggt_jax.evaluate.records import Record, curves, measures, record_clip, run_walks
@@ -25,7 +24,9 @@ from ivggt_jax.evaluate.study_report import write_study
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
 from ivggt_jax.memory.policies import POLICIES
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.resume import weights_fingerprint
+from ivggt_jax.runs.command import say
+from ivggt_jax.runs.resume import weights_fingerprint
+from ivggt_jax.strict_json import JsonError, read_json
 from ivggt_jax.writers.files import replacing
 
 FULL_FRAMES = 10_000
@@ -195,8 +196,8 @@ def _file(out: Path, cell: Cell) -> Path:
 def _kept(out: Path, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | None:
     """An earlier result of the cell, measured with the same settings."""
     try:
-        result = json.loads(_file(out, cell).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        result = read_json(_file(out, cell))
+    except JsonError:
         return None
     return result if result.get("settings") == settings else None
 

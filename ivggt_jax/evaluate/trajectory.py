@@ -5,17 +5,12 @@ Both trajectories are world-from-camera; what a model predicts, camera-from-worl
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.alignment import Similarity, SimilarityFit
-
-Alignment = Literal["sim3", "se3", "scale", "none"]
-"""What may be taken out before errors are measured. `sim3`: scale, rotation and translation (Umeyama on the positions);
-`se3`: the last two; `scale`: Umeyama's scale alone, about the origin; `none`: nothing. For the last two the caller
-brings both trajectories into one frame (`relative_to_first`)."""
+from ivggt_jax.trajectories.alignment import Alignment, align_trajectory, compose, inverse
+from ivggt_jax.transforms import Similarity
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +67,9 @@ def evaluate_trajectory(
     truth = np.where(known[:, None, None], truth, np.nan)
     transform = align_trajectory(prediction[known], truth[known], alignment)
     aligned = transform.poses(prediction)
-    error = _compose(inverse(truth), aligned)
-    relative = _compose(
-        _compose(inverse(truth[delta:]), truth[:-delta]), _compose(inverse(aligned[:-delta]), aligned[delta:])
+    error = compose(inverse(truth), aligned)
+    relative = compose(
+        compose(inverse(truth[delta:]), truth[:-delta]), compose(inverse(aligned[:-delta]), aligned[delta:])
     )
     return TrajectoryErrors(
         alignment=alignment,
@@ -85,40 +80,6 @@ def evaluate_trajectory(
         relative_translation=np.linalg.norm(relative[..., 3], axis=-1),
         relative_rotation=_angles(relative),
     )
-
-
-def align_trajectory(prediction: np.ndarray, truth: np.ndarray, alignment: Alignment) -> Similarity:
-    """The map that takes predicted cameras [S, 3, 4] (world-from-camera) to the true ones, fitted to the positions.
-
-    Where the positions lie on one line (a corridor) the rotation about it comes from the cameras' orientations. Raises
-    ValueError for an unknown alignment or, unless it is `none`, fewer than three frames; and with a scale where the true
-    camera does not move and the predicted one does.
-    """
-    if alignment not in get_args(Alignment):
-        raise ValueError(f"alignment must be one of {', '.join(get_args(Alignment))}, not {alignment!r}")
-    if alignment == "none":
-        return Similarity()
-    fit = SimilarityFit()
-    fit.add(prediction[..., 3], truth[..., 3])
-    orientations = np.einsum("sij,skj->ik", truth[..., :3], prediction[..., :3])
-    similarity = fit.solve(scale=alignment != "se3", orientations=orientations)
-    return Similarity(scale=similarity.scale) if alignment == "scale" else similarity
-
-
-def inverse(transform: np.ndarray) -> np.ndarray:
-    """Inverse [..., 3, 4] of rigid transforms [..., 3, 4]: world_from_cam from cam_from_world, and back."""
-    rotation = np.swapaxes(transform[..., :3], -1, -2)
-    return np.concatenate((rotation, -rotation @ transform[..., 3:]), axis=-1)
-
-
-def relative_to_first(world_from_cam: np.ndarray) -> np.ndarray:
-    """Cameras [S, 3, 4] with the first camera's frame as their world, which is the world of every prediction."""
-    return _compose(inverse(world_from_cam[:1]), world_from_cam)
-
-
-def _compose(a_from_b: np.ndarray, b_from_c: np.ndarray) -> np.ndarray:
-    rotation = a_from_b[..., :3]
-    return np.concatenate((rotation @ b_from_c[..., :3], rotation @ b_from_c[..., 3:] + a_from_b[..., 3:]), axis=-1)
 
 
 def _angles(transform: np.ndarray) -> np.ndarray:

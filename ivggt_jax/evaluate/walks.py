@@ -13,7 +13,6 @@ import numpy as np
 
 from ivggt_jax import geometry
 from ivggt_jax.evaluate.depth import evaluate_depth
-from ivggt_jax.evaluate.trajectory import inverse
 from ivggt_jax.synthetic import (
     Light,
     Look,
@@ -26,6 +25,7 @@ from ivggt_jax.synthetic import (
     returning_path,
 )
 from ivggt_jax.synthetic.scenes import Kind
+from ivggt_jax.trajectories.alignment import inverse
 
 FIELD_OF_VIEW = 62.0
 """Horizontal, in degrees."""

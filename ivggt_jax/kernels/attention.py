@@ -1,102 +1,186 @@
-"""Attention to the live part of a cache's layer, read where it lies: a GPU kernel (FlashAttention-2, arXiv 2307.08691)."""
+"""One attention function. How it is computed (dense, chunk by chunk, cuDNN, our kernel) follows from platform, type and size."""
 
 import math
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 
-from ivggt_jax.kernels import triton as plgpu
+from ivggt_jax.kernels import can_read, platform
+from ivggt_jax.kernels.attention_in_place import attend_in_place
 
-QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 3
-"""Size of a block, its warps, and the loads that are under way: the fastest of those tried on an H200."""
-PARTS = 4
-"""The keys are shared by so many blocks, so that there are several for each of the hundred-odd processors."""
-LEAST = -1e30
-"""In place of −∞, which would make NaN of a difference."""
+CHUNK = 512
+"""Keys per step of the online softmax, or twice as many; cache buffers are a multiple of it..."""
+SCORES_OF_A_HEAD = 1 << 21
+"""... and all keys of a clip at once where no head has more scores than that: 8 MB in float32."""
+DENSE_SCORES = 1 << 22
+"""Up to this many scores of a clip they are all held at once, which derivatives like..."""
+DENSE_SCORES_OF_A_STREAM = 1 << 14
+"""... but few of a stream, where chunks are faster by then, and those past the live keys are not computed..."""
+DENSE_SCORES_ON_GPU = 1 << 27
+"""... and on a GPU, where that is half a gigabyte in float32, and enough for a batch of the demo model's clips."""
 
 
-def attend_in_place(
+def attend(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Array | None = None) -> jax.Array:
+    """Scaled dot-product attention, softmax(q·kᵀ/√d)·v.
+
+    query [B,Q,H,D], keys and values [B,K,H,D] → [B,Q,H,D] in the query's dtype. With `length` [B], int32, only the first
+    `length` keys of each batch entry are seen; what the others hold, NaN included, has no influence.
+    """
+    return attend_layer(query, keys[None], values[None], 0, length)
+
+
+def attend_layer(
     query: jax.Array,
     keys: jax.Array,
     values: jax.Array,
     layer: int | jax.Array,
-    length: jax.Array,
+    length: jax.Array | None,
     scales: tuple[jax.Array, jax.Array] | None = None,
-    interpret: bool = False,
 ) -> jax.Array:
-    """`attend_layer` in bfloat16, without a copy of the layer, and reading live keys only.
+    """`attend` to one layer of stacked keys and values [layer,B,K,H,D], without copying that layer where it can be avoided.
 
-    query [B,Q,H,D]; keys and values [layer,B,K,H,D] of the query's type, or int8 with `scales`, two of [layer,B,K,H];
-    length [B] int32 → [B,Q,H,D] in the query's type. D is a power of two from 16, K a multiple of `KEYS`. `interpret`
-    runs it on any device.
+    With `scales`, two of [layer,B,K,H], keys and values are multiplied by them, a chunk at a time where it is done in chunks.
     """
     batch, queries, heads, head_dim = query.shape
-    blocks = -(-queries // QUERIES)
-    shape = (PARTS, batch, heads, queries)
-    part = jax.ShapeDtypeStruct((*shape, head_dim), jnp.float32)
-    weight = jax.ShapeDtypeStruct(shape, jnp.float32)
-    operands = [jnp.reshape(jnp.asarray(layer, jnp.int32), 1), length, query, keys, values, *(scales or ())]
-    parts, weights = pl.pallas_call(
-        partial(_attend_block, scaled=scales is not None),
-        grid=(blocks, heads, batch * PARTS),
-        out_shape=(part, weight),
-        compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=STAGES),
-        interpret=interpret,
-        name="attend_in_place",
-    )(*operands)
-    weights = jnp.exp2(weights - weights.max(0))[..., None]
-    attended = jnp.sum(parts * weights, axis=0) / jnp.sum(weights, axis=0)
-    return attended.swapaxes(1, 2).astype(query.dtype)
+    slots = keys.shape[2]
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    if query.dtype == jnp.bfloat16 and keys.dtype in (jnp.bfloat16, jnp.int8) and length is not None and can_read(keys):
+        return attend_in_place(query, keys, values, layer, length, scales)
+    on_gpu = platform() == "gpu"
+    cudnn = on_gpu and half and head_dim % 8 == 0 and head_dim <= 128
+    most = DENSE_SCORES_ON_GPU if on_gpu else DENSE_SCORES if length is None else DENSE_SCORES_OF_A_STREAM
+    if not cudnn and batch * queries * heads * slots > most:
+        return _chunked(query, keys, values, layer, length, scales, heads_at_once=heads if on_gpu else 1)
+    keys, values = keys[layer], values[layer]
+    if scales is not None:
+        keys, values = (
+            (x * scale[layer][..., None]).astype(query.dtype) for x, scale in zip((keys, values), scales, strict=True)
+        )
+    live = None if length is None else jnp.arange(slots) < length[:, None]
+    return _cudnn(query, keys, values, live) if cudnn else attend_masked(query, keys, values, live)
 
 
-def _attend_block(
-    layer_ref: Any, length_ref: Any, query_ref: Any, key_ref: Any, value_ref: Any, *refs: Any, scaled: bool
-) -> None:
-    """A block of queries of one head to one part of the keys: its own softmax, and the logarithm (to 2) of its sum."""
-    *scale_refs, part_ref, weight_ref = refs
-    queries, head_dim = query_ref.shape[1], query_ref.shape[3]
-    head, entry, part = pl.program_id(1), pl.program_id(2) // PARTS, pl.program_id(2) % PARTS
-    layer, length = layer_ref[0], length_ref[entry]
-    rows = pl.ds(pl.program_id(0) * QUERIES, QUERIES)
-    inside = pl.program_id(0) * QUERIES + jnp.arange(QUERIES) < queries
-    query = plgpu.load(query_ref.at[entry, rows, head, :], mask=inside[:, None], other=0.0)
-    to_logarithm = math.log2(math.e) / math.sqrt(head_dim)
+def attend_causal(query: jax.Array, keys: jax.Array, values: jax.Array, frames: int) -> jax.Array:
+    """Block-causal attention over a clip: tokens of frame t see all tokens of frames ≤ t.
 
-    def step(index: jax.Array, carry: tuple, whole: bool) -> tuple:
-        maximum, total, output = carry
-        where = (layer, entry, pl.ds(index * KEYS, KEYS), head)
-        key, value = key_ref[(*where, slice(None))], value_ref[(*where, slice(None))]
-        scores = plgpu.dot(query, key.astype(query.dtype).T) * to_logarithm
-        if scaled:
-            scores *= scale_refs[0][where][None, :]
-        if not whole:
-            seen = index * KEYS + jnp.arange(KEYS) < length
-            scores = jnp.where(seen[None, :], scores, LEAST)
-            value = jnp.where(seen[:, None], value, jnp.zeros_like(value))
-        new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=1))
-        weights, shrink = jnp.exp2(scores - new_maximum[:, None]), jnp.exp2(maximum - new_maximum)
-        total = total * shrink + jnp.sum(weights, axis=1)
-        if scaled:
-            scale = scale_refs[1][where]
-            weights *= (scale if whole else jnp.where(seen, scale, 0.0))[None, :]
-        found = plgpu.dot(weights.astype(query.dtype), value.astype(query.dtype))
-        return new_maximum, total, output * shrink[:, None] + found
+    All [B, frames·P, H, D]. Each frame's queries attend to a static prefix of the keys: no mask, and half the work; but
+    with a single token a frame that would be many tiny products.
+    """
+    tokens = query.shape[1] // frames
+    if tokens == 1:
+        return jax.nn.dot_product_attention(query, keys, values, is_causal=True, implementation="xla")
+    parts = [
+        attend(query[:, t * tokens : (t + 1) * tokens], keys[:, : (t + 1) * tokens], values[:, : (t + 1) * tokens])
+        for t in range(frames)
+    ]
+    return jnp.concatenate(parts, axis=1)
 
-    chunks = (length + KEYS - 1) // KEYS
-    each = (chunks + PARTS - 1) // PARTS
-    first, last = part * each, jnp.minimum((part + 1) * each, chunks)
-    whole = jnp.maximum(jnp.minimum(last, length // KEYS), first)
-    start = (
-        jnp.full((QUERIES,), LEAST, jnp.float32),
-        jnp.zeros((QUERIES,), jnp.float32),
-        jnp.zeros((QUERIES, head_dim), jnp.float32),
+
+def attend_masked(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array | None) -> jax.Array:
+    """`attend` with all scores held at once, to the keys that `live` [B,K] marks (None: all)."""
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, keys.astype(query.dtype), preferred_element_type=jnp.float32)
+    scores /= math.sqrt(query.shape[-1])
+    if live is not None:
+        scores = jnp.where(live[:, None, None, :], scores, -jnp.inf)
+        values = jnp.where(live[:, :, None, None], values, 0)
+    weights = jax.nn.softmax(scores, axis=-1)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(query.dtype), values.astype(query.dtype))
+
+
+def attend_once(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array) -> jax.Array:
+    """`attend_masked` for a single query [B,1,H,D]: heads stay innermost, where matrices of one row would be slow."""
+    scores = jnp.einsum("bhd,bkhd->bkh", query[:, 0], keys) / math.sqrt(query.shape[-1])
+    weights = jax.nn.softmax(jnp.where(live[..., None], scores, -jnp.inf), axis=1)
+    return jnp.einsum("bkh,bkhd->bhd", weights, jnp.where(live[..., None, None], values, 0))[:, None]
+
+
+def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array | None) -> jax.Array:
+    keys, values = keys.astype(query.dtype), values.astype(query.dtype)
+    lengths = None
+    if live is not None:
+        # It is not said that cuDNN looks at nothing else. The layer is copied for it anyway.
+        keys, values = (jnp.where(live[..., None, None], x, 0) for x in (keys, values))
+        keys_seen = live.sum(1, dtype=jnp.int32)
+        lengths = (keys_seen, jnp.full_like(keys_seen, query.shape[1]))
+    return jax.nn.dot_product_attention(
+        query,
+        keys,
+        values,
+        key_value_seq_lengths=None if lengths is None else lengths[0],
+        query_seq_lengths=None if lengths is None else lengths[1],
+        implementation="cudnn",
     )
-    carry = lax.fori_loop(first, whole, partial(step, whole=True), start)
-    maximum, total, output = lax.fori_loop(whole, last, partial(step, whole=False), carry)
-    total = jnp.maximum(total, 1e-30)  # a part without keys has no weight
-    plgpu.store(part_ref.at[part, entry, head, rows, :], output / total[:, None], mask=inside[:, None])
-    plgpu.store(weight_ref.at[part, entry, head, rows], maximum + jnp.log2(total), mask=inside)
+
+
+def _keys_at_once(queries: int, slots: int, cached: bool) -> int:
+    """Keys of a chunk, so that chunks are alike.
+
+    Twice `CHUNK` is faster for many queries; for few, much of a cache's last chunk would be dead slots.
+    """
+    most = 2 * CHUNK if queries >= CHUNK else CHUNK
+    if not cached:
+        most = max(most, SCORES_OF_A_HEAD // queries)
+    return -(-slots // -(-slots // most))
+
+
+def _chunked(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    layer: int | jax.Array,
+    length: jax.Array | None,
+    scales: tuple[jax.Array, jax.Array] | None,
+    heads_at_once: int,
+) -> jax.Array:
+    """Online softmax over chunks of keys (arXiv 2205.14135), one (batch entry, head) after the other on the CPU.
+
+    One large matrix product after the other runs several times faster there than a batch of them.
+    """
+    batch, queries, heads, head_dim = query.shape
+    slots = keys.shape[2]
+    chunk = _keys_at_once(queries, slots, cached=length is not None)
+    layer = jnp.asarray(layer, jnp.int32)
+    scaled = query * jnp.asarray(1 / math.sqrt(head_dim), query.dtype)
+
+    def one_head(item: jax.Array) -> jax.Array:
+        entry, head = item // heads, item % heads
+        rows = lax.dynamic_slice(scaled, (entry, 0, head, 0), (1, queries, 1, head_dim))[0, :, 0]
+        live = slots if length is None else length[entry]
+
+        def step(index: jax.Array, carry: tuple) -> tuple:
+            maximum, total, output = carry
+            # The last chunk of an uneven buffer starts early: what the chunk before has seen is masked.
+            start = jnp.minimum(index * chunk, slots - chunk)
+            slot = start + jnp.arange(chunk)
+            seen = (slot >= index * chunk) & (slot < live)
+            where = (layer, entry, start, head, 0)
+            key, value = (lax.dynamic_slice(x, where, (1, 1, chunk, 1, head_dim))[0, 0, :, 0] for x in (keys, values))
+            if scales is not None:
+                key, value = (
+                    x * lax.dynamic_slice(scale, where[:-1], (1, 1, chunk, 1)).reshape(chunk, 1)
+                    for x, scale in zip((key, value), scales, strict=True)
+                )
+            key, value = key.astype(query.dtype), value.astype(query.dtype)
+            scores = jnp.dot(rows, key.T, preferred_element_type=jnp.float32)
+            scores = jnp.where(seen, scores, -jnp.inf)
+            new_maximum = jnp.maximum(maximum, scores.max(-1, keepdims=True))
+            weights = jnp.exp(scores - new_maximum)
+            shrink = jnp.exp(maximum - new_maximum)
+            part = jnp.dot(
+                weights.astype(query.dtype), jnp.where(seen[:, None], value, 0), preferred_element_type=jnp.float32
+            )
+            return new_maximum, total * shrink + weights.sum(-1, keepdims=True), output * shrink + part
+
+        start = (
+            jnp.full((queries, 1), -1e30, jnp.float32),
+            jnp.zeros((queries, 1), jnp.float32),
+            jnp.zeros((queries, head_dim), jnp.float32),
+        )
+        # A static trip count where there is one: reverse-mode derivatives need it.
+        trips = -(-live // chunk) if isinstance(live, int) else (live + chunk - 1) // chunk
+        _, total, output = lax.fori_loop(0, trips, step, start)
+        return (output / total).astype(query.dtype)
+
+    result = lax.map(one_head, jnp.arange(batch * heads), batch_size=heads_at_once if heads_at_once > 1 else None)
+    return result.reshape(batch, heads, queries, head_dim).transpose(0, 2, 1, 3)

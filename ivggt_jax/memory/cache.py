@@ -4,7 +4,6 @@ All layers live in one set of buffers with a leading layer axis, which a scan ov
 Slots [0, length) are live; the first `anchor` of them are the first frame and never move (InfiniteVGGT, arXiv 2601.02281, §3.2).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -12,11 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ivggt_jax.kernels import platform
-from ivggt_jax.memory.selection import largest, places
-
-Measure = Callable[["KVCache", jax.Array, jax.Array, jax.Array], jax.Array]
-"""A policy as `evict` calls it: (cache, layer, live [batch,slot], candidates [batch,head,slot]) → redundancy
-[batch,head,slot] float32."""
+from ivggt_jax.memory.largest import largest, places
 
 
 @jax.tree_util.register_dataclass
@@ -93,52 +88,13 @@ def append(cache: KVCache, layer: jax.Array, keys: jax.Array, values: jax.Array,
     )
 
 
-def evict(
-    cache: KVCache,
-    layer: jax.Array,
-    budget: jax.Array,
-    score: jax.Array,
-    anchor: int,
-    policy: Measure,
-    protected: jax.Array | None = None,
-    most: int | None = None,
-) -> tuple[KVCache, jax.Array]:
-    """Bring one layer down to `budget` [batch] tokens by dropping, in every head, the most redundant candidates.
+def drop(cache: KVCache, layer: jax.Array, redundancy: jax.Array, budget: jax.Array, anchor: int, most: int) -> KVCache:
+    """Bring one layer down to `budget` [batch] tokens: in every head those of highest `redundancy` [batch,head,slot] go.
 
-    Candidates are all live tokens but the first `anchor` and the `protected` [batch,head,slot]; `budget` must have room
-    for these. Of equally redundant candidates the lowest slot goes first. At most `most` (2 · `anchor`) go in a round.
-    Returns the cache and the layer's score [batch]: the mean redundancy of all candidates before selection where
-    something was evicted, the given `score` elsewhere.
-    """
-    length = cache.length[layer]
-    slots, heads = cache.keys.shape[2:4]
-    over = length > budget
-    slot = jnp.arange(slots)
-    live = slot < length[:, None]
-    candidates = jnp.broadcast_to((live & (slot >= anchor))[:, None], (length.shape[0], heads, slots))
-    if protected is not None:
-        candidates &= ~protected
-
-    def drop(cache: KVCache) -> tuple[KVCache, jax.Array]:
-        redundancy = policy(cache, layer, live, candidates)
-        mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
-        redundancy = jnp.maximum(redundancy, jnp.finfo(jnp.float32).min)  # −∞ is for what is no candidate
-        if protected is not None:
-            redundancy = jnp.where(protected, -jnp.inf, redundancy)
-        cache = _evict_most_redundant(cache, layer, redundancy, budget, anchor, min(most or 2 * anchor, slots))
-        return cache, jnp.where(over, mean, score)
-
-    # A scalar predicate: streams that are all within their budget cost nothing here.
-    return lax.cond(jnp.any(over), drop, lambda cache: (cache, score), cache)
-
-
-def _evict_most_redundant(
-    cache: KVCache, layer: jax.Array, redundancy: jax.Array, budget: jax.Array, anchor: int, most: int
-) -> KVCache:
-    """Rounds of at most `most` victims a head, until every stream is within its budget.
-
-    In steady state one round is enough; a layer whose budget falls by more takes several, with the same result. The first
-    is not asked for: on a GPU the host reads what a conditional or a loop asks, and waits for it.
+    Of equally redundant tokens the lowest slot goes first; the first `anchor` stay, and what is −∞ goes last. Victims go
+    in rounds of at most `most` a head, until every stream is within its budget. In steady state one round is enough; a
+    layer whose budget falls by more takes several, with the same result. The first is not asked for: on a GPU the host
+    reads what a conditional or a loop asks, and waits for it.
     """
 
     def one_round(carry: tuple[KVCache, jax.Array]) -> tuple[KVCache, jax.Array]:

@@ -1,12 +1,12 @@
 """The camera head's cache: a ring over frames, the first frame pinned, an entry per trunk layer and iteration."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self
 
 import jax
 import jax.numpy as jnp
 
-from ivggt_jax.model.attention import attend_once
+from ivggt_jax.kernels.attention import attend_once
 
 CameraCacheMode = Literal["reference", "per_iteration"]
 
@@ -31,37 +31,38 @@ def ring_slot(frame: jax.Array, frames: int) -> jax.Array:
     return jnp.where(frame == 0, 0, 1 + (frame - 1) % (frames - 1))
 
 
-def attend_ring(
-    ring: CameraRing,
-    layer: jax.Array,
-    iteration: int,
-    frame: jax.Array,
-    query: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    mode: CameraCacheMode,
-) -> tuple[jax.Array, CameraRing]:
-    """Store one iteration's keys and values [batch,1,head,head_dim] of frame [batch] and attend to what it may see.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CameraMemory:
+    """The ring while the frames at hand, one of each stream, go through the camera head (a `model.clip.Memory`)."""
 
-    `reference`: all iterations of earlier frames and those of this frame so far; `per_iteration`: the same iteration of
-    earlier frames and of this one. Returns what the query receives [batch,1,head,head_dim] and the ring.
-    """
-    _, batch, frames, iterations, heads, head_dim = ring.keys.shape
-    entry = jnp.arange(batch)
-    slot = ring_slot(frame, frames)
-    ring = CameraRing(
-        ring.keys.at[layer, entry, slot, iteration].set(keys[:, 0]),
-        ring.values.at[layer, entry, slot, iteration].set(values[:, 0]),
-    )
-    place, turn = jnp.arange(frames), jnp.arange(iterations)
-    own = (place == slot[:, None])[:, :, None]
-    filled = (place <= frame[:, None])[:, :, None]
-    visible = filled & (turn == iteration) if mode == "per_iteration" else filled & (~own | (turn <= iteration))
-    seen = (batch, frames * iterations)
-    attended = attend_once(
-        query,
-        ring.keys[layer].reshape(*seen, heads, head_dim),
-        ring.values[layer].reshape(*seen, heads, head_dim),
-        visible.reshape(seen),
-    )
-    return attended, ring
+    ring: CameraRing
+    frame: jax.Array
+    """[batch] int32: the frame's number in its stream, from 0."""
+    mode: CameraCacheMode = field(metadata={"static": True})
+    """`reference`: an iteration sees all of earlier frames and those of this frame so far; `per_iteration`: the same one
+    of earlier frames and of this one."""
+
+    def attend(self, layer: jax.Array, query: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Self]:
+        """Store keys and values [batch,1,head,head_dim] of layer iteration · layers + l, and attend to what it may see."""
+        layers, batch, frames, iterations, heads, head_dim = self.ring.keys.shape
+        iteration, layer = layer // layers, layer % layers
+        entry = jnp.arange(batch)
+        slot = ring_slot(self.frame, frames)
+        ring = CameraRing(
+            self.ring.keys.at[layer, entry, slot, iteration].set(keys[:, 0]),
+            self.ring.values.at[layer, entry, slot, iteration].set(values[:, 0]),
+        )
+        place, turn = jnp.arange(frames), jnp.arange(iterations)
+        own = (place == slot[:, None])[:, :, None]
+        filled = (place <= self.frame[:, None])[:, :, None]
+        one_turn = self.mode == "per_iteration"
+        visible = filled & ((turn == iteration) if one_turn else (~own | (turn <= iteration)))
+        seen = (batch, frames * iterations)
+        attended = attend_once(
+            query,
+            ring.keys[layer].reshape(*seen, heads, head_dim),
+            ring.values[layer].reshape(*seen, heads, head_dim),
+            visible.reshape(seen),
+        )
+        return attended, replace(self, ring=ring)

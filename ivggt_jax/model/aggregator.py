@@ -1,8 +1,5 @@
 """Alternating attention: frame blocks inside each frame, global blocks across frames (VGGT, arXiv 2503.11651, §3.2)."""
 
-from collections.abc import Callable
-from typing import Literal, TypeVar
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +7,10 @@ from flax import nnx
 from jax import lax
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.model.attention import attend, attend_causal
+from ivggt_jax.model.clip import Clip, ClipMode, TokenMemoryT
 from ivggt_jax.model.encoder import Encoder
 from ivggt_jax.model.layers import Block, stack
-from ivggt_jax.model.rope import rotation_table
-
-Carry = TypeVar("Carry")
-GlobalStep = Callable[[jax.Array, jax.Array, jax.Array, Carry, jax.Array], tuple[jax.Array, Carry]]
-"""(query, keys, values, memory, layer) → (what the queries receive, memory)."""
-GlobalNote = Callable[[jax.Array, jax.Array, Carry, jax.Array], Carry]
-"""(tokens before the MLP of a global block, what the MLP adds to them, memory, layer) → memory."""
+from ivggt_jax.model.rope import Rotation, rotation_table
 
 
 class Aggregator(nnx.Module):
@@ -37,7 +28,7 @@ class Aggregator(nnx.Module):
         self.frame_blocks = stack(block, config.depth, rngs=rngs)
         self.global_blocks = stack(block, config.depth, rngs=rngs)
 
-    def clip(self, images: jax.Array, mode: Literal["offline", "causal"], remat: bool = False) -> jax.Array:
+    def clip(self, images: jax.Array, mode: ClipMode, remat: bool = False) -> jax.Array:
         """A whole clip at once: images [B,S,H,W,3] → outputs of `dpt_layers` [layer,B,S,P,2·width].
 
         `offline`: global blocks see all frames; `causal`: frame t sees frames ≤ t. With `remat` the backward pass
@@ -48,13 +39,8 @@ class Aggregator(nnx.Module):
         patches = patches.reshape(batch, frames, *patches.shape[1:])
         first = jnp.broadcast_to(jnp.arange(frames) == 0, (batch, frames))
 
-        def across(query, keys, values, memory, layer):
-            query, keys, values = (x.reshape(batch, -1, *x.shape[2:]) for x in (query, keys, values))
-            attended = attend(query, keys, values) if mode == "offline" else attend_causal(query, keys, values, frames)
-            return attended.reshape(batch * frames, -1, *attended.shape[2:]), memory
-
         tokens = self.tokens(patches, first)
-        outputs, _ = self.alternate(tokens, height, width, across, None, remat)
+        outputs, _ = self.alternate(tokens, height, width, Clip(frames, mode), remat)
         return outputs
 
     def tokens(self, patches: jax.Array, first: jax.Array) -> jax.Array:
@@ -63,52 +49,57 @@ class Aggregator(nnx.Module):
         special = jnp.where(first[..., None, None], special[0], special[1])
         return jnp.concatenate([special, patches], axis=2)
 
-    def alternate(
-        self,
-        tokens: jax.Array,
-        height: int,
-        width: int,
-        across: GlobalStep,
-        memory: Carry,
-        remat: bool = False,
-        note: GlobalNote | None = None,
-    ) -> tuple[jax.Array, Carry]:
-        """Run all pairs of blocks on tokens [B,S,P,width]; `across` is how a global block attends.
-
-        With `note`, the memory also learns what that block's MLP does. Returns the outputs of `dpt_layers`
-        [layer,B,S,P,2·width] and the memory.
-        """
+    def rotation(self, height: int, width: int) -> Rotation:
+        """How queries and keys of a frame turn with the places of its tokens."""
         config = self.config
-        batch, frames, count, features = tokens.shape
-        rotation = rotation_table(
+        return rotation_table(
             *config.patch_grid(height, width), config.special_tokens, config.head_dim, config.rope_base
         )
-        # Layers whose output no head reads write past the end, which drops them.
-        row = np.full(config.depth, len(config.dpt_layers))
-        row[list(config.dpt_layers)] = range(len(config.dpt_layers))
 
-        def pair(x: jax.Array, memory: Carry, frame_block: Block, global_block: Block, layer: jax.Array):
-            x = within = frame_block(x, rotation)
-            attended, memory = across(*global_block.project(x, rotation), memory, layer)
-            x = global_block.receive(x, attended)
-            change = global_block.change(x)
-            if note is not None:
-                memory = note(x, change, memory, layer)
-            x = x + change
+    def alternate(
+        self, tokens: jax.Array, height: int, width: int, memory: TokenMemoryT, remat: bool = False
+    ) -> tuple[jax.Array, TokenMemoryT]:
+        """All pairs of blocks on tokens [B,S,P,width], the global ones attending to the memory.
+
+        Returns the outputs of `dpt_layers` [layer,B,S,P,2·width] and the memory. `remat` is that of `clip`.
+        """
+        config, rotation = self.config, self.rotation(height, width)
+        batch, frames, count, features = tokens.shape
+        # Layers whose output no head reads write past the end, which drops them.
+        rows = np.full(config.depth, len(config.dpt_layers))
+        rows[list(config.dpt_layers)] = range(len(config.dpt_layers))
+
+        def pair(
+            x: jax.Array, memory: TokenMemoryT, frame_block: Block, global_block: Block, layer: jax.Array
+        ) -> tuple[jax.Array, jax.Array, TokenMemoryT]:
+            within = frame_block(x, rotation)
+            x, memory = across_frames(global_block, within, rotation, memory, layer)
             return x, jnp.concatenate([within, x], axis=-1), memory
 
         if remat:
             pair = jax.checkpoint(pair)
 
-        def step(carry, layer_inputs):
+        def step(
+            carry: tuple[jax.Array, jax.Array, TokenMemoryT], layers: tuple[Block, Block, jax.Array, jax.Array]
+        ) -> tuple[tuple[jax.Array, jax.Array, TokenMemoryT], None]:
             x, outputs, memory = carry
-            frame_block, global_block, layer, row = layer_inputs
+            frame_block, global_block, layer, row = layers
             x, both, memory = pair(x, memory, frame_block, global_block, layer)
             outputs = outputs.at[row].set(both.reshape(outputs.shape[1:]), mode="drop")
             return (x, outputs, memory), None
 
         x = tokens.reshape(batch * frames, count, features)
         outputs = jnp.zeros((len(config.dpt_layers), batch, frames, count, 2 * features), x.dtype)
-        layers = (self.frame_blocks, self.global_blocks, jnp.arange(config.depth), row)
+        layers = (self.frame_blocks, self.global_blocks, jnp.arange(config.depth), jnp.asarray(rows))
         (_, outputs, memory), _ = lax.scan(step, (x, outputs, memory), layers)
         return outputs, memory
+
+
+def across_frames(
+    block: Block, x: jax.Array, rotation: Rotation, memory: TokenMemoryT, layer: jax.Array
+) -> tuple[jax.Array, TokenMemoryT]:
+    """A global block on tokens x [B·S,P,width]: what becomes of them, and of the memory that they attend to."""
+    attended, memory = memory.attend(layer, *block.project(x, rotation))
+    x = block.receive(x, attended)
+    change = block.change(x)
+    return x + change, memory.note(layer, x, change)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from ivggt_jax.model.attention import attend
+from ivggt_jax.kernels.attention import attend
 from ivggt_jax.model.rope import Rotation, rotate
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)

@@ -19,7 +19,7 @@ Params = dict[str, Any]
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A configuration and its parameters: a pytree, so it goes through jit, grad and device_put as it is."""
 
@@ -51,7 +51,7 @@ class Model:
     def check_heads(self, heads: Iterable[str]) -> None:
         """Raises ValueError for a head that this model has not."""
         if absent := sorted(set(heads) - set(self.heads)):
-            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(self.heads)}")
+            raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(self.heads) or 'none'}")
 
     @property
     def network(self) -> VGGT:

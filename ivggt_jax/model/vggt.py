@@ -29,7 +29,7 @@ PIXELS_AT_ONCE = 1 << 20
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
     """What the model says of frames; a field is None when its head was left out.
 
@@ -54,6 +54,8 @@ class Predictions:
     """[…,N] in [0,1]"""
     features: jax.Array | None = None
     """[…,P,2·width] the last layer's tokens: camera, registers, patches in rows."""
+    map: Any = None
+    """A `mapping.MapRecord`, of a stream with submaps: then the world is the stream's, and not the present submap's."""
 
 
 class VGGT(nnx.Module):

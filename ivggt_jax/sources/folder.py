@@ -29,7 +29,7 @@ class FileReader:
         """One raw frame for every stride-th path."""
         for index, path in enumerate(self._paths):
             if index % self._stride == 0:
-                yield RawFrame(index, None, path.name, str(path), partial(read_image, path, self._exif))
+                yield RawFrame(index, None, path.name, str(path), partial(read_image, path, self._exif), path)
 
     def close(self) -> None:
         """Nothing is held open between frames."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -60,6 +61,8 @@ class Frame:
     fit: Fit
     mask: np.ndarray | None = None
     """bool [H,W]; False: ignore this pixel (masked by the user, or white padding). None: every pixel counts."""
+    path: Path | None = None
+    """The image file that was read; None for a frame of a video or a camera."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class RawFrame:
     """File, or video or camera and frame number, for error messages."""
     read: Callable[[], Image.Image]
     """Gives the upright RGB image, or raises SourceError. To be called before the next raw frame is asked for."""
+    path: Path | None = None
+    """As in `Frame`."""
 
 
 class Reader(Protocol):

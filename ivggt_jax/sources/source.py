@@ -210,7 +210,7 @@ class Source:
             mask = fit_mask(self._find_mask(raw.name), fit, height, width)
         except SourceError as error:
             raise SourceError(f"{raw.where}: {error}") from error
-        return Frame(image, raw.index, raw.timestamp, raw.name, fit, mask)
+        return Frame(image, raw.index, raw.timestamp, raw.name, fit, mask, raw.path)
 
     def _find_mask(self, name: str) -> Image.Image | None:
         if self._masks is None or self.config.masks is None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ivggt_jax.writers.depth import DepthWriter
+from ivggt_jax.writers.evidence import Evidence
 from ivggt_jax.writers.files import ResumeError, WriteError
 from ivggt_jax.writers.intrinsics import IntrinsicsWriter
 from ivggt_jax.writers.kitti import KittiWriter
@@ -16,6 +17,7 @@ from ivggt_jax.writers.ply import PlyWriter
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.rrd import RrdWriter
 from ivggt_jax.writers.run_json import read_run_json, write_run_json
+from ivggt_jax.writers.submaps import SubmapsWriter
 from ivggt_jax.writers.tum import TumWriter
 from ivggt_jax.writers.video import VideoWriter
 from ivggt_jax.writers.writer import ExportOptions, Writer
@@ -43,6 +45,7 @@ WRITERS: dict[str, type[Writer]] = {
         DepthWriter,
         VideoWriter,
         RrdWriter,
+        SubmapsWriter,
     )
 }
 """Outputs that grow frame by frame, by the name that --export knows."""
@@ -65,14 +68,22 @@ class Writers:
         of frames that it had finished and the `state()` saved with them. Raises ValueError for an unknown name,
         ResumeError when the folder holds less, WriteError when it cannot be written.
         """
+        state = state or {}
         names = list(dict.fromkeys(names))
         unknown = [name for name in names if name not in WRITERS]
         if unknown:
             raise ValueError(f"no writer is called {', '.join(unknown)}; there are {', '.join(WRITERS)}")
+        self.evidence = Evidence(_part(state, "evidence/"))
+        """What the frames show, whatever is written of them."""
         self._writers: list[Writer] = []
         with contextlib.ExitStack() as opened:
             for name in names:
-                writer = WRITERS[name](out, options, frames, _part(state or {}, f"{name}/"))
+                try:
+                    writer = WRITERS[name](out, options, frames, _part(state, f"{name}/"))
+                except (KeyError, TypeError, IndexError) as error:  # what was saved is not what this writer saves
+                    raise ValueError(
+                        f"what a stopped run saved for {name} cannot be used: begin again with --overwrite ({error!r})"
+                    ) from error
                 self._writers.append(writer)
                 opened.callback(writer.close)
             self._opened = opened.pop_all()
@@ -86,10 +97,12 @@ class Writers:
             raise ValueError(f"frame {result.frame.name}: the predicted camera is not finite; try --precision float32")
         for writer in self._writers:
             writer.write(result)
+        self.evidence.add(result.frame.image)
 
     def state(self) -> dict[str, np.ndarray]:
         """What a resumed run needs beside the files, as arrays with names like "ply/keys"."""
-        return {f"{writer.name}/{key}": array for writer in self._writers for key, array in writer.state().items()}
+        states = {"evidence": self.evidence.state(), **{writer.name: writer.state() for writer in self._writers}}
+        return {f"{name}/{key}": array for name, state in states.items() for key, array in state.items()}
 
     def record(self) -> dict[str, Any]:
         """What `run.json` should say about each output."""

@@ -1,9 +1,10 @@
 """`sparse/0/`: a COLMAP model (cameras.bin, images.bin, points3D.bin) beside the `images/` that it refers to.
 
 Camera-from-world, quaternion wxyz, the corner of the first pixel at (0, 0), PINHOLE cameras; points with tracks of at
-least three views (`tracks`). https://colmap.github.io/format.html#binary-file-format
+least three views (`tracks`), and after them points of the fused cloud, without tracks, to start splats from. https://colmap.github.io/format.html#binary-file-format
 """
 
+import logging
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -12,11 +13,15 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.images import View, place_image, shared_intrinsics
+from ivggt_jax.writers.images import Pictures, View, shared_intrinsics
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.tracks import REACH, NewPoints, Tracker
 from ivggt_jax.writers.writer import ExportOptions
 
+logger = logging.getLogger(__name__)
+
+FEW = 100
+"""Tracked points under which a model is thin."""
 PINHOLE = 1
 """COLMAP's number of the camera model with fx, fy, cx, cy."""
 
@@ -28,7 +33,9 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
     disk is full.
     """
     model = out / "sparse" / "0"
-    views = [place_image(result, out / "images", options.images) for result in run.cameras()]
+    pictures = Pictures(out / "images", options.images)
+    views = [pictures.place(result) for result in run.cameras()]
+    pictures.check()
     _write_cameras(model / "cameras.bin", views, options.shared_camera)
     tracker = Tracker(options)
     points = 0
@@ -45,8 +52,14 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
             if 0 <= (done := position - REACH) < len(run):
                 camera = 1 if options.shared_camera else done + 1
                 _write_image(images_file, done + 1, camera, views[done], *tracker.observations())
+        dense = _write_dense(points_file, run, options, points)
         points_file.seek(0)
-        points_file.write(struct.pack("<Q", points))
+        points_file.write(struct.pack("<Q", points + dense))
+    if points < FEW:
+        logger.warning(
+            "thin: %d points of the COLMAP model are seen in three of its %d pictures, too few to refine it; %d more are there "
+            "to start splats from", points, len(run), dense,
+        )  # fmt: skip
 
 
 def _write_cameras(path: Path, views: list[View], shared: bool) -> None:
@@ -76,3 +89,21 @@ def _write_points(file: BinaryIO, new: NewPoints) -> None:
     for number, position, colour, track in zip(new.numbers, new.positions, new.colours, new.tracks, strict=True):
         file.write(struct.pack("<Q3d3BdQ", number, *position, *colour, -1.0, len(track)))
         file.write((track + (1, 0)).astype("<i4").tobytes())  # images are numbered from 1, observations from 0
+
+
+def _write_dense(file: BinaryIO, run: SavedRun, options: ExportOptions, before: int) -> int:
+    """Points of the fused cloud, drawn from it at random (the same ones each time), numbered after those `before`."""
+    if options.dense == 0:
+        return 0
+    try:
+        points, colours = run.cloud(options).cloud()
+    except ValueError:  # no pixel makes a point
+        return 0
+    count = min(options.dense, len(points))
+    chosen = np.sort(np.random.default_rng(0).choice(len(points), count, replace=False))
+    fields = [("number", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("views", "<u8")]
+    records = np.zeros(count, fields)
+    records["number"], records["error"] = before + 1 + np.arange(count), -1.0
+    records["xyz"], records["rgb"] = points[chosen], colours[chosen]
+    file.write(records.tobytes())
+    return count

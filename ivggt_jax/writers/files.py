@@ -5,14 +5,17 @@ half-written under its final name. (Killed, not cut from power: nothing here wai
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ivggt_jax.beside import written_beside
+
 
 class WriteError(OSError):
-    """A file could not be written: names the file, the reason and what to do."""
+    """A file could not be written: names the file and the reason, and what to do where the disk is full."""
 
 
 class ResumeError(ValueError):
@@ -33,10 +36,9 @@ def naming(path: Path) -> Iterator[None]:
     except WriteError:
         raise
     except OSError as error:
-        raise WriteError(
-            f"cannot write {path}: {error.strerror or error}. Frames finished before are on disk; "
-            "free space, then go on with --resume"
-        ) from error
+        way = ". Frames finished before are on disk; free space, then go on with --resume"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise WriteError(f"cannot write {path}: {error.strerror or error}{way if full else ''}") from error
 
 
 @contextlib.contextmanager
@@ -46,16 +48,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Until then it is `.NAME.part` beside it. Folders are made. Raises WriteError, and leaves no part behind, when the
     disk is full.
     """
-    part = path.with_name(f".{path.name}.part")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("w+b") as file:
-                yield file
-            part.replace(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with written_beside(path) as part, part.open("w+b") as file:
+            yield file
 
 
 class LineFile:

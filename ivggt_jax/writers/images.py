@@ -1,22 +1,29 @@
 """`images/`: the picture files that COLMAP and nerfstudio models refer to, and each one's camera.
 
-Where the originals are at hand they are linked (or, if they lie turned in their file or have an unusual kind of
-pixel, written as the model took them), and cameras are in their pixels. Frames of a video or a camera have no image
-file, and an original of another size is not the one that the model saw: such frames are written as the model saw them,
-with cameras in those pixels. Either way image and camera belong together.
+An original that is at hand is put there under its frame's name, folders included, and the camera is in its pixels. It is
+the same file under a second name (or a copy, on another disk), so that the export can be moved, sent or mounted elsewhere.
+What those tools would read otherwise than the model did is written anew as the model took it: pictures that lie turned in
+their file, grey ones, deeper than eight bits, or with an alpha channel. Frames of a video or a camera have no picture file,
+and one that has another size by now is not the one that the model saw: such frames are written as the model saw them, with
+cameras in those pixels. Either way picture and camera belong together.
 """
 
+import logging
+import os
+import re
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from ivggt_jax.sources.frame import Fit
+from ivggt_jax.sources.frame import Fit, Frame, SourceError
 from ivggt_jax.sources.image_file import read_image
 from ivggt_jax.writers.files import naming, replacing
 from ivggt_jax.writers.result import Result
+
+logger = logging.getLogger(__name__)
 
 ORIENTATION = 0x0112
 """EXIF tag of how an image lies in its file; 1 is upright, from 5 on width and height are exchanged."""
@@ -27,7 +34,7 @@ class View:
     """One frame's picture file and the camera that took it."""
 
     name: str
-    """Of the file in `images/`."""
+    """Of the file in `images/`, folders included."""
     fit: Fit
     """From this picture to the model's input."""
     intrinsics: np.ndarray
@@ -45,21 +52,101 @@ class View:
         return (pixels + 0.5 - self.fit.offset) / self.fit.scale
 
 
-def place_image(result: Result, folder: Path, originals: Path | None) -> View:
-    """Puts the frame's picture into `folder` and returns its view. Raises WriteError when the disk is full."""
-    frame = result.frame
-    name, fit = None, frame.fit
-    if originals and (originals / frame.name).is_file():
-        name = _place_original(originals / frame.name, folder, fit.original_size)
-    if name is None:
-        height, width = frame.image.shape[:2]
+class Pictures:
+    """Places the pictures of one export in a folder, each under a name of its own."""
+
+    def __init__(self, folder: Path, originals: Path | None):
+        """originals: where to look for the original images, instead of where they were read."""
+        self._folder, self._originals = folder, originals
+        self._files: dict[str, Path | None] = {}  # what was placed under each name; None: what the model saw
+        self._frames: dict[Path, str] = {}  # the frame that took each original
+
+    def place(self, result: Result) -> View:
+        """Puts the frame's picture into the folder and returns its view.
+
+        Raises ValueError when two frames would take one picture or one name, WriteError when the disk is full.
+        """
+        frame = result.frame
+        original = self._original(frame)
+        name = None if original is None else self._place_original(original, frame)
+        fit = frame.fit
+        if name is None:
+            name = self._take(self._own_name(frame), None, frame)
+            fit = Fit((frame.image.shape[1], frame.image.shape[0]), (1.0, 1.0), (0.0, 0.0))
+            _write_png(self._folder / name, Image.fromarray(frame.image))
+        from_corner = fit.intrinsics_to_original(result.intrinsics)
+        from_corner[:2, 2] += 0.5
+        return View(name, fit, from_corner, result.cam_from_world)
+
+    def check(self) -> None:
+        """To be called at the end: says what may surprise. Raises ValueError when the user's folder has none of the pictures."""
+        seen = [name for name, file in self._files.items() if file is None]
+        if self._originals and seen:
+            if len(seen) == len(self._files):
+                raise ValueError(
+                    f"{self._originals} has none of the pictures, or has them in another size: they would be called as "
+                    f"their frames are, like {next(iter(self._files))}"
+                )
+            logger.warning(
+                "%d of %d pictures are not in %s, or have another size there: they are as the model saw them",
+                len(seen), len(self._files), self._originals,
+            )  # fmt: skip
+        others = {path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file()}
+        if others := others - self._files.keys():
+            logger.warning(
+                "%s holds %d other files, such as %s: programs that take pictures by their order take the wrong ones",
+                self._folder, len(others), min(others),
+            )  # fmt: skip
+
+    def _original(self, frame: Frame) -> Path | None:
+        """The frame's original image, where it is at hand."""
+        if self._originals is None:
+            return frame.path if frame.path and frame.path.is_file() else None
+        name = _safe(frame.name)
+        found = (path for path in (self._originals / name, self._originals / name.name) if path.is_file())
+        return next(found, None)
+
+    def _place_original(self, original: Path, frame: Frame) -> str | None:
+        """Links or converts an original image, and returns its name; None where it does not have the frame's size."""
+        size, name = frame.fit.original_size, _safe(frame.name)
+        facts = _facts(original)
+        if facts is None or size not in (facts.upright, facts.upright[::-1] if facts.turned else facts.upright):
+            return None
+        if facts.plain:
+            taken = self._take(name, original, frame)
+            _link(original, self._folder / taken)
+            return taken
+        try:
+            picture = read_image(original, exif=size == facts.upright)  # not so after `infer --no-exif`
+        except SourceError:  # it was damaged since
+            return None
+        taken = self._take(name.with_name(f"{name.name}.png"), original, frame)
+        _write_png(self._folder / taken, picture)
+        return taken
+
+    def _own_name(self, frame: Frame) -> PurePosixPath:
+        """Of what the model saw."""
+        if frame.path is None and self._originals is None:
+            return PurePosixPath(f"{frame.index:06d}.png")
         # Beside originals also its own name: one of them may be called by the number.
-        name = f"{frame.index:06d}.{frame.name}.png" if originals else f"{frame.index:06d}.png"
-        fit = Fit((width, height), (1.0, 1.0), (0.0, 0.0))
-        _write_png(folder / name, Image.fromarray(frame.image))
-    from_corner = fit.intrinsics_to_original(result.intrinsics)
-    from_corner[:2, 2] += 0.5
-    return View(name, fit, from_corner, result.cam_from_world)
+        name = _safe(frame.name)
+        return name.with_name(f"{frame.index:06d}.{name.name}.png")
+
+    def _take(self, name: PurePosixPath, original: Path | None, frame: Frame) -> str:
+        """The name for a frame's picture, remembered; another one where the same original comes again."""
+        if original is not None:
+            owner = self._frames.setdefault(original, frame.name)
+            if owner != frame.name:
+                raise ValueError(
+                    f"frames {owner} and {frame.name} would both take the picture {original}: give --images the folder "
+                    "that holds both of their folders"
+                )
+            if self._files.get(str(name)) == original:
+                name = name.with_name(f"{frame.index:06d}.{name.name}")
+        if str(name) in self._files:
+            raise ValueError(f"two pictures would be called {name}, the second is of frame {frame.name}: rename one")
+        self._files[str(name)] = original
+        return str(name)
 
 
 def shared_intrinsics(views: list[View]) -> np.ndarray:
@@ -71,31 +158,55 @@ def shared_intrinsics(views: list[View]) -> np.ndarray:
     return np.median([view.intrinsics for view in views], axis=0)
 
 
-def _place_original(original: Path, folder: Path, size: tuple[int, int]) -> str | None:
-    """Links or converts an original image, and returns its name; None where it does not have the size."""
-    with Image.open(original) as image:
-        stored, mode, orientation = image.size, image.mode, image.getexif().get(ORIENTATION, 1)
-    upright = stored[::-1] if orientation >= 5 else stored
-    if size not in (upright, stored):
+@dataclass(frozen=True)
+class _Facts:
+    """What an image file says before its pixels are read."""
+
+    upright: tuple[int, int]
+    """Width and height as its orientation wants it to be looked at."""
+    turned: bool
+    """Whether it lies with its sides exchanged in the file."""
+    plain: bool
+    """Whether every program reads what the model saw: upright RGB of eight bits, without an alpha channel."""
+
+
+def _facts(path: Path) -> _Facts | None:
+    """None where the file is no image, or holds several pictures, of which the frame may be any."""
+    try:
+        with Image.open(path) as image:
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # whose others are views for other screens
+                return None
+            # First, because EXIF may lie behind the pixels, and is looked for by loading them.
+            stored = (tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0] for tile in image.tile)
+            deep = any("16" in str(mode) for mode in stored)
+            orientation = image.getexif().get(ORIENTATION, 1)
+            turned = orientation >= 5
+            plain = orientation == 1 and image.mode == "RGB" and not deep and not image.has_transparency_data
+            return _Facts(image.size[::-1] if turned else image.size, turned, plain)
+    except (OSError, ValueError, SyntaxError):
         return None
-    if orientation == 1 and mode in ("RGB", "L"):
-        _link(original, folder / original.name)
-        return original.name
-    exif = size == upright  # not so after `infer --no-exif`
-    _write_png(folder / f"{original.name}.png", read_image(original, exif))
-    return f"{original.name}.png"
+
+
+def _safe(name: str) -> PurePosixPath:
+    """A frame's name as a path below the folder; bytes that are no text become %XX."""
+    text = re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
+    parts = [part for part in PurePosixPath(text).parts if part not in ("/", "..")]
+    return PurePosixPath(*parts) if parts else PurePosixPath("picture")
 
 
 def _link(original: Path, path: Path) -> None:
+    """Gives the file a second name; copies it where that cannot be."""
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and path.samefile(original):
+        if path.exists() and not path.is_symlink() and path.samefile(original):
             return
+        content = original.resolve()  # before a link of that name is gone
         path.unlink(missing_ok=True)
         try:
-            path.symlink_to(original.resolve())
-        except (OSError, NotImplementedError):  # a file system, or a Windows account, without links
-            shutil.copyfile(original, path)
+            os.link(content, path)
+        except OSError:  # another disk, a file system without links, somebody else's file
+            with replacing(path) as file, content.open("rb") as content_file:
+                shutil.copyfileobj(content_file, file)
 
 
 def _write_png(path: Path, image: Image.Image) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ivggt_jax.writers.depth import depth_to_16_bit, write_depth_png
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.images import View, place_image, shared_intrinsics
+from ivggt_jax.writers.images import Pictures, View, shared_intrinsics
 from ivggt_jax.writers.ply import write_ply
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun
@@ -31,14 +31,16 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
     Raises ValueError when no pixel makes a point, WriteError when the disk is full.
     """
     views, frames = [], []
+    pictures = Pictures(out / "images", options.images)
     for result in run:
-        view = place_image(result, out / "images", options.images)
+        view = pictures.place(result)
         frame = {"file_path": f"images/{view.name}", "transform_matrix": _transform(result).tolist()}
         if result.depth is not None:
             frame["depth_file_path"] = f"nerfstudio_depth/{result.frame.index:06d}.png"
             write_depth_png(out / frame["depth_file_path"], _depth_of_picture(result, view))
         views.append(view)
         frames.append(frame)
+    pictures.check()
     write_ply(out / "nerfstudio.ply", *run.cloud(options).cloud())
     scene: dict[str, Any] = {"camera_model": "OPENCV", "ply_file_path": "nerfstudio.ply"}
     if options.shared_camera:

@@ -2,7 +2,8 @@
 
 Arrays as in `Result`: image, cam_from_world, intrinsics, depth, depth_confidence, points, points_confidence, tracks,
 visibility, mask (those that there are); and the frame's index, name, timestamp (NaN where the source has none),
-original_size, scale and offset. Later exports are built from these files alone (`saved_run`).
+original_size, scale and offset, and the path of the image file where there is one. Later exports are built from these
+files alone, and from the original images where those are still there (`saved_run`).
 """
 
 import zipfile
@@ -29,7 +30,7 @@ class NpzWriter(Writer):
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         self._files = NumberedFiles(out / "frames", ".npz", frames)
-        self._dtype = np.dtype(options.frames_dtype)
+        self._dtype = np.dtype(options.frames_dtype or "float32")
 
     def write(self, result: Result) -> None:
         """Writes the frame's file."""
@@ -68,6 +69,7 @@ def _arrays(result: Result) -> dict[str, Any]:
         "scale": np.array(frame.fit.scale, np.float64),
         "offset": np.array(frame.fit.offset, np.float64),
         "mask": frame.mask,
+        "path": None if frame.path is None else np.str_(frame.path.absolute()),
     }
     arrays |= {name: getattr(result, name) for name in OPTIONAL}
     return {name: array for name, array in arrays.items() if array is not None}

@@ -1,5 +1,6 @@
 """`points.ply`: the fused point cloud; binary little-endian, xyz float32 and rgb uint8, in the first camera's frame."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,14 @@ import numpy as np
 
 from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.fusion import VoxelGrid
+from ivggt_jax.writers.pixels import point_mask
 from ivggt_jax.writers.result import Result
-from ivggt_jax.writers.selection import point_mask
 from ivggt_jax.writers.writer import ExportOptions, Writer, required
+
+logger = logging.getLogger(__name__)
+
+FEW = 100
+"""Points under which a cloud is thin."""
 
 
 class PlyWriter(Writer):
@@ -89,3 +95,5 @@ def _check_not_empty(grid: VoxelGrid, name: object, frames: int) -> None:
             f"{name} would have no points: no pixel of {frames} frames is finite, inside the masks and confident "
             "enough; lower --confidence or check --masks"
         )
+    if len(grid) < FEW:
+        logger.warning("thin: %s has %d points of %d frames", name, len(grid), frames)

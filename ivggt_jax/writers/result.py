@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ivggt_jax.mapping.state import MapRecord
 from ivggt_jax.sources.frame import Frame
 
 
@@ -28,6 +29,8 @@ class Result:
     """float32 [N, 2] as (x, y), in pixels of the model's input."""
     visibility: np.ndarray | None = None
     """float32 [N]"""
+    map: MapRecord | None = None
+    """Of a stream with submaps: which one the frame belongs to, and where that lies. NumPy, without leading axes."""
 
     @property
     def world_from_cam(self) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ivggt_jax.strict_json import read_json
 from ivggt_jax.writers.files import replacing
 
 CONVENTIONS = {
@@ -28,10 +29,9 @@ CONVENTIONS = {
 def write_run_json(out: Path, record: Mapping[str, Any]) -> None:
     """Writes `run.json` into the folder `out`, at once: `record` (settings, timings, …) and the conventions.
 
-    Values may be nested mappings and sequences, dataclasses, paths, NumPy scalars and arrays; numbers that are not
-    finite become null. Raises TypeError for anything else, WriteError when the disk is full.
+    Values are as `plain` takes them. Raises TypeError for others, WriteError when the disk is full.
     """
-    text = json.dumps(_plain({**record, "conventions": CONVENTIONS}), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain({**record, "conventions": CONVENTIONS}), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(out / "run.json") as file:
         file.write(f"{text}\n".encode())
 
@@ -41,26 +41,34 @@ def read_run_json(out: Path) -> dict[str, Any]:
     path = out / "run.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {out} is not the output folder of a run")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    return read_json(path)
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON knows it."""
+def recorded(record: object, *names: str) -> Any:
+    """The value under names inside one another; None where there is none, as in a record that is not ours."""
+    for name in names:
+        record = record.get(name) if isinstance(record, dict) else None
+    return record
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON knows it.
+
+    It may be made of mappings and sequences, dataclasses, paths, NumPy scalars and arrays; numbers that are not finite
+    become null, bytes of a file's name that are no text \\x… Raises TypeError for anything else.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+        return plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
+        return [plain(item) for item in value]
+    if isinstance(value, str | Path):
+        return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if value is None or isinstance(value, str | int | float):
+    if value is None or isinstance(value, int | float):
         return value
     raise TypeError(f"run.json cannot hold {value!r} of type {type(value).__name__}")

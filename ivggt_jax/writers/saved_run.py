@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from ivggt_jax.writers.npz import DENSE, OPTIONAL
 from ivggt_jax.writers.ply import fuse
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions
+
+LARGEST = 4 << 30
+"""Bytes that one frame may unpack to."""
 
 
 class SavedRun(Sequence[Result]):
@@ -72,18 +75,46 @@ def read_result(path: Path, maps: bool = True) -> Result:
 def _read_result(path: Path, file: BinaryIO, maps: bool) -> Result:
     try:
         with np.load(file, allow_pickle=False) as saved:
-            names = [name for name in OPTIONAL if name in saved and (maps or name not in DENSE)]
-            fields = {name: saved[name].astype(np.float32) for name in names}
-            timestamp = float(saved["timestamp"])
-            scale, offset = saved["scale"].tolist(), saved["offset"].tolist()
-            frame = Frame(
-                image=saved["image"],
-                index=int(saved["index"]),
-                timestamp=None if np.isnan(timestamp) else timestamp,
-                name=str(saved["name"]),
-                fit=Fit(tuple(saved["original_size"].tolist()), tuple(scale), tuple(offset)),
-                mask=saved.get("mask"),
-            )
-            return Result(frame=frame, cam_from_world=saved["cam_from_world"], intrinsics=saved["intrinsics"], **fields)
+            if sum(entry.file_size for entry in saved.zip.infolist()) > LARGEST:
+                raise ValueError(f"it unpacks to more than {LARGEST >> 30} GiB")
+            arrays = {
+                name: saved[name].astype(np.float32) if name in OPTIONAL else saved[name]
+                for name in saved.files
+                if maps or name not in DENSE
+            }
+        return _result(arrays)
     except Exception as error:  # zipfile and NumPy raise almost anything on a damaged file
         raise ValueError(f"{path} is not a frame that infer saved, or is damaged: {error}") from error
+
+
+def _result(arrays: dict[str, np.ndarray]) -> Result:
+    """The result of one file's arrays. Raises ValueError or KeyError where they are not what `npz` writes."""
+    height, width, _ = arrays["image"].shape
+    shapes = {
+        **{"image": (height, width, 3), "mask": (height, width), "cam_from_world": (3, 4), "intrinsics": (3, 3)},
+        **dict.fromkeys(DENSE, (height, width)),
+        **{"points": (height, width, 3), "original_size": (2,), "scale": (2,), "offset": (2,)},
+    }
+    types = {"image": np.uint8, "mask": np.bool_, "original_size": np.int64}
+    for name in arrays.keys() & shapes.keys():
+        kind = np.dtype(types.get(name, np.float32 if name in DENSE else np.float64))
+        if (arrays[name].shape, arrays[name].dtype) != (shapes[name], kind):
+            raise ValueError(
+                f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, not {kind} {list(shapes[name])}"
+            )
+    camera = [arrays[name] for name in ("cam_from_world", "intrinsics", "scale", "offset")]
+    size = arrays["original_size"]
+    if not all(np.isfinite(x).all() for x in camera) or not (arrays["scale"] > 0).all() or not (size > 0).all():
+        raise ValueError("its camera or its size is none")
+    timestamp, index = float(arrays["timestamp"]), int(arrays["index"])
+    frame = Frame(
+        image=arrays["image"],
+        index=index,
+        timestamp=None if np.isnan(timestamp) else timestamp,
+        name=str(arrays["name"]),
+        fit=Fit(tuple(size.tolist()), tuple(arrays["scale"].tolist()), tuple(arrays["offset"].tolist())),
+        mask=arrays.get("mask"),
+        path=Path(str(arrays["path"])) if "path" in arrays else None,
+    )
+    fields: dict[str, Any] = {name: arrays[name] for name in OPTIONAL if name in arrays}
+    return Result(frame=frame, cam_from_world=arrays["cam_from_world"], intrinsics=arrays["intrinsics"], **fields)

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from ivggt_jax.writers.refine import PATCH, refine
+from ivggt_jax.writers.matching import PATCH, refine
+from ivggt_jax.writers.pixels import point_mask
 from ivggt_jax.writers.result import Result
-from ivggt_jax.writers.selection import point_mask
 from ivggt_jax.writers.writer import ExportOptions, required
 
 STRIDES = (1, 2, 4, 8, 16)

@@ -14,6 +14,7 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
+from ivggt_jax.beside import written_beside
 from ivggt_jax.writers.files import ResumeError, naming
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer, required
@@ -80,25 +81,24 @@ class VideoWriter(Writer):
 
     def _resume(self, state: Mapping[str, np.ndarray]) -> None:
         """Copies all frames but the newest into a new file, adds that one, and goes on from there."""
-        part = self._path.with_name(f".{self._path.name}.part")
-        self._container = av.open(str(part), "w", format="mp4", options=FRAGMENTED)
-        self._stream = _add_stream(self._container, *(int(side) for side in state["size"]))
-        copied = 0
-        if self._path.is_file():
-            with av.open(str(self._path)) as old:
-                # The muxer wants packets as the encoder makes them, with start codes in place of lengths.
-                start_codes = BitStreamFilterContext("h264_mp4toannexb", old.streams.video[0])
-                for packet in itertools.islice(old.demux(video=0), self._frames - 1):
-                    for whole in start_codes.filter(packet):
-                        self._mux(_numbered(whole, copied))
-                        copied += 1
-        if copied < self._frames - 1:
-            self._container.close()
-            raise ResumeError(self._path, copied, self._frames)
-        newest = av.Packet(state["newest"].tobytes())
-        newest.is_keyframe = bool(state["newest_is_keyframe"])
-        self._mux(_numbered(newest, copied))
-        part.replace(self._path)
+        with written_beside(self._path) as part:
+            self._container = av.open(str(part), "w", format="mp4", options=FRAGMENTED)
+            self._stream = _add_stream(self._container, *(int(side) for side in state["size"]))
+            copied = 0
+            if self._path.is_file():
+                with av.open(str(self._path)) as old:
+                    # The muxer wants packets as the encoder makes them, with start codes in place of lengths.
+                    start_codes = BitStreamFilterContext("h264_mp4toannexb", old.streams.video[0])
+                    for packet in itertools.islice(old.demux(video=0), self._frames - 1):
+                        for whole in start_codes.filter(packet):
+                            self._mux(_numbered(whole, copied))
+                            copied += 1
+            if copied < self._frames - 1:
+                self._container.close()
+                raise ResumeError(self._path, copied, self._frames)
+            newest = av.Packet(state["newest"].tobytes())
+            newest.is_keyframe = bool(state["newest_is_keyframe"])
+            self._mux(_numbered(newest, copied))
 
 
 def colour_depth(depth: np.ndarray, inverse_range: np.ndarray) -> np.ndarray:

@@ -26,16 +26,21 @@ class ExportOptions:
     shared_camera: bool = False
     """Whether COLMAP and nerfstudio get one camera for all frames (the median) or one a frame."""
     images: Path | None = None
-    """Folder of the original images, for COLMAP and nerfstudio; frames not found there, or found in another size, are
-    given as the model saw them."""
-    frames_dtype: Literal["float32", "float16"] = "float32"
-    """Of depth, points and confidences in frames/*.npz."""
+    """Where the original images are now, for COLMAP and nerfstudio, if not where they were read; frames not found there, or
+    found in another size, are given as the model saw them."""
+    dense: int = 100_000
+    """Points of the fused cloud that COLMAP's points3D gets beside those that are tracked, so that splats start from many;
+    they have no tracks, and bundle adjustment leaves them alone. 0: none."""
+    frames_dtype: Literal["float32", "float16"] | None = None
+    """Of depth, points and confidences in frames/*.npz; by default float32, float16 where nobody asked for frames."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 100:
             raise ValueError(f"--confidence is a percentile from 0 to below 100, not {self.confidence}")
         if self.voxel is not None and not self.voxel > 0:
             raise ValueError(f"--voxel must be positive, not {self.voxel}")
+        if self.dense < 0:
+            raise ValueError(f"--dense must be 0 or more points, not {self.dense}")
         if self.max_points < 8:
             raise ValueError(f"--max-points must be at least 8, not {self.max_points}")
 

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax import export, infer
-from ivggt_jax.output_folder import LOCK
+from ivggt_jax.runs.output_folder import LOCK
 
 SCALE, TURN, SHIFT = 3.0, Rotation.from_euler("xyz", (0.4, -1.0, 2.0)), np.array((5.0, -2.0, 9.0))
 """What takes the model's world to that of the known trajectory."""

@@ -7,8 +7,8 @@ from commands import FRAMES, run
 from filelock import FileLock
 
 from ivggt_jax import infer
-from ivggt_jax.output_folder import LOCK, MARKER, begin_anew, check_inputs_outside, default_out, earlier_run
-from ivggt_jax.resume import STATE_FILE, begin, read_state
+from ivggt_jax.runs.output_folder import LOCK, MARKER, begin_anew, check_inputs_outside, default_out, earlier_run
+from ivggt_jax.runs.resume import STATE_FILE, begin, read_state
 from ivggt_jax.writers import write_run_json
 
 

@@ -18,7 +18,7 @@ from commands import PATIENCE, run, start, wait_until, write_frames
 
 from ivggt_jax import infer
 from ivggt_jax.infer import main
-from ivggt_jax.resume import STATE_FILE
+from ivggt_jax.runs.resume import STATE_FILE
 from ivggt_jax.writers import Result
 from ivggt_jax.writers.tum import TumWriter
 
@@ -31,10 +31,11 @@ DIFFER = ("settings", "milliseconds_per_frame", "peak_memory_bytes")
 
 @pytest.fixture(scope="module")
 def arguments(checkpoint: Path, frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
-    """All exports (the Rerun SDK's where it is installed) of twelve frames; the budget of 290 tokens evicts from the third on."""
+    """All exports (the Rerun SDK's where it is installed) of twelve frames; the budget of 290 tokens evicts from the third on,
+    and the sixth begins a second submap."""
     folder = write_frames(tmp_path_factory.mktemp("input") / "frames", frames[:FRAMES])
     return ("--frames", folder, "--checkpoint", checkpoint, "--budget", 290, "--heads", "camera", "depth", "tracks",
-            "--confidence", 20, "--export", *EXPORTS)  # fmt: skip
+            "--submaps", 6, "--confidence", 20, "--export", *EXPORTS)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def test_two_kills_and_the_same_files(arguments: tuple[object, ...], whole: Path
     assert f"{FRAMES} frames saved: resumed from there" in capsys.readouterr().err
     assert_same_files(out, whole)
     assert run(main, *arguments, "--resume") == 0
-    assert f"a finished run of {FRAMES} frames: nothing to resume" in capsys.readouterr().err
+    assert f"a finished run of {FRAMES} frames of {arguments[1]}: nothing to resume" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import tyro
 
-from train.data.sampling import select_frames
-from train.data.scene import Dataset
-from train.data.transforms import Arrays, color_jitter, draw_query_points, fit_frame, stack_clip
+from ivggt_jax.train.data.sampling import select_frames
+from ivggt_jax.train.data.scene import Dataset
+from ivggt_jax.train.data.transforms import Arrays, color_jitter, draw_query_points, fit_frame, stack_clip
 
 RESOLUTIONS = (
     (518, 392), (518, 336), (518, 294), (518, 266), (518, 210), (518, 154),

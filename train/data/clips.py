@@ -9,8 +9,8 @@ from ivggt_jax.sources.folder import folder_images
 from ivggt_jax.sources.frame import SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, read_image
 from ivggt_jax.sources.video import VideoReader
-from train.data.sampling import Sampling
-from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
+from ivggt_jax.train.data.sampling import Sampling
+from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
 VIDEO_RATE = 10.0

@@ -11,8 +11,8 @@ from typing import Self
 import grain
 from absl import flags
 
-from train.data.batches import Batch, BatchSource
-from train.stopping import SIGNALS
+from ivggt_jax.train.data.batches import Batch, BatchSource
+from ivggt_jax.train.stopping import SIGNALS
 
 logger = logging.getLogger(__name__)
 

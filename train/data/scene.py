@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.data.sampling import Sampling
+from ivggt_jax.train.data.sampling import Sampling
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from ivggt_jax.synthetic import Clip, clip
 from ivggt_jax.synthetic.paths import Look
 from ivggt_jax.synthetic.scenes import Kind
-from train.data.batches import Batch
+from ivggt_jax.train.data.batches import Batch
 
 FIELDS = ("images", "depth", "valid", "points", "cam_from_world", "intrinsics", "query_points", "tracks", "visibility")
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from train.data.scene import LabelledFrame
+from ivggt_jax.train.data.scene import LabelledFrame
 
 Arrays = dict[str, np.ndarray]
 

@@ -7,7 +7,7 @@ batch; here each image stands alone, so that a sample's loss does not depend on 
 import jax
 import jax.numpy as jnp
 
-from train.losses.reduce import EPSILON, masked_mean, norm, unit, valid_or_all
+from ivggt_jax.train.losses.reduce import EPSILON, masked_mean, norm, unit, valid_or_all
 
 CONFIDENCE_REWARD = 0.1
 IMAGE = (2, 3)

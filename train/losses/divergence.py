@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from train.losses.reduce import EPSILON
+from ivggt_jax.train.losses.reduce import EPSILON
 
 
 def laplace_divergence(

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ivggt_jax import Model
 from ivggt_jax.geometry import project
+from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.rope import rotation_table
-from train.losses.reduce import masked_mean, norm
+from ivggt_jax.train.losses.reduce import masked_mean, norm
 
 READOUT = 5
 """Channels of patch tokens that say: displacement from the first frame (2), world point (3)."""

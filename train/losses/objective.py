@@ -7,12 +7,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from train.losses.camera import camera_loss
-from train.losses.dense import dense_loss
-from train.losses.divergence import bernoulli_divergence, laplace_divergence
-from train.losses.reduce import masked_mean, valid_or_all
-from train.losses.task import task_losses
-from train.losses.tracks import reference_track_loss, track_loss
+from ivggt_jax.train.losses.camera import camera_loss
+from ivggt_jax.train.losses.dense import dense_loss
+from ivggt_jax.train.losses.divergence import bernoulli_divergence, laplace_divergence
+from ivggt_jax.train.losses.reduce import masked_mean, valid_or_all
+from ivggt_jax.train.losses.task import task_losses
+from ivggt_jax.train.losses.tracks import reference_track_loss, track_loss
 
 FIELDS = {
     "camera": ("pose_encoding",),
@@ -46,6 +46,8 @@ class LossConfig:
     """Of the point head's."""
     tracks: float = 0.5
     """Of the tracker's."""
+    relative: float = 0.0
+    """Of the relative poses of frames 1, 4 and 16 apart, against ground truth alone; see `relative_pose_loss`."""
     matching: float = 0.0
     """Of global attention's errors as a search for correspondences, see `train.losses.guidance`; 0 asks for no such thing."""
     readout: float = 0.0
@@ -54,8 +56,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.distillation_weight <= 0 and self.task_weight <= 0:
             raise ValueError("distillation_weight and task_weight are both 0: there is nothing to minimise")
-        if self.is_guided and self.task_weight <= 0:
-            raise ValueError("matching and readout come from ground truth: task_weight must be above 0")
+        if (self.is_guided or self.relative > 0) and self.task_weight <= 0:
+            raise ValueError("relative, matching and readout come from ground truth: task_weight must be above 0")
         if self.reference and self.distillation != "distill":
             raise ValueError(f"reference=True is about distillation='distill', not {self.distillation!r}")
 
@@ -162,12 +164,14 @@ def _mask(valid: jax.Array | None, pixels: jax.Array) -> jax.Array:
 
 
 def _weigh(config: LossConfig, objectives: list[tuple[str, float, Terms]]) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The weighted sum, and every weighted term."""
+    """The weighted sum, and every weighted term; what has no weight has no part, and is never computed under jit."""
     total = jnp.zeros(())
     terms: dict[str, jax.Array] = {}
     for name, weight, losses in objectives:
         for head, parts in losses.items():
             factor = weight * getattr(config, head)
+            if factor == 0:
+                continue
             terms |= {f"{name}/{head}_{part}": factor * value for part, value in parts.items()}
             terms[f"{name}/{head}"] = factor * sum(parts.values())
             total += terms[f"{name}/{head}"]

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from ivggt_jax.geometry import pose_from_cameras
-from train.losses.camera import camera_loss
-from train.losses.reduce import masked_mean, norm
-from train.losses.tracks import track_loss
+from ivggt_jax.train.losses.camera import camera_loss, relative_pose_loss
+from ivggt_jax.train.losses.reduce import masked_mean, norm
+from ivggt_jax.train.losses.tracks import track_loss
 
 CONFIDENCE_REWARD = 0.2
 CAMERA_DELTA = 0.02
@@ -23,7 +23,7 @@ CLIP = (1, 2, 3)
 
 
 def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
-    """Losses of every predicted head that has ground truth, by head and term.
+    """Losses of every predicted head that has ground truth, and of the steps between cameras, by head and term.
 
     prediction: fields of `Predictions` [B,S,…] by name. batch: valid bool [B,S,H,W], depth [B,S,H,W], points
     [B,S,H,W,3], cam_from_world [B,S,3,4], intrinsics [B,S,3,3], and where there are tracks, tracks [B,S,N,2] with
@@ -44,11 +44,10 @@ def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Arr
     if "pose_encoding" in prediction:
         known = jnp.any(valid, CLIP)[:, None]
         pose = pose_from_cameras(batch["cam_from_world"], batch["intrinsics"], *valid.shape[-2:])
-        losses["camera"] = camera_loss(
-            _with_scale(prediction["pose_encoding"], scale[..., 0, 0], known),
-            _with_scale(pose, true_scale[..., 0, 0], known),
-            delta=CAMERA_DELTA,
-        )
+        found = _with_scale(prediction["pose_encoding"], scale[..., 0, 0], known)
+        wanted = _with_scale(pose, true_scale[..., 0, 0], known)
+        losses["camera"] = camera_loss(found, wanted, delta=CAMERA_DELTA)
+        losses["relative"] = relative_pose_loss(found, wanted)
     if "tracks" in prediction and "tracks" in batch:
         visible = batch["visibility"]
         losses["tracks"] = track_loss(

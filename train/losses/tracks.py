@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from train.losses.reduce import EPSILON, binary_cross_entropy, masked_mean, norm
+from ivggt_jax.train.losses.reduce import EPSILON, binary_cross_entropy, masked_mean, norm
 
 
 def track_loss(

@@ -7,7 +7,7 @@ import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import images_in, matched, number, read_png_depth, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
-from ivggt_jax.evaluate.datasets.tables import poses_from_rows, read_table
+from ivggt_jax.trajectories.tables import poses_from_rows, read_table
 
 DEPTH_LAYOUT = "depth_selection/val_selection_cropped/{image_gathered,groundtruth_depth_gathered}/<sequence>/*.png"
 ODOMETRY_LAYOUT = "sequences/00/{image_2/000000.png,calib.txt,times.txt} and poses/00.txt"

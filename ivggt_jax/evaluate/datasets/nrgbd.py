@@ -14,7 +14,7 @@ from ivggt_jax.evaluate.datasets.files import (
     without_damage,
 )
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
-from ivggt_jax.evaluate.datasets.tables import poses_from_rows, read_table
+from ivggt_jax.trajectories.tables import poses_from_rows, read_table
 
 LAYOUT = "<scene>/images/img0.png, <scene>/depth/depth0.png and <scene>/poses.txt"
 FOCAL = 554.2562584220408

@@ -6,8 +6,8 @@ import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import images_in, matched, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
-from ivggt_jax.evaluate.datasets.tables import poses_from_rows, read_pose_files, read_table
 from ivggt_jax.evaluate.datasets.tum import suffix
+from ivggt_jax.trajectories.tables import poses_from_rows, read_pose_files, read_table
 
 LAYOUT = "<scene>/color/0.jpg and <scene>/pose/0.txt, or a subset's <scene>/color_<N>/*.jpg and <scene>/pose_<N>.txt"
 

@@ -12,7 +12,7 @@ from ivggt_jax.evaluate.datasets.files import (
     without_damage,
 )
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
-from ivggt_jax.evaluate.datasets.tables import read_pose_files
+from ivggt_jax.trajectories.tables import read_pose_files
 
 LAYOUT = "<scene>/TestSplit.txt and <scene>/seq-01/frame-000000.{color.png,depth.png,pose.txt}"
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import damage, images_in, matched, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
-from ivggt_jax.evaluate.trajectory import inverse
+from ivggt_jax.trajectories.alignment import inverse
 
 LAYOUT = "training/{final/<sequence>/frame_0001.png, depth/<sequence>/frame_0001.dpt, camdata_left/<sequence>/frame_0001.cam}"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import images_in, read_png_depth, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
-from ivggt_jax.evaluate.datasets.tables import (
+from ivggt_jax.trajectories.tables import (
     ASSOCIATION_SECONDS,
     nearest_in_time,
     poses_from_tum,

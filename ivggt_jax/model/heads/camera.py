@@ -1,22 +1,16 @@
 """Camera head: iterative refinement of a frame's pose encoding from its camera token (VGGT §3.3). Float32."""
 
-from collections.abc import Callable
-from typing import Literal, TypeVar
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.model.attention import attend, attend_causal
+from ivggt_jax.model.clip import Clip, ClipMode, MemoryT
 from ivggt_jax.model.layers import Block, Mlp, layer_norm, linear, stack
 
 POSE = 9
 """Translation 3, quaternion xyzw 4, field of view (vertical, horizontal) 2."""
-Memory = TypeVar("Memory")
-TrunkStep = Callable[[jax.Array, jax.Array, jax.Array, Memory, jax.Array, int], tuple[jax.Array, Memory]]
-"""(query, keys, values, memory, layer, iteration) → (what the queries receive, memory)."""
 
 
 class CameraHead(nnx.Module):
@@ -43,41 +37,36 @@ class CameraHead(nnx.Module):
         self.pose_branch.fc2.kernel = nnx.Param(jnp.zeros((features // 2, POSE)))
         self.pose_branch.fc2.bias = nnx.Param(identity / config.camera_iterations)
 
-    def clip(self, tokens: jax.Array, mode: Literal["offline", "causal"]) -> jax.Array:
+    def clip(self, tokens: jax.Array, mode: ClipMode) -> jax.Array:
         """Camera tokens [B,S,2·width] → activated pose encodings of every iteration [iteration,B,S,9]."""
+        return self.refine(tokens, Clip(tokens.shape[1], mode))[0]
 
-        def across(query, keys, values, memory, layer, iteration):
-            if mode == "offline":
-                return attend(query, keys, values), memory
-            return attend_causal(query, keys, values, tokens.shape[1]), memory
-
-        return self.refine(tokens, across, None)[0]
-
-    def refine(self, tokens: jax.Array, across: TrunkStep, memory: Memory) -> tuple[jax.Array, Memory]:
-        """All iterations on camera tokens [B,S,2·width]; `across` is how a trunk block attends.
+    def refine(self, tokens: jax.Array, memory: MemoryT) -> tuple[jax.Array, MemoryT]:
+        """All iterations on camera tokens [B,S,2·width], which the trunk's layers pass once in each.
 
         Returns the activated encodings [iteration,B,S,9] and the memory.
         """
-        tokens = self.token_norm(tokens.astype(jnp.float32))
+        batch, frames, features = tokens.shape
+        tokens = self.token_norm(tokens.astype(jnp.float32)).reshape(batch * frames, 1, features)
         plain = _standardise(tokens)
-        pose = jnp.zeros((*tokens.shape[:2], POSE), jnp.float32)
+        pose = jnp.zeros((batch * frames, 1, POSE), jnp.float32)
+        layers = jnp.arange(jax.tree.leaves(self.trunk)[0].shape[0])
+
+        def step(
+            carry: tuple[jax.Array, MemoryT], inputs: tuple[Block, jax.Array]
+        ) -> tuple[tuple[jax.Array, MemoryT], None]:
+            (x, memory), (block, layer) = carry, inputs
+            attended, memory = memory.attend(layer, *block.project(x))
+            return (block.finish(x, attended), memory), None
+
         poses = []
         for iteration in range(self.iterations):
             embedded = jnp.broadcast_to(self.empty_pose[...], pose.shape) if iteration == 0 else lax.stop_gradient(pose)
             shift, scale, gate = jnp.split(self.modulation(jax.nn.silu(self.embed_pose(embedded))), 3, axis=-1)
             x = gate * (plain * (1 + scale) + shift) + tokens
-
-            def step(carry, inputs, iteration=iteration):
-                x, memory = carry
-                block, layer = inputs
-                query, keys, values = block.project(x)
-                attended, memory = across(query, keys, values, memory, layer, iteration)
-                return (block.finish(x, attended), memory), None
-
-            layers = jax.tree.leaves(self.trunk)[0].shape[0]
-            (x, memory), _ = lax.scan(step, (x, memory), (self.trunk, jnp.arange(layers)))
+            (x, memory), _ = lax.scan(step, (x, memory), (self.trunk, iteration * layers.size + layers))
             pose = pose + self.pose_branch(self.trunk_norm(x))
-            poses.append(_activate(pose))
+            poses.append(_activate(pose).reshape(batch, frames, POSE))
         return jnp.stack(poses), memory
 
 

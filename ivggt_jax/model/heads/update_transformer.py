@@ -6,7 +6,7 @@ from flax import nnx
 from jax import lax
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.model.attention import attend, attend_masked
+from ivggt_jax.kernels.attention import attend, attend_masked
 from ivggt_jax.model.layers import Mlp, layer_norm, linear, stack
 
 

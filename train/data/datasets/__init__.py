@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from train.data.datasets.arkitscenes import arkitscenes
-from train.data.datasets.co3d import co3d
-from train.data.datasets.scannet import scannet
-from train.data.datasets.seven_scenes import seven_scenes
-from train.data.datasets.tum import tum
-from train.data.scene import Dataset
+from ivggt_jax.train.data.datasets.arkitscenes import arkitscenes
+from ivggt_jax.train.data.datasets.co3d import co3d
+from ivggt_jax.train.data.datasets.scannet import scannet
+from ivggt_jax.train.data.datasets.seven_scenes import seven_scenes
+from ivggt_jax.train.data.datasets.tum import tum
+from ivggt_jax.train.data.scene import Dataset
 
 DATASETS: dict[str, Callable[[Path, str], Dataset]] = {
     "arkitscenes": arkitscenes,

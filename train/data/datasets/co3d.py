@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ivggt_jax.sources.image_file import read_image
-from train.data.sampling import Sampling
-from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_arrays, read_depth
+from ivggt_jax.train.data.sampling import Sampling
+from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_arrays, read_depth
 
 
 class Co3DScene(Scene):

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ivggt_jax.sources.image_file import read_image
-from train.data.sampling import Sampling
-from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_depth
+from ivggt_jax.train.data.sampling import Sampling
+from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_depth
 
 INTRINSICS = np.array([[525.0, 0, 320], [0, 525, 240], [0, 0, 1]])
 NEAREST, FARTHEST = 1e-3, 10.0

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.evaluate.datasets.tables import ASSOCIATION_SECONDS, nearest_in_time
 from ivggt_jax.sources.folder import folder_images
 from ivggt_jax.sources.image_file import read_image
-from train.data.sampling import Sampling
-from train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_depth
+from ivggt_jax.train.data.sampling import Sampling
+from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_depth
+from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time
 
 CAMERAS = {
     "freiburg1": (517.306408, 516.469215, 318.643040, 255.313989),

@@ -1,0 +1,99 @@
+"""The one way to replace a file or folder: it is written beside its place and takes the name when it is whole.
+
+A process may be killed between any two system calls. What was under the name is then still there, or what replaces it is,
+whole. What the killed process had begun lies in a part beside it, `.NAME.part`; the next one to write there takes that over,
+and as a part never is what anybody reads, it may be removed at any time. A part is locked while it is written, so that of two
+processes one is refused. (Killed, not cut from power: nothing here waits for the disk.)
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def written_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """An empty file or folder beside `path` that takes its place when the block ends, and is removed when that fails.
+
+    A folder takes the place of nothing or of an empty folder. Raises OSError, see `claimed`.
+    """
+    with claimed(part_of(path), folder=folder) as part:
+        yield part
+        os.replace(part, path)
+
+
+def part_of(path: Path) -> Path:
+    """Where a file or folder is written before it takes its place."""
+    return path.with_name(f".{path.name}.part")
+
+
+@contextmanager
+def claimed(part: Path, *, folder: bool = False) -> Iterator[Path]:
+    """An empty file or folder for this process alone, removed at the end unless it was renamed.
+
+    What a killed process left there is removed first. Raises OSError: BlockingIOError where another process holds it.
+    """
+    descriptor = _claim(part, folder)
+    with _closing(descriptor):
+        try:
+            yield part
+        finally:
+            if _names(part, descriptor):  # once it was renamed, another process may have begun one of that name
+                with suppress(OSError):  # what went wrong in the block tells more
+                    remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _claim(part: Path, folder: bool) -> int:
+    """Make or take over the part and lock it; returns the descriptor that holds the lock."""
+    while True:
+        if folder:
+            part.mkdir(exist_ok=True)
+        with _closing(os.open(part, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)) as descriptor:
+            _lock(descriptor, part)
+            if _names(part, descriptor):  # else its last holder renamed or removed it between opening and locking
+                _empty(part, descriptor, folder)
+                return os.dup(descriptor)  # which keeps the lock
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, part: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(errno.EWOULDBLOCK, "another process is writing it", str(part)) from None
+    except OSError:
+        pass  # some network file systems have no locks
+
+
+def _names(part: Path, descriptor: int) -> bool:
+    """Whether the path is still that of the open file or folder."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.stat(part), os.fstat(descriptor))
+    return False
+
+
+def _empty(part: Path, descriptor: int, folder: bool) -> None:
+    if folder:
+        for inside in part.iterdir():
+            remove(inside)
+    else:
+        os.ftruncate(descriptor, 0)

@@ -1,0 +1,102 @@
+"""Attention to the live part of a cache's layer, read where it lies: a GPU kernel (FlashAttention-2, arXiv 2307.08691)."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from ivggt_jax.kernels import triton as plgpu
+
+QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 3
+"""Size of a block, its warps, and the loads that are under way: the fastest of those tried on an H200."""
+PARTS = 4
+"""The keys are shared by so many blocks, so that there are several for each of the hundred-odd processors."""
+LEAST = -1e30
+"""In place of −∞, which would make NaN of a difference."""
+
+
+def attend_in_place(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    layer: int | jax.Array,
+    length: jax.Array,
+    scales: tuple[jax.Array, jax.Array] | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """`attend_layer` in bfloat16, without a copy of the layer, and reading live keys only.
+
+    query [B,Q,H,D]; keys and values [layer,B,K,H,D] of the query's type, or int8 with `scales`, two of [layer,B,K,H];
+    length [B] int32 → [B,Q,H,D] in the query's type. D is a power of two from 16, K a multiple of `KEYS`. `interpret`
+    runs it on any device.
+    """
+    batch, queries, heads, head_dim = query.shape
+    blocks = -(-queries // QUERIES)
+    shape = (PARTS, batch, heads, queries)
+    part = jax.ShapeDtypeStruct((*shape, head_dim), jnp.float32)
+    weight = jax.ShapeDtypeStruct(shape, jnp.float32)
+    operands = [jnp.reshape(jnp.asarray(layer, jnp.int32), 1), length, query, keys, values, *(scales or ())]
+    parts, weights = pl.pallas_call(
+        partial(_attend_block, scaled=scales is not None),
+        grid=(blocks, heads, batch * PARTS),
+        out_shape=(part, weight),
+        compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=STAGES),
+        interpret=interpret,
+        name="attend_in_place",
+    )(*operands)
+    weights = jnp.exp2(weights - weights.max(0))[..., None]
+    attended = jnp.sum(parts * weights, axis=0) / jnp.sum(weights, axis=0)
+    return attended.swapaxes(1, 2).astype(query.dtype)
+
+
+def _attend_block(
+    layer_ref: Any, length_ref: Any, query_ref: Any, key_ref: Any, value_ref: Any, *refs: Any, scaled: bool
+) -> None:
+    """A block of queries of one head to one part of the keys: its own softmax, and the logarithm (to 2) of its sum."""
+    *scale_refs, part_ref, weight_ref = refs
+    queries, head_dim = query_ref.shape[1], query_ref.shape[3]
+    head, entry, part = pl.program_id(1), pl.program_id(2) // PARTS, pl.program_id(2) % PARTS
+    layer, length = layer_ref[0], length_ref[entry]
+    rows = pl.ds(pl.program_id(0) * QUERIES, QUERIES)
+    inside = pl.program_id(0) * QUERIES + jnp.arange(QUERIES) < queries
+    query = plgpu.load(query_ref.at[entry, rows, head, :], mask=inside[:, None], other=0.0)
+    to_logarithm = math.log2(math.e) / math.sqrt(head_dim)
+
+    def step(index: jax.Array, carry: tuple, whole: bool) -> tuple:
+        maximum, total, output = carry
+        where = (layer, entry, pl.ds(index * KEYS, KEYS), head)
+        key, value = key_ref[(*where, slice(None))], value_ref[(*where, slice(None))]
+        scores = plgpu.dot(query, key.astype(query.dtype).T) * to_logarithm
+        if scaled:
+            scores *= scale_refs[0][where][None, :]
+        if not whole:
+            seen = index * KEYS + jnp.arange(KEYS) < length
+            scores = jnp.where(seen[None, :], scores, LEAST)
+            value = jnp.where(seen[:, None], value, jnp.zeros_like(value))
+        new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=1))
+        weights, shrink = jnp.exp2(scores - new_maximum[:, None]), jnp.exp2(maximum - new_maximum)
+        total = total * shrink + jnp.sum(weights, axis=1)
+        if scaled:
+            scale = scale_refs[1][where]
+            weights *= (scale if whole else jnp.where(seen, scale, 0.0))[None, :]
+        found = plgpu.dot(weights.astype(query.dtype), value.astype(query.dtype))
+        return new_maximum, total, output * shrink[:, None] + found
+
+    chunks = (length + KEYS - 1) // KEYS
+    each = (chunks + PARTS - 1) // PARTS
+    first, last = part * each, jnp.minimum((part + 1) * each, chunks)
+    whole = jnp.maximum(jnp.minimum(last, length // KEYS), first)
+    start = (
+        jnp.full((QUERIES,), LEAST, jnp.float32),
+        jnp.zeros((QUERIES,), jnp.float32),
+        jnp.zeros((QUERIES, head_dim), jnp.float32),
+    )
+    carry = lax.fori_loop(first, whole, partial(step, whole=True), start)
+    maximum, total, output = lax.fori_loop(whole, last, partial(step, whole=False), carry)
+    total = jnp.maximum(total, 1e-30)  # a part without keys has no weight
+    plgpu.store(part_ref.at[part, entry, head, rows, :], output / total[:, None], mask=inside[:, None])
+    plgpu.store(weight_ref.at[part, entry, head, rows], maximum + jnp.log2(total), mask=inside)

@@ -1,0 +1,32 @@
+"""How a stream is divided into submaps: frozen, hashable, checked when built."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmapConfig:
+    """Submaps keep the camera of an endless stream: the network starts afresh, and each start is linked to the last.
+
+    Raises ValueError for a value that makes no sense.
+    """
+
+    frames: int = 32
+    """Frames of a submap, from one anchor to the next."""
+    delay: int = 8
+    """Most frames by which a new anchor is put off while the picture is blurred, so that a better one can come."""
+    refine: bool = True
+    """Align each image directly with earlier ones, from the pose that the network gives (`mapping.refinement`)."""
+    keyframes: int = 4
+    """Earlier frames that an image is aligned with together."""
+    keyframe_every: int = 4
+    """Frames from one of these to the next."""
+
+    def __post_init__(self) -> None:
+        if self.frames < 2:
+            raise ValueError(f"a submap needs at least 2 frames, not {self.frames}")
+        if self.delay < 0:
+            raise ValueError(f"delay must not be negative, but is {self.delay}")
+        if self.keyframes < 1 or self.keyframe_every < 1:
+            raise ValueError(
+                f"keyframes and keyframe_every must be at least 1, not {self.keyframes} and {self.keyframe_every}"
+            )

@@ -1,0 +1,43 @@
+"""How two submaps are linked: by the depths that both give of the frame that both have seen."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+SPREAD, SHARE = 0.3, 0.25
+"""A link is sound up to this spread, and from this share of usable pixels on."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Link:
+    """The ratio of two submaps' units, and how sure it is."""
+
+    scale: jax.Array
+    """[] old over new: lengths in the new unit are multiplied by it."""
+    spread: jax.Array
+    """[] of the logarithm of the ratio over the pixels: 1.4826 times the median distance from its median."""
+    share: jax.Array
+    """[] of the pixels, those with a positive depth in both."""
+
+    @property
+    def sound(self) -> jax.Array:
+        """Bool []: the two depths are of one scene."""
+        return (self.spread <= SPREAD) & (self.share >= SHARE)
+
+
+def link(old: jax.Array, new: jax.Array, mask: jax.Array | None = None) -> Link:
+    """Link the submaps that gave one frame the depths old and new [H,W]; mask [H,W] bool: pixels to use, None for all.
+
+    The median is robust where the depths disagree at edges. Without a usable pixel the scale is 1, the spread infinite.
+    """
+    usable = jnp.isfinite(old) & jnp.isfinite(new) & (old > 0) & (new > 0)
+    if mask is not None:
+        usable &= mask
+    ratio = jnp.where(usable, jnp.log(jnp.where(usable, old, 1)) - jnp.log(jnp.where(usable, new, 1)), jnp.nan)
+    middle = jnp.nanmedian(ratio)
+    spread = 1.4826 * jnp.nanmedian(jnp.abs(ratio - middle))
+    share = jnp.mean(usable)
+    found = share > 0
+    return Link(jnp.where(found, jnp.exp(middle), 1), jnp.where(found, spread, jnp.inf), share)

@@ -1,0 +1,205 @@
+"""`submaps.txt` and `loops.txt`: the map's graph in two text files that only grow.
+
+Both begin with a line that starts with `#` and names the columns; then come lines of numbers, single spaces between them.
+
+`submaps.txt` has a line for every submap, written when it begins:
+
+    id part first scale tx ty tz qx qy qz qw share spread
+
+The submaps are numbered from 0 and lie in the part of the map with number `part`, from 0; the submap holds the run's frames
+from number `first` on, counted from 0 like the lines of `trajectory.txt`, to where the next one begins. The similarity is
+world_from_submap as it was known then: a point x of the submap lies at scale · R(q) · x + t, OpenCV axes. `share` and
+`spread` say how good its link to the submap before is: the share of pixels that agree in depth, 0 to 1, and the spread of the
+logarithm of their ratio. The first submap of a part has no link: 0 0.
+
+`loops.txt` has a line for every pair of places that was compared, in the order in which that was done:
+
+    a b scale tx ty tz qx qy qz qw likeness turn shift stretch correlation depth overlap verdict
+
+a < b are submaps, the similarity is a_from_b, the scores are those of `loops.Scores`, and the verdict is `accepted` or the
+reason why it was not. What the finished graph makes of the accepted ones is no part of this file: it may change with every
+loop that follows.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, get_args
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ivggt_jax.mapping.loops import Proof, Scores, Verdict
+from ivggt_jax.transforms import Similarity
+from ivggt_jax.writers.files import LineFile
+
+SUBMAPS_FILE, LOOPS_FILE = "submaps.txt", "loops.txt"
+MOST_LINES = 10_000_000
+"""A longer file is none of ours."""
+MOST_BYTES = 1024
+"""Of a line."""
+_LARGEST = 1e12
+"""Of any number."""
+_SIMILARITY = "scale tx ty tz qx qy qz qw"
+_SUBMAP_COLUMNS = f"id part first {_SIMILARITY} share spread"
+_LOOP_COLUMNS = f"a b {_SIMILARITY} {' '.join(Scores._fields)} verdict"
+_Record = TypeVar("_Record")
+
+
+@dataclass(frozen=True, eq=False)
+class SubmapRecord:
+    """A line of `submaps.txt`."""
+
+    submap: int
+    part: int
+    first: int
+    """The run's frame with which it begins."""
+    world_from_submap: Similarity
+    share: float
+    spread: float
+
+
+class SubmapsFile:
+    """Appends to `submaps.txt`. Opening keeps the first `lines` submaps and drops the rest; 0 starts afresh.
+
+    Raises ResumeError when there are fewer, WriteError when the disk is full.
+    """
+
+    def __init__(self, out: Path, lines: int = 0):
+        self._file = LineFile(out / SUBMAPS_FILE, lines, f"{_SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
+        self.lines = lines
+        """Submaps in the file."""
+
+    def write(self, record: SubmapRecord) -> None:
+        """Appends a line. Raises ValueError for a submap out of order."""
+        if record.submap != self.lines:
+            raise ValueError(f"submap {record.submap} comes after {self.lines} submaps")
+        numbers = (*_numbers(record.world_from_submap), record.share, record.spread)
+        self._file.append(f"{record.submap} {record.part} {record.first} {_text(numbers)}")
+        self.lines += 1
+
+    def close(self) -> None:
+        """Closes the file; it is complete as it stands."""
+        self._file.close()
+
+
+class LoopsFile:
+    """Appends to `loops.txt`, as `SubmapsFile` does to its file."""
+
+    def __init__(self, out: Path, lines: int = 0):
+        self._file = LineFile(out / LOOPS_FILE, lines, f"{_LOOP_COLUMNS} (a from b, OpenCV axes)")
+        self.lines = lines
+        """Pairs in the file."""
+
+    def write(self, proof: Proof) -> None:
+        """Appends a line."""
+        numbers = (*_numbers(proof.a_from_b), *proof.scores)
+        self._file.append(f"{proof.a} {proof.b} {_text(numbers)} {proof.verdict}")
+        self.lines += 1
+
+    def close(self) -> None:
+        """Closes the file; it is complete as it stands."""
+        self._file.close()
+
+
+def read_submaps(path: Path) -> list[SubmapRecord]:
+    """The submaps of a run. Raises ValueError that names the line which is no such line, OSError when there is no file."""
+
+    def parse(words: list[str], before: list[SubmapRecord]) -> SubmapRecord:
+        submap, part, first = _wholes(words[:3])
+        similarity, (share, spread) = _similarity(words[3:11]), _finite(words[11:])
+        last = before[-1] if before else None
+        if submap != len(before):
+            raise ValueError(f"submap {submap} where {len(before)} is next")
+        if part != 0 if last is None else not last.part <= part <= last.part + 1:
+            raise ValueError(f"part {part} cannot follow")
+        if first <= last.first if last else first != 0:
+            raise ValueError(f"a submap cannot begin with frame {first} here")
+        if not 0 <= share <= 1 or spread < 0:
+            raise ValueError("share must be from 0 to 1 and spread not negative")
+        return SubmapRecord(submap, part, first, similarity, share, spread)
+
+    return _read(path, _SUBMAP_COLUMNS, parse)
+
+
+def read_loops(path: Path) -> list[Proof]:
+    """The pairs that were compared. Raises as `read_submaps` does."""
+
+    def parse(words: list[str], before: list[Proof]) -> Proof:
+        a, b = _wholes(words[:2])
+        if not a < b:
+            raise ValueError(f"{a} must be less than {b}")
+        if words[-1] not in get_args(Verdict):
+            raise ValueError(f"no verdict is called {words[-1]!r}")
+        # A Literal's members are not known to be members after the check above.
+        verdict: Verdict = words[-1]  # type: ignore[assignment]
+        return Proof(a, b, _similarity(words[2:10]), Scores(*_finite(words[10:-1])), verdict)
+
+    return _read(path, _LOOP_COLUMNS, parse)
+
+
+def _read(path: Path, columns: str, parse: Callable[[list[str], list[_Record]], _Record]) -> list[_Record]:
+    """Lines after the header, each parsed with those before it at hand."""
+    found: list[_Record] = []
+    wanted = len(columns.split())
+    for number, line in _lines(path):
+        try:
+            if number == 1:
+                if not line.startswith(f"# {columns}"):
+                    raise ValueError(f"the file must begin with '# {columns}'")
+                continue
+            words = line.split(" ")
+            if len(words) != wanted:
+                raise ValueError(f"{len(words)} columns instead of {wanted}")
+            found.append(parse(words, found))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    return found
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines and their numbers from 1, without their ends. Raises ValueError for what is no whole line of text."""
+    with path.open("rb") as file:
+        number = 0
+        while data := file.readline(MOST_BYTES):
+            number += 1
+            if not data.endswith(b"\n") or not data.isascii() or number > MOST_LINES:
+                raise ValueError(f"{path}, line {number}: not a whole line of at most {MOST_BYTES} ASCII characters")
+            yield number, data[:-1].decode("ascii")
+        if number == 0:
+            raise ValueError(f"{path}, line 1: the file is empty")
+
+
+def _text(numbers: tuple[float, ...]) -> str:
+    return " ".join(f"{number:.9g}" for number in numbers)
+
+
+def _numbers(similarity: Similarity) -> tuple[float, ...]:
+    quaternion = Rotation.from_matrix(similarity.rotation).as_quat(canonical=True)
+    return (float(similarity.scale), *(float(x) for x in (*similarity.translation, *quaternion)))
+
+
+def _wholes(words: list[str]) -> list[int]:
+    for word in words:
+        if not (word.isdigit() and len(word) <= 12 and word == str(int(word))):
+            raise ValueError(f"{word!r} is not a whole number")
+    return [int(word) for word in words]
+
+
+def _finite(words: list[str]) -> list[float]:
+    numbers = [float(word) for word in words]
+    for word, number in zip(words, numbers, strict=True):
+        if not (math.isfinite(number) and abs(number) <= _LARGEST) or "_" in word or word != word.strip():
+            raise ValueError(f"{word!r} is not a number of at most {_LARGEST:g}")
+    return numbers
+
+
+def _similarity(words: list[str]) -> Similarity:
+    scale, *rest = _finite(words)
+    quaternion = np.array(rest[3:])
+    if not scale >= 1 / _LARGEST:
+        raise ValueError(f"the scale {scale} is not positive")
+    if abs(np.linalg.norm(quaternion) - 1) > 1e-6:
+        raise ValueError("the quaternion is not of length 1")
+    return Similarity(scale, Rotation.from_quat(quaternion).as_matrix(), np.array(rest[:3]))

@@ -1,0 +1,39 @@
+"""Options of the commands that follow a stream: whether it is divided into submaps, and how."""
+
+from dataclasses import dataclass
+
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.mapping.config import SubmapConfig
+
+LONG = 500
+"""Frames up to which weights of unknown origin stay one stream: the longest sequences of 7-Scenes, on which InfiniteVGGT
+(arXiv 2601.02281) keeps its camera. On longer ones, such as KITTI's, it is lost."""
+PUBLISHED_FRAMES = 48
+"""Frames of their submaps: as many as the published budget holds without evicting any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmapOptions:
+    """Submaps keep the camera of a long stream (docs/mapping.md). Raises ValueError for a value that makes no sense."""
+
+    submaps: str = "auto"
+    """Frames of a submap; off: one stream, as published; auto: 32 for the demo model, for other weights 48 where the
+    stream is longer than 500 frames or endless."""
+    refine: bool = True
+    """Refine the poses of submaps by aligning the images themselves."""
+
+    def __post_init__(self) -> None:
+        if self.submaps not in ("auto", "off") and not (self.submaps.isdecimal() and int(self.submaps) >= 2):
+            raise ValueError(f"--submaps is auto, off, or at least 2 frames, not {self.submaps!r}")
+
+    def choose(self, model: ModelConfig, length: int | None) -> SubmapConfig | None:
+        """What to do with a stream of so many frames, None: of no known end. None: one stream."""
+        if self.submaps == "off":
+            return None
+        if self.submaps != "auto":
+            return SubmapConfig(frames=int(self.submaps), refine=self.refine)
+        if model == ModelConfig.demo():
+            return SubmapConfig(refine=self.refine)
+        if length is not None and length <= LONG:
+            return None
+        return SubmapConfig(frames=PUBLISHED_FRAMES, refine=self.refine)

@@ -1,0 +1,192 @@
+"""What is remembered of places, so that a stream notices when it comes back to one.
+
+A place is the beginning of a submap: three of its frames with their cameras and a coarse depth, and a descriptor, the camera
+token of the first. Descriptors are held in memory, everything else lies in a file of equal records, `places.bin`, that
+only grows. Of a long run every second place is kept, then every fourth, …: at most `most` at a time, evenly over the
+whole run, and the file grows by most / 2 records whenever the run's length doubles.
+"""
+
+import tempfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from ivggt_jax.writers.files import naming
+
+FRAMES = 3
+"""Frames of a place."""
+COARSE = 4
+"""Of the depth every so many pixels are kept, along both axes."""
+MOST = 512
+"""Places that are kept: of submaps of 32 frames, all of the first 16,384 frames."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The beginning of a submap, seen by frames of H×W."""
+
+    submap: int
+    descriptor: np.ndarray
+    """float16 [C]: the camera token of the first frame."""
+    images: np.ndarray
+    """uint8 [FRAMES,H,W,3]"""
+    submap_from_cam: np.ndarray
+    """float64 [FRAMES,3,4]: the cameras in the submap's own frame and unit."""
+    depth: np.ndarray
+    """float16 [FRAMES,h,w] in the submap's unit: every `COARSE`-th pixel, see `coarse`."""
+
+
+def coarse(depth: np.ndarray) -> np.ndarray:
+    """What is kept of depth maps [...,H,W]."""
+    return depth[..., COARSE // 2 :: COARSE, COARSE // 2 :: COARSE].astype(np.float16)
+
+
+def place_type(channels: int, height: int, width: int) -> np.dtype[Any]:
+    """The record of a place in the file, for descriptors of so many channels and images of height × width."""
+    rows, columns = (len(range(COARSE // 2, size, COARSE)) for size in (height, width))
+    return np.dtype(
+        [
+            ("number", "<i8"),
+            ("submap", "<i8"),
+            ("descriptor", "<f2", (channels,)),
+            ("submap_from_cam", "<f8", (FRAMES, 3, 4)),
+            ("depth", "<f2", (FRAMES, rows, columns)),
+            ("images", "u1", (FRAMES, height, width, 3)),
+        ]
+    )
+
+
+class _Kept(NamedTuple):
+    """A place that is kept."""
+
+    record: int
+    """Where it lies in the file."""
+    submap: int
+    descriptor: np.ndarray
+
+
+class Places:
+    """The places of one stream, in the order in which it saw them.
+
+    Opening keeps what belongs to the first `count` places of the file at `path`, and drops the rest: a resumed run goes on
+    with the same bytes. Without a path they lie in a temporary file, gone with the process. Raises ValueError when the
+    file holds other places, WriteError when the disk is full.
+    """
+
+    def __init__(self, path: Path | None, record: np.dtype[Any], count: int = 0, most: int = MOST):
+        if most < 2:
+            raise ValueError(f"at least 2 places must be kept, not {most}")
+        self._record, self._most = record, most
+        self._path = path or Path(tempfile.gettempdir())
+        self._file = _open(path)
+        self._kept: dict[int, _Kept] = {}
+        self._records = 0
+        self.count = 0
+        """Places seen so far."""
+        try:
+            for number in range(count):
+                self._remember(self._recalled(number) if self._keeps(number) else None)
+            with naming(self._path):
+                self._file.truncate(self._records * record.itemsize)
+        except Exception:
+            self._file.close()
+            raise
+
+    @property
+    def submaps(self) -> np.ndarray:
+        """int64 [N]: the submaps of the places that are kept, in order."""
+        return np.array([kept.submap for kept in self._kept.values()], np.int64)
+
+    @property
+    def descriptors(self) -> np.ndarray:
+        """float16 [N,C]: their descriptors."""
+        none = np.zeros((0, *self._record["descriptor"].shape), np.float16)
+        return np.stack([kept.descriptor for kept in self._kept.values()]) if self._kept else none
+
+    def add(self, place: Place) -> None:
+        """Remembers a place, and lets go of some where there are too many.
+
+        Raises ValueError for arrays of other shapes or a submap that is not after the last one, WriteError when the disk
+        is full.
+        """
+        if self._kept and place.submap <= (last := next(reversed(self._kept.values())).submap):
+            raise ValueError(f"the place of submap {place.submap} comes after that of submap {last}")
+        row = np.zeros((), self._record)
+        row["number"] = self.count
+        for field in fields(place):
+            value, wanted = np.asarray(getattr(place, field.name)), self._record[field.name].shape
+            if value.shape != wanted:
+                raise ValueError(f"a place's {field.name} must be {list(wanted)} here, not {list(value.shape)}")
+            row[field.name] = value
+        if not self._keeps(self.count):
+            self._remember(None)
+            return
+        with naming(self._path):
+            self._file.seek(self._records * self._record.itemsize)
+            self._file.write(row.tobytes())
+            self._file.flush()
+        self._remember(row)
+
+    def read(self, submap: int) -> Place:
+        """The place of a submap. Raises KeyError when it is not kept."""
+        for kept in self._kept.values():
+            if kept.submap == submap:
+                row = self._row(kept.record)
+                assert row is not None  # it was written or read before
+                return Place(submap, *(row[field.name] for field in fields(Place)[1:]))
+        raise KeyError(submap)
+
+    def report(self) -> dict[str, int]:
+        """What `run.json` should say: places seen, places kept, and that every so many of them are kept."""
+        return {"seen": self.count, "kept": len(self._kept), "every": self._every(self.count)}
+
+    def close(self) -> None:
+        """Closes the file; it is complete as it stands."""
+        self._file.close()
+
+    def _every(self, count: int) -> int:
+        """1 where each of `count` places is kept, 2 where every second one is, and so on."""
+        every = 1
+        while -(-count // every) > self._most:
+            every *= 2
+        return every
+
+    def _keeps(self, number: int) -> bool:
+        """Whether the place with this number is kept when it comes."""
+        return number % self._every(number + 1) == 0
+
+    def _remember(self, row: np.ndarray | None) -> None:
+        """Counts the next place, whose row is the file's last one if it is one to keep."""
+        if row is not None:
+            self._kept[self.count] = _Kept(self._records, int(row["submap"]), np.array(row["descriptor"]))
+            self._records += 1
+        self.count += 1
+        every = self._every(self.count)
+        self._kept = {number: kept for number, kept in self._kept.items() if number % every == 0}
+
+    def _recalled(self, number: int) -> np.ndarray:
+        row = self._row(self._records)
+        if row is None or row["number"] != number:
+            raise ValueError(
+                f"{self._path} does not hold place {number} of the run to resume: it was changed or removed since; "
+                "start again with --overwrite"
+            )
+        return row
+
+    def _row(self, record: int) -> np.ndarray | None:
+        """A record of the file; None where the file ends before it does."""
+        size = self._record.itemsize
+        self._file.seek(record * size)
+        data = self._file.read(size)
+        return np.frombuffer(data, self._record)[0] if len(data) == size else None
+
+
+def _open(path: Path | None) -> IO[bytes]:
+    if path is None:
+        return tempfile.TemporaryFile()
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path.open("r+b")

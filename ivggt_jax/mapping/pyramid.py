@@ -1,0 +1,65 @@
+"""A frame's brightness, blurred to several degrees: what direct image alignment compares, coarse to fine.
+
+Blurs are in proportion to the image, so that alignment finds the same motions whatever the size. Unknown is NaN: outside
+the image, masked, or mostly blurred out of such pixels. All levels have the image's size: one shape compiles once.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+BLURS = (3.0, 1.5, 0.8)
+"""Standard deviations of the levels, coarse to fine, in pixels of an image of `AREA` pixels."""
+AREA = 84 * 112
+KNOWN = 0.5
+"""Share of the pixels under the blur, by weight, that must be known for the result to be."""
+
+
+def pyramid(image: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Brightness [level,H,W], coarse to fine, in [0, 1], of an image [H,W,3], float32 in [0, 1].
+
+    mask [H,W] bool: pixels of the still scene; None: all. Pixels that are not finite count as masked.
+    """
+    whole = jnp.mean(image, axis=-1)
+    known = jnp.isfinite(whole) if mask is None else jnp.isfinite(whole) & mask
+    both = jnp.stack((jnp.where(known, whole, 0), known.astype(jnp.float32)))
+    height, width = whole.shape
+    down, across = _gaussians(height, (height * width / AREA) ** 0.5), _gaussians(width, (height * width / AREA) ** 0.5)
+    blurred, weight = jnp.einsum("lih,chw,ljw->clij", down, both, across, precision="highest")
+    return jnp.where(weight > KNOWN, blurred / jnp.maximum(weight, KNOWN), jnp.nan)
+
+
+def sample(brightness: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Brightness [...] of an image [H,W], at least 2×2, at pixels (u, v) [...,2]: bilinear, NaN where unknown."""
+    height, width = brightness.shape
+    inside = jnp.all((pixels >= 0) & (pixels <= jnp.asarray((width - 1, height - 1))), axis=-1)
+    place = jnp.where(inside[..., None], pixels, 0)
+    corner = jnp.minimum(place.astype(jnp.int32), jnp.asarray((width - 2, height - 2)))
+    u, v = jnp.moveaxis(place - corner, -1, 0)
+    first = corner[..., 1] * width + corner[..., 0]
+    flat = brightness.reshape(-1)
+    corners = flat.at[first[..., None] + jnp.asarray((0, 1, width, width + 1))].get(mode="promise_in_bounds")
+    weights = jnp.stack(((1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u), axis=-1)
+    # A weight of zero hides what is unknown, as it should at the last row and column.
+    return jnp.where(inside, jnp.sum(jnp.where(weights > 0, corners, 0) * weights, axis=-1), jnp.nan)
+
+
+def gradient(brightness: jax.Array, pixels: jax.Array) -> jax.Array:
+    """Change of brightness per pixel [...,2], along u and v, of an image [H,W] at pixels [...,2]; NaN where unknown."""
+    steps = jnp.asarray(((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)))
+    around = sample(brightness, pixels[..., None, :] + steps)
+    return (around[..., :2] - around[..., 2:]) / 2
+
+
+def sharpness(levels: jax.Array) -> jax.Array:
+    """Float32 []: mean squared change from pixel to pixel of the finest level [level,H,W]; 0 where nothing is known."""
+    squares = jnp.concatenate([jnp.diff(levels[-1], axis=axis).reshape(-1) for axis in (0, 1)]) ** 2
+    known = jnp.isfinite(squares)
+    return jnp.sum(jnp.where(known, squares, 0)) / jnp.maximum(jnp.sum(known), 1)
+
+
+def _gaussians(size: int, unit: float) -> np.ndarray:
+    """Float32 [level,size,size]: the matrices that blur an axis, for blurs in so many pixels."""
+    apart = np.arange(size) - np.arange(size)[:, None]
+    weights = np.exp(-0.5 * (apart / (unit * np.reshape(BLURS, (-1, 1, 1)))) ** 2)
+    return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,332 @@
+"""A camera's pose refined by direct image alignment against keyframes, from the pose that the network gave.
+
+Pixels of the keyframes, with the depths predicted there, are put into the new frame. The pose that makes their brightness
+agree is found by Gauss-Newton, from blurred images to sharp ones, with Huber weights about a robust scale. So is the
+focal length, in which the network errs most: what is believed of it goes from frame to frame, as in a Kalman filter. A gain
+and an offset for each keyframe are eliminated; a prior keeps the network's pose where the images say nothing. Gradients
+are the keyframes', as in the inverse compositional method (Baker and Matthews, IJCV 2004). See also Engel, Koltun and
+Cremers, "Direct Sparse Odometry", PAMI 2018.
+
+Shapes and iterations are fixed, and whatever comes in the result is finite: what cannot be refined is refused.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ivggt_jax.mapping.pyramid import gradient, pyramid, sample
+from ivggt_jax.transforms import multiply, rotate, rotation_from_vector
+
+SAMPLES = 800
+"""Pixels of a keyframe, about: the one with the strongest gradient of each of so many cells."""
+ITERATIONS = 6
+"""On each level."""
+NOISE = 1 / 255
+"""Least standard deviation of brightness that is believed."""
+HUBER = 1.345
+"""Residuals beyond so many standard deviations count less."""
+INFORMATION = 100.0
+"""Independent pixels that all pixels together are worth: neighbours, and keyframes, err together."""
+TURN, SHIFT = 0.03, 0.05
+"""Standard deviations of the network's pose: radians, and a share of the mean depth."""
+FOCAL, FOCAL_DRIFT = 0.1, 0.01
+"""Of the logarithm of the network's focal length, and at least of any later belief: lenses zoom."""
+GAIN, OFFSET = 0.3, 0.1
+"""The same of the change of brightness from frame to frame: factor and sum."""
+LEAST_SEEN = 0.1
+"""Share of the keyframes' pixels that must lie in the new image."""
+LEAST_CORRELATION = 0.3
+"""Correlation of the keyframes with the image, at the pose found, below which the two do not show one scene."""
+LONGEST_STEP = 0.1
+"""Of one iteration, in radians and in mean depths."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Keyframe:
+    """What is kept of a frame for aligning others to it: N of its pixels."""
+
+    place: jax.Array
+    """[N,2] in pixels from the principal point."""
+    depth: jax.Array
+    """[N]"""
+    brightness: jax.Array
+    """[level,N]"""
+    gradient: jax.Array
+    """[level,N,2]: change of brightness per pixel."""
+    known: jax.Array
+    """bool [N]"""
+    world_from_cam: jax.Array
+    """[3,4]"""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Focal:
+    """What is believed of a stream's focal length."""
+
+    length: jax.Array
+    """[2] along x and y, in pixels; their ratio stays."""
+    information: jax.Array
+    """[] inverse variance of the logarithm; 0 before the first frame."""
+
+    def after(self, intrinsics: jax.Array) -> "Focal":
+        """The belief when the network has said its first intrinsics [3,3]; later ones err as the first did."""
+        said = jnp.stack((intrinsics[0, 0], intrinsics[1, 1]))
+        first = self.information == 0
+        return Focal(jnp.where(first, said, self.length), jnp.where(first, FOCAL**-2, self.information))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Refined:
+    """A pose, and how far to trust it."""
+
+    world_from_cam: jax.Array
+    """[3,4]: the refined pose, or the given one."""
+    focal: Focal
+    """The belief after this frame."""
+    accepted: jax.Array
+    """bool []: the pose is a refined one."""
+    before: jax.Array
+    """[] mean absolute difference of brightness, cut at 0.1, at the given pose..."""
+    after: jax.Array
+    """[] ... and at the one found."""
+    seen: jax.Array
+    """[] share of the keyframes' pixels that lie in the new image."""
+    correlation: jax.Array
+    """[] of their brightness there and here, at the pose returned; 0 where none is seen."""
+
+
+def keyframe(levels: jax.Array, depth: jax.Array, world_from_cam: jax.Array, mask: jax.Array | None = None) -> Keyframe:
+    """The keyframe of an image, levels [level,H,W] (`pyramid`), with its depth [H,W] and camera [3,4].
+
+    `mask` [H,W] bool: pixels of the still scene; None: all.
+    """
+    known = jnp.isfinite(depth) & (depth > 0)
+    if mask is not None:
+        known &= mask
+    pixels = _strongest(levels[-1], known)
+    row, column = pixels[:, 1], pixels[:, 0]
+    at = pixels.astype(jnp.float32)
+    brightness = jax.vmap(sample, (0, None))(levels, at)
+    slope = jax.vmap(gradient, (0, None))(levels, at)
+    usable = known[row, column] & jnp.isfinite(brightness).all(0) & jnp.isfinite(slope).all((0, 2))
+    usable &= jnp.isfinite(world_from_cam).all()
+    return Keyframe(
+        place=at - _centre(levels),
+        depth=jnp.where(usable, depth[row, column], 1),
+        brightness=jnp.where(usable, brightness, 0),
+        gradient=jnp.where(usable[:, None], slope, 0),
+        known=usable,
+        world_from_cam=world_from_cam,
+    )
+
+
+def empty_keyframes(leading: tuple[int, ...], height: int, width: int) -> Keyframe:
+    """Keyframes [*leading,…] of frames height×width that hold nothing."""
+
+    def one() -> Keyframe:
+        image = jnp.zeros((height, width, 3))
+        return keyframe(pyramid(image), image[..., 0], jnp.eye(3, 4))
+
+    return jax.tree.map(lambda x: jnp.zeros((*leading, *x.shape), x.dtype), jax.eval_shape(one))
+
+
+def refine(
+    keyframes: Keyframe, valid: jax.Array, levels: jax.Array, focal: Focal, world_from_cam: jax.Array
+) -> Refined:
+    """The pose of a new image, levels [level,H,W] (`pyramid`), near world_from_cam [3,4], and what it says of the focal length.
+
+    Keyframes [R,…] count where `valid` [R]. The result is refused, and pose and belief stay, where too few of their pixels
+    lie in the image, where those do not correlate or the residual does not fall, and where anything is not finite.
+    """
+    problem = _Problem(keyframes, keyframes.known & valid[:, None], levels, focal, world_from_cam)
+    pose, stretch, information = problem.solve()
+    before, after = problem.look(world_from_cam, jnp.zeros(())), problem.look(pose, stretch)
+    sound = (after.seen >= LEAST_SEEN) & (after.correlation >= LEAST_CORRELATION) & jnp.isfinite(pose).all()
+    accepted = sound & (after.residual < before.residual) & jnp.isfinite(stretch + information)
+    belief = Focal(focal.length * jnp.exp(stretch), jnp.clip(information, FOCAL**-2, FOCAL_DRIFT**-2))
+
+    def pick(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(accepted, new, old)
+
+    return Refined(
+        world_from_cam=pick(pose, world_from_cam),
+        focal=jax.tree.map(pick, belief, focal),
+        accepted=accepted,
+        before=before.residual,
+        after=after.residual,
+        seen=pick(after.seen, before.seen),
+        correlation=pick(after.correlation, before.correlation),
+    )
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How well the image and the keyframes agree."""
+
+    residual: jax.Array
+    seen: jax.Array
+    correlation: jax.Array
+
+
+class _Projection(NamedTuple):
+    """The keyframes' pixels [R,N] put into the image."""
+
+    rotation: jax.Array
+    """[R,3,3] camera from keyframe."""
+    there: jax.Array
+    """[R,N,3] points in the keyframes' cameras."""
+    here: jax.Array
+    """[R,N,3] the same in the new camera."""
+    seen: jax.Array
+    """bool [R,N]"""
+    brightness: jax.Array
+    """[R,N] of the image, 0 where not seen."""
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Keyframes [R,…] against one image. Unknown are turn, shift, and the logarithm by which the focal length stretches."""
+
+    keyframes: Keyframe
+    known: jax.Array
+    levels: jax.Array
+    focal: Focal
+    guess: jax.Array
+
+    @property
+    def unit(self) -> jax.Array:
+        """[] the mean depth, in which shifts are measured; 1 without pixels."""
+        total = jnp.sum(self.known)
+        return jnp.where(total > 0, jnp.sum(self.keyframes.depth * self.known) / jnp.maximum(total, 1), 1)
+
+    def solve(self) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The pose [3,4] that makes the images agree, coarse to fine, the focal length's stretch, and its information."""
+        light = jnp.tile(jnp.asarray((1.0, 0.0)), (self.known.shape[0], 1))
+        zero = jnp.zeros(())
+
+        def iterate(turn: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            return self._iterate(turn // ITERATIONS, *carry[:3])
+
+        start = (self.guess, zero, light, zero)
+        pose, stretch, _, information = lax.fori_loop(0, ITERATIONS * self.levels.shape[0], iterate, start)
+        return pose, stretch, information
+
+    def look(self, pose: jax.Array, stretch: jax.Array) -> _Look:
+        """What the sharpest level says of a pose and a focal length, with the gain and offset that fit best."""
+        _, _, _, seen, here = self._project(-1, pose, stretch)
+        there = self.keyframes.brightness[:, -1]
+        count = jnp.maximum(jnp.sum(seen, axis=-1, keepdims=True), 1)
+        here, there = (
+            jnp.where(seen, x - jnp.sum(jnp.where(seen, x, 0), axis=-1, keepdims=True) / count, 0)
+            for x in (here, there)
+        )
+        product, square = (jnp.sum(x * there, axis=-1, keepdims=True) for x in (here, there))
+        difference = jnp.abs(here - product / jnp.maximum(square, 1e-9) * there)
+        spread = jnp.sqrt(jnp.maximum(jnp.sum(here**2) * jnp.sum(square), 1e-12))
+        return _Look(
+            residual=jnp.sum(jnp.minimum(difference, 0.1)) / jnp.maximum(jnp.sum(seen), 1),
+            seen=jnp.sum(seen) / jnp.maximum(jnp.sum(self.known), 1),
+            correlation=jnp.sum(product) / spread,
+        )
+
+    def _project(self, level: int | jax.Array, pose: jax.Array, stretch: jax.Array) -> _Projection:
+        focal, keys = self.focal.length * jnp.exp(stretch), self.keyframes
+        depth = keys.depth[..., None]
+        there = jnp.concatenate((keys.place / focal * depth, depth), axis=-1)
+        back = pose[:, :3].T
+        rotation = multiply(back, keys.world_from_cam[..., :3])
+        shift = rotate(back, keys.world_from_cam[..., 3] - pose[:, 3])
+        here = rotate(rotation[:, None], there) + shift[:, None]
+        front = here[..., 2] > 1e-3 * self.unit
+        z = jnp.where(front, here[..., 2], 1)[..., None]
+        brightness = sample(self.levels[level], here[..., :2] / z * focal + _centre(self.levels))
+        seen = self.known & front & jnp.isfinite(brightness)
+        return _Projection(rotation, there, here, seen, jnp.where(seen, brightness, 0))
+
+    def _iterate(
+        self, level: jax.Array, pose: jax.Array, stretch: jax.Array, light: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """One step of Gauss-Newton; the lights are eliminated by the Schur complement."""
+        at = self._project(level, pose, stretch)
+        before, unit = self.keyframes.brightness[:, level], self.unit
+        residual = jnp.where(at.seen, at.brightness - light[:, :1] * before - light[:, 1:], 0)
+        deviation = jnp.maximum(1.4826 * _median(jnp.abs(residual), at.seen), NOISE)[:, None]
+        weight = jnp.minimum(1, HUBER * deviation / jnp.maximum(jnp.abs(residual), 1e-9)) / deviation**2
+        weight = jnp.where(at.seen, weight, 0) * INFORMATION / jnp.maximum(jnp.sum(self.known), 1)
+        slope, turned = self._slopes(level, at, stretch, light)
+        # A longer focal length moves a pixel out here, and its point in there.
+        stretched = jnp.sum(turned[..., :2] * at.here[..., :2], -1) - jnp.sum(slope[..., :2] * at.there[..., :2], -1)
+        lights = jnp.stack((-before, -jnp.ones_like(before)), axis=-1)
+        rows = (jnp.cross(turned, at.here), -turned * unit, stretched[..., None], lights, residual[..., None])
+        columns = jnp.concatenate(rows, axis=-1).swapaxes(-1, -2)
+        normal = jnp.matmul(columns * weight[:, None], columns.swapaxes(-1, -2), precision="highest")
+        prior = jnp.asarray((GAIN**-2, OFFSET**-2))
+        own = normal[:, 7:9, 7:9] + jnp.diag(prior)
+        own_side = normal[:, 7:9, 9] + prior * (light - jnp.asarray((1.0, 0.0)))
+        both = jnp.linalg.solve(own, jnp.concatenate((normal[:, 7:9, :7], own_side[..., None]), axis=-1))
+        mixed = jnp.matmul(normal[:, :7, 7:9], both, precision="highest")
+        stiffness = jnp.concatenate((jnp.full(3, TURN**-2), jnp.full(3, SHIFT**-2), self.focal.information[None]))
+        system = jnp.sum(normal[:, :7, :7] - mixed[..., :7], axis=0) + jnp.diag(stiffness)
+        side = jnp.sum(normal[:, :7, 9] - mixed[..., 7], axis=0) + stiffness * self._away(pose, stretch)
+        step = -jnp.linalg.solve(system, side)
+        step = jnp.where(jnp.isfinite(step).all(), step, 0)
+        step = step * jnp.minimum(1, LONGEST_STEP / jnp.maximum(jnp.linalg.norm(step), 1e-9))
+        light = light - both[..., 7] - jnp.sum(both[..., :7] * step, axis=-1)
+        light = jnp.stack((jnp.clip(light[:, 0], 0.2, 5), jnp.clip(light[:, 1], -1, 1)), axis=-1)
+        shifted = pose[:, 3] + rotate(pose[:, :3], step[3:6] * unit)
+        pose = jnp.concatenate((multiply(pose[:, :3], rotation_from_vector(step[:3])), shifted[:, None]), axis=-1)
+        information = system[6, 6] - system[6, :6] @ jnp.linalg.solve(system[:6, :6], system[:6, 6])
+        return pose, stretch + step[6], light, information
+
+    def _slopes(
+        self, level: jax.Array, at: _Projection, stretch: jax.Array, light: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Change of brightness as points move, [R,N,3], along the axes of the keyframes' cameras and of the new one."""
+        focal = self.focal.length * jnp.exp(stretch)
+        depth = jnp.where(self.known, self.keyframes.depth, 1)[..., None]
+        flat = light[:, :1, None] * self.keyframes.gradient[:, level] * focal / depth
+        along = -jnp.sum(flat * self.keyframes.place / focal, axis=-1, keepdims=True)
+        slope = jnp.concatenate((flat, along), axis=-1)
+        return slope, rotate(at.rotation[:, None], slope)
+
+    def _away(self, pose: jax.Array, stretch: jax.Array) -> jax.Array:
+        """[7] how far all is from what was given: turn in radians, shift in mean depths, stretch."""
+        turn = multiply(self.guess[:, :3].T, pose[:, :3])
+        axis = jnp.stack((turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1])) / 2
+        shift = rotate(pose[:, :3].T, pose[:, 3] - self.guess[:, 3]) / self.unit
+        return jnp.concatenate((axis, shift, stretch[None]))
+
+
+def _centre(levels: jax.Array) -> jax.Array:
+    """[2] the principal point of images [level,H,W], as pose encodings have it."""
+    return jnp.asarray(levels.shape[:-3:-1], jnp.float32) / 2
+
+
+def _strongest(brightness: jax.Array, known: jax.Array) -> jax.Array:
+    """Pixels (u, v) [N,2] of an image [H,W]: of each of about `SAMPLES` cells the known one with the strongest gradient."""
+    height, width = brightness.shape
+    side = max(1, round((height * width / SAMPLES) ** 0.5))
+    rows, columns = height // side, width // side
+    v, u = jnp.gradient(brightness)
+    strength = jnp.where(known & jnp.isfinite(u + v), u**2 + v**2, -1)[: rows * side, : columns * side]
+    cells = strength.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(rows, columns, side**2)
+    best = jnp.argmax(cells, axis=-1)
+    corner = jnp.stack(jnp.meshgrid(jnp.arange(columns) * side, jnp.arange(rows) * side), axis=-1)
+    return (corner + jnp.stack((best % side, best // side), axis=-1)).reshape(-1, 2)
+
+
+def _median(values: jax.Array, counted: jax.Array) -> jax.Array:
+    """Median [R] of values [R,N] in [0, 1], of those counted, to 1/4096: bisected, since sorting costs more than the rest."""
+    half = jnp.sum(counted, axis=-1, keepdims=True) / 2
+
+    def narrow(turn: jax.Array, low: jax.Array) -> jax.Array:
+        middle = low + 0.5 ** (turn + 1.0)
+        return jnp.where(jnp.sum(counted & (values > middle), axis=-1, keepdims=True) > half, middle, low)
+
+    return lax.fori_loop(0, 12, narrow, jnp.zeros_like(half, jnp.float32))[:, 0] + 0.5**13

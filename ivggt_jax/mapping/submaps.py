@@ -1,0 +1,166 @@
+"""The map of one stream, frame by frame: poses refined and put into the world, submaps linked. No network here.
+
+One stream of the network predicts every pose in the frame of its first image, and far from there it loses the camera.
+So a submap is one life of the stream, short enough for the camera to hold. Where it ends, its last frame is seen twice:
+by the old memory, and as the first frame, the anchor, of a fresh one. Its two depths give the ratio of the two units,
+its two cameras the rest of the link.
+"""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ivggt_jax import geometry
+from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.link import link
+from ivggt_jax.mapping.pyramid import pyramid, sharpness
+from ivggt_jax.mapping.refinement import LEAST_CORRELATION, keyframe, refine
+from ivggt_jax.mapping.state import MapRecord, MapState
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.transforms import Similarity, multiply, rotate
+
+CLEAR, BLANK = 0.5, 0.05
+"""Shares of the usual sharpness: from the first on a frame makes an anchor, below the second it shows nothing."""
+PATIENCE = 4
+"""So many frames on end that do not correlate with the keyframes are a break, such as a cut in the video: the next part of
+the map begins."""
+
+
+def is_due(config: SubmapConfig, position: MapState, image: jax.Array, frames: jax.Array) -> jax.Array:
+    """Bool []: the next submap is to begin with this image [H,W,3], the newest of `frames` [] of the present one.
+
+    A blurred image is passed over for a while, one that shows nothing always.
+    """
+    sharp = sharpness(pyramid(image))
+    clear = (sharp >= CLEAR * position.sharpness) | (frames >= config.frames + config.delay)
+    full = (frames >= config.frames) & clear
+    return (full | (position.lost >= PATIENCE)) & (sharp > BLANK * position.sharpness)
+
+
+def follow(
+    config: SubmapConfig, position: MapState, seen: Predictions, again: Predictions, images: jax.Array, due: jax.Array
+) -> tuple[MapState, Predictions]:
+    """S frames [S,H,W,3] of one stream, in [0,1], put into its world.
+
+    `seen` [S,…] is what the present submap says of them; `again` what the next one says, whose anchor is the last of
+    them, where `due` [] is set. Returns the map after these frames and their predictions in the world, with `map`.
+    """
+    assert seen.features is not None
+    assert again.features is not None
+    lost = position.lost >= PATIENCE
+
+    def one(position: MapState, inputs: tuple[Predictions, jax.Array]) -> tuple[MapState, Predictions]:
+        return _place(config, position, *inputs)
+
+    position, found = lax.scan(one, position, (seen, images))
+    linked = _anchor(position, seen, again, found, lost)
+    position = jax.tree.map(lambda new, old: jnp.where(due, new, old), linked, position)
+    last = jnp.arange(images.shape[0]) == images.shape[0] - 1
+    assert found.map is not None
+    record = replace(
+        found.map,
+        anchor=due & last,
+        token=jnp.where(due, again.features[:, 0], seen.features[:, 0]).astype(jnp.float32),
+    )
+    return position, replace(found, map=record)
+
+
+def _place(
+    config: SubmapConfig, position: MapState, seen: Predictions, image: jax.Array
+) -> tuple[MapState, Predictions]:
+    """One frame put where the last ones lead and, where that lowers the residual, where its image says."""
+    assert seen.pose_encoding is not None
+    assert seen.depth is not None
+    cam_from_model, intrinsics = geometry.cameras_from_pose(seen.pose_encoding, *seen.depth.shape)
+    model_from_cam = geometry.invert(cam_from_model)
+    world_from_cam = position.world_from_model.poses(model_from_cam)
+    levels = pyramid(image)
+    refined, agreement = jnp.zeros((), bool), jnp.zeros(())
+    if config.refine:
+        belief = position.focal.after(intrinsics)
+        found = refine(position.keyframes, position.valid, levels, belief, world_from_cam)
+        world_from_cam, refined, agreement = found.world_from_cam, found.accepted, found.correlation
+        position = replace(position, focal=found.focal)
+        intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
+    world_from_model = _putting(model_from_cam, world_from_cam, position.world_from_model.scale)
+    depth = world_from_model.scale * seen.depth
+    position = _remember(config, position, levels, depth, world_from_cam, agreement)
+    record = MapRecord(
+        submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
+        anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
+        refined=refined, agreement=agreement, token=jnp.zeros(()),
+    )  # fmt: skip
+    moved = replace(
+        seen,
+        pose_encoding=geometry.pose_from_cameras(geometry.invert(world_from_cam), intrinsics, *depth.shape),
+        depth=depth,
+        points=None if seen.points is None else world_from_model.points(seen.points),
+        visibility=_while_alive(position, seen.visibility),
+        map=record,
+    )
+    return replace(position, world_from_model=world_from_model, frame=position.frame + 1), moved
+
+
+def _while_alive(position: MapState, visibility: jax.Array | None) -> jax.Array | None:
+    """A point that was hidden at an anchor was lost there: what is tracked since is another one."""
+    if visibility is None:
+        return None
+    assert position.alive is not None
+    return jnp.where(position.alive, visibility, 0)
+
+
+def _remember(
+    config: SubmapConfig,
+    position: MapState,
+    levels: jax.Array,
+    depth: jax.Array,
+    world_from_cam: jax.Array,
+    agreement: jax.Array,
+) -> MapState:
+    """The frame among the keyframes, if it is one, and in what is known of the stream's images."""
+    sharp = sharpness(levels)
+    first, shows = position.frame == 0, sharp > BLANK * position.sharpness
+    usual = jnp.where(first, sharp, position.sharpness + jnp.where(shows, 0.1 * (sharp - position.sharpness), 0))
+    lost = jnp.where(jnp.any(position.valid) & shows & (agreement < LEAST_CORRELATION), position.lost + 1, 0)
+    slot = position.frame // config.keyframe_every % config.keyframes
+    chosen = (position.frame % config.keyframe_every == 0) & shows & (jnp.arange(config.keyframes) == slot)
+    frame = keyframe(levels, depth, world_from_cam)
+    keyframes = jax.tree.map(
+        lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
+    )
+    valid = position.valid | chosen
+    lost = lost if config.refine else jnp.zeros_like(lost)
+    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, lost=lost)
+
+
+def _anchor(position: MapState, seen: Predictions, again: Predictions, found: Predictions, lost: jax.Array) -> MapState:
+    """The map after the next submap began with the last frame."""
+    assert seen.depth is not None
+    assert again.depth is not None
+    assert again.pose_encoding is not None
+    assert found.pose_encoding is not None
+    size = seen.depth.shape[1:]
+    joined = link(seen.depth[-1], again.depth[-1])
+    camera, _ = geometry.cameras_from_pose(found.pose_encoding[-1], *size)
+    anchor, _ = geometry.cameras_from_pose(again.pose_encoding[-1], *size)
+    scale = position.world_from_model.scale * joined.scale
+    placed = _putting(geometry.invert(anchor), geometry.invert(camera), scale)
+    broken = lost | ~joined.sound
+    alive = position.alive
+    if alive is not None:
+        assert seen.visibility is not None
+        alive = alive & (seen.visibility[-1] > 0.5)
+    return replace(
+        position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
+        part=position.part + broken, lost=jnp.zeros_like(position.lost), alive=alive,
+        link_share=jnp.where(broken, 0, joined.share), link_spread=jnp.where(broken, 0, joined.spread),
+        valid=jnp.where(broken, False, position.valid),
+    )  # fmt: skip
+
+
+def _putting(a_from_cam: jax.Array, b_from_cam: jax.Array, scale: jax.Array) -> Similarity:
+    """b_from_a of a given scale [] that takes the camera [3,4] from where it is in a to where it is in b."""
+    rotation = multiply(b_from_cam[:, :3], a_from_cam[:, :3].T)
+    return Similarity(scale, rotation, b_from_cam[:, 3] - scale * rotate(rotation, a_from_cam[:, 3]))

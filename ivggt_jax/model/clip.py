@@ -1,0 +1,56 @@
+"""The seam between the network and what its blocks attend to: a clip's other frames here, a stream's past elsewhere."""
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, Self, TypeVar
+
+import jax
+
+from ivggt_jax.kernels.attention import attend, attend_causal
+
+ClipMode = Literal["offline", "causal"]
+"""Whether a frame of a clip sees all frames, or itself and earlier ones only."""
+
+
+class Memory(Protocol):
+    """What attention across frames reads and writes: a pytree that goes from layer to layer.
+
+    B streams of S frames of P tokens pass together, as [B·S,P,…], the frames of a stream one after the other.
+    """
+
+    def attend(self, layer: jax.Array, query: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Self]:
+        """Query, keys and values [B·S,P,head,head_dim] of layer [] → what the queries receive, like them, and the memory.
+
+        A head that refines its answer runs its layers several times; then `layer` counts on.
+        """
+
+
+class TokenMemory(Memory, Protocol):
+    """A memory of the aggregator's tokens, which may also look at what becomes of them."""
+
+    def note(self, layer: jax.Array, x: jax.Array, change: jax.Array) -> Self:
+        """Learn what the MLP of a layer adds to its tokens: the tokens and the change, both [B·S,P,width]."""
+
+
+MemoryT = TypeVar("MemoryT", bound=Memory)
+TokenMemoryT = TypeVar("TokenMemoryT", bound=TokenMemory)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Clip:
+    """A whole clip at once: everything there is to attend to comes with the query, and nothing is kept."""
+
+    frames: int = field(metadata={"static": True})
+    mode: ClipMode = field(metadata={"static": True})
+
+    def attend(self, layer: jax.Array, query: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Self]:
+        """See `Memory`."""
+        shape = query.shape
+        query, keys, values = (x.reshape(-1, self.frames * shape[1], *shape[2:]) for x in (query, keys, values))
+        causal = self.mode == "causal"
+        attended = attend_causal(query, keys, values, self.frames) if causal else attend(query, keys, values)
+        return attended.reshape(shape), self
+
+    def note(self, layer: jax.Array, x: jax.Array, change: jax.Array) -> Self:
+        """See `TokenMemory`."""
+        return self

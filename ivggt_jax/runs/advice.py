@@ -1,0 +1,91 @@
+"""The whole command that mends a thing, made from the options of a run."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ivggt_jax.sources.source import full_name
+from ivggt_jax.weights.hub import PUBLISHED
+from ivggt_jax.writers.run_json import plain, read_run_json, recorded
+from ivggt_jax.writers.saved_run import SavedRun
+
+EXAMPLE = ("examples", "room", "frames")
+"""Where the pictures lie that the demo model is shown with."""
+REAL = "lch01/StreamVGGT"
+"""Published weights of a model for streams."""
+LEFT_OUT = ("overwrite", "resume", "view", "port", "frames_dtype")
+"""Options that decide nothing about the results, or that follow from the others."""
+
+
+def comes_again(frames: str) -> bool:
+    """Whether a source gives the same frames when it is read again, or is a camera, whose frames are gone."""
+    return not frames.startswith(("cam:", "rtsp:", "rtsps:"))
+
+
+def infer_command(settings: Mapping[str, Any], **changes: object) -> str:
+    """The `infer` command with options as `run.json` holds them, without those that have their default.
+
+    changes: options that are to be otherwise.
+    """
+    from ivggt_jax.infer import InferConfig  # which needs this module itself
+    from ivggt_jax.sources import SourceConfig
+
+    usual = _flat(plain(InferConfig(source=SourceConfig(frames=""))))
+    kept = {name: value for name, value in _flat(settings).items() if name in usual and name not in LEFT_OUT}
+    words = ["python", "-m", "ivggt_jax.infer"]
+    for name, value in {**kept, **changes}.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words += [f"--{option}" if value else f"--no-{option}"] * (value != usual[name])
+        elif value not in (None, [], usual[name]):
+            words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    return shlex.join(words)
+
+
+def saved_run(out: Path) -> SavedRun:
+    """The run's saved frames. Raises FileNotFoundError where there are none, with the command that makes them."""
+    try:
+        return SavedRun(out)
+    except FileNotFoundError as error:
+        settings = _settings(out)
+        if not isinstance(frames := recorded(settings, "source", "frames"), str):
+            raise
+        export = recorded(settings, "export")
+        where: dict[str, object] = {"out": f"{out}", "overwrite": True}
+        if not comes_again(frames):
+            where = {"out": f"{out}_with_frames"}
+        command = infer_command(settings, **where, export=[*(export if isinstance(export, list) else ()), "npz"])
+        raise FileNotFoundError(
+            f"{out / 'frames'} holds no saved frames (*.npz); a run that keeps them: {command}"
+        ) from error
+
+
+def note_on_demo(settings: Mapping[str, Any]) -> str | None:
+    """What to say where the demo model is given anything but the example; None elsewhere.
+
+    settings: a run's options, as `run.json` holds them.
+    """
+    frames = str(recorded(settings, "source", "frames"))
+    if settings["checkpoint"] != "demo" or Path("demo").exists() or Path(full_name(frames)).parts[-3:] == EXAMPLE:
+        return None
+    return (
+        "NOTE: THE DEMO MODEL KNOWS RENDERED ROOMS ONLY. Of other pictures its geometry means little; for real ones "
+        f"({PUBLISHED[REAL].licence}; downloads 5 GB): {infer_command(settings, checkpoint=REAL, overwrite=True)}"
+    )
+
+
+def _settings(out: Path) -> dict[str, Any]:
+    """The options in a folder's `run.json`; empty where there are none."""
+    try:
+        settings = recorded(read_run_json(out), "settings")
+    except (OSError, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name, those of groups among them."""
+    groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    flat = {name: value for name, value in settings.items() if name not in groups}
+    return {name: value for group in groups.values() for name, value in group.items()} | flat

@@ -1,0 +1,159 @@
+"""What the commands share: arguments to a dataclass, the compilation cache, messages and errors as plain lines."""
+
+import glob
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import jax
+import tyro
+from tqdm import tqdm
+
+from ivggt_jax.weights.hub import cache_folder
+
+Config = TypeVar("Config")
+USER_ERRORS = (ValueError, OSError)
+"""Of the library and its files: their message says what is wrong and what to do, a traceback would hide it."""
+NARROWEST = 40
+"""Columns that help is laid out for at least: in a terminal of fewer than six it would never come to an end."""
+DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
+"""What JAX says of a compiled program that it cannot read: it goes on without, and never replaces it."""
+
+
+def run_command(
+    config: Callable[..., Config], run: Callable[[Config], int], arguments: Sequence[str] | None, program: str
+) -> NoReturn:
+    """Parse the command line into `config`, run, and exit with its code.
+
+    1 and one line for an error, 130 for Ctrl-C and SIGTERM, 141 when nobody reads what is printed any more.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written is removed
+    _open_standard_streams()
+    logging.basicConfig(level=logging.WARNING, handlers=[_PlainLines()])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="PIL")  # whatever matters in a damaged image comes as an error
+        warnings.filterwarnings("always", DAMAGED.pattern)
+        warnings.showwarning = _show_warning
+        code = _code(lambda: _run(config, run, arguments, program))
+    sys.exit(code)
+
+
+def say(text: str) -> None:
+    """A line for the user, on standard error, above a progress bar where there is one; lost when nobody reads there."""
+    with suppress(OSError):
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def compiled_folder() -> Path:
+    """Where compiled programs are kept: $JAX_COMPILATION_CACHE_DIR, or a folder beside the weights.
+
+    Raises RuntimeError when that would be in the home directory and there is none.
+    """
+    return Path(jax.config.values["jax_compilation_cache_dir"] or cache_folder() / "compiled")
+
+
+def _run(
+    config: Callable[..., Config], run: Callable[[Config], int], arguments: Sequence[str] | None, program: str
+) -> int:
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = f"{NARROWEST}"
+    options = tyro.cli(config, args=arguments, prog=program, description=run.__doc__)
+    _keep_compiled_programs()
+    code = run(options)
+    sys.stdout.flush()  # here, where a closed pipe is an error that is understood
+    return code
+
+
+def _code(run: Callable[[], int]) -> int:
+    """The exit code of a command, its errors told in a line."""
+    try:
+        return run()
+    except BrokenPipeError:  # as `| head` leaves it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at its end
+        return 128 + signal.SIGPIPE
+    except USER_ERRORS as error:
+        say(f"error: {error}")
+        return 1
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        kind = f" ({_first_line(error)})" if str(error) else ""
+        say(f"error: the memory is full; docs/troubleshooting.md says what needs less{kind}")
+        return 1
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # what pathlib says of ~ and ~name
+            raise
+        say(
+            "error: there is no such home directory: give whole paths, and set HOME or IVGGT_CACHE to a folder of yours"
+        )
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+
+
+def _keep_compiled_programs() -> None:
+    """Have compiled programs kept, where there is a place for them."""
+    where = "the home directory"
+    try:
+        folder = compiled_folder()
+        where = str(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError
+    except (OSError, RuntimeError):
+        say(
+            f"warning: compiled programs are not kept, each run compiles them again: {where} cannot be written; "
+            "set IVGGT_CACHE to a folder of yours"
+        )
+        jax.config.update("jax_compilation_cache_dir", None)
+    else:
+        if not jax.config.values["jax_compilation_cache_dir"]:
+            jax.config.update("jax_compilation_cache_dir", where)
+
+
+def _open_standard_streams() -> None:
+    """Give closed standard streams a place, or files opened later would get their numbers and what is printed there."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            place = os.open(os.devnull, os.O_RDWR)  # the lowest free number
+            if place != number:
+                os.dup2(place, number)
+                os.close(place)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # for what the locale's encoding lacks; stderr writes it as \x…
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """One plain line; compiled programs that are damaged are removed, so that JAX writes them again."""
+    if found := DAMAGED.match(str(message)):
+        for path in compiled_folder().glob(f"{glob.escape(found[1])}-*"):  # which of them it is, JAX does not say
+            with suppress(OSError):
+                path.unlink()
+        say(f"warning: the compiled program {found[1]} was damaged and is compiled again")
+    else:
+        say(f"warning: {_first_line(message)}")
+
+
+class _PlainLines(logging.Handler):
+    """What the library logs, one plain line each: "warning: skipped: …"."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def _first_line(message: object) -> str:
+    return str(message).partition("\n")[0]

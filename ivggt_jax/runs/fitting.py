@@ -1,0 +1,167 @@
+"""How large a cache is to be: the default budget, what the free memory holds of it, or what a limit leaves."""
+
+import dataclasses
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import jax
+import numpy as np
+
+from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.runs.command import say
+from ivggt_jax.runs.memory import Room, free_memory, gigabytes, mapped_bytes
+from ivggt_jax.streaming.steps import init_stream
+
+PUBLISHED_BUDGET = CacheConfig().total_budget or 0
+"""Tokens, of frames of 518×392 in the published network's layers."""
+SHARE_OF_MEMORY = 0.6
+"""Of the free memory that a stream may take, weights not counted: activations and the system need the rest."""
+ACTIVATIONS = 3000
+"""Bytes for each pixel of a frame that a step needs besides: 2,650 were counted for the full model (docs/design.md)."""
+SHARE_OF_FURTHER_FRAMES = 0.25
+"""Of that, for each further frame of a pass: 350, 520, 936 and 1,226 MB were counted for 1, 2, 4 and 8 of 518×392 pixels."""
+PROCESS = 400 * 10**6
+"""Bytes that compiling and running take at least, however small the model: 310 to 370 MB were counted for the demo's."""
+POINTS = 64
+"""Tracked points that are counted; they take next to nothing beside the maps that they are looked for in."""
+UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+def plan_cache(
+    model: Model, cache: CacheConfig, height: int, width: int, limit: str | None, fixed: bool
+) -> CacheConfig:
+    """The cache of a run: with the default budget unless that is `fixed`, within the user's limit or the free memory.
+
+    `cache.max_frames` is the number of frames, where it is known, and comes back rounded up, so that runs of similar length
+    share a compiled program. What is lowered is said. Raises ValueError when even the least does not fit.
+    """
+    if not fixed:
+        cache = dataclasses.replace(cache, total_budget=default_budget(model.config, height, width))
+    if limit is not None:
+        trunk = model.params["aggregator"]["camera_token"].dtype
+        bytes_ = parse_memory(limit)
+        cache = _of_rounded_length(cache, lambda cache: limited_cache(model, cache, height, width, bytes_, fixed))
+        say(f"within {limit}: {trunk} weights, {cache.dtype or trunk} cache of {cache.total_budget:,} tokens")
+    elif fixed:
+        cache = _of_rounded_length(cache, lambda cache: cache)
+    else:
+        room = free_memory(mapped_bytes(jax.tree.leaves(model.params)))
+        wanted = cache.total_budget
+        cache = _of_rounded_length(cache, lambda cache: free_cache(model, cache, height, width, room))
+        if cache.total_budget != wanted:
+            say(f"cache lowered to {cache.total_budget:,} tokens to fit the free memory; --budget sets it")
+    return cache
+
+
+def _of_rounded_length(cache: CacheConfig, plan: Callable[[CacheConfig], CacheConfig]) -> CacheConfig:
+    """What `plan` makes of the cache with its length rounded up, or as it is where that costs tokens or does not fit."""
+    if cache.max_frames is None:
+        return plan(cache)
+    rounded = dataclasses.replace(cache, max_frames=rounded_length(cache.max_frames))
+    with suppress(ValueError):
+        if (planned := plan(rounded)) == rounded:
+            return planned
+    return plan(cache)
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "8GB", "7.5GiB", "500MB". Raises ValueError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(MB|GB|MiB|GiB)", text)
+    if match is None or not float(match[1]):
+        raise ValueError(f"an amount of memory is like 8GB, 7.5GiB or 500MB, not {text!r}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def weights_bytes(model: Model) -> int:
+    """Bytes of a model's parameters, which may be abstract."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(model.params))
+
+
+def stream_bytes(model: Model, cache: CacheConfig, height: int, width: int) -> int:
+    """Bytes of the buffers of a stream with all heads of the model, whose parameters may be abstract; nothing is made."""
+    options: dict[str, Any] = {"height": height, "width": width, "heads": model.heads}
+    if "tracks" in model.heads:
+        options["query_points"] = np.zeros((1, POINTS, 2))
+    state = jax.eval_shape(lambda: init_stream(model, cache, **options))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+
+def step_bytes(cache: CacheConfig, height: int, width: int) -> int:
+    """Bytes that a step takes beside weights and stream, estimated for the full model."""
+    return int(ACTIVATIONS * height * width * (1 + SHARE_OF_FURTHER_FRAMES * (cache.frames_per_step - 1)))
+
+
+def default_budget(model: ModelConfig, height: int, width: int) -> int:
+    """Tokens that are kept where nobody says how many: as many frames as the published 1,200,000 tokens of 518×392 are, 48."""
+    published = ModelConfig.vggt_1b()
+    tokens, layers = published.tokens_per_frame(392, 518), published.depth
+    return -(-PUBLISHED_BUDGET * model.tokens_per_frame(height, width) * model.depth // (tokens * layers))
+
+
+def rounded_length(frames: int) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, … that holds so many frames.
+
+    Buffers for as many serve runs of similar length, which then share one compiled program.
+    """
+    power = 1 << (frames - 1).bit_length()
+    return power * 3 // 4 if frames <= power * 3 // 4 else power
+
+
+def fitting_cache(model: Model, cache: CacheConfig, height: int, width: int, room: float) -> CacheConfig:
+    """The cache with its budget lowered, where needed, to what fits `room` bytes.
+
+    It is never lowered below what the anchor frames, at least one, need in each layer.
+    """
+    assert cache.total_budget is not None
+    if stream_bytes(model, cache, height, width) <= room:
+        return cache
+    least = max(cache.anchor_frames, 1) * model.config.tokens_per_frame(height, width) * model.config.depth
+    budgets = range(least, cache.total_budget + 1)
+
+    def needed(budget: int) -> int:
+        return stream_bytes(model, dataclasses.replace(cache, total_budget=budget), height, width)
+
+    fitting = bisect_right(budgets, room, key=needed)
+    return dataclasses.replace(cache, total_budget=budgets[max(0, fitting - 1)])
+
+
+def free_cache(model: Model, cache: CacheConfig, height: int, width: int, room: Room) -> CacheConfig:
+    """The cache with its budget, and its longest stream, lowered to what fits a share of the free memory.
+
+    Raises ValueError where even the least does not fit all of it.
+    """
+    beside = step_bytes(cache, height, width) + PROCESS
+    most = min(SHARE_OF_MEMORY * room.free, room.free - beside)
+    fitting = fitting_cache(model, cache, height, width, most)
+    if (stream := stream_bytes(model, fitting, height, width)) > most:
+        raise ValueError(
+            f"the memory is too little, {room.bound} leaves {gigabytes(room.free)} beside the weights: a cache of "
+            f"{fitting.total_budget:,} tokens takes {gigabytes(stream)}, a step at {width}×{height} and compiling it about "
+            f"{gigabytes(beside)}; give a smaller --size, or a --budget to try it"
+        )
+    return fitting
+
+
+def limited_cache(model: Model, cache: CacheConfig, height: int, width: int, limit: int, fixed: bool) -> CacheConfig:
+    """The cache that keeps weights, stream and a step's activations within `limit` bytes, int8 before fewer tokens.
+
+    `fixed`: the budget is the user's and stays. Raises ValueError when even the least does not fit.
+    """
+    weights = weights_bytes(model)
+    activations = step_bytes(cache, height, width)
+    room = limit - weights - activations
+    if stream_bytes(model, cache, height, width) <= room:
+        return cache
+    small = dataclasses.replace(cache, dtype="int8")
+    if not fixed:
+        small = fitting_cache(model, small, height, width, room)
+    if (needed := stream_bytes(model, small, height, width)) > room:
+        raise ValueError(
+            f"{limit / 1e9:.2f} GB are too little: weights take {weights / 1e9:.2f}, a step at {width}×{height} about "
+            f"{activations / 1e9:.2f}, and an int8 cache of {small.total_budget:,} tokens {needed / 1e9:.2f} GB"
+        )
+    return small

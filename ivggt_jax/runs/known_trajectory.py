@@ -1,0 +1,124 @@
+"""Results in the unit, or the whole frame, of a known trajectory: by itself the model is right up to scale only."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ivggt_jax.trajectories.alignment import align_trajectory, inverse
+from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time, poses_from_tum, read_table
+from ivggt_jax.transforms import Similarity
+from ivggt_jax.writers.files import replacing
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.saved_run import SavedRun
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignOptions:
+    """A known trajectory to bring results to. Raises ValueError when both are given."""
+
+    align_to: Path | None = None
+    """A known trajectory (TUM file): results are also written to aligned/, moved, turned and scaled to fit it (Sim3)."""
+    scale_from: Path | None = None
+    """The same, scaled only: the world stays the first camera's. Without either, results are right up to scale."""
+
+    def __post_init__(self) -> None:
+        if self.align_to and self.scale_from:
+            raise ValueError("--align-to includes the scale: give it or --scale-from, not both")
+
+    @property
+    def trajectory(self) -> Path | None:
+        """The file, whichever option named it."""
+        return self.align_to or self.scale_from
+
+
+class AlignedRun(SavedRun):
+    """A run's saved frames, moved by a similarity as they are read."""
+
+    def __init__(self, out: Path, truth_from_model: Similarity):
+        super().__init__(out)
+        self._map = truth_from_model
+
+    def __getitem__(self, position):
+        """The moved result, or list of results."""
+        found = super().__getitem__(position)
+        return [self._moved(result) for result in found] if isinstance(found, list) else self._moved(found)
+
+    def camera(self, position: int) -> Result:
+        """As `SavedRun.camera`, moved."""
+        return self._moved(super().camera(position))
+
+    def _moved(self, result: Result) -> Result:
+        depth, points = result.depth, result.points
+        return dataclasses.replace(
+            result,
+            cam_from_world=inverse(self._map.poses(result.world_from_cam)),
+            depth=None if depth is None else (self._map.scale * depth).astype(np.float32),
+            points=None if points is None else self._map.points(points).astype(np.float32),
+        )
+
+
+def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Times [N] and world_from_cam [N, 3, 4] of a TUM file.
+
+    Raises ValueError, naming the file, when it holds anything else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such trajectory file")
+    rows, problems = read_table(path, 8)
+    poses = poses_from_tum(rows)
+    known = np.isfinite(poses).all(axis=(1, 2))
+    if problems or not known.any():
+        raise ValueError(
+            f"{path} is not a trajectory in TUM format, `timestamp tx ty tz qx qy qz qw` "
+            f"({problems[0] if problems else 'no pose is finite'})"
+        )
+    return rows[known, 0], poses[known]
+
+
+def align_run(out: Path, options: AlignOptions) -> tuple[AlignedRun, dict[str, Any]]:
+    """The saved run in `out` brought to the trajectory, and what `aligned/alignment.json` says about it.
+
+    Frames and poses belong together when their times differ by less than 0.02 s; a frame without time goes by its
+    index. Raises ValueError when fewer than three frames have a pose.
+    """
+    assert options.trajectory is not None
+    times, truth = read_trajectory(options.trajectory)
+    cameras = SavedRun(out).cameras()
+    frames = [(result.frame.index, result.frame.timestamp, result.world_from_cam) for result in cameras]
+    own = np.array([index if timestamp is None else timestamp for index, timestamp, _ in frames], np.float64)
+    nearest = nearest_in_time(own, times)
+    found = nearest >= 0
+    if found.sum() < 3:
+        kind = "numbers (they have no times)" if frames[0][1] is None else "times"
+        raise ValueError(
+            f"{options.trajectory} has poses for {found.sum()} of {len(frames)} frames, and three are needed: its times "
+            f"go from {times.min():.3f} to {times.max():.3f}, the frames' {kind} from {own.min():.3f} to "
+            f"{own.max():.3f}, and those that belong together differ by less than {ASSOCIATION_SECONDS} s"
+        )
+    predicted = np.stack([pose for *_, pose in frames])[found]
+    truth = truth[nearest[found]]
+    similarity = align_trajectory(predicted, truth, "sim3")
+    errors = np.linalg.norm(similarity.poses(predicted)[:, :, 3] - truth[:, :, 3], axis=1)
+    if options.scale_from:
+        similarity = Similarity(scale=similarity.scale)
+    record = {
+        "trajectory": str(options.trajectory),
+        "meaning": "x_aligned = scale * rotation @ x_model + translation; lengths are in the trajectory's unit",
+        "world": "the trajectory's" if options.align_to else "the first camera's frame",
+        "scale": similarity.scale,
+        "rotation": similarity.rotation.tolist(),
+        "translation": similarity.translation.tolist(),
+        "frames_with_pose": int(found.sum()),
+        "frames": len(frames),
+        "position_error_after_sim3": float(np.sqrt(np.mean(errors**2))),
+    }
+    return AlignedRun(out, similarity), record
+
+
+def write_alignment(out: Path, record: dict[str, Any]) -> None:
+    """Writes `alignment.json` into the folder `out`. Raises WriteError when the disk is full."""
+    with replacing(out / "alignment.json") as file:
+        file.write(f"{json.dumps(record, indent=2, ensure_ascii=False)}\n".encode())

@@ -1,0 +1,147 @@
+"""How much memory there is to plan with: the device's, or the machine's within every limit that is set to this process."""
+
+import math
+import os
+import resource
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+PROC = Path("/proc")
+"""Where Linux tells of the machine and of this process."""
+GROUP_FILES = {
+    "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+    "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""Of a control group, by its file system: its limits, what it uses, and the line of memory.stat that tells of file pages
+that are given up first."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory that may still be allocated."""
+
+    free: int
+    """Bytes."""
+    bound: str
+    """What ends it, for people: "this machine's memory", "a control group's limit of 1.5 GB"."""
+    counts_mapped: bool = True
+    """Whether files that are mapped take of it when they are read (an address space holds them from the beginning)."""
+
+    def less(self, mapped: int) -> "Room":
+        """What is left when so many bytes of mapped files are read."""
+        return Room(max(0, self.free - mapped * self.counts_mapped), self.bound, self.counts_mapped)
+
+
+def free_memory(mapped: int = 0) -> Room:
+    """What may still be allocated where the model runs: on the GPU, or in main memory under the least of all limits.
+
+    mapped: bytes of files that are mapped and will be read, such as weights (`mapped_bytes`); a GPU holds no such files.
+    """
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return Room(statistics["bytes_limit"] - statistics["bytes_in_use"], "the device's memory")
+    rooms = [_of_machine(), *_of_control_groups(), *_of_process_limits()]
+    return min((room.less(mapped) for room in rooms), key=lambda room: room.free)
+
+
+def mapped_bytes(arrays: Iterable[jax.Array]) -> int:
+    """Bytes of those arrays that lie in mapped files, so that they take memory only when they are first read."""
+    try:
+        lines = (PROC / "self" / "maps").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = [line.split(maxsplit=5) for line in lines]
+    # The fifth field is the file's number, 0 for memory that belongs to no file.
+    files = [tuple(int(end, 16) for end in field[0].split("-")) for field in fields if field[4] != "0"]
+    on_host = (x for x in arrays if x.devices() <= set(jax.local_devices(backend="cpu")))
+    return sum(x.nbytes for x in on_host if any(low <= x.unsafe_buffer_pointer() < high for low, high in files))
+
+
+def peak_memory() -> dict[str, int]:
+    """Most bytes held so far: `host` (resident), and `device` where the backend counts them."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in statistics:
+        peak["device"] = statistics["peak_bytes_in_use"]
+    return peak
+
+
+def gigabytes(count: float) -> str:
+    """Bytes, for people."""
+    return f"{count / 1e9:.1f} GB"
+
+
+def _of_machine() -> Room:
+    bound = "this machine's memory"
+    with suppress(OSError, StopIteration, ValueError):
+        lines = (PROC / "meminfo").read_text().splitlines()
+        return Room(next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable")), bound)
+    return Room(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2, bound)
+
+
+def _of_control_groups() -> Iterator[Room]:
+    """Of every control group that this process is in, from its own up to the root of what can be seen."""
+    for kind, folder in _group_folders():
+        limits, used, given_up = GROUP_FILES[kind]
+        with suppress(OSError, ValueError, KeyError):
+            limit = min(_amount(folder / name) for name in limits)
+            if limit == math.inf:
+                continue
+            kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            free = int(limit - _amount(folder / used)) + int(kept.get(given_up, 0))
+            yield Room(free, f"a control group's limit of {gigabytes(limit)}")
+
+
+def _group_folders() -> Iterator[tuple[str, Path]]:
+    """File system and folder of every control group of this process that may limit its memory."""
+    mounts = _group_mounts()
+    with suppress(OSError, ValueError):
+        for line in (PROC / "self" / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            kind = "cgroup" if "memory" in controllers.split(",") else "cgroup2" if not controllers else None
+            if kind not in mounts:
+                continue
+            root, mounted = mounts[kind]
+            # A container may see the whole tree's names and only its own part of it.
+            below = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
+            folder = mounted / below if ".." not in below.parts else mounted
+            yield from ((kind, place) for place in (folder, *folder.parents) if place.is_relative_to(mounted))
+
+
+def _group_mounts() -> dict[str, tuple[str, Path]]:
+    """Where the control groups of memory are mounted, by their file system: the root that is mounted, and the place."""
+    mounts = {}
+    with suppress(OSError, ValueError, IndexError):
+        for line in (PROC / "self" / "mountinfo").read_text().splitlines():
+            before, after = line.split(" - ", 1)
+            kind, _, options = after.split(" ", 2)
+            if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
+                root, place = before.split(" ")[3:5]
+                mounts[kind] = root, Path(place.replace("\\040", " "))
+    return mounts
+
+
+def _amount(path: Path) -> float:
+    """What a file of a control group says; "max", what is not there, and more than any machine has are no limit."""
+    if not path.exists():
+        return math.inf
+    text = path.read_text().strip()
+    return math.inf if text == "max" or int(text) >= 1 << 60 else int(text)
+
+
+def _of_process_limits() -> Iterator[Room]:
+    """Under limits that the shell has set: `ulimit -v` on addresses, `ulimit -d` on data."""
+    names = {"VmSize": (resource.RLIMIT_AS, "ulimit -v"), "VmData": (resource.RLIMIT_DATA, "ulimit -d")}
+    with suppress(OSError, ValueError):
+        fields = dict(line.split(":", 1) for line in (PROC / "self" / "status").read_text().splitlines())
+        for name, (number, option) in names.items():
+            limit, _ = resource.getrlimit(number)
+            if limit != resource.RLIM_INFINITY and name in fields:
+                free = limit - (int(fields[name].split()[0]) << 10)
+                yield Room(free, f"a limit of {gigabytes(limit)} on this process ({option})", counts_mapped=False)

@@ -1,0 +1,184 @@
+"""The folder that a run writes to: what an earlier run left there, and who may write."""
+
+import contextlib
+import glob
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ivggt_jax.runs.resume import STATE_FILE, Unfinished, read_state
+from ivggt_jax.sources.folder import listed_images
+from ivggt_jax.sources.source import full_name
+from ivggt_jax.weights.tensor_file import CheckpointError
+from ivggt_jax.writers.files import naming
+from ivggt_jax.writers.run_json import read_run_json, recorded
+
+MARKER = ".ivggt_jax"
+"""An empty file in every folder that a run wrote to, there from its beginning."""
+OUTPUTS = (
+    *("trajectory.txt", "kitti.txt", "intrinsics.txt", "frames", "points.ply", "depth", "video.mp4", "recording*.rrd"),
+    *("sparse", "images", "transforms.json", "nerfstudio_depth", "nerfstudio.ply", "scene.glb", "scene.html"),
+    *("aligned", ".*.part", "run.json", STATE_FILE, MARKER),
+)
+"""Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""
+LOCK = ".lock"
+USUAL_NAMES = {"frames", "images", "image", "imgs", "img", "rgb", "color", "colour", "pictures", "input", "data"}
+"""Of folders that hold the pictures of a scene, which the folder around them is named after."""
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What lies in a folder."""
+
+    description: str
+    """For people: "a run of /scenes/room that was stopped, with 12 frames saved"."""
+    source: str | None = None
+    """What it was a run of, as `full_name` says it, where that is known."""
+    finished: bool = False
+    unfinished: Unfinished | None = None
+    """What is needed to go on, where the run can be resumed."""
+
+
+def default_out(frames: str) -> Path:
+    """ivggt_out/ and the name of the scene.
+
+    That is a file's, a camera's address, or the folder's that holds the pictures; of a folder called `frames`, `images` or
+    the like it is the name of the folder around it.
+    """
+    name = full_name(frames)
+    if "://" in name:
+        return Path("ivggt_out") / re.sub(r"[^\w.-]+", "-", name.partition("://")[2]).strip("-")
+    path = Path(os.path.normpath(name))
+    while glob.has_magic(path.name) and not path.exists():
+        path = path.parent
+    while path.name.lower() in USUAL_NAMES and path.parent.name:
+        path = path.parent
+    return Path("ivggt_out") / ("stdin" if frames == "-" else path.stem or "run")
+
+
+def earlier_run(out: Path) -> EarlierRun | None:
+    """What an earlier run left in the folder; None when there is none. Raises CheckpointError when it is damaged."""
+    unfinished = read_state(out)
+    if unfinished is not None:
+        frames, source = unfinished.frames, _text(recorded(unfinished.options, "frames"))
+        saved = f"that was stopped, with {frames} frames saved" if frames else "that was stopped before its first save"
+        return EarlierRun(f"a run of {source or 'an unknown source'} {saved}", source, unfinished=unfinished)
+    record = _record(out)
+    if type(frames := recorded(record, "frames")) is int:
+        source = _text(recorded(record, "settings", "source", "frames"))
+        return EarlierRun(
+            f"a finished run of {frames} frames of {source or 'an unknown source'}", source, finished=True
+        )
+    if any(_outputs(out)):
+        return EarlierRun("what is left of a run that cannot be resumed")
+    return None
+
+
+def check_replaceable(out: Path, option: str = "--out") -> None:
+    """Raises ValueError when the folder holds somebody's files under the names of results, and no run wrote to it.
+
+    `option` is what names another.
+    """
+    found = _outputs(out)
+    if found and not _is_a_runs(out):
+        names = ", ".join(path.name for path in found)
+        raise ValueError(
+            f"{out} holds {names}, which may be no results, since no run is known there: choose another {option}"
+        )
+
+
+def begin_anew(out: Path) -> None:
+    """Remove what an earlier run left, and nothing else, and mark the folder as a run's.
+
+    Raises WriteError when it cannot, ValueError as `check_replaceable`.
+    """
+    check_replaceable(out)
+    for path in _outputs(out):
+        with naming(path):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    mark(out)
+
+
+def mark(out: Path) -> None:
+    """Mark the folder as one that a run or an export wrote to. Raises WriteError when it cannot."""
+    with naming(out / MARKER):
+        (out / MARKER).touch()
+
+
+def describe(out: Path) -> str | None:
+    """What lies in the folder, for people, whatever state it is in; None for nothing."""
+    try:
+        earlier = earlier_run(out)
+    except CheckpointError:
+        return "a damaged run"
+    return earlier.description if earlier else None
+
+
+def check_inputs_outside(out: Path, frames: str, others: Iterable[Path | None] = ()) -> None:
+    """Raises ValueError when an input lies where results go, and might be replaced or removed.
+
+    `frames` is a file, a folder, a pattern or a list file (.txt) of images, the others are files and folders.
+    """
+    folder = out.resolve()
+    for path in (*_with_what_it_names(frames), *(path for path in others if path is not None)):
+        place = path.expanduser().resolve()
+        if folder in place.parents and place.relative_to(folder).parts[0] in OUTPUTS:
+            raise ValueError(f"{path} lies where results are written, in {out}: choose another --out")
+
+
+@contextlib.contextmanager
+def locked(out: Path, option: str = "--out") -> Iterator[None]:
+    """The folder, made if needed, for this process alone; removed at the end if it is still empty.
+
+    `option` is what names another. Raises ValueError when another process has it, WriteError when it cannot be made.
+    """
+    with naming(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"another run is writing to {out}: wait for it, or choose another {option}") from None
+    try:
+        yield
+    finally:
+        (out / LOCK).unlink(missing_ok=True)
+        lock.release()
+        with contextlib.suppress(OSError):
+            out.rmdir()
+
+
+def _outputs(out: Path) -> list[Path]:
+    return [path for pattern in OUTPUTS for path in sorted(out.glob(pattern))]
+
+
+def _with_what_it_names(frames: str) -> Iterator[Path]:
+    """The path, what matches it where it is a pattern, and the images that it lists where it is a list file."""
+    path = Path(frames).expanduser()
+    yield path
+    yield from map(Path, glob.iglob(str(path), recursive=True))
+    if path.suffix.lower() == ".txt" and path.is_file():
+        yield from listed_images(path)
+
+
+def _is_a_runs(out: Path) -> bool:
+    """Whether a run wrote to the folder: marked it, can be resumed there, or left its record."""
+    return (out / MARKER).is_file() or (out / STATE_FILE).is_file() or "conventions" in _record(out)
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """The folder's `run.json`; empty where there is none that can be read."""
+    try:
+        return read_run_json(out)
+    except (OSError, ValueError):
+        return {}
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,250 @@
+"""A run: frames through the model into the writers, one read ahead, one computed, one written behind."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from ivggt_jax import geometry
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.runs.command import say
+from ivggt_jax.runs.progress import Progress
+from ivggt_jax.sources import Frame, SourceError
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import scan, step
+from ivggt_jax.writers import Result, Writers
+
+SECONDS_BETWEEN_SAVES = 60.0
+"""At least, where the user did not say how often the state is saved."""
+SHARE_FOR_SAVES = 0.05
+"""Of the time, at most, in that case."""
+
+
+class Stopped(Exception):
+    """No further frame is waited for."""
+
+
+class Run:
+    """Feeds frames to a model and its predictions to writers, and has the state saved between two frames."""
+
+    def __init__(
+        self,
+        model: Model,
+        state: StreamState,
+        writers: Writers,
+        progress: Progress,
+        *,
+        points_from_depth: bool,
+        begin: int = 0,
+        next_index: int = 0,
+        save_state: Callable[["Run"], None] | None = None,
+        save_every: int | None = None,
+    ):
+        """begin: frames that an earlier part of the run had finished; next_index: of the first frame after those.
+
+        save_state is called when everything computed is also written; None: never. save_every: frames between two calls; 0:
+        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time.
+        """
+        self.model, self.state, self.writers, self.progress = model, state, writers, progress
+        self.frames, self.next_index = begin, next_index
+        self._computed = self._tried = begin
+        self._points_from_depth = points_from_depth
+        self._save_state, self._every = save_state, save_every
+        self._saved_at, self._seconds_to_save = time.perf_counter(), 0.0
+        self._together = state.settings.cache.frames_per_step
+        self._pending: tuple[list[Frame], Predictions, jax.Array] | None = None
+        self._writing: Future | None = None
+        self.lengths = np.asarray(state.lengths[0])
+        """[layer] live tokens after the newest finished frame."""
+        self.ended = False
+        """Whether all frames are done and none failed or was left out because of an interruption."""
+        self.saved = False
+        """Whether the state was saved when that was last tried."""
+
+    def feed(self, frames: Iterator[Frame], interrupted: list[int]) -> None:
+        """Run until the frames or the user's patience end; what was begun is finished, written and, if stopped, saved.
+
+        Raises SourceError when the frames end badly, WriteError when the disk is full; frames finished before are on
+        disk in either case.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.progress.close)
+            stack.callback(self.writers.close)
+            self._thread = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="write-behind"))
+            waiting: list[Frame] = []
+            try:
+                with contextlib.suppress(Stopped):
+                    for frame in frames:
+                        waiting.append(frame)
+                        if len(waiting) == self._together:
+                            self._compute(waiting)
+                            waiting = []
+                            if self._due():
+                                self.save()
+                        if interrupted:
+                            break
+                self._compute_last(waiting, stopped=bool(interrupted))
+            except SourceError:  # of the next frame: what was made of those before it is sound
+                self._compute_last(waiting, stopped=True)
+                self.save()
+                raise
+            except KeyboardInterrupt:
+                self._pending = None
+                raise
+            finally:
+                self._settle()
+            if interrupted:
+                self.save()
+            self.ended = not interrupted
+
+    def while_waiting(self, interrupted: list[int]) -> None:
+        """To be called while the next frame is not there: what was computed need not wait for it, nor does the user.
+
+        Raises Stopped, for `feed` to see, when interrupted.
+        """
+        if interrupted:
+            raise Stopped
+        self._hand_on_pending()
+
+    def _compute(self, frames: list[Frame]) -> None:
+        """Start on frames that share a pass, and meanwhile hand those before to the writers."""
+        images = np.stack([frame.image for frame in frames])[:, None]
+        if len(frames) == self._together > 1:
+            self.state, predictions = scan(self.model, self.state, images)
+        else:
+            self.state, predictions = step(self.model, self.state, images[0])
+            predictions = jax.tree.map(lambda x: x[None], predictions)
+        before, self._pending = self._pending, (frames, predictions, self.state.lengths)
+        self._computed += len(frames)
+        self._hand_on(before)
+
+    def _compute_last(self, frames: list[Frame], stopped: bool) -> None:
+        """The last frames, fewer than share a pass; left to the resumed run, with which they share one, if there can be one."""
+        if stopped and self._save_state is not None:
+            return
+        for frame in frames:
+            self._compute([frame])
+
+    def _hand_on(self, pending: tuple[list[Frame], Predictions, jax.Array] | None) -> None:
+        """Wait for frames' predictions and for the frames before to be written, then have these written."""
+        if pending is None:
+            return
+        frames, predictions, lengths = pending
+        host, lengths = jax.device_get((jax.tree.map(lambda x: x[:, 0], predictions), lengths[0]))
+        self.lengths = lengths
+        self._wait_for_writers()
+        self._writing = self._thread.submit(self._write, frames, host)
+        self.progress.advance(self.lengths, len(frames))
+
+    def _hand_on_pending(self) -> None:
+        before, self._pending = self._pending, None
+        self._hand_on(before)
+
+    def _write(self, frames: list[Frame], host: Predictions) -> None:
+        """In the writing thread."""
+        for i, frame in enumerate(frames):
+            of_frame = jax.tree.map(lambda x, i=i: x[i], host)
+            self.writers.write(make_result(frame, of_frame, self._points_from_depth))
+            self.frames += 1
+            self.next_index = frame.index + 1
+
+    def _wait_for_writers(self) -> None:
+        writing, self._writing = self._writing, None
+        try:
+            if writing is not None:
+                writing.result()
+        except Exception:
+            self._pending = None  # no frame is written after one that is missing
+            raise
+
+    def _settle(self) -> None:
+        """Finish and write everything that was begun."""
+        self._hand_on_pending()
+        self._wait_for_writers()
+
+    def _due(self) -> bool:
+        """Whether to save now: it costs a wait, for nothing where no state can be saved."""
+        if self._save_state is None:
+            return False
+        if self._every is not None:
+            return 0 < self._every <= self._computed - self._tried
+        pause = max(SECONDS_BETWEEN_SAVES, self._seconds_to_save / SHARE_FOR_SAVES)
+        return time.perf_counter() - self._saved_at > pause
+
+    def save(self) -> None:
+        """Settle, and have the state saved; a state that cannot be saved does not end the run."""
+        self._settle()
+        self._tried = self._computed
+        if self._save_state is None:
+            return
+        began = time.perf_counter()
+        try:
+            self._save_state(self)
+            self.saved = True
+        except OSError as error:
+            self.saved = False
+            say(f"warning: the state is not saved, --resume would go back further: {error}")
+        self._saved_at = time.perf_counter()
+        self._seconds_to_save = self._saved_at - began
+        self.progress.pause()
+
+
+def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Result:
+    """The record for the writers, from one frame's predictions on the host, without batch axis."""
+    height, width, _ = frame.image.shape
+    from_depth = points_from_depth and host.depth is not None
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        cam_from_world, intrinsics, unprojected = _geometry(
+            host.pose_encoding, host.depth if from_depth else None, height, width
+        )
+    fields: dict[str, Any] = {
+        name: getattr(host, name) for name in ("depth", "depth_confidence", "points", "points_confidence")
+    }
+    if from_depth:
+        fields |= {"points": np.asarray(unprojected), "points_confidence": host.depth_confidence}
+    return Result(
+        frame=frame,
+        cam_from_world=np.asarray(cam_from_world, np.float64),
+        intrinsics=np.asarray(intrinsics, np.float64),
+        tracks=host.tracks,  # type: ignore[arg-type]
+        visibility=host.visibility,  # type: ignore[arg-type]
+        map=host.map,
+        **fields,
+    )
+
+
+@partial(jax.jit, static_argnames=("height", "width"))
+def _geometry(pose_encoding, depth, height, width):
+    """Camera, and points where there is a depth."""
+    cam_from_world, intrinsics = geometry.cameras_from_pose(pose_encoding, height, width)
+    points = None if depth is None else geometry.unproject(depth, cam_from_world, intrinsics)
+    return cam_from_world, intrinsics, points
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """A list that is empty until Ctrl-C or SIGTERM puts its number in: the frame at hand is finished first.
+
+    A second one is immediate.
+    """
+    interrupted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted.append(number)
+        say("\nfinishing the frame at hand; again to stop at once")
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,56 @@
+"""A pass with submaps: where one ends, its last frames are seen twice, by the old memory and by a fresh one."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ivggt_jax.mapping.submaps import follow, is_due
+from ivggt_jax.model.vggt import VGGT, Predictions
+from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
+from ivggt_jax.streaming.state import StreamState
+
+
+def mapped_pass(
+    network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
+) -> tuple[StreamState, Predictions]:
+    """`one_pass` for frames [B,S,H,W,3] in [0,1] with their patch tokens; predictions [B,S,…] are of the world."""
+    config, position = state.settings.submaps, state.map
+    assert config is not None
+    assert position is not None
+    due = jax.vmap(partial(is_due, config))(position, images[:, -1], state.frame + images.shape[1])
+    if where is not None:
+        due = due & where
+    state, seen, again = _seen_twice(network, state, patches, due, where)
+    followed, found = jax.vmap(partial(follow, config))(position, seen, again, images, due)
+    position = jax.tree.map(partial(choose, where), followed, position)
+    if not state.settings.features:
+        found = replace(found, features=None)
+    return replace(state, map=position), found
+
+
+def _seen_twice(
+    network: VGGT, state: StreamState, patches: jax.Array, due: jax.Array, where: jax.Array | None
+) -> tuple[StreamState, Predictions, Predictions]:
+    """The pass for the streams `where` [B] marks, and a second one for those of them that are `due` [B], afresh.
+
+    Returns the state and the predictions of both.
+    """
+    nothing = jax.eval_shape(lambda: one_pass(network, state, patches)[1])
+    seen = again = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing)
+
+    # A loop of one or two turns: the network is compiled once, and XLA keeps the buffers of a loop in place, where it would
+    # copy the cache for a conditional.
+    def turn(number: jax.Array, carry: tuple[StreamState, Predictions, Predictions]) -> tuple:
+        state, seen, _ = carry
+        second = number > 0
+        first = ~second if where is None else ~second & where
+        points = None if seen.tracks is None else seen.tracks[:, -1]
+        state = fresh(state, due & second, points)
+        state, again = one_pass(network, state, patches, due | first)
+        seen = jax.tree.map(lambda old, new: jnp.where(second, old, new), seen, again)
+        return state, seen, again
+
+    return lax.fori_loop(0, 1 + jnp.any(due), turn, (state, seen, again))

@@ -1,0 +1,144 @@
+"""Frames of a stream through the network, against what the stream remembers: state in, state and predictions out."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
+from ivggt_jax.memory.eviction import Eviction
+from ivggt_jax.memory.origin import number_tokens
+from ivggt_jax.memory.ring import CameraMemory, CameraRing
+from ivggt_jax.memory.token_memory import TokenMemory
+from ivggt_jax.memory.track_window import TrackWindow
+from ivggt_jax.model.vggt import VGGT, Predictions
+from ivggt_jax.streaming.state import StreamState
+
+FrameMemory = tuple[jax.Array, CameraRing | None, TrackWindow | None]
+"""Frame number [B], camera ring and track window: what remembers frame by frame."""
+
+
+def one_pass(
+    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None = None
+) -> tuple[StreamState, Predictions]:
+    """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…].
+
+    With `where` [B] bool only the streams it marks see and remember the frames. The others stay as they were, at the cost
+    of the pass but of no copy, and what is predicted for them means nothing.
+    """
+    settings = state.settings
+    height, width = settings.height, settings.width
+    state, outputs = _aggregate(network, state, patches, where)
+    found = network.dense(outputs, height, width, settings.heads)
+    if settings.features or settings.submaps is not None:
+        found["features"] = outputs[-1]
+    maps = None if state.tracks is None else network.track_maps(outputs, height, width).swapaxes(0, 1)
+
+    def one_frame(
+        memory: FrameMemory, inputs: tuple[jax.Array, jax.Array | None]
+    ) -> tuple[FrameMemory, dict[str, jax.Array]]:
+        frame, camera, tracks = memory
+        tokens, feature_map = inputs
+        found: dict[str, jax.Array] = {}
+        # A stream that is left out writes where its next frame will write before it reads.
+        if camera is not None:
+            of_frame = CameraMemory(camera, frame, settings.cache.camera_cache)
+            poses, of_frame = network.camera.refine(tokens[:, None], of_frame)
+            found["pose_encoding"], camera = poses[-1][:, 0], of_frame.ring
+        if tracks is not None:
+            assert feature_map is not None
+            tracked, new = _track(network, frame, tracks, feature_map)
+            found |= tracked
+            tracks = replace(new, coordinates=choose(where, new.coordinates, tracks.coordinates))
+        return (choose(where, frame + 1, frame), camera, tracks), found
+
+    # These remember frame by frame. The token cache is no part of it, so that nothing carries it along.
+    memory = (state.frame, state.camera, state.tracks)
+    (frame, camera, tracks), each = lax.scan(one_frame, memory, (outputs[-1, :, :, 0].swapaxes(0, 1), maps))
+    found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
+    return replace(state, frame=frame, camera=camera, tracks=tracks), Predictions(**found)
+
+
+def fresh(state: StreamState, where: jax.Array, query_points: jax.Array | None = None) -> StreamState:
+    """Streams marked in `where` [B] bool as they begin, and as cheaply as that can be: for use within a program.
+
+    What the buffers hold stays there and is seen nowhere, NaN included: whatever reads slots masks those that are not
+    live. Counters of the whole stream, `clipped` and `dropped`, go on. With `query_points` [B,N,2] those streams
+    track new points from then on.
+    """
+    tracks = state.tracks
+    if tracks is not None and query_points is not None:
+        points = jnp.where(where[:, None, None], query_points, tracks.query_points)
+        tracks = replace(tracks, query_points=points)
+    return replace(
+        state,
+        cache=replace(state.cache, length=jnp.where(where, 0, state.cache.length)),
+        scores=jnp.where(where[:, None], 0, state.scores),
+        budgets=jnp.where(where[:, None], state.settings.slots, state.budgets),
+        frame=jnp.where(where, 0, state.frame),
+        tracks=tracks,
+    )
+
+
+def token_memory(state: StreamState, frames: int, where: jax.Array | None = None) -> TokenMemory:
+    """What the aggregator attends to while the next `frames` of each stream pass, of those that `where` [B] marks."""
+    settings = state.settings
+    return TokenMemory(
+        cache=state.cache,
+        scores=state.scores,
+        budgets=None if settings.cache.total_budget is None else state.budgets,
+        numbers=number_tokens(state.frame, frames, settings.tokens),
+        eviction=Eviction(
+            settings.cache, settings.tokens, settings.model.special_tokens, newest=state.frame + frames - 1
+        ),
+        where=where,
+    )
+
+
+def _aggregate(
+    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None
+) -> tuple[StreamState, jax.Array]:
+    """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
+    settings, frames = state.settings, patches.shape[1]
+    if settings.cache.total_budget is not None:
+        budgets, clipped = _budgets(state)
+        state = replace(
+            state,
+            budgets=choose(where, budgets, state.budgets),
+            clipped=choose(where, state.clipped + clipped, state.clipped),
+        )
+    tokens = network.aggregator.tokens(patches, first=state.frame[:, None] + jnp.arange(frames) == 0)
+    memory = token_memory(state, frames, where)
+    outputs, memory = network.aggregator.alternate(tokens, settings.height, settings.width, memory)
+    # Past the end of an unbounded stream a frame still sees itself, and is then forgotten.
+    excess = jnp.maximum(memory.cache.length - settings.capacity, 0)
+    cache = replace(memory.cache, length=memory.cache.length - excess)
+    return replace(state, cache=cache, scores=memory.scores, dropped=state.dropped + excess[0]), outputs
+
+
+def _budgets(state: StreamState) -> tuple[jax.Array, jax.Array]:
+    """Tokens that each layer may keep now, int32 [B,layer], and how many layers' shares were clipped, int32 [B]."""
+    config, total = state.settings.cache, state.settings.cache.total_budget
+    assert total is not None
+    shared = total if config.least_budget is None else adaptive_total(state.scores, config.least_budget, total)
+    budgets, clipped = layer_budgets(state.scores, shared, config.temperature, *state.settings.budget_limits)
+    return jnp.minimum(budgets, state.settings.capacity), clipped
+
+
+def _track(
+    network: VGGT, frame: jax.Array, window: TrackWindow, feature_map: jax.Array
+) -> tuple[dict[str, jax.Array], TrackWindow]:
+    """Tracks [B,N,2], visibility and confidence [B,N] of frame [B] from its map [B,h,w,features], against the window."""
+    window = window.push(frame, feature_map)
+    tracks, visibility, confidence = network.tracker(
+        window.maps, window.query_points, start=window.start(frame), live=window.live(frame)
+    )
+    newest = jnp.arange(frame.shape[0]), window.slot(frame)
+    found = {"tracks": tracks[newest], "visibility": visibility[newest], "track_confidence": confidence[newest]}
+    return found, window.store(tracks)
+
+
+def choose(where: jax.Array | None, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` [B,…] for the streams that `where` [B] marks (None: all), `old` for the others."""
+    return new if where is None else jnp.where(where.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -1,0 +1,93 @@
+"""What a stream remembers, and what follows from how it was started."""
+
+from dataclasses import dataclass, field
+
+import jax
+
+from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.kernels.attention import CHUNK
+from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.state import MapState
+from ivggt_jax.memory.budgets import layer_capacity
+from ivggt_jax.memory.cache import KVCache
+from ivggt_jax.memory.policies import Extra, find_policy, stored_number
+from ivggt_jax.memory.ring import CameraRing
+from ivggt_jax.memory.track_window import TrackWindow
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What a stream was started with; static under jit."""
+
+    model: ModelConfig
+    cache: CacheConfig
+    height: int
+    width: int
+    heads: tuple[str, ...]
+    features: bool
+    submaps: SubmapConfig | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per frame, P."""
+        return self.model.tokens_per_frame(self.height, self.width)
+
+    @property
+    def budget_limits(self) -> tuple[int, int]:
+        """Fewest and most tokens a layer of a bounded cache is allowed: its anchors, at least a frame; what it may grow to."""
+        cache = self.cache
+        assert cache.total_budget is not None
+        most = layer_capacity(cache.total_budget, self.model.depth, cache.capacity_factor, cache.temperature)
+        return max(cache.anchor_frames, 1) * self.tokens, most
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens a layer can come to keep: a stream whose length is known needs no more than that."""
+        ends = [] if self.cache.max_frames is None else [self.cache.max_frames * self.tokens]
+        return min(ends if self.cache.total_budget is None else [*ends, self.budget_limits[1]])
+
+    @property
+    def stored(self) -> Extra | None:
+        """The number that the policy keeps with every token; None where it keeps none, or nothing is ever evicted."""
+        number = stored_number(find_policy(self.cache.policy))
+        return None if self.cache.total_budget is None else number
+
+    @property
+    def slots(self) -> int:
+        """Slots of a layer's buffer: frames are appended before the layer is brought down to its budget."""
+        needed = self.capacity + self.cache.frames_per_step * self.tokens
+        unit = CHUNK if needed > CHUNK else 8
+        return -(-needed // unit) * unit
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class StreamState:
+    """Everything a stream remembers. Its size never changes."""
+
+    settings: StreamSettings = field(metadata={"static": True})
+    cache: KVCache
+    scores: jax.Array
+    """[B,layer] float32: mean redundancy at each layer's last eviction, 0 before."""
+    budgets: jax.Array
+    """[B,layer] int32: what the last step allowed each layer; the slots when unbounded."""
+    frame: jax.Array
+    """[B] int32: frames seen."""
+    clipped: jax.Array
+    """[B] int32: layer budgets clipped to the buffer or to one frame, summed over passes."""
+    dropped: jax.Array
+    """[B] int32: tokens per layer that did not fit an unbounded stream's buffers."""
+    camera: CameraRing | None
+    tracks: TrackWindow | None
+    map: MapState | None = None
+    """Where the stream is in its world; None without submaps."""
+
+    @property
+    def lengths(self) -> jax.Array:
+        """[B,layer] int32: live tokens."""
+        return self.cache.length.T
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers."""
+        return sum(x.nbytes for x in jax.tree.leaves(self))

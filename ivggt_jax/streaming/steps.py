@@ -1,0 +1,317 @@
+"""Streams of frames: state in, state and predictions out. The only place that compiles and donates."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ivggt_jax.config import CacheConfig
+from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.state import MapState
+from ivggt_jax.memory.cache import KVCache
+from ivggt_jax.memory.ring import CameraRing
+from ivggt_jax.memory.track_window import TrackWindow
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.vggt import DEFAULT_HEADS, HEADS, VGGT, Predictions
+from ivggt_jax.streaming.mapped_pass import mapped_pass
+from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
+from ivggt_jax.streaming.state import StreamSettings, StreamState
+
+FrameArray = jax.Array | np.ndarray
+
+
+def infer_clip(
+    model: Model,
+    images: FrameArray,
+    mode: Literal["offline", "causal"] = "offline",
+    query_points: FrameArray | None = None,
+    heads: Iterable[str] | None = None,
+    features: bool = False,
+) -> Predictions:
+    """Predictions for a whole clip at once, images [B,S,H,W,3], float32 in [0,1] or uint8.
+
+    `offline`: every frame sees all frames (VGGT); `causal`: only itself and earlier ones (StreamVGGT). Query points
+    [B,N,2] are (x, y) pixels of the first frame. Raises ValueError for sizes that are no multiples of the patch size.
+    """
+    if images.ndim != 5 or images.shape[-1] != 3 or not all(images.shape[:2]):
+        raise ValueError(f"images must be [B,S,H,W,3] with at least one frame, not {list(images.shape)}")
+    if mode not in ("offline", "causal"):
+        raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
+    model.config.patch_grid(*images.shape[2:4])
+    queries = None if query_points is None else _queries(query_points, images.shape[0])
+    return _clip(model, images, queries, mode, _heads(model, heads, queries is not None), features)
+
+
+def init_stream(
+    model: Model,
+    cache_config: CacheConfig | None = None,
+    *,
+    height: int,
+    width: int,
+    batch: int = 1,
+    query_points: FrameArray | None = None,
+    heads: Iterable[str] | None = None,
+    features: bool = False,
+    submaps: SubmapConfig | None = None,
+) -> StreamState:
+    """A fresh state for `batch` independent streams of height×width frames.
+
+    Query points [B,N,2] are (x, y) pixels of each stream's first frame. With `submaps` the stream keeps one world and
+    unit however long it is. Raises ValueError when the size is no multiple of the patch size, the budget cannot hold one
+    frame in each layer, or submaps lack the heads `camera` and `depth`.
+    """
+    config, cache_config = model.config, cache_config or CacheConfig()
+    queries = None if query_points is None else _queries(query_points, batch)
+    chosen = _heads(model, heads, queries is not None)
+    if submaps is not None and not {"camera", "depth"} <= set(chosen):
+        raise ValueError(f"submaps are linked by the heads camera and depth; chosen are {', '.join(chosen)}")
+    settings = StreamSettings(config, cache_config, height, width, chosen, features, submaps)
+    if cache_config.total_budget is not None:
+        smallest, least = cache_config.least_budget or cache_config.total_budget, settings.budget_limits[0]
+        if smallest < least * config.depth:
+            raise ValueError(
+                f"a budget of {smallest} in all is below the anchor frames, at least one, in each layer: "
+                f"{least} tokens × {config.depth} layers = {least * config.depth} at {height}×{width}"
+            )
+    dtype = jnp.dtype(cache_config.dtype or model.params["aggregator"]["camera_token"].dtype)
+    extra = settings.stored is not None
+    camera, tracks = None, None
+    if "camera" in settings.heads:
+        features_in = 2 * config.width
+        frames = cache_config.camera_frames
+        if cache_config.total_budget is None:
+            frames = max(cache_config.max_frames or 0, 2)
+        camera = CameraRing.empty(
+            config.camera_depth, batch, frames, config.camera_iterations, config.camera_heads,
+            features_in // config.camera_heads,
+        )  # fmt: skip
+    if "tracks" in settings.heads:
+        assert queries is not None  # _heads sees to it
+        tracks = TrackWindow.empty(queries, cache_config.track_window, height // 2, width // 2, config.track_features)
+    return StreamState(
+        settings=settings,
+        cache=KVCache.empty(config.depth, batch, settings.slots, config.heads, config.head_dim, dtype, extra),
+        scores=jnp.zeros((batch, config.depth), jnp.float32),
+        budgets=jnp.full((batch, config.depth), settings.slots, jnp.int32),
+        frame=jnp.zeros(batch, jnp.int32),
+        clipped=jnp.zeros(batch, jnp.int32),
+        dropped=jnp.zeros(batch, jnp.int32),
+        camera=camera,
+        tracks=tracks,
+        map=None if submaps is None else _map(submaps, batch, height, width, queries),
+    )
+
+
+@partial(jax.jit, donate_argnames="state")
+def step(
+    model: Model, state: StreamState, frame: FrameArray, where: FrameArray | None = None
+) -> tuple[StreamState, Predictions]:
+    """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
+
+    With `where` [B] bool only the streams it marks take part: the others stay as they were, and what is predicted for
+    them means nothing. A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of
+    another shape, for the state of a model of another configuration, and for heads of the state that the model has not.
+    """
+    _check_frames(model, state, frame, 4)
+    where = None if where is None else _marks(state, where)
+    network, images = model.network, _unit(frame)
+    state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], images[:, None], where)
+    return state, jax.tree.map(lambda x: x[:, 0], predictions)
+
+
+@partial(jax.jit, donate_argnames="state")
+def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamState, Predictions]:
+    """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
+
+    Equals T steps; the encoder, which knows no order, sees the frames together. With `frames_per_step` = n, every n
+    frames share a pass. Raises ValueError when T is no multiple of n.
+    """
+    _check_frames(model, state, frames, 5)
+    count, batch = frames.shape[:2]
+    each = state.settings.cache.frames_per_step
+    if count % each or not count:
+        raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
+    network, images = model.network, _unit(frames)
+    patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
+    passes = jax.tree.map(
+        lambda x: x.reshape(count // each, each, batch, *x.shape[-(2 if x is patches else 3) :]).swapaxes(1, 2),
+        (patches, images),
+    )
+    state, predictions = lax.scan(lambda state, inputs: _pass(network, state, *inputs), state, passes)
+    return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
+
+
+def stream(
+    model: Model,
+    frames: Iterable[FrameArray],
+    cache_config: CacheConfig | None = None,
+    *,
+    chunk: int = 1,
+    query_points: FrameArray | None = None,
+    heads: Iterable[str] | None = None,
+    features: bool = False,
+    submaps: SubmapConfig | None = None,
+) -> Iterator[Predictions]:
+    """Predictions of one stream, frame by frame, as host arrays without batch axis.
+
+    `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
+    as `frames_per_step` needs. The next chunk runs while one is handed out. `submaps` keep the camera of a long stream
+    (`init_stream`). Raises ValueError past `max_frames` of an unbounded cache, before the frame, and what `frames` raises,
+    when all frames before it are handed out.
+    """
+    cache_config = cache_config or CacheConfig()
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 frame, not {chunk}")
+    chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
+    most = cache_config.max_frames if cache_config.total_budget is None else None
+    frames = iter(frames)
+    state = None
+    running: deque[tuple[Predictions, int]] = deque()
+    try:
+        for group in _groups(islice(frames, most), chunk):
+            if state is None:
+                queries = None if query_points is None else jnp.asarray(query_points)[None]
+                state = init_stream(
+                    model, cache_config, height=group[0].shape[0], width=group[0].shape[1], query_points=queries,
+                    heads=heads, features=features, submaps=submaps,
+                )  # fmt: skip
+            # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
+            padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
+            state, predictions = scan(model, state, padded)
+            running.append((predictions, len(group)))
+            if len(running) > 1:
+                yield from _unstacked(*running.popleft())
+    except Exception:
+        yield from _all_unstacked(running)
+        raise
+    yield from _all_unstacked(running)
+    if most is not None and next(frames, None) is not None:
+        raise ValueError(f"the stream is longer than max_frames={most} of its unbounded cache")
+
+
+@partial(jax.jit, donate_argnames="state")
+def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
+    """Streams marked in `where` [B] bool start afresh: nothing of what they saw has any influence, NaN included.
+
+    With `query_points` [B,N,2] those streams also track new points, as many as before. Raises ValueError for others.
+    """
+    where = _marks(state, where)
+    queries = None
+    if query_points is not None:
+        if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
+            had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
+            raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
+        queries = _queries(query_points, where.shape[0])
+    state = fresh(state, where, queries)
+    state = replace(state, clipped=jnp.where(where, 0, state.clipped), dropped=jnp.where(where, 0, state.dropped))
+    if state.map is None:
+        return state
+    assert state.settings.submaps is not None
+    begun = _map(state.settings.submaps, where.shape[0], state.settings.height, state.settings.width, None)
+    begun = replace(begun, alive=None if state.map.alive is None else jnp.ones_like(state.map.alive))
+    return replace(state, map=jax.tree.map(partial(choose, where), begun, state.map))
+
+
+@partial(jax.jit, static_argnames=("mode", "heads", "features"))
+def _clip(model, images, query_points, mode, heads, features):
+    return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
+
+
+def _pass(
+    network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
+) -> tuple[StreamState, Predictions]:
+    """The next frames [B,S,H,W,3] of each stream, and their patch tokens [B,S,N,width]."""
+    if state.settings.submaps is None:
+        return one_pass(network, state, patches, where)
+    return mapped_pass(network, state, patches, images, where)
+
+
+def _map(submaps: SubmapConfig, batch: int, height: int, width: int, queries: jax.Array | None) -> MapState:
+    return MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
+
+
+def _unit(images: FrameArray) -> jax.Array:
+    """Float32 in [0,1] from that or from uint8. Raises ValueError for other whole numbers."""
+    if images.dtype == jnp.uint8:
+        return jnp.asarray(images).astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be uint8, or floats in [0,1], not {images.dtype}")
+    return jnp.asarray(images, jnp.float32)
+
+
+def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
+    chosen = tuple(heads) if heads is not None else DEFAULT_HEADS + (("tracks",) if queries else ())
+    unknown = sorted(set(chosen) - set(HEADS))
+    if unknown:
+        raise ValueError(f"unknown heads {', '.join(unknown)}; known: {', '.join(HEADS)}")
+    if "tracks" in chosen and not queries:
+        raise ValueError("the tracks head needs query_points")
+    model.check_heads(chosen)
+    return tuple(head for head in HEADS if head in chosen)
+
+
+def _marks(state: StreamState, where: FrameArray) -> jax.Array:
+    where, batch = jnp.asarray(where), state.frame.shape[0]
+    if where.shape != (batch,):
+        raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")
+    return where
+
+
+def _queries(query_points: FrameArray, batch: int) -> jax.Array:
+    if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
+        raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
+    return jnp.array(query_points, jnp.float32)  # A copy: the state is donated.
+
+
+def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
+    own = vars(model.config)
+    if other := [f"{name}={x}, not {own[name]}" for name, x in vars(state.settings.model).items() if x != own[name]]:
+        raise ValueError(f"this state was started with another model: {'; '.join(other)}")
+    model.check_heads(state.settings.heads)
+    wanted = (state.frame.shape[0], state.settings.height, state.settings.width, 3)
+    if frames.ndim != axes or tuple(frames.shape[-4:]) != wanted:
+        expected = ["T"] * (axes - 4) + list(wanted)
+        raise ValueError(f"frames must be {expected} for this state, not {list(frames.shape)}")
+
+
+def _groups(frames: Iterable[FrameArray], size: int) -> Iterator[list[FrameArray]]:
+    """Frames in groups of `size`, the last perhaps shorter, also when there is no next frame because that raises.
+
+    Raises ValueError for a frame of another shape or type than the first.
+    """
+    group: list[FrameArray] = []
+    kind: tuple[tuple[int, ...], np.dtype] | None = None
+    try:
+        for frame in frames:
+            kind = kind or (frame.shape, frame.dtype)
+            if (frame.shape, frame.dtype) != kind:
+                wanted, found = (f"{list(shape)} {dtype}" for shape, dtype in (kind, (frame.shape, frame.dtype)))
+                raise ValueError(f"frames must all be {wanted} like the first, not {found}")
+            group.append(frame)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def _all_unstacked(running: deque[tuple[Predictions, int]]) -> Iterator[Predictions]:
+    while running:
+        yield from _unstacked(*running.popleft())
+
+
+def _unstacked(predictions: Predictions, count: int) -> Iterator[Predictions]:
+    host = jax.tree.map(np.asarray, predictions)
+    for i in range(count):
+        yield jax.tree.map(lambda x, i=i: x[i, 0], host)

@@ -1,0 +1,200 @@
+"""The format of a checkpoint: one directory with `config.json` and `model.safetensors`, mapped into memory when read."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ivggt_jax.beside import written_beside
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.parameters import Model, abstract_model, flatten
+from ivggt_jax.model.vggt import HEAD_PARTS
+from ivggt_jax.weights import hub, place
+from ivggt_jax.weights.configuration import parse_config
+from ivggt_jax.weights.hub import Source
+from ivggt_jax.weights.place import CONFIG_FILE, TENSOR_FILE
+from ivggt_jax.weights.tensor_file import (
+    CheckpointError,
+    Layout,
+    list_problems,
+    open_safetensors,
+    read_json,
+    write_safetensors,
+)
+
+FORMAT = "ivggt_jax"
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a checkpoint says about itself."""
+
+    config: ModelConfig
+    dtype: str
+    """Of the trunk, as stored; heads are float32."""
+    parameters: int
+    source: Source | None
+
+
+def save(model: Model, directory: str | Path, *, source: Source | None = None, overwrite: bool = False) -> None:
+    """Write a model as a directory that `load` maps into memory. It appears whole or not at all.
+
+    The model may have any of the heads. A checkpoint that is overwritten stays until the new one is whole, also when the
+    process is killed; files beside those of a checkpoint are not touched.
+
+    Raises CheckpointError when the directory exists and `overwrite` is not set, when it is no checkpoint, and for a model
+    whose parameters are not those of its configuration.
+    """
+    directory, params = Path(directory), flatten(model.params)
+    layout = {path: (x.shape, np.dtype(x.dtype)) for path, x in params.items()}
+    check_shapes(directory, model.config, {path: shape for path, (shape, _) in layout.items()})
+    with replacing(directory, overwrite) as part:
+        write_directory(part, model.config, layout, lambda path: np.asarray(params[path]), source)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a checkpoint directory of this project; a folder of another's, with its own config.json, is none.
+
+    Raises CheckpointError when config.json is there and damaged.
+    """
+    config = place.find(path, CONFIG_FILE) if path.is_dir() else None
+    return config is not None and "format" in read_json(config)
+
+
+def describe(directory: Path) -> Description:
+    """What a checkpoint directory says about itself.
+
+    Raises CheckpointError when it is none, or not of this version.
+    """
+    where, content = _read_config(directory)
+    config = parse_config(content.get("model"), where)
+    dtype, parameters, source = content.get("dtype"), content.get("parameters"), content.get("source")
+    if not isinstance(dtype, str) or not isinstance(parameters, int) or not _is_source(source):
+        raise CheckpointError(f"{where} is incomplete or damaged; convert the weights again")
+    return Description(config=config, dtype=dtype, parameters=parameters, source=Source(**source) if source else None)
+
+
+def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]:
+    """Description and mapped parameters, by "/"-joined path, of a checkpoint directory.
+
+    Raises CheckpointError when the tensors are not those of the configuration.
+    """
+    description = describe(directory)
+    content = place.find(directory, *place.CONTENTS)
+    if content is None or content.name != TENSOR_FILE:
+        raise CheckpointError(f"{directory} has no {TENSOR_FILE}; if it holds an Orbax checkpoint, convert it")
+    tensors = open_safetensors(content)
+    check_shapes(directory, description.config, {path: x.shape for path, x in tensors.items()})
+    return description, tensors
+
+
+def present_heads(paths: Iterable[str]) -> tuple[str, ...]:
+    """The heads that have any of these parameters, given by "/"-joined path: a checkpoint has all of a head or none."""
+    parts = {path.partition("/")[0] for path in paths}
+    return tuple(head for head, own in HEAD_PARTS.items() if not parts.isdisjoint(own))
+
+
+def check_shapes(directory: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+    """Compare the parameters of a checkpoint, by "/"-joined path, with those of its configuration and of the heads it has.
+
+    Raises CheckpointError with all that differ.
+    """
+    model = abstract_model(config, np.float32, present_heads(found))
+    expected = {path: x.shape for path, x in flatten(model.params).items()}
+    problems = [f"missing {path}" for path in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected {path}" for path in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{path} has shape {list(found[path])}, expected {list(expected[path])}"
+        for path in sorted(expected.keys() & found.keys())
+        if expected[path] != found[path]
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{directory}: {len(problems)} tensors do not fit {CONFIG_FILE}:{list_problems(problems)}"
+        )
+
+
+def write_directory(
+    directory: Path, config: ModelConfig, layout: Layout, read: Callable[[str], np.ndarray], source: Source | None
+) -> None:
+    """Write the files of a checkpoint into an existing directory, holding one parameter at a time.
+
+    `layout` has the shape and dtype of every parameter by "/"-joined path, `read` gives each once.
+    """
+    write_safetensors(directory / TENSOR_FILE, layout, read, {"format": FORMAT})
+    write_config(directory, config, layout, source)
+
+
+def write_config(directory: Path, config: ModelConfig, layout: Layout, source: Source | None) -> None:
+    """Write `config.json`, what a checkpoint says about itself."""
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": str(next(dtype for path, (_, dtype) in layout.items() if path.startswith("aggregator/"))),
+        "parameters": sum(math.prod(shape) for shape, _ in layout.values()),
+        "source": dataclasses.asdict(source) if source else None,
+        "model": dataclasses.asdict(config),
+    }
+    (directory / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Raises CheckpointError when `path` exists, unless `overwrite` is set and it is a file or a checkpoint directory."""
+    if path.exists() and not overwrite:
+        raise CheckpointError(f"{path} exists; choose another place or overwrite it (--overwrite)")
+    if path.is_dir() and not place.is_bare(path):
+        _read_config(path)
+
+
+def _is_source(value: object) -> bool:
+    """Whether it is None or an object with the texts of a Source."""
+    if not isinstance(value, dict):
+        return value is None
+    known = {field.name for field in dataclasses.fields(Source)}
+    texts = all(text is None or isinstance(text, str) for text in value.values())
+    return texts and isinstance(value.get("name"), str) and value.keys() <= known
+
+
+@contextmanager
+def replacing(path: Path, overwrite: bool = False, *, folder: bool = True) -> Iterator[Path]:
+    """An empty folder, or file, to write a checkpoint to; when the block ends it is what `path` names.
+
+    What `path` named before stays until then, and when the block fails; so does what lies in the folder and is not the
+    checkpoint's. Raises CheckpointError, see `check_place`; also when the disk is full or the place cannot be written.
+    """
+    check_place(path, overwrite)
+    if path.is_symlink():
+        path = path.resolve()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with place.replacing(path) if folder else written_beside(path) as part:
+            yield part
+    except OSError as error:
+        raise CheckpointError(hub.explain_disk(path, error)) from error
+
+
+def _read_config(directory: Path) -> tuple[str, dict[str, Any]]:
+    """Place and content of config.json, once it is known to be of this format and version."""
+    path = place.find(directory, CONFIG_FILE)
+    if path is None:
+        raise CheckpointError(
+            f"{directory} is not a checkpoint: it has no {CONFIG_FILE}; give the directory that `python -m convert` "
+            "wrote, or the .pth or .safetensors file itself"
+        )
+    content = read_json(path)
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is not from this project; to use PyTorch weights give the .pth or .safetensors file itself"
+        )
+    if content.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has version {content.get('version')!r}, this release reads {VERSION}; update it, or convert again"
+        )
+    return f"{path}", content

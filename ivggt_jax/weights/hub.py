@@ -1,0 +1,191 @@
+"""Weights on the Hugging Face Hub: published ones and their licences, and a cache where each is prepared once."""
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ivggt_jax.weights.tensor_file import CheckpointError
+from ivggt_jax.weights.weight_files import SUFFIXES, choose, find_weights, shards_of
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights on the Hugging Face Hub."""
+
+    file: str
+    licence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where weights came from."""
+
+    name: str
+    """The published name, or the name of the file that was converted."""
+    revision: str | None = None
+    """The commit on the Hub."""
+    sha256: str | None = None
+    """Of the file; of several shards see `ivggt_jax.weights.weight_files.digest`."""
+    licence: str | None = None
+
+
+PUBLISHED = {
+    "lch01/StreamVGGT": Published("checkpoints.pth", "CC BY-NC-SA 4.0, non-commercial"),
+    "facebook/VGGT-1B": Published("model.safetensors", "non-commercial; its page on the Hub has the terms"),
+    "facebook/VGGT-1B-Commercial": Published("vggt_1B_commercial.pt", "the terms accepted on its page on the Hub"),
+}
+"""Names that every command takes; of other repositories the files are looked up."""
+
+_NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w-][\w./-]*))?")
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $IVGGT_CACHE, or ~/.cache/ivggt_jax."""
+    return Path(os.environ.get("IVGGT_CACHE") or Path.home() / ".cache" / "ivggt_jax")
+
+
+def is_name(text: str) -> bool:
+    """Whether this names a repository, "owner/name" or "owner/name@revision", rather than a file that is missing."""
+    match = _NAME.fullmatch(text)
+    return match is not None and not text.endswith((*SUFFIXES, ".json")) and not Path(text).parent.is_dir()
+
+
+def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:
+    """The directory in the cache of a model on the Hub, "owner/name" or "owner/name@revision".
+
+    When it is missing, the file is fetched and `convert(file, source, directory)` makes the directory, under a lock: of
+    processes that ask at once, one does it and the others wait.
+
+    Raises CheckpointError, see `fetch`; also when the cache cannot be written.
+    """
+    directory = cache_folder() / name.replace("/", "--")
+    if directory.exists():
+        return directory
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _announced(FileLock(f"{directory}.lock"), name):
+            if not directory.exists():
+                convert(*fetch(name), directory)
+    except OSError as error:
+        raise CheckpointError(explain_disk(directory, error)) from error
+    return directory
+
+
+@contextmanager
+def _announced(lock: FileLock, name: str) -> Iterator[None]:
+    """Hold a lock; say so where another process has to finish first."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process to prepare {name}", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fetch(name: str) -> tuple[Path, Source]:
+    """Download the weights of "owner/name" or "owner/name@revision" with huggingface_hub, into its own cache.
+
+    Returns the file, of several the one to begin with, and its source. $HF_ENDPOINT, $HF_TOKEN, $HF_HOME and
+    $HF_HUB_OFFLINE work as everywhere.
+
+    Raises CheckpointError for whatever keeps the file away: a gated or missing repository, no network, a full disk, …
+    """
+    # Imported here: only downloads need it, and it takes a while.
+    from huggingface_hub import errors
+
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise CheckpointError(f"{name!r} is not the name of a repository on the Hub, owner/name or owner/name@revision")
+    repository, revision = match["repository"], match["revision"]
+    published = PUBLISHED.get(repository)
+    try:
+        if published is None:
+            return _fetch_any(repository, revision)
+        file = _download(repository, published.file, revision)
+    # Beside its own errors: hf_xet, which fetches large files for it, raises RuntimeError for a lost connection and for a
+    # full disk; proxies and tokens that it cannot use end in ImportError or ValueError.
+    except (OSError, RuntimeError, ImportError, ValueError, errors.HTTPError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(_explain_download(repository, revision, error)) from error
+    return file, Source(name=repository, revision=file.parent.name, licence=published.licence)
+
+
+def _download(repository: str, file: str, revision: str | None) -> Path:
+    import huggingface_hub as hugging_face
+
+    return Path(hugging_face.hf_hub_download(repository, file, revision=revision))
+
+
+def _fetch_any(repository: str, revision: str | None) -> tuple[Path, Source]:
+    """Find out which files of a repository are its weights, and download them and its config.json."""
+    import huggingface_hub as hugging_face
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        folder = Path(hugging_face.snapshot_download(repository, revision=revision))
+        return find_weights(folder), Source(name=repository, revision=folder.name)
+    listing = hugging_face.HfApi().model_info(repository, revision=revision)
+    names = [entry.rfilename for entry in listing.siblings or ()]
+    entry = choose([name for name in names if "/" not in name], f"{constants.ENDPOINT}/{repository}")
+    file = _download(repository, entry, revision)
+    commit = file.parent.name
+    for name in (*shards_of(file), *({"config.json"} & set(names))):
+        _download(repository, name, commit)
+    licence = listing.card_data.get("license") if listing.card_data else None
+    return file, Source(name=repository, revision=commit, licence=licence)
+
+
+def _explain_download(name: str, revision: str | None, error: Exception) -> str:
+    """One line for a failed download, with the way out."""
+    from huggingface_hub import constants, errors
+
+    page = f"{constants.ENDPOINT}/{name}"
+    file = PUBLISHED[name].file if name in PUBLISHED else "its weights"
+    by_hand = f"or download {file} from {page} by hand and give the path"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        # The library says so of everything that kept it from asking for the file; the cause tells what it was.
+        cause = error.__cause__
+        if constants.HF_HUB_OFFLINE:
+            return f"{name} was not downloaded before and offline mode is set (HF_HUB_OFFLINE); unset it, {by_hand}"
+        if not isinstance(cause, errors.HfHubHTTPError | errors.FileMetadataError):
+            return f"{name} was not downloaded before and {constants.ENDPOINT} cannot be reached; connect, {by_hand}"
+        error = cause
+    if isinstance(error, errors.HTTPError) and not isinstance(error, errors.HfHubHTTPError):
+        return f"{name} was not downloaded before and {constants.ENDPOINT} cannot be reached; connect, {by_hand}"
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+    if isinstance(error, errors.GatedRepoError) or status == 403:
+        return f"{name} is gated: accept its terms at {page}, then log in with `hf auth login` or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{page} has no revision {revision!r}; its page lists branches, tags and commits"
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"{page} has no file {file}; look there for its weights and give their path"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"no file or folder {name!r} is here, and {page} is missing or private; log in with `hf auth login` or set "
+            f"HF_TOKEN, {by_hand}"
+        )
+    if status == 401:
+        return f"{constants.ENDPOINT} does not accept the access token; log in anew with `hf auth login`, or unset HF_TOKEN"
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return explain_disk(Path(constants.HF_HUB_CACHE), error)
+    reason = str(error).partition("\n")[0]
+    return f"{name} could not be downloaded ({reason}); try again, {by_hand}"
+
+
+def explain_disk(path: Path, error: OSError) -> str:
+    """One line for a failed write, naming the place."""
+    if error.errno in _NO_SPACE:
+        return f"no space left to write {path}; make room, or set IVGGT_CACHE and HF_HOME to another disk"
+    return f"{path} cannot be written: {error.strerror or error}"

@@ -1,0 +1,146 @@
+"""On a GPU: what do our kernels save, and what does a step spend its time on? python tools/gpu/kernels.py
+
+The first part compares them with what XLA and cuDNN do in their place, at the sizes of one layer of the full model at its
+default budget; the second counts a step's time by kernel, with that budget full.
+"""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hopper_attention import attend_hopper
+
+from ivggt_jax.bench.case import Case, fill, make_frames, make_model, start
+from ivggt_jax.kernels import attention_in_place as attention
+from ivggt_jax.kernels.attention_in_place import attend_in_place
+from ivggt_jax.kernels.diversity_in_place import diversity_in_place
+from ivggt_jax.memory.cache import quantise
+from ivggt_jax.memory.largest import largest, places
+from ivggt_jax.memory.policies import diversity
+from ivggt_jax.streaming.steps import step
+
+LENGTH, SLOTS, TOKENS, HEADS, DIM = 51_041, 76_288, 1_041, 16, 64
+HOPPER = (11, 128, 4), (11, 128, 2), (4, 128, 4), (22, 128, 4), (11, 64, 6)
+STEPS = 5
+
+
+def milliseconds(function: Callable, *arguments: object) -> float:
+    """Of a call among 20 in flight; the best of three runs."""
+    run = jax.jit(function)
+    jax.block_until_ready(run(*arguments))
+    best = np.inf
+    for _ in range(3):
+        began = time.perf_counter()
+        jax.block_until_ready([run(*arguments) for _ in range(20)])
+        best = min(best, (time.perf_counter() - began) / 20)
+    return 1e3 * best
+
+
+def distance(found: jax.Array, expected: jax.Array) -> float:
+    """Relative, in the Euclidean norm; NaN where anything is."""
+    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def kernels() -> None:
+    """Each beside what it replaces. NaN in dead slots must have no influence."""
+    key, layer, length = jax.random.key(0), jnp.int32(1), jnp.array([LENGTH], jnp.int32)
+    query = jax.random.normal(key, (1, TOKENS, HEADS, DIM), jnp.bfloat16)
+    keys, values = jax.random.normal(jax.random.fold_in(key, 1), (2, 2, 1, SLOTS, HEADS, DIM), jnp.bfloat16)
+    poisoned = [x.at[:, :, LENGTH:].set(jnp.nan) for x in (keys, values)]
+    whole = [x.astype(jnp.float32) for x in (query, keys[1, :, :LENGTH], values[1, :, :LENGTH])]
+    with jax.default_matmul_precision("highest"):
+        of_head = jax.jit(lambda *x: jax.nn.dot_product_attention(*x))
+        exact = np.concatenate([of_head(*(x[:, :, h : h + 1] for x in whole)) for h in range(HEADS)], axis=2)
+
+    def cudnn(query, keys, values, layer, length):
+        return jax.nn.dot_product_attention(
+            query, keys[layer], values[layer], implementation="cudnn",
+            key_value_seq_lengths=length, query_seq_lengths=jnp.full_like(length, TOKENS),
+        )  # fmt: skip
+
+    print("| of one layer | ms | error |\n|---|---|---|")
+    inputs = query, keys, values, layer, length
+    print(f"| attention, cuDNN | {milliseconds(cudnn, *inputs):.3f} | {distance(jax.jit(cudnn)(*inputs), exact):.1e} |")
+    found = jax.jit(attend_in_place)(query, *poisoned, layer, length)
+    print(f"| attention in place | {milliseconds(attend_in_place, *inputs):.3f} | {distance(found, exact):.1e} |")
+    chosen = attention.PARTS
+    for parts in (2, 6, 8, 12, chosen):
+        attention.PARTS = parts
+        again = milliseconds(lambda *x: attend_in_place(*x), *inputs)  # a new function is compiled anew
+        print(f"| … with the keys in {parts} parts | {again:.3f} | |")
+    for parts, block, stages in HOPPER if jax.local_devices()[0].compute_capability == "9.0" else ():
+        candidate = partial(attend_hopper, parts=parts, block=block, stages=stages)
+        error = distance(jax.jit(candidate)(query, *poisoned, layer, length), exact)
+        what = f"… by Hopper's instructions, {parts} parts, {stages} blocks of {block} ahead"
+        print(f"| {what} | {milliseconds(candidate, *inputs):.3f} | {error:.1e} |")
+    (keys8, key_scale), (values8, value_scale) = jax.jit(quantise)(keys), jax.jit(quantise)(values)
+    inputs = query, keys8, values8, layer, length, (key_scale, value_scale)
+    found = jax.jit(attend_in_place)(*inputs)
+    print(f"| attention in place, int8 | {milliseconds(attend_in_place, *inputs):.3f} | {distance(found, exact):.1e} |")
+
+    live = jnp.arange(SLOTS) < length[:, None]
+    candidates = jnp.broadcast_to((live & (jnp.arange(SLOTS) >= TOKENS))[:, None], (1, HEADS, SLOTS))
+
+    def plain(keys, layer, length, candidates):
+        return jnp.where(live[:, None], diversity(keys[layer], live, candidates), 0)
+
+    inputs = keys, layer, length, candidates
+    exact = jax.jit(plain)(*inputs)
+    found = jax.jit(diversity_in_place)(poisoned[0], *inputs[1:])
+    print(f"| redundancy, XLA | {milliseconds(plain, *inputs):.3f} | |")
+    print(f"| redundancy in place | {milliseconds(diversity_in_place, *inputs):.3f} | {distance(found, exact):.1e} |")
+
+    count, redundancy = jnp.full((1, HEADS), TOKENS), jnp.where(candidates, exact, -jnp.inf)
+
+    def sort(redundancy, count):
+        return jnp.sort(jax.lax.top_k(redundancy, TOKENS)[1])
+
+    def digits(redundancy, count):
+        return places(largest(redundancy, count), TOKENS)
+
+    same = bool((jax.jit(sort)(redundancy, count) == jax.jit(digits)(redundancy, count)).all())
+    print(f"| the {TOKENS} most redundant, top_k | {milliseconds(sort, redundancy, count):.3f} | |")
+    print(f"| … by digits | {milliseconds(digits, redundancy, count):.3f} | {'none' if same else 'OTHERS'} |")
+
+
+def profile(case: Case) -> None:
+    """Milliseconds of a step by kernel."""
+    model = make_model(case).only_heads(case.heads)
+    frames = make_frames(case, model.config, 4)
+    state = fill(start(case, model), case.seen)
+    for frame in frames:
+        state, predictions = step(model, state, frame[0])
+    jax.block_until_ready(predictions)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            began = time.perf_counter()
+            for index in range(STEPS):
+                state, predictions = step(model, state, frames[index % 4, 0])
+            jax.block_until_ready(predictions)
+            wall = time.perf_counter() - began
+        trace = jax.profiler.ProfileData.from_file(str(next(Path(folder).rglob("*.xplane.pb"))))
+    spent: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for plane in trace.planes:
+        for line in plane.lines if "GPU" in plane.name else ():
+            for event in line.events if line.name.startswith("Stream") else ():
+                spent[event.name] += event.duration_ns
+                calls[event.name] += 1
+    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    running = sum(spent.values()) / STEPS / 1e6
+    print(f"\n{1e3 * wall / STEPS:.1f} ms a frame with {STEPS} in flight, of which kernels run {running:.1f} ms")
+    print(f"at most {peak / 1e9:.2f} GB\n\n| kernel | ms | calls |\n|---|---|---|")
+    for name, nanoseconds in spent.most_common(30):
+        print(f"| {name[:70]} | {nanoseconds / STEPS / 1e6:.2f} | {calls[name] / STEPS:.0f} |")
+
+
+if __name__ == "__main__":
+    kernels()
+    profile(Case())

@@ -1,0 +1,203 @@
+"""A training run: batches in, students out; checkpoints, evaluation, and going on where a run stopped."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ivggt_jax.beside import written_beside
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.train.checkpoints import Checkpoints
+from ivggt_jax.train.data.batches import Batch, BatchSource
+from ivggt_jax.train.data.loader import Loader
+from ivggt_jax.train.distill import Plan, StepConfig, TrainState, init_state, student, train_step
+from ivggt_jax.train.evaluate import evaluate, overall
+from ivggt_jax.train.journal import Journal
+from ivggt_jax.train.mesh import gather, place, shardings
+from ivggt_jax.train.optimizer import describe
+from ivggt_jax.train.pictures import depth_picture
+from ivggt_jax.train.start import fresh_model
+from ivggt_jax.train.stopping import Stop
+from ivggt_jax.weights.checkpoint import save
+from ivggt_jax.weights.hub import Source
+from ivggt_jax.weights.loading import identify, load
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long, how often, and where to. What is computed is the step's configuration, what on the data's."""
+
+    out: Path
+    """Folder of the run: checkpoints/, student/ (newest) and best/, images/, config.json, metrics.jsonl. A run whose
+    folder has checkpoints goes on from the newest."""
+    student: str = "facebook/VGGT-1B"
+    """Where the student starts: a checkpoint or published name; random:demo, random:tiny or random:vggt_1b for fresh weights."""
+    teacher: str | None = "facebook/VGGT-1B"
+    """Checkpoint or published name to learn from; None: from ground truth alone."""
+    steps: int = 390_000
+    """Batches of the run."""
+    seed: int = 0
+    """Of fresh weights and of the order and augmentation of the data."""
+    save_every: int = 3_900
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints that stay on disk."""
+    evaluate_every: int = 3_900
+    """Steps between evaluations on held-out clips."""
+    log_every: int = 10
+    """Steps between entries of metrics.jsonl."""
+    threads: int = 2
+    """Batches that are loaded at a time."""
+    workers: int = 0
+    """Processes that load, 0: the training process itself."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files too."""
+    fsdp: int = 1
+    """Devices that share one copy of parameters and optimizer state; must divide their number."""
+    distributed: bool = False
+    """Join the other processes of the run; a Slurm step of several tasks does so by itself."""
+    step: StepConfig = field(default_factory=StepConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "save_every", "keep", "evaluate_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.step.loss.distillation_weight > 0 and self.teacher is None:
+            raise ValueError("step.loss.distillation_weight is above 0, which needs a teacher")
+
+
+def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Batch]) -> Path:
+    """Train to the end, from the newest checkpoint in the folder where there is one; returns the best student's folder.
+
+    data, held_out: this process's rows of every batch. Raises KeyboardInterrupt, with a checkpoint written, when it was
+    asked to stop; FloatingPointError when ten batches in a row gave no finite loss: the last checkpoint is good.
+    """
+    model = _load_student(config.student, config.seed)
+    updates = max(config.steps // config.step.optimizer.accumulation, 1)
+    plan = Plan(step=config.step, model=model.config, mesh=mesh, updates=updates)
+    with Checkpoints(config.out, config.keep) as checkpoints:
+        state = _begin(plan, checkpoints, model)
+        del model  # Its memory is needed, and the state has its own copy.
+        _write_config(config, plan.model)
+        source = _source(config)
+        teacher = _load_teacher(config, mesh)
+        step = int(state.step)
+        with (
+            Stop() as stop,
+            Journal(config.out, step, config.steps, config.log_every, config.tensorboard) as journal,
+            Loader(data, step, config.threads, config.workers) as loader,
+        ):
+            journal.say(describe(state.trainable, state.frozen))
+            update = _Update(plan, journal)
+            for batch in loader:
+                step += 1
+                state, terms = update(state, place(mesh, batch.arrays), teacher)
+                journal.note(step, terms, batch.names)
+                stopping, last = stop.requested(step), step == config.steps
+                if step % config.evaluate_every == 0 or last:
+                    _evaluate(config.out, plan, state, held_out, source, journal)
+                if step % config.save_every == 0 or last or stopping:
+                    journal.settle()
+                    checkpoints.save(state)
+                checkpoints.check()
+                if stopping and not last:
+                    raise KeyboardInterrupt
+    return config.out / "best"
+
+
+def _load_student(name: str, seed: int) -> Model:
+    """A model to start from: a checkpoint's, or random weights of a preset."""
+    kind, _, preset = name.partition(":")
+    if kind != "random":
+        return load(name, dtype="float32")
+    presets = {"demo": ModelConfig.demo, "tiny": ModelConfig.tiny, "vggt_1b": ModelConfig.vggt_1b}
+    if preset not in presets:
+        raise ValueError(f"--student {name}: random weights come in the sizes {', '.join(presets)}")
+    return fresh_model(presets[preset](), jax.random.key(seed))
+
+
+def _source(config: RunConfig) -> Source:
+    """What students say of their origin: the run, and the licences of the weights that they start from and learn from."""
+    names = [] if config.student.startswith("random:") else [config.student]
+    if config.teacher is not None and config.step.loss.distillation_weight > 0:
+        names.append(config.teacher)
+    origins = map(identify, names)
+    licences = dict.fromkeys(f"{origin.name}: {origin.licence}" for origin in origins if origin.licence)
+    return Source(name=config.out.absolute().name, licence="; ".join(licences) or None)
+
+
+def _load_teacher(config: RunConfig, mesh: Mesh) -> Model | None:
+    """The teacher in the step's precision, divided over the mesh; None where nothing is learned from one."""
+    if config.teacher is None or config.step.loss.distillation_weight <= 0:
+        return None
+    teacher = load(config.teacher, dtype=config.step.precision)
+    return jax.device_put(teacher, shardings(mesh, teacher))
+
+
+def _begin(plan: Plan, checkpoints: Checkpoints, model: Model) -> TrainState:
+    """The state of the newest checkpoint, or that of a student who has learned nothing yet."""
+    if checkpoints.newest is None:
+        return jax.jit(init_state, static_argnames="plan")(plan, model)
+    abstract = jax.eval_shape(partial(init_state, plan), model)
+    return checkpoints.restore(abstract, shardings(plan.mesh, abstract))
+
+
+def _write_config(config: Any, model: ModelConfig) -> None:
+    """The resolved configuration, beside what it makes."""
+    record = {"run": dataclasses.asdict(config), "model": dataclasses.asdict(model)}
+    if jax.process_index() == 0:
+        with written_beside(config.out / "config.json") as part:
+            part.write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+class _Update:
+    """`train_step`, compiled once for every size of batch; says then how long that took and what memory it needs."""
+
+    def __init__(self, plan: Plan, journal: Journal) -> None:
+        self._plan, self._journal = plan, journal
+        self._step = jax.jit(train_step, static_argnames="plan", donate_argnames="state")
+        self._sizes: set[tuple[int, ...]] = set()
+
+    def __call__(
+        self, state: TrainState, batch: dict[str, jax.Array], teacher: Model | None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        size = batch["images"].shape[:4]
+        if size not in self._sizes:
+            self._sizes.add(size)
+            self._journal.settle()
+            begin = time.perf_counter()
+            memory = self._step.lower(self._plan, state, batch, teacher).compile().memory_analysis()
+            clips, frames, height, width = size
+            text = f"compiled for {clips} × {frames} frames of {width}×{height} in {time.perf_counter() - begin:.0f} s"
+            if memory is not None:  # Not every backend tells.
+                held, used = memory.argument_size_in_bytes / 1e9, memory.temp_size_in_bytes / 1e9
+                text += f"; a device holds {held:.2f} GB and needs {used:.2f} GB more during a step"
+            self._journal.say(text)
+            self._journal.restart_clock()
+        return self._step(self._plan, state, batch, teacher)
+
+
+def _evaluate(
+    out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch], source: Source, journal: Journal
+) -> None:
+    """Measure the student on the held-out clips, save it, and keep it when it is the best so far."""
+    journal.settle()
+    model = student(plan, state)
+    errors, clip = evaluate(plan, model, held_out)
+    errors["error"] = overall(plan, errors)
+    best = journal.evaluated(int(state.step), errors, depth_picture(clip) if np.isfinite(errors["abs_rel"]) else None)
+    # In one program: the many of a device_put would exchange their parts in another order on every process, and wait.
+    model = jax.jit(gather, static_argnames="mesh")(plan.mesh, model)
+    if jax.process_index() == 0:
+        for name in ("student", "best") if best else ("student",):
+            save(model, out / name, source=source, overwrite=True)
+    journal.restart_clock()
