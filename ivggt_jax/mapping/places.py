@@ -38,9 +38,9 @@ class Place:
     """float16 [FRAMES,h,w] in the submap's unit: every `COARSE`-th pixel, see `coarse`."""
 
 
-def coarse(depth: np.ndarray) -> np.ndarray:
-    """What is kept of depth maps [...,H,W]."""
-    return depth[..., COARSE // 2 :: COARSE, COARSE // 2 :: COARSE].astype(np.float16)
+def coarse(depth: Any) -> Any:
+    """Every `COARSE`-th pixel of depth maps [...,H,W], NumPy's or JAX's; what is kept of them, as float16."""
+    return depth[..., COARSE // 2 :: COARSE, COARSE // 2 :: COARSE]
 
 
 def place_type(channels: int, height: int, width: int) -> np.dtype[Any]:
@@ -119,7 +119,7 @@ class Places:
             value, wanted = np.asarray(getattr(place, field.name)), self._record[field.name].shape
             if value.shape != wanted:
                 raise ValueError(f"a place's {field.name} must be {list(wanted)} here, not {list(value.shape)}")
-            row[field.name] = value
+            row[field.name] = value  # depth beyond float16's range becomes infinite: unknown
         if not self._keeps(self.count):
             self._remember(None)
             return
