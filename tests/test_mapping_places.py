@@ -22,7 +22,7 @@ def some_places(count: int) -> Iterator[Place]:
             rng.normal(size=CHANNELS).astype(np.float16),
             rng.integers(0, 256, (3, HEIGHT, WIDTH, 3), np.uint8),
             rng.normal(size=(3, 3, 4)),
-            coarse(rng.uniform(1, 2, (3, HEIGHT, WIDTH))),
+            coarse(rng.uniform(1, 2, (3, HEIGHT, WIDTH))).astype(np.float16),
         )
 
 

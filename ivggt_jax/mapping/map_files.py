@@ -1,24 +1,14 @@
-"""`submaps.txt` and `loops.txt`: the map's graph in two text files that only grow.
+"""The map's graph in two text files that only grow: `submaps.txt`, which `writers.submaps` writes, and `loops.txt`.
 
 Both begin with a line that starts with `#` and names the columns; then come lines of numbers, single spaces between them.
-
-`submaps.txt` has a line for every submap, written when it begins:
-
-    id part first scale tx ty tz qx qy qz qw share spread
-
-The submaps are numbered from 0 and lie in the part of the map with number `part`, from 0; the submap holds the run's frames
-from number `first` on, counted from 0 like the lines of `trajectory.txt`, to where the next one begins. The similarity is
-world_from_submap as it was known then: a point x of the submap lies at scale · R(q) · x + t, OpenCV axes. `share` and
-`spread` say how good its link to the submap before is: the share of pixels that agree in depth, 0 to 1, and the spread of the
-logarithm of their ratio. The first submap of a part has no link: 0 0.
-
 `loops.txt` has a line for every pair of places that was compared, in the order in which that was done:
 
-    a b scale tx ty tz qx qy qz qw likeness turn shift stretch correlation depth overlap verdict
+    a b scale tx ty tz qx qy qz qw likeness overlap correlation detail turn shift stretch verdict
 
-a < b are submaps, the similarity is a_from_b, the scores are those of `loops.Scores`, and the verdict is `accepted` or the
-reason why it was not. What the finished graph makes of the accepted ones is no part of this file: it may change with every
-loop that follows.
+a < b are submaps, and the similarity is a_from_b as the pair itself has it: a point x of submap b is the point
+scale · R(q) · x + t of submap a, OpenCV axes. The scores are those of `loops.Scores`, and the verdict is `accepted` or the
+reason why the pair was not. What the graph makes of the accepted ones is no part of this file: every loop that follows
+may change it.
 """
 
 import math
@@ -33,17 +23,16 @@ from scipy.spatial.transform import Rotation
 from ivggt_jax.mapping.loops import Proof, Scores, Verdict
 from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.files import LineFile
+from ivggt_jax.writers.submaps import COLUMNS
 
-SUBMAPS_FILE, LOOPS_FILE = "submaps.txt", "loops.txt"
+LOOPS_FILE = "loops.txt"
 MOST_LINES = 10_000_000
 """A longer file is none of ours."""
 MOST_BYTES = 1024
 """Of a line."""
 _LARGEST = 1e12
 """Of any number."""
-_SIMILARITY = "scale tx ty tz qx qy qz qw"
-_SUBMAP_COLUMNS = f"id part first {_SIMILARITY} share spread"
-_LOOP_COLUMNS = f"a b {_SIMILARITY} {' '.join(Scores._fields)} verdict"
+_LOOP_COLUMNS = f"a b scale tx ty tz qx qy qz qw {' '.join(Scores._fields)} verdict"
 _Record = TypeVar("_Record")
 
 
@@ -60,32 +49,11 @@ class SubmapRecord:
     spread: float
 
 
-class SubmapsFile:
-    """Appends to `submaps.txt`. Opening keeps the first `lines` submaps and drops the rest; 0 starts afresh.
+class LoopsFile:
+    """Appends to `loops.txt`. Opening keeps the first `lines` pairs and drops the rest; 0 starts afresh.
 
     Raises ResumeError when there are fewer, WriteError when the disk is full.
     """
-
-    def __init__(self, out: Path, lines: int = 0):
-        self._file = LineFile(out / SUBMAPS_FILE, lines, f"{_SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
-        self.lines = lines
-        """Submaps in the file."""
-
-    def write(self, record: SubmapRecord) -> None:
-        """Appends a line. Raises ValueError for a submap out of order."""
-        if record.submap != self.lines:
-            raise ValueError(f"submap {record.submap} comes after {self.lines} submaps")
-        numbers = (*_numbers(record.world_from_submap), record.share, record.spread)
-        self._file.append(f"{record.submap} {record.part} {record.first} {_text(numbers)}")
-        self.lines += 1
-
-    def close(self) -> None:
-        """Closes the file; it is complete as it stands."""
-        self._file.close()
-
-
-class LoopsFile:
-    """Appends to `loops.txt`, as `SubmapsFile` does to its file."""
 
     def __init__(self, out: Path, lines: int = 0):
         self._file = LineFile(out / LOOPS_FILE, lines, f"{_LOOP_COLUMNS} (a from b, OpenCV axes)")
@@ -120,7 +88,7 @@ def read_submaps(path: Path) -> list[SubmapRecord]:
             raise ValueError("share must be from 0 to 1 and spread not negative")
         return SubmapRecord(submap, part, first, similarity, share, spread)
 
-    return _read(path, _SUBMAP_COLUMNS, parse)
+    return _read(path, COLUMNS, parse)
 
 
 def read_loops(path: Path) -> list[Proof]:
