@@ -23,7 +23,7 @@ class Stream:
     """Options of `evaluate stream`."""
 
     routes: tuple[RouteName, ...] = ("loop", "corridor")
-    """Around a room again and again; along a corridor, or a street, that never ends."""
+    """Around a room again and again: the same images, or others; along a corridor, a street, or equal doors without end."""
     seeds: tuple[int, ...] = (HELD_OUT_SEED,)
     """Of scenes and paths: each route is walked once for each. Training keeps to smaller ones."""
     frames: int = 1000
