@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from ivggt_jax.config import CacheConfig
-from ivggt_jax.export import build
+from ivggt_jax.export import build, move, write_records
 from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, same_source, to_resume
 from ivggt_jax.inference.options import DEFAULT_EXPORT, InferConfig
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
@@ -35,6 +35,7 @@ from ivggt_jax.streaming.steps import init_stream
 from ivggt_jax.weights import loading
 from ivggt_jax.writers import Writers, write_run_json
 from ivggt_jax.writers.run_json import plain
+from ivggt_jax.writers.saved_run import SavedRun
 
 BYTES_KEPT = 12
 """Of a pixel of a saved frame in half precision, compressed: 11.8 were counted for examples/room."""
@@ -81,6 +82,8 @@ def _check(config: InferConfig) -> None:
         raise ValueError(f"--save-every must be 0 or more frames, not {config.save_every}")
     if config.max_memory is not None:
         parse_memory(config.max_memory)
+    if config.mapping.loops and "depth" not in config.heads:
+        raise ValueError("--loops needs depth, which --heads leaves out: add it")
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
     for output in config.outputs:
         if (needed := NEEDED.get(output)) and needed not in computed:
@@ -186,12 +189,15 @@ def _feed(config: InferConfig, run: Run, source: Source, frames: Iterator[Frame]
 
 def _build(config: InferConfig, out: Path, run: Run, interrupted: list[int]) -> None:
     """What is made of saved frames: at the end and after Ctrl-C, but not when the system wants the process to go."""
-    names = [name for name in config.outputs if name != "npz"] if config.align.trajectory else config.built
+    loops = "loops" in run.writers.record()
+    moved = loops or config.align.trajectory
+    names = [name for name in config.outputs if name != "npz"] if moved else config.built
     if not names or not run.frames or interrupted not in ([], [signal.SIGINT]):
         return
     if not interrupted:
         run.save()  # a kill from here on costs none of the frames
-    build(out, names, config.options, config.align)
+    saved, records = move(SavedRun(out), loops, config.align)
+    build(saved, names, config.options, write_records(records, out, apart=True))
 
 
 def _with_frames(config: InferConfig, out: Path, length: int | None, state: StreamState) -> InferConfig:
@@ -225,8 +231,10 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
 
 
 def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:
-    """Outputs written frame by frame; a map's submaps among them, without being asked for."""
-    return (*config.growing, *(() if state.settings.submaps is None else ("submaps",)))
+    """Outputs written frame by frame; a map's submaps among them, without being asked for, and its loops."""
+    if state.settings.submaps is None:
+        return config.growing
+    return (*config.growing, "submaps", *(("loops",) if config.mapping.loops else ()))
 
 
 def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:

@@ -54,9 +54,7 @@ def find_features(image: np.ndarray, depth: np.ndarray) -> Features:
     patches = map_coordinates(blurred, [rows[:, None] + down, columns[:, None] + across], order=1)
     patches -= patches.mean(axis=1, keepdims=True)
     patches *= 127 / np.maximum(np.abs(patches).max(axis=1, keepdims=True), 1e-6)
-    found = Features(
-        np.zeros((MOST, 2), np.float32), np.zeros(MOST, np.float32), np.zeros((MOST, SIDE**2), np.int8)
-    )
+    found = Features(np.zeros((MOST, 2), np.float32), np.zeros(MOST, np.float32), np.zeros((MOST, SIDE**2), np.int8))
     count = len(known)
     found.pixels[:count] = np.stack((u - width / 2, v - height / 2), axis=-1) / width
     found.depth[:count], found.patches[:count] = nearest[known], np.round(patches)

@@ -15,7 +15,6 @@ import numpy as np
 
 from ivggt_jax.mapping.features import MOST as CORNERS
 from ivggt_jax.mapping.features import SIDE
-from ivggt_jax.writers.files import naming
 
 FRAMES = 3
 """Frames of a place."""
@@ -73,14 +72,13 @@ class Places:
 
     Opening keeps what belongs to the first `count` places of the file at `path`, and drops the rest: a resumed run goes on
     with the same bytes. Without a path they lie in a temporary file, gone with the process. Raises ValueError when the
-    file holds other places, WriteError when the disk is full.
+    file holds other places, OSError when the disk is full.
     """
 
     def __init__(self, path: Path | None, record: np.dtype[Any], count: int = 0, most: int = MOST):
         if most < 2:
             raise ValueError(f"at least 2 places must be kept, not {most}")
         self._record, self._most = record, most
-        self._path = path or Path(tempfile.gettempdir())
         self._file = _open(path)
         self._kept: dict[int, _Kept] = {}
         self._records = 0
@@ -89,8 +87,7 @@ class Places:
         try:
             for number in range(count):
                 self._remember(self._recalled(number) if self._keeps(number) else None)
-            with naming(self._path):
-                self._file.truncate(self._records * record.itemsize)
+            self._file.truncate(self._records * record.itemsize)
         except Exception:
             self._file.close()
             raise
@@ -114,8 +111,8 @@ class Places:
     def add(self, place: Place) -> None:
         """Remembers a place, and lets go of some where there are too many.
 
-        Raises ValueError for arrays of other shapes or a submap that is not after the last one, WriteError when the disk
-        is full.
+        Raises ValueError for arrays of other shapes or a submap that is not after the last one, OSError when the disk is
+        full.
         """
         if self._kept and place.submap <= (last := next(reversed(self._kept.values())).submap):
             raise ValueError(f"the place of submap {place.submap} comes after that of submap {last}")
@@ -129,10 +126,9 @@ class Places:
         if not self._keeps(self.count):
             self._remember(None)
             return
-        with naming(self._path):
-            self._file.seek(self._records * self._record.itemsize)
-            self._file.write(row.tobytes())
-            self._file.flush()
+        self._file.seek(self._records * self._record.itemsize)
+        self._file.write(row.tobytes())
+        self._file.flush()
         self._remember(row)
 
     def read(self, submap: int) -> Place:
@@ -177,7 +173,7 @@ class Places:
         row = self._row(self._records)
         if row is None or row["number"] != number:
             raise ValueError(
-                f"{self._path} does not hold place {number} of the run to resume: it was changed or removed since; "
+                f"{self._file.name} does not hold place {number} of the run to resume: it was changed or removed since; "
                 "start again with --overwrite"
             )
         return row
@@ -193,7 +189,6 @@ class Places:
 def _open(path: Path | None) -> IO[bytes]:
     if path is None:
         return tempfile.TemporaryFile()
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        return path.open("r+b")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path.open("r+b")

@@ -98,7 +98,9 @@ def match(a: Place, b: Place, focal: float) -> Matches:
             best, back = likeness.argmax(axis=1), likeness.argmax(axis=0)
             number = np.arange(len(best))
             mutual = np.flatnonzero((back[best] == number) & (likeness[number, best] > LEAST_LIKENESS))
-            for column, values in zip(found, (*(x[mutual] for x in one), *(x[best[mutual]] for x in other)), strict=True):
+            for column, values in zip(
+                found, (*(x[mutual] for x in one), *(x[best[mutual]] for x in other)), strict=True
+            ):
                 column.append(values)
     points_a, pixels_a, cameras_a, points_b, pixels_b, cameras_b = (np.concatenate(column) for column in found)
     return Matches((points_a, points_b), (pixels_a, pixels_b), (cameras_a, cameras_b), focal)

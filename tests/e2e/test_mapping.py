@@ -1,6 +1,7 @@
 """`infer` with submaps: what it writes, says and refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,10 @@ def test_other_values_are_refused(value: str) -> None:
 def test_auto_is_by_model_and_length() -> None:
     auto = SubmapOptions()
     demo, published = ModelConfig.demo(), ModelConfig.vggt_1b()
-    assert auto.choose(demo, 10) is not None
+    for model in (demo, replace(demo, predicts=("camera", "depth"))):
+        found = auto.choose(model, 10)
+        assert found is not None
+        assert found.frames == 32
     assert auto.choose(published, LONG) is None
     for length in (LONG + 1, None):
         submaps = auto.choose(published, length)

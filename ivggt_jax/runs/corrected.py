@@ -1,0 +1,32 @@
+"""Results in the corrected map: loops told where the chain of submaps went wrong."""
+
+from typing import Any
+
+from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, read_loops, read_submaps
+from ivggt_jax.writers.saved_run import SavedRun
+
+
+def correct_run(run: SavedRun) -> tuple[SavedRun, dict[str, Any]]:
+    """A saved run in the corrected map, and what `corrected/map.json` says of it.
+
+    Raises ValueError when the run was made without loops, or its files are damaged.
+    """
+    if missing := [name for name in (SUBMAPS_FILE, LOOPS_FILE) if not (run.out / name).is_file()]:
+        raise ValueError(f"{run.out} has no {missing[0]}: infer writes it with --loops")
+    # Imported here: GTSAM takes a while, and most runs have no loops.
+    from ivggt_jax.mapping.correction import correct
+
+    if not (submaps := read_submaps(run.out / SUBMAPS_FILE)):
+        raise ValueError(f"{run.out / SUBMAPS_FILE} holds no submap")
+    correction = correct(submaps, read_loops(run.out / LOOPS_FILE))
+    return run.moved(correction), correction.record()
+
+
+def describe_correction(record: dict[str, Any]) -> str:
+    """The record in a line."""
+    loops = record["loops"]
+    kept, refused = loops.get("kept", 0), sum(loops.values()) - loops.get("kept", 0)
+    return (
+        f"corrected by {kept} loops ({refused} more were not believed): "
+        f"{record['submaps']} submaps moved by up to {record['largest_move']:.3g} of the model's unit"
+    )
