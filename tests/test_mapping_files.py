@@ -10,10 +10,9 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.mapping.loops import Proof, Scores
-from ivggt_jax.mapping.map_files import LoopsFile, SubmapRecord, read_loops, read_submaps
+from ivggt_jax.mapping.map_files import LOOP_COLUMNS, SubmapRecord, loop_line, read_loops, read_submaps
 from ivggt_jax.mapping.state import MapRecord
 from ivggt_jax.transforms import Similarity
-from ivggt_jax.writers.files import ResumeError
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.submaps import SubmapsWriter
 from ivggt_jax.writers.writer import ExportOptions
@@ -35,11 +34,8 @@ def submaps(count: int) -> list[SubmapRecord]:
 
 
 def loops(count: int) -> list[Proof]:
-    verdicts = ("accepted", "overlap", "image", "agreement", "unusable")
-    return [
-        Proof(i, i + 7, similarity(i), Scores(0.5, 0.7, 0.8, 0.4, 1.25 + i, 0.03, 0.01), verdicts[i % 5])
-        for i in range(count)
-    ]
+    verdicts = ("accepted", "matches", "support")
+    return [Proof(i, i + 7, similarity(i), Scores(0.5, 40 + i, 20, 1.25 + i), verdicts[i % 3]) for i in range(count)]
 
 
 def assert_same(found: Similarity, wanted: Similarity):
@@ -60,11 +56,9 @@ def write_submaps(out: Path, count: int):
     writer.close()
 
 
-def write_loops(out: Path, count: int, lines: int = 0):
-    file = LoopsFile(out, lines)
-    for proof in loops(count)[lines:]:
-        file.write(proof)
-    file.close()
+def write_loops(out: Path, count: int):
+    lines = [f"# {LOOP_COLUMNS} (a from b, OpenCV axes)", *map(loop_line, loops(count))]
+    (out / "loops.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
 def test_submaps_come_back(tmp_path: Path):
@@ -86,29 +80,11 @@ def test_loops_come_back(tmp_path: Path):
         assert_same(one.a_from_b, other.a_from_b)
 
 
-def test_lines_are_as_documented(tmp_path: Path):
-    file = LoopsFile(tmp_path)
+def test_lines_are_as_documented():
     turned = Similarity(0.5, Rotation.from_rotvec([0, np.pi / 2, 0]).as_matrix(), np.array([1.0, -2, 3]))
-    file.write(Proof(2, 9, turned, Scores(0.5, 0.75, 0.875, 0.25, 1.5, 0.0625, 0.125), "accepted"))
-    file.close()
-    header, line = (tmp_path / "loops.txt").read_text().splitlines()
-    assert header.startswith(
-        "# a b scale tx ty tz qx qy qz qw likeness overlap correlation detail turn shift stretch verdict ("
-    )
-    assert line == "2 9 0.5 1 -2 3 0 0.707106781 0 0.707106781 0.5 0.75 0.875 0.25 1.5 0.0625 0.125 accepted"
-
-
-@pytest.mark.parametrize("kept", [0, 1, 3])
-def test_a_resumed_file_has_the_same_bytes(tmp_path: Path, kept: int):
-    write_loops(tmp_path / "whole", 5)
-    write_loops(tmp_path / "killed", 4)
-    path = tmp_path / "killed" / "loops.txt"
-    with path.open("ab") as file:
-        file.write(b"3 0 12")
-    write_loops(tmp_path / "killed", 5, lines=kept)
-    assert path.read_bytes() == (tmp_path / "whole" / "loops.txt").read_bytes()
-    with pytest.raises(ResumeError):
-        write_loops(tmp_path / "killed", 9, lines=7)
+    assert LOOP_COLUMNS == "a b scale tx ty tz qx qy qz qw likeness matches support error verdict"
+    line = loop_line(Proof(2, 9, turned, Scores(0.5, 75, 30, 1.5), "accepted"))
+    assert line == "2 9 0.5 1 -2 3 0 0.707106781 0 0.707106781 0.5 75 30 1.5 accepted"
 
 
 GOOD = "1 0 32 1 0 0 0 0 0 0 1 0.5 0.1"
@@ -157,7 +133,8 @@ def test_what_is_no_submap_is_refused_by_its_line(tmp_path: Path, line: str, rea
     [
         (("0 7", "7 7"), "7 must be less than 7"),
         (("accepted", "maybe"), "no verdict is called 'maybe'"),
-        ((" 0.4", ""), "17 c"),
+        ((" 20", ""), "14 c"),
+        ((" 40 ", " 40.5 "), "'40.5' is not a whole number"),
     ],
 )
 def test_what_is_no_loop_is_refused_by_its_line(tmp_path: Path, change: tuple[str, str], reason: str):

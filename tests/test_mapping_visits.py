@@ -1,4 +1,4 @@
-"""Places made of a stream's frames. Values: default_rng(0), images of 8×8."""
+"""Places made of a stream's frames. Values: default_rng(0), images of noise, 40×48."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.mapping.places import Place, coarse
+from ivggt_jax.mapping.features import find_features
+from ivggt_jax.mapping.places import Place
 from ivggt_jax.mapping.state import MapRecord
 from ivggt_jax.mapping.visits import PlaceMaker
 from ivggt_jax.transforms import Similarity
 
-Fed = tuple[np.ndarray, np.ndarray, np.ndarray, MapRecord]
+Fed = tuple[np.ndarray, np.ndarray, np.ndarray, float, MapRecord]
+NAMES = ("descriptor", "submap_from_cam", "focal", "pixels", "depth", "patches")
 
 
 def placed(submap: int) -> Similarity:
@@ -30,7 +32,8 @@ def frames(anchors: tuple[int, ...], count: int) -> Iterator[Fed]:
             link_spread=0.1, refined=True, agreement=0.8, token=np.full(4, number, np.float32),
         )  # fmt: skip
         pose = np.concatenate((turn, rng.normal(size=(3, 1))), axis=1)
-        yield rng.integers(0, 256, (8, 8, 3), np.uint8), pose, rng.uniform(1, 2, (8, 8)).astype(np.float32), record
+        image, depth = rng.integers(0, 256, (40, 48, 3), np.uint8), rng.uniform(1, 2, (40, 48)).astype(np.float32)
+        yield image, depth, pose, 0.5 + 0.01 * number, record
         submap += number in anchors
 
 
@@ -46,11 +49,15 @@ def test_a_place_is_the_anchor_and_two_frames_after_it():
     for place, first in zip(found, (0, 20), strict=True):
         own = [fed[first + offset] for offset in (0, 4, 8)]
         np.testing.assert_array_equal(place.descriptor, np.full(4, first, np.float16))
-        np.testing.assert_array_equal(place.images, [image for image, *_ in own])
+        assert place.focal == 0.5 + 0.01 * first
         world = placed(place.submap)
-        np.testing.assert_allclose(world.poses(place.submap_from_cam), [pose for _, pose, *_ in own], atol=1e-12)
-        depth = np.stack([coarse(depth) for *_, depth, _ in own])
-        np.testing.assert_allclose(world.scale * place.depth, depth, rtol=1e-3)
+        np.testing.assert_allclose(world.poses(place.submap_from_cam), [pose for _, _, pose, *_ in own], atol=1e-12)
+        for i, (image, depth, *_) in enumerate(own):
+            wanted = find_features(image, depth)
+            assert (wanted.depth > 0).any()
+            np.testing.assert_array_equal(place.pixels[i], wanted.pixels)
+            np.testing.assert_array_equal(place.patches[i], wanted.patches)
+            np.testing.assert_allclose(world.scale * place.depth[i], wanted.depth, rtol=1e-6)
 
 
 def test_a_submap_that_ends_too_soon_is_no_place():
@@ -68,5 +75,5 @@ def test_a_resumed_run_makes_the_same_places(stopped: int):
     found += places(fed[stopped:], PlaceMaker({name: array.copy() for name, array in first.state().items()}))
     for one, other in zip(found, wanted, strict=True):
         assert one.submap == other.submap
-        for name in ("descriptor", "images", "submap_from_cam", "depth"):
+        for name in NAMES:
             np.testing.assert_array_equal(getattr(one, name), getattr(other, name), strict=True)

@@ -44,7 +44,7 @@ class LoopsWriter(Writer):
     def write(self, result: Result) -> None:
         """Makes the frame a part of a place, and compares the place when it is complete."""
         if result.map is None:
-            raise ValueError("loops need a run with submaps")
+            raise ValueError("loops.txt needs a run with submaps")
         frame, focal = result.frame, float(result.intrinsics[0, 0]) / result.frame.image.shape[1]
         depth = required(result.depth, "loops.txt", "depth")
         place = self._maker.feed(frame.image, depth, result.world_from_cam, focal, result.map)
