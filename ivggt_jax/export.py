@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ivggt_jax.runs.advice import saved_run
 from ivggt_jax.runs.command import run_command, say
-from ivggt_jax.runs.corrected import correct_run, describe_correction
+from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, describe_correction, read_correction
 from ivggt_jax.runs.known_trajectory import AlignOptions, align_run
 from ivggt_jax.runs.output_folder import check_replaceable, locked, mark
 from ivggt_jax.writers import WRITERS, ExportOptions, Writers
@@ -26,7 +26,7 @@ MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd
 Output = Literal["npz", MadeOutput]
 """What a run can write: the saved frames themselves, too."""
 
-RECORD_FILES = {"corrected": "map.json", "aligned": "alignment.json"}
+RECORD_FILES = {CORRECTED: MAP_FILE, "aligned": "alignment.json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,9 @@ def move(run: SavedRun, corrected: bool, align: AlignOptions) -> tuple[SavedRun,
     """
     records: Records = {}
     if corrected:
-        run, records["corrected"] = correct_run(run)
-        say(describe_correction(records["corrected"]))
+        correction, records[CORRECTED] = read_correction(run.out)
+        run = run.moved(correction)
+        say(describe_correction(records[CORRECTED]))
     if align.trajectory:
         run, record = align_run(run, align)
         records["aligned"] = record

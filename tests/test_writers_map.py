@@ -16,7 +16,7 @@ from writer_scene import camera, invert, result
 
 from ivggt_jax.mapping.map_files import read_loops, read_submaps
 from ivggt_jax.mapping.state import MapRecord
-from ivggt_jax.runs.corrected import correct_run, describe_correction
+from ivggt_jax.runs.corrected import describe_correction, read_correction
 from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers import ExportOptions, Result, ResumeError, Writers
 from ivggt_jax.writers.saved_run import SavedRun
@@ -92,7 +92,8 @@ def drift(cameras: np.ndarray) -> float:
 
 def test_loops_set_a_map_right_that_drifted(run: Path, results: list[Result]):
     """The first and the last ten frames are the same places. What the drift put 0.29 apart is within 0.1 again."""
-    corrected, record = correct_run(SavedRun(run))
+    correction, record = read_correction(run)
+    corrected = SavedRun(run).moved(correction)
     before, after = (np.stack([item.world_from_cam for item in frames]) for frames in (results, corrected))
     assert drift(before) > 0.25
     assert drift(after) < 0.1
@@ -104,7 +105,7 @@ def test_loops_set_a_map_right_that_drifted(run: Path, results: list[Result]):
 
 
 def test_depth_and_points_move_with_the_cameras(run: Path, results: list[Result]):
-    corrected = correct_run(SavedRun(run))[0]
+    corrected = SavedRun(run).moved(read_correction(run)[0])
     for number in (0, 7, 30, 59):
         item, depth = corrected[number], results[number].depth
         assert item.depth is not None
@@ -119,7 +120,7 @@ def test_depth_and_points_move_with_the_cameras(run: Path, results: list[Result]
 
 def test_nothing_jumps_between_two_submaps(run: Path, results: list[Result]):
     """The way from frame to frame is the drifting one's to 2 cm of 7: each change is spread over a whole submap."""
-    corrected = correct_run(SavedRun(run))[0]
+    corrected = SavedRun(run).moved(read_correction(run)[0])
 
     def steps(frames) -> np.ndarray:
         return np.linalg.norm(np.diff([item.world_from_cam[:, 3] for item in frames], axis=0), axis=1)
@@ -133,7 +134,8 @@ def test_a_map_in_parts_moves_each_by_itself(run: Path, results: list[Result], t
     write(tmp_path, parted, ("npz", "submaps", "loops")).close()
     lines = (tmp_path / "loops.txt").read_text().splitlines()
     (tmp_path / "loops.txt").write_text(lines[0] + "\n")
-    corrected, record = correct_run(SavedRun(tmp_path))
+    correction, record = read_correction(tmp_path)
+    corrected = SavedRun(tmp_path).moved(correction)
     assert record["parts"] == 2
     assert record["largest_move"] == 0
     for one, other in zip(corrected.cameras(), results, strict=True):
@@ -170,5 +172,5 @@ def test_what_has_no_map_has_no_correction(run: Path, tmp_path: Path):
     (tmp_path / "loops.txt").unlink()
     write(tmp_path, [result(0)], ("npz",)).close()
     with pytest.raises(ValueError, match=r"has no submaps.txt: infer writes it with --loops"):
-        correct_run(SavedRun(tmp_path))
+        read_correction(tmp_path)
     assert len(read_submaps(run / "submaps.txt")) == 6

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ivggt_jax.mapping.correction import Correction, correct
+from ivggt_jax.mapping.correction import Correction, believed, correct
 from ivggt_jax.mapping.graph import Loop
 from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, SubmapRecord, read_loops, read_submaps
 from ivggt_jax.model.vggt import Predictions
@@ -60,7 +60,7 @@ class MapFollower:
         submaps, proofs = read_submaps(self._path / SUBMAPS_FILE), read_loops(self._path / LOOPS_FILE)
         self._folder.cleanup()
         correction = correct(submaps, proofs)
-        loops = [Loop(proof.a, proof.b, proof.a_from_b) for proof in proofs if proof.verdict == "accepted"]
+        loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
         kept = [loop for loop, verdict in zip(loops, correction.solution.verdicts, strict=True) if verdict == "kept"]
         false = sum(not _is_true(loop, submaps, found, truth, metres) for loop in kept)
         return Loops(_moved(correction, found), len(loops), len(kept), false)

@@ -12,6 +12,10 @@ from ivggt_jax.mapping.loops import Proof
 from ivggt_jax.mapping.map_files import SubmapRecord
 from ivggt_jax.transforms import Similarity
 
+USUAL_SUPPORT = 27
+"""Support of a loop as sure as `GraphConfig` says; on walks in other light, errors fall with about its square."""
+LEAST_AND_MOST_NOISE = (0.25, 1.5)
+
 
 @dataclass(frozen=True, eq=False)
 class Correction:
@@ -58,7 +62,7 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     Raises ValueError when a pair names a submap that is not there.
     """
     chain, parts = [record.world_from_submap for record in submaps], [record.part for record in submaps]
-    loops = [Loop(proof.a, proof.b, proof.a_from_b) for proof in proofs if proof.verdict == "accepted"]
+    loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
     solution = solve(chain, parts, loops)
     moves = [after.after(before.inverse()) for after, before in zip(solution.nodes, chain, strict=True)]
     far = [
@@ -67,6 +71,12 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     ]
     first = np.array([record.first for record in submaps])
     return Correction(first, np.array(parts), moves, solution, float(max(far, default=0)))
+
+
+def believed(proof: Proof) -> Loop:
+    """An accepted pair as a loop of the graph, the surer the more of the image supports it."""
+    noise = np.clip((USUAL_SUPPORT / max(1, proof.scores.support)) ** 2, *LEAST_AND_MOST_NOISE)
+    return Loop(proof.a, proof.b, proof.a_from_b, float(noise))
 
 
 def _between(one: Similarity, other: Similarity, share: float, world_from_cam: np.ndarray) -> Similarity:

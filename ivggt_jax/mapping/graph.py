@@ -57,6 +57,8 @@ class Loop:
     a: int
     b: int
     a_from_b: Similarity
+    noise: float = 1.0
+    """How much less sure it is than loops usually are: a multiple of the noise in `GraphConfig`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +211,10 @@ def _optimise(
             graph.add(_link_factor(i - 1, chain[i - 1].inverse().after(chain[i]), config))
     links = graph.size()
     for loop in loops:
-        noise = _noise(config.loop_rotation, config.loop_translation / loop.a_from_b.scale, config.loop_scale)
+        turn, shift, scale = (
+            loop.noise * x for x in (config.loop_rotation, config.loop_translation, config.loop_scale)
+        )
+        noise = _noise(turn, shift / loop.a_from_b.scale, scale)
         graph.add(gtsam.BetweenFactorSimilarity3(loop.a, loop.b, _to_gtsam(loop.a_from_b), noise))
     params = gtsam.GncLMParams(gtsam.LevenbergMarquardtParams())
     params.setKnownInliers(list(range(links)))
@@ -262,6 +267,7 @@ def _residual(nodes: Sequence[Similarity], loops: Sequence[Loop], config: GraphC
     gaps = [Gap.of(loop.a_from_b, nodes[loop.a].inverse().after(nodes[loop.b])) for loop in loops]
     noise = np.array([config.loop_rotation, config.loop_translation, config.loop_scale])
     whitened = np.array([[gap.rotation, gap.translation, gap.scale] for gap in gaps]) / noise
+    whitened /= np.array([[loop.noise] for loop in loops])
     return float(np.sqrt(np.mean(np.sum(whitened**2, axis=1) / 7)))
 
 

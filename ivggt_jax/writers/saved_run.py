@@ -75,18 +75,19 @@ class SavedRun(Sequence[Result]):
     def _read(self, number: int, maps: bool = True) -> Result:
         result = read_result(self._paths[number], maps)
         for move in self._moves:
-            result = _moved(result, move(number, result.world_from_cam))
+            result = moved(result, number, move)
         return result
 
 
-def _moved(result: Result, move: Similarity) -> Result:
-    """The result in another world and unit."""
+def moved(result: Result, number: int, move: Move) -> Result:
+    """The result of the frame with this number in another world and unit."""
+    to_world = move(number, result.world_from_cam)
     depth, points = result.depth, result.points
     return replace(
         result,
-        cam_from_world=inverse(move.poses(result.world_from_cam)),
-        depth=None if depth is None else (move.scale * depth).astype(np.float32),
-        points=None if points is None else move.points(points).astype(np.float32),
+        cam_from_world=inverse(to_world.poses(result.world_from_cam)),
+        depth=None if depth is None else (to_world.scale * depth).astype(np.float32),
+        points=None if points is None else to_world.points(points).astype(np.float32),
     )
 
 

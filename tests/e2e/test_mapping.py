@@ -61,7 +61,7 @@ def test_a_run_with_loops_ends_with_a_corrected_map(looped: Path) -> None:
     assert {path.name for path in corrected.iterdir()} == {"trajectory.txt", "scene.html", "map.json"}
     record = json.loads((looped / "run.json").read_text())["outputs"]["loops"]
     assert record["places"]["seen"] == 3
-    assert json.loads((corrected / "map.json").read_text())["submaps"] == 3
+    assert json.loads((corrected / "map.json").read_text())["submaps"] == 4
 
 
 def test_a_correction_can_be_made_again_and_brought_to_a_known_trajectory(
