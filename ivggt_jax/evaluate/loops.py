@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ivggt_jax.mapping.correction import Correction, believed, correct
-from ivggt_jax.mapping.graph import Loop
+from ivggt_jax.mapping.judge import Loop
 from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, SubmapRecord, read_loops, read_submaps
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.runs.run import make_result

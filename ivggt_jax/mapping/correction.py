@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.mapping.graph import Loop, Solution, solve
+from ivggt_jax.mapping.graph import Solution, solve
+from ivggt_jax.mapping.judge import Loop
 from ivggt_jax.mapping.loops import Proof
 from ivggt_jax.mapping.map_files import SubmapRecord
 from ivggt_jax.transforms import Similarity
@@ -63,7 +64,7 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     """
     chain, parts = [record.world_from_submap for record in submaps], [record.part for record in submaps]
     loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
-    solution = solve(chain, parts, loops)
+    solution = solve(chain, parts, loops, stretches=_stretches(submaps))
     moves = [after.after(before.inverse()) for after, before in zip(solution.nodes, chain, strict=True)]
     far = [
         np.linalg.norm(after.translation - before.translation)
@@ -71,6 +72,12 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     ]
     first = np.array([record.first for record in submaps])
     return Correction(first, np.array(parts), moves, solution, float(max(far, default=0)))
+
+
+def _stretches(submaps: list[SubmapRecord]) -> list[int]:
+    """For each submap the number of cuts before it: it begins a part of the map, and was not even compared with the last."""
+    cuts = [other.part != one.part and other.share == 0 for one, other in zip(submaps, submaps[1:], strict=False)]
+    return np.cumsum([0, *cuts]).tolist()
 
 
 def believed(proof: Proof) -> Loop:

@@ -26,8 +26,8 @@ class LoopConfig:
 
     candidates: int = 4
     """Most places that a new one is compared with."""
-    apart: int = 3
-    """A place is compared with those at least so many submaps ago."""
+    apart: int = 6
+    """A place is compared with those at least so many submaps ago: the chain is better than a loop where it is short."""
     support: int = 24
     """Squares of the image, 6 pixels of 112 wide, in which corners agree. Wrong pairs reached 19 on the streets and corridors
     that it was chosen on, true ones up to 84 in other light (docs/mapping.md)."""

@@ -10,7 +10,7 @@ Submaps are numbered from 0 and lie in the part of the map with number `part`, f
 `first` is the frame, counted from 0 like the lines of `trajectory.txt`, with which the submap begins. The similarity is
 world_from_submap as it was known then: a point x of the submap lies at scale · R(q) · x + t, OpenCV axes. `share` and `spread`
 say how good the link to the submap before is: the share of usable pixels, and the spread of the logarithm of the ratio of
-their depths. The first submap of a part has no link: 0 0.
+their depths. Where they are too bad a part begins; 0 0 is the first submap, or one after a cut.
 
 `loops.txt` has a line for every pair of places that was compared, in the order in which that was done:
 
