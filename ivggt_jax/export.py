@@ -4,24 +4,19 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from tqdm import tqdm
 
+from ivggt_jax.options.align import AlignOptions
+from ivggt_jax.options.export import ExportOptions, MadeOutput
 from ivggt_jax.runs.advice import saved_run
 from ivggt_jax.runs.command import run_command, say
-from ivggt_jax.runs.known_trajectory import AlignOptions, align_run, write_alignment
+from ivggt_jax.runs.known_trajectory import align_run, write_alignment
 from ivggt_jax.runs.output_folder import check_replaceable, locked, mark
-from ivggt_jax.writers import WRITERS, ExportOptions, Writers
+from ivggt_jax.writers import WRITERS, Writers
 from ivggt_jax.writers.saved_run import SavedRun
-
-BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
-"""What is built from all saved frames."""
-MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd", BuiltOutput]
-"""What can be made of saved frames."""
-Output = Literal["npz", MadeOutput]
-"""What a run can write: the saved frames themselves, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +33,9 @@ class ExportConfig:
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.export") -> None:
     """The command."""
-    run_command(ExportConfig, export, arguments, "python -m ivggt_jax.export")
+    run_command(ExportConfig, export, arguments, program)
 
 
 def export(config: ExportConfig) -> int:

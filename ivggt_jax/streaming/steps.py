@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ivggt_jax.config import CacheConfig
+from ivggt_jax.config import CacheConfig, HeadName
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.cache import KVCache
@@ -21,6 +21,7 @@ from ivggt_jax.model.clip import ClipMode
 from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import VGGT, Predictions
+from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.mapped_pass import mapped_pass
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
@@ -33,7 +34,7 @@ def infer_clip(
     images: FrameArray,
     mode: ClipMode = "offline",
     query_points: FrameArray | None = None,
-    heads: Iterable[str] | None = None,
+    heads: Iterable[HeadName] | None = None,
     features: bool = False,
 ) -> Predictions:
     """Predictions for a whole clip at once, images [B,S,H,W,3], float32 in [0,1] or uint8.
@@ -58,7 +59,7 @@ def init_stream(
     width: int,
     batch: int = 1,
     query_points: FrameArray | None = None,
-    heads: Iterable[str] | None = None,
+    heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
 ) -> StreamState:
@@ -110,7 +111,7 @@ def init_stream(
     )
 
 
-@partial(jax.jit, donate_argnames="state")
+@compiled(donate="state")
 def step(
     model: Model, state: StreamState, frame: FrameArray, where: FrameArray | None = None
 ) -> tuple[StreamState, Predictions]:
@@ -127,7 +128,7 @@ def step(
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
-@partial(jax.jit, donate_argnames="state")
+@compiled(donate="state")
 def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamState, Predictions]:
     """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
 
@@ -156,7 +157,7 @@ def stream(
     *,
     chunk: int = 1,
     query_points: FrameArray | None = None,
-    heads: Iterable[str] | None = None,
+    heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
 ) -> Iterator[Predictions]:
@@ -198,7 +199,7 @@ def stream(
         raise ValueError(f"the stream is longer than max_frames={most} of its unbounded cache")
 
 
-@partial(jax.jit, donate_argnames="state")
+@compiled(donate="state")
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
     """Streams marked in `where` [B] bool start afresh: nothing of what they saw has any influence, NaN included.
 
@@ -255,7 +256,7 @@ def _unit(images: FrameArray) -> jax.Array:
     return jnp.asarray(images, jnp.float32)
 
 
-def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
+def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tuple[str, ...]:
     usual = (head for head in model.config.predicts if head in DEFAULT_HEADS or (head == "tracks" and queries))
     chosen = tuple(usual if heads is None else heads)
     unknown = sorted(set(chosen) - set(HEADS))
