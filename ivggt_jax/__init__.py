@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ivggt_jax.mapping.config import SubmapConfig
     from ivggt_jax.model.parameters import Model
     from ivggt_jax.model.vggt import Predictions
+    from ivggt_jax.pictures import fit
     from ivggt_jax.streaming.state import StreamState
     from ivggt_jax.streaming.steps import infer_clip, init_stream, reset, scan, step, stream
     from ivggt_jax.weights.checkpoint import save
@@ -22,6 +23,7 @@ __all__ = [
     "StreamState",
     "SubmapConfig",
     "cameras_from_pose",
+    "fit",
     "infer_clip",
     "init_stream",
     "load",
@@ -40,6 +42,7 @@ _PLACES = {
     "mapping.config": ("SubmapConfig",),
     "model.parameters": ("Model",),
     "model.vggt": ("Predictions",),
+    "pictures": ("fit",),
     "streaming.state": ("StreamState",),
     "streaming.steps": ("infer_clip", "init_stream", "reset", "scan", "step", "stream"),
     "weights.checkpoint": ("save",),

@@ -10,11 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("options", "beside", "strict_json", "transforms", "config", "kernels", "depth_colours"),
+    ("options", "brief", "beside", "strict_json", "transforms", "config", "kernels", "depth_colours"),
     ("geometry", "trajectories", "sources"),
     ("memory", "model", "synthetic"),
     ("mapping", "writers"),
-    ("streaming", "weights"),
+    ("streaming", "weights", "pictures"),
     ("",),  # the package's face: what `import ivggt_jax` gives
     ("runs",),
     ("convert", "viewer"),

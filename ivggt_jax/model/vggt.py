@@ -1,13 +1,14 @@
 """The network as a whole, and what it predicts. No jit and no files here."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
 from flax import nnx
 from jax import lax
 
+from ivggt_jax.brief import shape
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.aggregator import Aggregator
 from ivggt_jax.model.clip import ClipMode
@@ -50,6 +51,11 @@ class Predictions:
     """[…,P,2·width] the last layer's tokens: camera, registers, patches in rows."""
     map: Any = None
     """A `mapping.MapRecord`, of a stream with submaps: then the world is the stream's, and not the present submap's."""
+
+    def __repr__(self) -> str:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        named = (f"{name} {shape(x)}" for name, x in found.items() if x is not None)
+        return f"Predictions({', '.join(named)})"
 
 
 class VGGT(nnx.Module):

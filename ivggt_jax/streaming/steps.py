@@ -22,6 +22,7 @@ from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
+from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.mapped_pass import mapped_pass
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
@@ -123,7 +124,8 @@ def step(
     """
     _check_frames(model, state, frame, 4)
     where = None if where is None else _marks(state, where)
-    network, images = model.network, _unit(frame)
+    model, images = guarded(state.settings, (model, _unit(frame)))
+    network = model.network
     state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], images[:, None], where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
@@ -134,13 +136,17 @@ def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamSt
 
     Equals T steps; the encoder, which knows no order, sees the frames together. With `frames_per_step` = n, every n
     frames share a pass. Raises ValueError when T is no multiple of n.
+
+    Has derivatives where nothing is forgotten: an unbounded cache, no submaps, on a CPU; raises ValueError elsewhere when
+    one is taken.
     """
     _check_frames(model, state, frames, 5)
     count, batch = frames.shape[:2]
     each = state.settings.cache.frames_per_step
     if count % each or not count:
         raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
-    network, images = model.network, _unit(frames)
+    model, images = guarded(state.settings, (model, _unit(frames)))
+    network = model.network
     patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
     passes = jax.tree.map(
         lambda x: x.reshape(count // each, each, batch, *x.shape[-(2 if x is patches else 3) :]).swapaxes(1, 2),
@@ -156,6 +162,7 @@ def stream(
     cache_config: CacheConfig | None = None,
     *,
     chunk: int = 1,
+    lookahead: int = 1,
     query_points: FrameArray | None = None,
     heads: Iterable[HeadName] | None = None,
     features: bool = False,
@@ -164,13 +171,16 @@ def stream(
     """Predictions of one stream, frame by frame, as host arrays without batch axis.
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
-    as `frames_per_step` needs. The next chunk runs while one is handed out. `submaps` keep the camera of a long stream
+    as `frames_per_step` needs. `lookahead` chunks are computed while one is handed out; with 0 its predictions come before
+    the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream
     (`init_stream`). Raises ValueError past `max_frames` of an unbounded cache, before the frame, and what `frames` raises,
     when all frames before it are handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 frame, not {chunk}")
+    if lookahead < 0:
+        raise ValueError(f"lookahead must be 0 or more chunks, not {lookahead}")
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
     # With submaps no more frames than those of one are remembered, however long the stream.
     most = cache_config.max_frames if cache_config.total_budget is None and submaps is None else None
@@ -189,7 +199,7 @@ def stream(
             padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
             state, predictions = scan(model, state, padded)
             running.append((predictions, len(group)))
-            if len(running) > 1:
+            if len(running) > lookahead:
                 yield from _unstacked(*running.popleft())
     except Exception:
         yield from _all_unstacked(running)
