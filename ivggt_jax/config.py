@@ -119,7 +119,10 @@ class ModelConfig:
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of patches of an image; ValueError unless both sides are multiples of the patch size."""
         if height <= 0 or width <= 0 or height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"image size {height}×{width} (height×width) must be multiples of {self.patch_size}")
+            raise ValueError(
+                f"image size {height}×{width} (height×width) must be multiples of {self.patch_size}; "
+                "ivggt_jax.fit gives any picture such a size"
+            )
         return height // self.patch_size, width // self.patch_size
 
     def tokens_per_frame(self, height: int, width: int) -> int:
@@ -142,7 +145,7 @@ class CacheConfig:
     `total_budget`, within the same buffers. None: the total stays."""
     temperature: float = 0.5
     """Of the softmax that shares the budget among layers (InfiniteVGGT's published 0.5); inf: all get the same."""
-    policy: str | Callable[..., Any] = "diversity"
+    policy: PolicyName | Callable[..., Any] = "diversity"
     """What goes first: a name in `memory.policies.POLICIES` or a function like those there. Each function is compiled
     for itself, so give one that was defined once."""
     anchor_frames: int = 1

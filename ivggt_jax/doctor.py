@@ -45,9 +45,9 @@ class DoctorConfig:
     """The command has no options."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.doctor") -> None:
     """The command."""
-    run_command(DoctorConfig, doctor, arguments, "python -m ivggt_jax.doctor")
+    run_command(DoctorConfig, doctor, arguments, program)
 
 
 def doctor(config: DoctorConfig) -> int:

@@ -5,26 +5,21 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from tqdm import tqdm
 
+from ivggt_jax.options.align import AlignOptions
+from ivggt_jax.options.export import ExportOptions, MadeOutput
 from ivggt_jax.runs.advice import saved_run
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, describe_correction, read_correction
-from ivggt_jax.runs.known_trajectory import AlignOptions, align_run
+from ivggt_jax.runs.known_trajectory import align_run
 from ivggt_jax.runs.output_folder import check_replaceable, locked, mark
-from ivggt_jax.writers import WRITERS, ExportOptions, Writers
+from ivggt_jax.writers import WRITERS, Writers
 from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.saved_run import SavedRun
-
-BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
-"""What is built from all saved frames."""
-MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd", BuiltOutput]
-"""What can be made of saved frames."""
-Output = Literal["npz", MadeOutput]
-"""What a run can write: the saved frames themselves, too."""
 
 RECORD_FILES = {CORRECTED: MAP_FILE, "aligned": "alignment.json"}
 
@@ -46,9 +41,9 @@ class ExportConfig:
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.export") -> None:
     """The command."""
-    run_command(ExportConfig, export, arguments, "python -m ivggt_jax.export")
+    run_command(ExportConfig, export, arguments, program)
 
 
 def export(config: ExportConfig) -> int:

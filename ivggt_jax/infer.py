@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,17 @@ import numpy as np
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.export import build, move, write_records
 from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, same_source, to_resume
-from ivggt_jax.inference.options import DEFAULT_EXPORT, InferConfig
+from ivggt_jax.inference.options import DEFAULT_EXPORT, InferConfig, source_first
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
 from ivggt_jax.runs import output_folder
-from ivggt_jax.runs.advice import comes_again, note_on_demo
+from ivggt_jax.runs.advice import comes_again, next_steps, note_on_demo
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
 from ivggt_jax.runs.known_trajectory import read_trajectory
 from ivggt_jax.runs.memory import peak_memory
 from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
-from ivggt_jax.runs.run import Run, interruptible
+from ivggt_jax.runs.run import Run, compile_step, interruptible
 from ivggt_jax.sources import Frame, Source, SourceError, open_source
 from ivggt_jax.sources.source import NAMES_KEPT
 from ivggt_jax.streaming.state import StreamState
@@ -48,17 +48,26 @@ NEEDED |= dict.fromkeys(("ply", "nerfstudio", "glb", "html"), "points")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
-    run_command(InferConfig, infer, arguments, "python -m ivggt_jax.infer")
+    run_command(InferConfig, infer, source_first(arguments), "python -m ivggt_jax.infer")
 
 
 def infer(config: InferConfig) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
-    _check(config)
-    out = config.out or output_folder.default_out(config.source.frames)
-    others = (config.source.masks, config.options.images, config.align.trajectory)
-    output_folder.check_inputs_outside(out, config.source.frames, others)
-    if config.align.trajectory:
-        read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
+    # What is cheap to find out comes first: the source, the options, the folder; then what is downloaded, read and compiled.
+    live = not comes_again(config.source.frames)
+    # Of a camera the run counts the frames, for the first one that is read is no part of it (`_started`).
+    with open_source(dataclasses.replace(config.source, max_frames=None) if live else config.source) as source:
+        _check(config)
+        out = config.out or output_folder.default_out(config.source.frames)
+        others = (config.source.masks, config.options.images, config.align.trajectory)
+        output_folder.check_inputs_outside(out, config.source.frames, others)
+        if config.align.trajectory:
+            read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
+        return _in_folder(config, out, source)
+
+
+def _in_folder(config: InferConfig, out: Path, source: Source) -> int:
+    """The run, unless the folder holds another one."""
     with output_folder.locked(out):
         output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
@@ -67,10 +76,10 @@ def infer(config: InferConfig) -> int:
             return 0
         unfinished = to_resume(config, out, earlier)
         config = as_begun(config, unfinished) if unfinished else config
+        say(f"loading {config.checkpoint}")
         model = loading.load(config.checkpoint, _precision(config)).only_heads(config.predicted)
-        size = config.source.size or model.config.image_size
-        with open_source(dataclasses.replace(config.source, size=size)) as source:
-            return _infer(config, out, model, source, unfinished)
+        source.config = dataclasses.replace(source.config, size=config.source.size or model.config.image_size)
+        return _infer(config, out, model, source, unfinished)
 
 
 def _check(config: InferConfig) -> None:
@@ -80,8 +89,8 @@ def _check(config: InferConfig) -> None:
         raise ValueError("--overwrite and --resume contradict each other: give one of them")
     if config.save_every is not None and config.save_every < 0:
         raise ValueError(f"--save-every must be 0 or more frames, not {config.save_every}")
-    if config.max_memory is not None:
-        parse_memory(config.max_memory)
+    if config.memory.max_memory is not None:
+        parse_memory(config.memory.max_memory)
     if config.mapping.loops and "depth" not in config.heads:
         raise ValueError("--loops needs depth, which --heads leaves out: add it")
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
@@ -95,18 +104,18 @@ def _check(config: InferConfig) -> None:
 
 def _precision(config: InferConfig) -> str | None:
     """Of the trunk; None is what this device gets. Bfloat16 where that would take half of what the user allows."""
-    saves = computes_bfloat16()
-    if config.precision == "bfloat16" and not saves:
+    saves, memory = computes_bfloat16(), config.memory
+    if memory.precision == "bfloat16" and not saves:
         say(
             "warning: with JAX before 0.11 (Python 3.11) bfloat16 takes more memory and time on a CPU than float32 does, "
             "because weights and cache are copied"
         )
-    if config.precision != "auto":
-        return config.precision
-    if config.max_memory is None or not saves:
+    if memory.precision != "auto":
+        return memory.precision
+    if memory.max_memory is None or not saves:
         return None
     weights = weights_bytes(abstract_model(loading.find_config(config.checkpoint), None, config.predicted))
-    return "bfloat16" if weights > parse_memory(config.max_memory) / 2 else None
+    return "bfloat16" if weights > parse_memory(memory.max_memory) / 2 else None
 
 
 def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinished: Unfinished | None) -> int:
@@ -120,7 +129,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         decisive = unfinished.options
     else:
         frames, state = _started(config, model, source)
-        config = _with_frames(config, out, source.expected_length, state)
+        config = _with_frames(config, out, source.expected_length or config.source.max_frames, state)
         decisive = {**decisive_options(config), "weights": weights}
         output_folder.begin_anew(out)
         unfinished = Unfinished(decisive)
@@ -140,7 +149,12 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         model,
         state,
         Writers(_growing(config, state), out, config.options, unfinished.frames, unfinished.writers),
-        Progress(source.expected_length, unfinished.frames, state),
+        Progress(
+            source.expected_length or config.source.max_frames,
+            unfinished.frames,
+            state,
+            live=not comes_again(config.source.frames),
+        ),
         points_from_depth=config.points_from == "depth",
         begin=unfinished.frames,
         next_index=unfinished.next_index,
@@ -162,8 +176,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             # Also after an error: what was finished is on disk, and this says how to read it.
             skipped = {**_skipped(source, unfinished), "dropped": source.dropped}
             write_run_json(out, {**_record(config, run), "skipped": skipped, "interrupted": bool(interrupted)})
-            doubt = run.writers.evidence.doubt()
-            say(f"{run.frames} frames → {out}" + (f"\nwarning: {doubt}" if doubt else ""))
+            _say_end(config, out, run)
         if not interrupted:
             finish(out)
             if view:
@@ -213,21 +226,37 @@ def _with_frames(config: InferConfig, out: Path, length: int | None, state: Stre
 
 
 def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterator[Frame], StreamState]:
-    """All frames, and a fresh stream for frames of the first one's size."""
+    """All frames, and a fresh stream for frames of the first one's size.
+
+    A camera goes on while the step is compiled: the stream begins with the frame that is the latest then.
+    """
     frames = source.frames()
     first = next(frames)
     height, width, _ = first.image.shape
-    cache = _cache(config, model, source.length, height, width)
+    length = source.length or config.source.max_frames
+    cache = _cache(config, model, length, height, width)
     grid = _grid(config, height, width)
-    submaps = config.mapping.choose(model.config, source.length) if "depth" in config.predicted else None
+    submaps = config.mapping.choose(model.config, length) if "depth" in config.predicted else None
     if submaps is not None:
         say(
             f"a new submap every {submaps.frames} frames keeps the camera; --submaps off is one stream (docs/mapping.md)"
         )
-    state = init_stream(
-        model, cache, height=height, width=width, heads=config.predicted, query_points=grid, submaps=submaps
+    begin = partial(
+        init_stream,
+        model,
+        cache,
+        height=height,
+        width=width,
+        heads=config.predicted,
+        query_points=grid,
+        submaps=submaps,
     )
-    return chain([first], frames), state
+    if comes_again(config.source.frames):
+        say(f"compiling for {width}×{height} (once for each size and length), then the first frame")
+        return chain([first], frames), begin()
+    say(f"compiling for {width}×{height} (once for each size), before the first frame is taken")
+    compile_step(model, begin())
+    return islice(frames, config.source.max_frames), begin()
 
 
 def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:
@@ -239,16 +268,17 @@ def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:
 
 def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:
     """What fits: the memory that the user allows, or that is free."""
+    memory = config.memory
     cache = CacheConfig(
-        policy=config.policy,
-        anchor_frames=config.anchor_frames,
-        frames_per_step=config.frames_per_step,
-        camera_cache=config.camera_cache,
+        policy=memory.policy,
+        anchor_frames=memory.anchor_frames,
+        frames_per_step=memory.frames_per_step,
+        camera_cache=memory.camera_cache,
         max_frames=length,
     )
-    if config.budget is not None:
-        cache = dataclasses.replace(cache, total_budget=config.budget)
-    return plan_cache(model, cache, height, width, config.max_memory, fixed=config.budget is not None)
+    if memory.budget is not None:
+        cache = dataclasses.replace(cache, total_budget=memory.budget)
+    return plan_cache(model, cache, height, width, memory.max_memory, fixed=memory.budget is not None)
 
 
 def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
@@ -275,6 +305,18 @@ def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractCont
     return View(out, config.port, lambda: run.lengths)
 
 
+def _say_end(config: InferConfig, out: Path, run: Run) -> None:
+    """What was written and how fast, what speaks against it, and what comes next."""
+    names = ", ".join(output_folder.results(out))
+    say(f"{run.frames} frames → {out}{f': {names}' if names else ''}{run.progress.summary()}")
+    if run.frames:
+        saved = "npz" in config.growing
+        for line in next_steps(out, plain(for_records(config)), frames_saved=saved, shown=config.view):
+            say(line)
+    if doubt := run.writers.evidence.doubt():
+        say(f"warning: {doubt}")
+
+
 def _record(config: InferConfig, run: Run) -> dict[str, Any]:
     """What `run.json` says of this run."""
     lengths, state, settings = run.lengths, run.state, run.state.settings
@@ -292,6 +334,7 @@ def _record(config: InferConfig, run: Run) -> dict[str, Any]:
         "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
         "frames": run.frames,
         "milliseconds_per_frame": run.progress.percentiles(),
+        "milliseconds_from_capture_to_pose": run.progress.latencies(),
         "peak_memory_bytes": peak_memory(),
         "stream_bytes": state.nbytes,
         "tokens_kept": {"total": int(lengths.sum()), "by_layer": lengths},

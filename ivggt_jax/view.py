@@ -23,9 +23,9 @@ class ViewConfig:
     """Who may look: 127.0.0.1 is this machine alone, 0.0.0.0 whoever can reach it (there is no password)."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.view") -> None:
     """The command."""
-    run_command(ViewConfig, view, arguments, "python -m ivggt_jax.view")
+    run_command(ViewConfig, view, arguments, program)
 
 
 def view(config: ViewConfig) -> int:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from writer_scene import camera, result
 
-from ivggt_jax.runs.known_trajectory import AlignOptions, align_run
+from ivggt_jax.options.align import AlignOptions
+from ivggt_jax.runs.known_trajectory import align_run
 from ivggt_jax.writers import ExportOptions, Writers
 from ivggt_jax.writers.saved_run import SavedRun
 

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from ivggt_jax import CacheConfig, Model, ModelConfig, infer, init_stream
-from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.inference.options import InferConfig, MemoryOptions
 from ivggt_jax.model.heads import DEFAULT_HEADS
 from ivggt_jax.model.parameters import abstract_model
 from ivggt_jax.runs import fitting
@@ -110,7 +110,9 @@ def test_a_limit_below_the_least_says_what_takes_how_much():
 def test_a_limit_takes_bfloat16_where_that_saves_memory(saves, precision, limit, expected, monkeypatch, capsys):
     """The demo model's weights are more than 10 MB. With JAX before 0.11 bfloat16 saves nothing on a CPU, and says so."""
     monkeypatch.setattr(infer, "computes_bfloat16", lambda: saves)
-    config = InferConfig(source=SourceConfig(frames="frames"), precision=precision, max_memory=limit)
+    config = InferConfig(
+        source=SourceConfig(frames="frames"), memory=MemoryOptions(precision=precision, max_memory=limit)
+    )
     assert infer._precision(config) == expected
     assert ("takes more memory" in capsys.readouterr().err) == (precision == "bfloat16" and not saves)
 

@@ -6,7 +6,9 @@ import re
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import COMMIT, serve
@@ -48,6 +50,36 @@ def test_a_file_is_fetched_once(server):
     assert source == hub.Source(name=NAME, revision=COMMIT, licence="CC BY-NC-SA 4.0, non-commercial")
     assert hub.fetch(NAME) == (file, source)
     assert server.downloads() == [None]
+
+
+def test_size_and_licence_are_told_before_a_download_and_once(server, monkeypatch, capsys):
+    """Here of 0.3 MB; nothing when the file is there already."""
+    monkeypatch.setattr(hub, "LEAST_ANNOUNCED", 1)
+    hub.fetch(NAME)
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "downloading lch01/StreamVGGT/checkpoints.pth, 0.00 GB (CC BY-NC-SA 4.0, non-commercial), to "
+    )
+    assert sum("downloading" in line for line in said.splitlines()) == 1
+    hub.fetch(NAME)
+    assert "downloading" not in capsys.readouterr().err
+
+
+def test_what_does_not_fit_the_disk_is_not_begun(server, monkeypatch):
+    monkeypatch.setattr(hub, "LEAST_ANNOUNCED", 1)
+    monkeypatch.setattr(hub.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with refused("takes 0.00 GB and there are 0.00 GB free"):
+        hub.fetch(NAME)
+    assert server.downloads() == []
+
+
+def test_a_hub_that_is_not_there_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    """However often the library tries again."""
+    point_to("http://127.0.0.1:9", tmp_path, monkeypatch)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with refused("cannot be reached"):
+        hub.fetch(NAME)
+    assert capsys.readouterr().err == "the Hub does not answer as it should: trying again, for up to half a minute\n"
 
 
 def test_a_cut_connection_resumes_where_it_broke(server, monkeypatch):
@@ -134,7 +166,8 @@ def test_what_the_library_does_not_foresee_is_passed_on_with_the_way_out(monkeyp
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    for name in ("hf_hub_download", "get_hf_file_metadata"):
+        monkeypatch.setattr(f"huggingface_hub.{name}", fail)
     with refused(f"lch01/StreamVGGT could not be downloaded .{re.escape(str(error))}.; try again, or .* by hand"):
         hub.fetch(NAME)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ivggt_jax import Model, infer
-from ivggt_jax.infer import InferConfig
+from ivggt_jax.inference.options import InferConfig, MemoryOptions
 from ivggt_jax.runs.advice import infer_command, note_on_demo, saved_run
 from ivggt_jax.runs.output_folder import MARKER, begin_anew, check_replaceable, describe, earlier_run
 from ivggt_jax.runs.resume import RECORD, STATE_FILE, Unfinished, begin, read_state, restore_stream
@@ -204,7 +204,7 @@ def settings(frames: str, **options: Any) -> dict[str, Any]:
 def parsed(command: str) -> InferConfig:
     """The options of a command, read by the command itself."""
     words = shlex.split(command)
-    assert words[:3] == ["python", "-m", "ivggt_jax.infer"]
+    assert words[0] == "ivggt"
     found: list[InferConfig] = []
 
     def keep(config: InferConfig) -> int:
@@ -213,7 +213,7 @@ def parsed(command: str) -> InferConfig:
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(infer, "infer", keep)
-        infer.main(words[3:])
+        infer.main(words[1:])
     return found[0]
 
 
@@ -223,9 +223,13 @@ def parsed(command: str) -> InferConfig:
         {},
         {"source": {"size": 42, "mode": "pad", "stride": 2, "exif": False}},
         {"source": {"fps": 2.5, "start": 1.5, "end": 9.0, "masks": Path("/a b/masks")}},
-        {"heads": ("camera", "depth", "tracks"), "track_grid": 4, "budget": 9000, "policy": "segment"},
+        {
+            "heads": ("camera", "depth", "tracks"),
+            "track_grid": 4,
+            "memory": MemoryOptions(budget=9000, policy="segment"),
+        },
         {"options": ExportOptions(confidence=20.0, voxel=0.01, sky="drop", shared_camera=True)},
-        {"checkpoint": "/models/o'hara", "precision": "float32", "max_memory": "8GB"},
+        {"checkpoint": "/models/o'hara", "memory": MemoryOptions(precision="float32", max_memory="8GB")},
     ],
 )
 def test_a_command_gives_the_options_it_was_made_from(options: dict[str, Any]) -> None:
@@ -237,11 +241,14 @@ def test_a_command_gives_the_options_it_was_made_from(options: dict[str, Any]) -
 
 
 def test_a_run_without_frames_names_the_command_that_keeps_them(tmp_path: Path) -> None:
-    write_run_json(tmp_path, {"frames": 3, "settings": settings("/scenes/room", export=("tum",), budget=9000)})
+    write_run_json(
+        tmp_path,
+        {"frames": 3, "settings": settings("/scenes/room", export=("tum",), memory=MemoryOptions(budget=9000))},
+    )
     with pytest.raises(FileNotFoundError, match="holds no saved frames") as raised:
         saved_run(tmp_path)
     again = parsed(str(raised.value).partition("keeps them: ")[2])
-    assert (again.source.frames, again.out, again.export, again.budget) == (
+    assert (again.source.frames, again.out, again.export, again.memory.budget) == (
         "/scenes/room",
         tmp_path,
         ("tum", "npz"),

@@ -18,7 +18,7 @@ from ivggt_jax.train.mesh import make_mesh, process_rows, start_processes
 from ivggt_jax.train.presets import HELD_OUT_SEED, PRESETS, TrainConfig
 from ivggt_jax.train.training import run
 
-HELP = """usage: python -m train OBJECTIVE PRESET [options]
+HELP = """usage: {program} OBJECTIVE PRESET [options]
 
 objectives:
   distill     a causal student follows an offline teacher
@@ -26,11 +26,11 @@ objectives:
 presets:
 {presets}
 
-python -m train OBJECTIVE PRESET --help lists the options with the preset's values.
+{program} OBJECTIVE PRESET --help lists the options with the preset's values.
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m train") -> None:
     """The command."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     objective = arguments[0] if arguments else "--help"
@@ -39,14 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         texts = {f"{kind} {name}": text for kind, presets in PRESETS.items() for name, (text, _) in presets.items()}
         width = max(map(len, texts))
         lines = [f"  {name:<{width}} {text}" for name, text in texts.items()]
-        print(HELP.format(presets="\n".join(lines)), file=sys.stdout if asked else sys.stderr)
+        print(HELP.format(program=program, presets="\n".join(lines)), file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     presets = tyro.extras.subcommand_type_from_defaults(
         {name: config for name, (_, config) in PRESETS[objective].items()},
         {name: text for name, (text, _) in PRESETS[objective].items()},
         prefix_names=False,
     )
-    run_command(presets, train, arguments[1:], f"python -m train {objective}")
+    run_command(presets, train, arguments[1:], f"{program} {objective}")
 
 
 def train(config: TrainConfig) -> int:

@@ -1,7 +1,7 @@
 """Make the pictures in this folder: python docs/pictures/make_pictures.py (needs Chromium; a graphics card is not needed).
 
 All but `demo.png`, which is what the demo model predicts, show the ground truth of examples/room, through the writers: saved
-frames, points.ply, scene.html and the page of `python -m ivggt_jax.view`. The page has no cache fill to show.
+frames, points.ply, scene.html and the page of `ivggt view`. The page has no cache fill to show.
 """
 
 import base64

@@ -72,9 +72,9 @@ class BenchConfig:
             yield replace(self.case, **dict(chosen))  # type: ignore[arg-type]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.bench") -> None:
     """The command."""
-    run_command(BenchConfig, bench, arguments, "python -m ivggt_jax.bench")
+    run_command(BenchConfig, bench, arguments, program)
 
 
 def bench(config: BenchConfig) -> int:

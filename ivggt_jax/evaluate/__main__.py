@@ -26,9 +26,9 @@ Command = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.evaluate") -> None:
     """The command."""
-    run_command(Command, evaluate, arguments, "python -m ivggt_jax.evaluate")  # type: ignore[arg-type]
+    run_command(Command, evaluate, arguments, program)  # type: ignore[arg-type]
 
 
 def evaluate(config: Pose | Depth | Reconstruction | Stream | Study) -> int:

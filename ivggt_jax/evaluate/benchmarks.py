@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from ivggt_jax.config import HeadName
 from ivggt_jax.evaluate import depth_alignment, reconstruction
 from ivggt_jax.evaluate.datasets import PLAIN, ReadOptions, Sequence, Skipped, open_dataset
 from ivggt_jax.evaluate.datasets.pcd import read_pcd
@@ -174,14 +175,14 @@ def evaluate_reconstructions(config: Reconstruction) -> int:
         errors = evaluate_long3d(grid.cloud()[0].astype(np.float64), truth, config.scale_factor, config.thresholds)
         return report_reconstruction(sequence.name, errors, sequence.problems)
 
-    heads = ("points",) if head else ("depth",)
+    heads: tuple[HeadName, ...] = ("points",) if head else ("depth",)
     if config.data.dataset == "long3d":
         return _run("reconstruction", config.data, heads, ("cloud",), compare_scan)
     return _run("reconstruction", config.data, heads, ("world_from_cam", "depths", "intrinsics"), compare_frames)
 
 
 def _run(
-    benchmark: str, options: DatasetOptions, heads: tuple[str, ...], needs: tuple[str, ...], compare: Evaluate
+    benchmark: str, options: DatasetOptions, heads: tuple[HeadName, ...], needs: tuple[str, ...], compare: Evaluate
 ) -> int:
     """Predict and compare sequence after sequence; a table on standard output, a report in the folder."""
     members = open_dataset(options.dataset, options.root, options.only, options.read)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ivggt_jax import geometry
-from ivggt_jax.config import CacheConfig
+from ivggt_jax.config import CacheConfig, HeadName
 from ivggt_jax.evaluate.datasets import Sequence
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
@@ -52,7 +52,14 @@ class Predicted:
 
 
 def predict(
-    model: Model, sequence: Sequence, folder: Path, *, heads: tuple[str, ...], size: int, mode: Mode, cache: CacheConfig
+    model: Model,
+    sequence: Sequence,
+    folder: Path,
+    *,
+    heads: tuple[HeadName, ...],
+    size: int,
+    mode: Mode,
+    cache: CacheConfig,
 ) -> Predicted:
     """Runs the model over all frames of a sequence, with `heads` beside the camera, images `size` pixels wide.
 
@@ -60,7 +67,7 @@ def predict(
     """
     fits: list[Fit] = []
     images = _images(sequence, size, fits)
-    wanted = ("camera", *heads)
+    wanted: tuple[HeadName, ...] = ("camera", *heads)
     cameras, intrinsics = [], []
     first = next(images)
     height, width = first.shape[:2]
@@ -89,7 +96,7 @@ def _images(sequence: Sequence, size: int, fits: list[Fit]) -> Iterator[np.ndarr
 
 
 def _at_once(
-    model: Model, images: np.ndarray, mode: Literal["causal", "offline"], heads: tuple[str, ...]
+    model: Model, images: np.ndarray, mode: Literal["causal", "offline"], heads: tuple[HeadName, ...]
 ) -> Iterator[Predictions]:
     predictions = jax.device_get(infer_clip(model, images[None], mode, heads=heads))
     for index in range(len(images)):

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, get_args
 
-from ivggt_jax.export import Output
 from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.options.export import Output
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.output_folder import EarlierRun, describe
 from ivggt_jax.runs.resume import Unfinished
@@ -44,7 +44,7 @@ def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unf
 def decisive_options(config: InferConfig) -> dict[str, Any]:
     """The options that decide what is written, by their names, as JSON has them."""
     options = plain(for_records(config))
-    for group in ("source", "mapping", "align", "options"):
+    for group in ("source", "memory", "mapping", "align", "options"):
         options |= options.pop(group)
     options["export"] = [*config.growing, *config.built]
     return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}

@@ -1,27 +1,54 @@
 """The options of `infer`, and what follows from them."""
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
+from tyro.conf import OmitArgPrefixes
 
 from ivggt_jax.config import HeadName, PolicyName
-from ivggt_jax.export import BuiltOutput, Output
 from ivggt_jax.mapping.options import SubmapOptions
-from ivggt_jax.runs.known_trajectory import AlignOptions
+from ivggt_jax.options.align import AlignOptions
+from ivggt_jax.options.export import BuiltOutput, ExportOptions, Output
 from ivggt_jax.sources import SourceConfig
-from ivggt_jax.writers import ExportOptions
 
 DEFAULT_EXPORT: tuple[Output, ...] = ("tum", "intrinsics", "ply")
 """What is written where nobody says what, beside the saved frames ."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """What is remembered, and in how much memory."""
+
+    budget: int | None = None
+    """Tokens kept, over all layers; by default those of 48 frames (1,200,000 at 518×392), or what fits the free memory."""
+    max_memory: str | None = None
+    """Most that weights, cache and computing may take together, such as 8GB: precision, cache and budget follow from it."""
+    policy: PolicyName = "diversity"
+    """What is forgotten first (docs/memory.md)."""
+    anchor_frames: int = 1
+    """Whole frames that stay: 1 is the first, as published; more: at most so many, spread evenly over the stream so far."""
+    frames_per_step: int = 1
+    """Frames that share a pass through the network: faster where there is much to compute at once, later results."""
+    camera_cache: Literal["reference", "per_iteration"] = "reference"
+    """What an iteration of the camera head sees of earlier frames: all iterations (as published), or its own (as trained)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class InferConfig:
     """Options of the command."""
 
-    source: Annotated[SourceConfig, tyro.conf.arg(name="")]
+    source: Annotated[
+        SourceConfig,
+        tyro.conf.arg(name="frame", help="Which frames, and how they are prepared."),
+        tyro.conf.PositionalRequiredArgs,
+        OmitArgPrefixes,
+    ]
     checkpoint: str = "demo"
     """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
     out: Path | None = None
@@ -41,32 +68,26 @@ class InferConfig:
     """Points from depth and camera (sharper), or from the point head."""
     track_grid: int = 8
     """Points along each side of the tracks' grid."""
-    budget: int | None = None
-    """Tokens kept, over all layers; by default those of 48 frames (1,200,000 at 518×392), or what fits the free memory."""
-    max_memory: str | None = None
-    """Most that weights, cache and computing may take together, such as 8GB: precision, cache and budget follow from it."""
-    policy: PolicyName = "diversity"
-    """What is forgotten first (docs/memory.md)."""
-    anchor_frames: int = 1
-    """Whole frames that stay: 1 is the first, as published; more: at most so many, spread evenly over the stream so far."""
-    frames_per_step: int = 1
-    """Frames that share a pass through the network: faster where there is much to compute at once, later results."""
-    camera_cache: Literal["reference", "per_iteration"] = "reference"
-    """What an iteration of the camera head sees of earlier frames: all iterations (as published), or its own (as trained)."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
     view: bool = False
     """Show the run in a browser while it goes on (adds npz), and until Ctrl-C when it is over."""
     port: int = 8080
     """Of the page that --view serves, on this machine only."""
-    mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = field(default_factory=SubmapOptions)
-    align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
-    options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
+    memory: Annotated[MemoryOptions, OmitArgPrefixes] = field(default_factory=MemoryOptions)
+    mapping: Annotated[
+        SubmapOptions, tyro.conf.arg(help="What keeps the camera of a long stream."), OmitArgPrefixes
+    ] = field(default_factory=SubmapOptions)
+    align: Annotated[AlignOptions, tyro.conf.arg(help="A known trajectory to bring results to."), OmitArgPrefixes] = (
+        field(default_factory=AlignOptions)
+    )
+    options: Annotated[
+        ExportOptions, tyro.conf.arg(name="export", help="How results become files."), OmitArgPrefixes
+    ] = field(default_factory=ExportOptions)
 
     @property
-    def predicted(self) -> tuple[str, ...]:
+    def predicted(self) -> tuple[HeadName, ...]:
         """The heads to run."""
-        return tuple(sorted({"camera", *self.heads} | ({"points"} if self.points_from == "head" else set())))
+        wanted = {"camera", *self.heads, *(("points",) if self.points_from == "head" else ())}
+        return tuple(name for name in sorted(get_args(HeadName)) if name in wanted)
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -84,3 +105,14 @@ class InferConfig:
     def built(self) -> tuple[str, ...]:
         """Outputs built from saved frames when those are complete."""
         return tuple(name for name in self.outputs if name in get_args(BuiltOutput))
+
+
+def source_first(arguments: Sequence[str] | None) -> list[str]:
+    """The command line, None: this process's, with what follows `--frames`, the source's older name, in the first place."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    for i, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name == "--frames" and (equals or words[i + 1 : i + 2]):
+            source, rest = (value, words[i + 1 :]) if equals else (words[i + 1], words[i + 2 :])
+            return [source, *words[:i], *rest]
+    return words

@@ -97,16 +97,14 @@ def _place(
         pose_encoding=geometry.pose_from_cameras(geometry.invert(world_from_cam), intrinsics, *depth.shape),
         depth=depth,
         points=None if seen.points is None else world_from_model.points(seen.points),
-        visibility=_while_alive(position, seen.visibility),
+        visibility=None if seen.visibility is None else _while_alive(position, seen.visibility),
         map=record,
     )
     return replace(position, world_from_model=world_from_model, frame=position.frame + 1), moved
 
 
-def _while_alive(position: MapState, visibility: jax.Array | None) -> jax.Array | None:
+def _while_alive(position: MapState, visibility: jax.Array) -> jax.Array:
     """A point that was hidden at an anchor was lost there: what is tracked since is another one."""
-    if visibility is None:
-        return None
     assert position.alive is not None
     return jnp.where(position.alive, visibility, 0)
 

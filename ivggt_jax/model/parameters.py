@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from ivggt_jax.brief import kinds, megabytes
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.kernels import platform
 from ivggt_jax.model.heads import HEADS
@@ -27,6 +28,14 @@ class Model:
     config: ModelConfig = field(metadata={"static": True})
     params: Params
     """Nested dict of arrays; blocks of the same kind are stacked along a leading layer axis."""
+
+    def __repr__(self) -> str:
+        config, leaves = self.config, jax.tree.leaves(self.params)
+        parameters = sum(getattr(x, "size", 0) for x in leaves)
+        return (
+            f"Model({parameters:,} parameters, {megabytes(leaves)} of {kinds(leaves)}; {config.depth} layers of width "
+            f"{config.width} for images of {config.image_size} pixels; predicts {', '.join(config.predicts) or 'nothing'})"
+        )
 
     @classmethod
     def initialise(cls, config: ModelConfig, key: jax.Array) -> "Model":

@@ -1,13 +1,14 @@
 """The network as a whole, and what it predicts. No jit and no files here."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import jax
 from flax import nnx
 from jax import lax
 
+from ivggt_jax.brief import shape
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.aggregator import Aggregator
 from ivggt_jax.model.clip import ClipMode
@@ -25,29 +26,36 @@ PIXELS_AT_ONCE = 1 << 20
 class Predictions:
     """What the model says of frames; a field is None when its head was left out.
 
+    Types are those of fields whose heads were asked for, so that nobody has to ask again.
+
     Leading axes "…" are [B,S] from a clip, [B] from a step, [T,B] from a scan, none from a stream. H×W is the input's size.
     """
 
-    pose_encoding: jax.Array | None = None
+    pose_encoding: jax.Array = None  # type: ignore[assignment]
     """[…,9] camera-from-world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal)."""
-    depth: jax.Array | None = None
+    depth: jax.Array = None  # type: ignore[assignment]
     """[…,H,W] up to the scene's scale."""
-    depth_confidence: jax.Array | None = None
+    depth_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,H,W] ≥ 1"""
-    points: jax.Array | None = None
+    points: jax.Array = None  # type: ignore[assignment]
     """[…,H,W,3] in the first camera's frame."""
-    points_confidence: jax.Array | None = None
+    points_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,H,W] ≥ 1"""
-    tracks: jax.Array | None = None
+    tracks: jax.Array = None  # type: ignore[assignment]
     """[…,N,2] (x, y) in pixels."""
-    visibility: jax.Array | None = None
+    visibility: jax.Array = None  # type: ignore[assignment]
     """[…,N] in [0,1]"""
-    track_confidence: jax.Array | None = None
+    track_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,N] in [0,1]"""
-    features: jax.Array | None = None
+    features: jax.Array = None  # type: ignore[assignment]
     """[…,P,2·width] the last layer's tokens: camera, registers, patches in rows."""
     map: Any = None
     """A `mapping.MapRecord`, of a stream with submaps: then the world is the stream's, and not the present submap's."""
+
+    def __repr__(self) -> str:
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        named = (f"{name} {shape(x)}" for name, x in found.items() if x is not None)
+        return f"Predictions({', '.join(named)})"
 
 
 class VGGT(nnx.Module):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ivggt_jax.sources.source import full_name
+from ivggt_jax.sources.source import LIVE, full_name
 from ivggt_jax.weights.hub import PUBLISHED
 from ivggt_jax.writers.run_json import plain, read_run_json, recorded
 from ivggt_jax.writers.saved_run import SavedRun
@@ -20,7 +20,7 @@ LEFT_OUT = ("overwrite", "resume", "view", "port", "frames_dtype")
 
 def comes_again(frames: str) -> bool:
     """Whether a source gives the same frames when it is read again, or is a camera, whose frames are gone."""
-    return not frames.startswith(("cam:", "rtsp:", "rtsps:"))
+    return not frames.startswith(LIVE)
 
 
 def infer_command(settings: Mapping[str, Any], **changes: object) -> str:
@@ -33,8 +33,9 @@ def infer_command(settings: Mapping[str, Any], **changes: object) -> str:
 
     usual = _flat(plain(InferConfig(source=SourceConfig(frames=""))))
     kept = {name: value for name, value in _flat(settings).items() if name in usual and name not in LEFT_OUT}
-    words = ["python", "-m", "ivggt_jax.infer"]
-    for name, value in {**kept, **changes}.items():
+    options = {**kept, **changes}
+    words = ["ivggt", str(options.pop("frames", ""))]
+    for name, value in options.items():
         option = name.replace("_", "-")
         if isinstance(value, bool):
             words += [f"--{option}" if value else f"--no-{option}"] * (value != usual[name])
@@ -59,6 +60,21 @@ def saved_run(out: Path) -> SavedRun:
         raise FileNotFoundError(
             f"{out / 'frames'} holds no saved frames (*.npz); a run that keeps them: {command}"
         ) from error
+
+
+def next_steps(out: Path, settings: Mapping[str, Any], *, frames_saved: bool, shown: bool) -> list[str]:
+    """The two commands that come next after a run, a line each.
+
+    settings: the run's options, as `run.json` holds them. shown: the viewer shows the run already.
+    """
+    view, export = (shlex.join(["ivggt", name, f"{out}"]) for name in ("view", "export"))
+    if frames_saved:
+        look = f"{export} --to html" if shown else view
+        return [f"look at it:  {look}", f"hand it on:  {export} --to colmap (or nerfstudio, glb, rrd, …)"]
+    export_names = recorded(settings, "export")
+    kept = [*(export_names if isinstance(export_names, list) else ()), "npz"]
+    again = infer_command(settings, out=f"{out}_with_frames", export=kept)
+    return [f"keep frames: {again}", f"look at it:  {view}_with_frames"]
 
 
 def note_on_demo(settings: Mapping[str, Any]) -> str | None:

@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import jax
 import tyro
 from tqdm import tqdm
 
 from ivggt_jax.weights.hub import cache_folder
+
+# JAX is imported inside of functions here: what a command prints of itself needs none.
 
 Config = TypeVar("Config")
 USER_ERRORS = (ValueError, OSError)
@@ -29,9 +30,15 @@ DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^
 
 
 def run_command(
-    config: Callable[..., Config], run: Callable[[Config], int], arguments: Sequence[str] | None, program: str
+    config: Callable[..., Config],
+    run: Callable[[Config], int],
+    arguments: Sequence[str] | None,
+    program: str,
+    description: str | None = None,
 ) -> NoReturn:
     """Parse the command line into `config`, run, and exit with its code.
+
+    description: for --help, where it is not what `run` says of itself.
 
     1 and one line for an error, 130 for Ctrl-C and SIGTERM, 141 when nobody reads what is printed any more.
     """
@@ -42,7 +49,7 @@ def run_command(
         warnings.filterwarnings("ignore", module="PIL")  # whatever matters in a damaged image comes as an error
         warnings.filterwarnings("always", DAMAGED.pattern)
         warnings.showwarning = _show_warning
-        code = _code(lambda: _run(config, run, arguments, program))
+        code = _code(lambda: _run(config, run, arguments, program, description or run.__doc__))
     sys.exit(code)
 
 
@@ -58,15 +65,21 @@ def compiled_folder() -> Path:
 
     Raises RuntimeError when that would be in the home directory and there is none.
     """
+    import jax
+
     return Path(jax.config.values["jax_compilation_cache_dir"] or cache_folder() / "compiled")
 
 
 def _run(
-    config: Callable[..., Config], run: Callable[[Config], int], arguments: Sequence[str] | None, program: str
+    config: Callable[..., Config],
+    run: Callable[[Config], int],
+    arguments: Sequence[str] | None,
+    program: str,
+    description: str | None,
 ) -> int:
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = f"{NARROWEST}"
-    options = tyro.cli(config, args=arguments, prog=program, description=run.__doc__)
+    options = tyro.cli(config, args=arguments, prog=program, description=description)
     _keep_compiled_programs()
     code = run(options)
     sys.stdout.flush()  # here, where a closed pipe is an error that is understood
@@ -83,13 +96,11 @@ def _code(run: Callable[[], int]) -> int:
     except USER_ERRORS as error:
         say(f"error: {error}")
         return 1
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        kind = f" ({_first_line(error)})" if str(error) else ""
-        say(f"error: the memory is full; docs/troubleshooting.md says what needs less{kind}")
-        return 1
-    except RuntimeError as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # as JAX says it
+            kind = f" ({_first_line(error)})" if str(error) else ""
+            say(f"error: the memory is full; docs/troubleshooting.md says what needs less{kind}")
+            return 1
         if "home directory" not in str(error):  # what pathlib says of ~ and ~name
             raise
         say(
@@ -103,6 +114,8 @@ def _code(run: Callable[[], int]) -> int:
 
 def _keep_compiled_programs() -> None:
     """Have compiled programs kept, where there is a place for them."""
+    import jax
+
     where = "the home directory"
     try:
         folder = compiled_folder()

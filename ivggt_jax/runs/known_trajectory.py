@@ -1,34 +1,15 @@
 """Results in the unit, or the whole frame, of a known trajectory: by itself the model is right up to scale only."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.trajectories.alignment import align_trajectory
 from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time, poses_from_tum, read_table
 from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.saved_run import SavedRun
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AlignOptions:
-    """A known trajectory to bring results to. Raises ValueError when both are given."""
-
-    align_to: Path | None = None
-    """A known trajectory (TUM file): results are also written to aligned/, moved, turned and scaled to fit it (Sim3)."""
-    scale_from: Path | None = None
-    """The same, scaled only: the world stays the first camera's. Without either, results are right up to scale."""
-
-    def __post_init__(self) -> None:
-        if self.align_to and self.scale_from:
-            raise ValueError("--align-to includes the scale: give it or --scale-from, not both")
-
-    @property
-    def trajectory(self) -> Path | None:
-        """The file, whichever option named it."""
-        return self.align_to or self.scale_from
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:

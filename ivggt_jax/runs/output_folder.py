@@ -157,6 +157,13 @@ def locked(out: Path, option: str = "--out") -> Iterator[None]:
             out.rmdir()
 
 
+def results(out: Path) -> list[str]:
+    """Names of what a run or an export wrote for people, folders with a slash."""
+    return [
+        f"{path.name}{'/' * path.is_dir()}" for path in _outputs(out) if path.name[0] != "." and path.name != STATE_FILE
+    ]
+
+
 def _outputs(out: Path) -> list[Path]:
     return [path for pattern in OUTPUTS for path in sorted(out.glob(pattern))]
 

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 from tqdm import tqdm
@@ -14,39 +15,53 @@ SECONDS_BETWEEN_LINES = 5.0
 """Between progress lines where there is no terminal."""
 KEPT_TIMES = 10_000
 """Frame times remembered for the percentiles in `run.json`."""
+FULL = 0.99
+"""Share of the budget from which on the memory is called full: layers keep whole tokens of a share each."""
 
 
 class Progress:
-    """Counts frames, and shows ms/frame and how full the cache is."""
+    """Counts frames, and shows how fast they go and how full the memory is."""
 
-    def __init__(self, total: int | None, begin: int, state: StreamState):
-        """total: frames to expect, None when unknown; begin: those that an earlier part of the run had finished."""
+    def __init__(self, total: int | None, begin: int, state: StreamState, *, live: bool = False):
+        """total: frames to expect, None when unknown; begin: those that an earlier part of the run had finished.
+
+        live: the frames' timestamps are the Unix times at which they were taken.
+        """
         self._total = total
         self._bar = tqdm(total=total, initial=begin, unit="frame", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._times: deque[float] = deque(maxlen=KEPT_TIMES)
+        self._latencies: deque[float] = deque(maxlen=KEPT_TIMES)
         self._count = begin
+        self._live = live
+        self._begun = time.perf_counter()
         self._last: float | None = None
-        self._line = time.perf_counter()
+        self._line = self._begun
         budget = state.settings.cache.total_budget
         self._room = budget or state.settings.slots * state.settings.model.depth
 
-    def advance(self, lengths: np.ndarray, frames: int = 1) -> None:
-        """So many more frames are done; lengths [layer] are the live tokens after them."""
+    def advance(self, lengths: np.ndarray, frames: int = 1, taken: float | None = None) -> None:
+        """So many more frames are done, the last taken at a time; lengths [layer] are the live tokens after them."""
         now = time.perf_counter()
         self._count += frames
+        if self._live and taken is not None:
+            self._latencies.append(1000 * (time.time() - taken))
         if self._last is not None:  # The first one compiles.
             self._times.extend([1000 * (now - self._last) / frames] * frames)
+        elif not self._times:
+            say(f"the first frame is done, after {now - self._begun:.1f} s")
+            self._line = now
         self._last = now
         if self._bar.disable and now - self._line < SECONDS_BETWEEN_LINES:
             return
         self._line = now
-        pace = f"{np.median(self._times):.0f} ms/frame" if self._times else "compiled"
-        filled = f"cache {100 * int(lengths.sum()) / self._room:.0f} %"
+        filled = int(lengths.sum()) / self._room
+        memory = "the memory is full: what adds least is forgotten" if filled >= FULL else f"memory {filled:.0%} full"
+        words = ", ".join(filter(None, (self._pace(), memory)))
         if self._bar.disable:
             of = f"/{self._total}" if self._total else ""
-            say(f"frame {self._count}{of}, {pace}, {filled}")
+            say(f"frame {self._count}{of}, {words}")
         else:
-            self._bar.set_postfix_str(f"{pace}, {filled}", refresh=False)
+            self._bar.set_postfix_str(words, refresh=False)
             self._bar.update(self._count - self._bar.n)
 
     def pause(self) -> None:
@@ -54,9 +69,31 @@ class Progress:
         self._last = None
 
     def percentiles(self) -> dict[str, float]:
-        """Median and 95th percentile of the time between frames; empty when there were too few."""
-        return {f"p{q}": float(np.percentile(self._times, q)) for q in (50, 95)} if self._times else {}
+        """Median and 95th percentile of the milliseconds between frames; empty when there were too few."""
+        return _percentiles(self._times)
+
+    def latencies(self) -> dict[str, float]:
+        """The same of the milliseconds from a live frame's arrival to its pose; empty for other sources."""
+        return _percentiles(self._latencies)
+
+    def summary(self) -> str:
+        """How fast it went, ", 12.5 frames/s"; empty when there were too few frames."""
+        return f", {pace}" if (pace := self._pace()) else ""
 
     def close(self) -> None:
         """Leave the bar as it is."""
         self._bar.close()
+
+    def _pace(self) -> str:
+        """Of the median frame: "12.5 frames/s, a pose 90 ms after its frame"."""
+        words = []
+        if self._times:
+            words.append(f"{1000 / max(np.median(self._times), 1e-3):.3g} frames/s")
+        if self._latencies:
+            words.append(f"a pose {np.median(self._latencies):.0f} ms after its frame")
+        return ", ".join(words)
+
+
+def _percentiles(milliseconds: Iterable[float]) -> dict[str, float]:
+    known = list(milliseconds)
+    return {f"p{q}": float(np.percentile(known, q)) for q in (50, 95)} if known else {}

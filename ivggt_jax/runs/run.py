@@ -141,7 +141,7 @@ class Run:
         self.lengths = lengths
         self._wait_for_writers()
         self._writing = self._thread.submit(self._write, frames, host)
-        self.progress.advance(self.lengths, len(frames))
+        self.progress.advance(self.lengths, len(frames), frames[-1].timestamp)
 
     def _hand_on_pending(self) -> None:
         before, self._pending = self._pending, None
@@ -194,6 +194,15 @@ class Run:
         self._saved_at = time.perf_counter()
         self._seconds_to_save = self._saved_at - began
         self.progress.pause()
+
+
+def compile_step(model: Model, state: StreamState) -> None:
+    """Have everything compiled that a run computes with, by a black frame; the state is used up."""
+    settings = state.settings
+    height, width, together = settings.height, settings.width, settings.cache.frames_per_step
+    black = np.zeros((together, len(state.frame), height, width, 3), np.uint8)
+    _, predictions = scan(model, state, black) if together > 1 else step(model, state, black[0])
+    jax.block_until_ready(predictions)
 
 
 def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Result:

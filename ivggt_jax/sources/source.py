@@ -27,6 +27,12 @@ logger = logging.getLogger(__name__)
 STILLS = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".gif")
 """Endings of a single file that is a picture and not a video."""
 
+LIVE = ("cam:", "rtsp://", "rtsps://", "udp://", "http://", "https://")
+"""How the names of sources begin whose frames do not come again."""
+
+WHOLE = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
+"""Endings of addresses of files that are to be had as a whole, frame by frame."""
+
 NAMES_KEPT = 20
 """Skipped frames that are named one by one; further ones are only counted."""
 
@@ -39,7 +45,8 @@ class SourceConfig:
     """
 
     frames: str
-    """Folder of images, image, glob pattern in quotes, list file (.txt), video, - (paths on stdin), cam:N or rtsp://…"""
+    """Folder of images, image, glob pattern in quotes, list file (.txt), video, - (paths on stdin), cam:N, or rtsp://…,
+    http://… (MJPEG), udp://…"""
     mode: Literal["crop", "pad"] = "crop"
     """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
     size: int | None = None
@@ -245,10 +252,12 @@ def _reader(config: SourceConfig) -> Reader:
         return VideoReader(path, config.stride, config.fps, config.start, config.end)
     if config.fps is not None or config.start or config.end is not None:
         raise SourceError(f"{spec}: --fps, --start and --end are for video files; use --stride and --max-frames")
-    if spec.startswith(("cam:", "rtsp://", "rtsps://")):
+    if spec.startswith("http") and spec.partition("?")[0].lower().endswith(WHOLE):
+        raise SourceError(f"{spec}: of http only live pictures (MJPEG) are read; download the file and name it")
+    if spec.startswith(LIVE):
         return CameraReader(full_name(spec), camera.open_capture(spec), config.stride)
     if "://" in spec:
-        raise SourceError(f"{spec}: of addresses only rtsp:// is read; download the file and name it")
+        raise SourceError(f"{spec}: of addresses only rtsp://, http:// (MJPEG) and udp:// are read")
     if spec == "-":
         return files(streamed_images(sys.stdin))
     if path.is_dir():

@@ -27,7 +27,7 @@ def mapped_pass(
     followed, found = jax.vmap(partial(follow, config))(position, seen, again, images, due)
     position = jax.tree.map(partial(choose, where), followed, position)
     if not state.settings.features:
-        found = replace(found, features=None)
+        found = replace(found, features=None)  # type: ignore[arg-type]
     return replace(state, map=position), found
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import jax
 
+from ivggt_jax.brief import megabytes, shape
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.kernels.attention import CHUNK
 from ivggt_jax.mapping.config import SubmapConfig
@@ -81,6 +82,19 @@ class StreamState:
     tracks: TrackWindow | None
     map: MapState | None = None
     """Where the stream is in its world; None without submaps."""
+
+    def __repr__(self) -> str:
+        settings, cache, frame = self.settings, self.settings.cache, self.frame
+        seen = shape(frame)
+        if isinstance(frame, jax.Array) and not isinstance(frame, jax.core.Tracer):
+            if frame.is_deleted():
+                return "StreamState(used up by the call that it was given to, which returned the next one)"
+            seen = str(frame.tolist())
+        kept = "everything" if cache.total_budget is None else f"{cache.total_budget:,} tokens by {cache.policy}"
+        return (
+            f"StreamState({settings.width}×{settings.height}, frames seen by each stream {seen}; keeps {kept}; predicts "
+            f"{', '.join(settings.heads)}; {megabytes(self)}{'' if settings.submaps is None else ', with submaps'})"
+        )
 
     @property
     def lengths(self) -> jax.Array:

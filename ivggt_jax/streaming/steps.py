@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ivggt_jax.config import CacheConfig
+from ivggt_jax.config import CacheConfig, HeadName
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.cache import KVCache
@@ -21,6 +21,8 @@ from ivggt_jax.model.clip import ClipMode
 from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import VGGT, Predictions
+from ivggt_jax.streaming.compiled import compiled
+from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.mapped_pass import mapped_pass
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
@@ -33,7 +35,7 @@ def infer_clip(
     images: FrameArray,
     mode: ClipMode = "offline",
     query_points: FrameArray | None = None,
-    heads: Iterable[str] | None = None,
+    heads: Iterable[HeadName] | None = None,
     features: bool = False,
 ) -> Predictions:
     """Predictions for a whole clip at once, images [B,S,H,W,3], float32 in [0,1] or uint8.
@@ -58,7 +60,7 @@ def init_stream(
     width: int,
     batch: int = 1,
     query_points: FrameArray | None = None,
-    heads: Iterable[str] | None = None,
+    heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
 ) -> StreamState:
@@ -110,7 +112,7 @@ def init_stream(
     )
 
 
-@partial(jax.jit, donate_argnames="state")
+@compiled(donate="state")
 def step(
     model: Model, state: StreamState, frame: FrameArray, where: FrameArray | None = None
 ) -> tuple[StreamState, Predictions]:
@@ -122,24 +124,29 @@ def step(
     """
     _check_frames(model, state, frame, 4)
     where = None if where is None else _marks(state, where)
-    network, images = model.network, _unit(frame)
+    model, images = guarded(state.settings, (model, _unit(frame)))
+    network = model.network
     state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], images[:, None], where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
-@partial(jax.jit, donate_argnames="state")
+@compiled(donate="state")
 def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamState, Predictions]:
     """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
 
     Equals T steps; the encoder, which knows no order, sees the frames together. With `frames_per_step` = n, every n
     frames share a pass. Raises ValueError when T is no multiple of n.
+
+    Has derivatives where nothing is forgotten: an unbounded cache, no submaps, on a CPU; raises ValueError elsewhere when
+    one is taken.
     """
     _check_frames(model, state, frames, 5)
     count, batch = frames.shape[:2]
     each = state.settings.cache.frames_per_step
     if count % each or not count:
         raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
-    network, images = model.network, _unit(frames)
+    model, images = guarded(state.settings, (model, _unit(frames)))
+    network = model.network
     patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
     passes = jax.tree.map(
         lambda x: x.reshape(count // each, each, batch, *x.shape[-(2 if x is patches else 3) :]).swapaxes(1, 2),
@@ -155,21 +162,25 @@ def stream(
     cache_config: CacheConfig | None = None,
     *,
     chunk: int = 1,
+    lookahead: int = 1,
     query_points: FrameArray | None = None,
-    heads: Iterable[str] | None = None,
+    heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
 ) -> Iterator[Predictions]:
     """Predictions of one stream, frame by frame, as host arrays without batch axis.
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
-    as `frames_per_step` needs. The next chunk runs while one is handed out. `submaps` keep the camera of a long stream
+    as `frames_per_step` needs. `lookahead` chunks are computed while one is handed out; with 0 its predictions come before
+    the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream
     (`init_stream`). Raises ValueError past `max_frames` of an unbounded cache, before the frame, and what `frames` raises,
     when all frames before it are handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 frame, not {chunk}")
+    if lookahead < 0:
+        raise ValueError(f"lookahead must be 0 or more chunks, not {lookahead}")
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
     # With submaps no more frames than those of one are remembered, however long the stream.
     most = cache_config.max_frames if cache_config.total_budget is None and submaps is None else None
@@ -188,7 +199,7 @@ def stream(
             padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
             state, predictions = scan(model, state, padded)
             running.append((predictions, len(group)))
-            if len(running) > 1:
+            if len(running) > lookahead:
                 yield from _unstacked(*running.popleft())
     except Exception:
         yield from _all_unstacked(running)
@@ -198,7 +209,7 @@ def stream(
         raise ValueError(f"the stream is longer than max_frames={most} of its unbounded cache")
 
 
-@partial(jax.jit, donate_argnames="state")
+@compiled(donate="state")
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
     """Streams marked in `where` [B] bool start afresh: nothing of what they saw has any influence, NaN included.
 
@@ -255,7 +266,7 @@ def _unit(images: FrameArray) -> jax.Array:
     return jnp.asarray(images, jnp.float32)
 
 
-def _heads(model: Model, heads: Iterable[str] | None, queries: bool) -> tuple[str, ...]:
+def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tuple[str, ...]:
     usual = (head for head in model.config.predicts if head in DEFAULT_HEADS or (head == "tracks" and queries))
     chosen = tuple(usual if heads is None else heads)
     unknown = sorted(set(chosen) - set(HEADS))

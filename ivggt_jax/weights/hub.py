@@ -1,11 +1,13 @@
 """Weights on the Hugging Face Hub: published ones and their licences, and a cache where each is prepared once."""
 
 import errno
+import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +44,9 @@ PUBLISHED = {
     "facebook/VGGT-1B-Commercial": Published("vggt_1B_commercial.pt", "the terms accepted on its page on the Hub"),
 }
 """Names that every command takes; of other repositories the files are looked up."""
+
+LEAST_ANNOUNCED = 10**7
+"""Bytes of a file from which on its download is announced."""
 
 _NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w-][\w./-]*))?")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -112,7 +117,7 @@ def fetch(name: str) -> tuple[Path, Source]:
     try:
         if published is None:
             return _fetch_any(repository, revision)
-        file = _download(repository, published.file, revision)
+        file = _download(repository, published.file, revision, published.licence)
     # Beside its own errors: hf_xet, which fetches large files for it, raises RuntimeError for a lost connection and for a
     # full disk; proxies and tokens that it cannot use end in ImportError or ValueError.
     except (OSError, RuntimeError, ImportError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
@@ -122,10 +127,58 @@ def fetch(name: str) -> tuple[Path, Source]:
     return file, Source(name=repository, revision=file.parent.name, licence=published.licence)
 
 
-def _download(repository: str, file: str, revision: str | None) -> Path:
+def _download(repository: str, file: str, revision: str | None, licence: str | None = None) -> Path:
     import huggingface_hub as hugging_face
 
-    return Path(hugging_face.hf_hub_download(repository, file, revision=revision))
+    with _retries_in_one_line():
+        if not isinstance(hugging_face.try_to_load_from_cache(repository, file, revision=revision), str):
+            _announce(repository, file, revision, licence)
+        return Path(hugging_face.hf_hub_download(repository, file, revision=revision))
+
+
+def _announce(repository: str, file: str, revision: str | None, licence: str | None) -> None:
+    """Say what is downloaded, how large it is and under which licence; CheckpointError where there is no room for it."""
+    import huggingface_hub as hugging_face
+    from huggingface_hub import constants
+
+    size = 0
+    with suppress(Exception):  # whatever is wrong, the download meets it next, tries again and explains it
+        size = hugging_face.get_hf_file_metadata(hugging_face.hf_hub_url(repository, file, revision=revision)).size or 0
+    if size < LEAST_ANNOUNCED:
+        return
+    folder = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+    if free < size:
+        raise CheckpointError(
+            f"{repository}/{file} takes {size / 1e9:.2f} GB and there are {free / 1e9:.2f} GB free for {folder}; make room, or "
+            "set HF_HOME to another disk"
+        )
+    terms = f" ({licence})" if licence else ""
+    print(f"downloading {repository}/{file}, {size / 1e9:.2f} GB{terms}, to {folder}", file=sys.stderr)
+
+
+@contextmanager
+def _retries_in_one_line() -> Iterator[None]:
+    """Let the library try again without two lines for each time; the first is told."""
+    said: list[str] = []
+
+    def tell_first(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if not any(words in message for words in ("thrown while requesting", "Retrying in", "Trying to resume")):
+            return True
+        if not said:
+            said.append(message)
+            print("the Hub does not answer as it should: trying again, for up to half a minute", file=sys.stderr)
+        return False
+
+    loggers = [logging.getLogger(f"huggingface_hub.{name}") for name in ("utils._http", "file_download")]
+    for logger in loggers:
+        logger.addFilter(tell_first)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(tell_first)
 
 
 def _fetch_any(repository: str, revision: str | None) -> tuple[Path, Source]:
@@ -136,14 +189,15 @@ def _fetch_any(repository: str, revision: str | None) -> tuple[Path, Source]:
     if constants.HF_HUB_OFFLINE:
         folder = Path(hugging_face.snapshot_download(repository, revision=revision))
         return find_weights(folder), Source(name=repository, revision=folder.name)
-    listing = hugging_face.HfApi().model_info(repository, revision=revision)
+    with _retries_in_one_line():
+        listing = hugging_face.HfApi().model_info(repository, revision=revision)
     names = [entry.rfilename for entry in listing.siblings or ()]
     entry = choose([name for name in names if "/" not in name], f"{constants.ENDPOINT}/{repository}")
-    file = _download(repository, entry, revision)
+    licence = listing.card_data.get("license") if listing.card_data else None
+    file = _download(repository, entry, revision, licence)
     commit = file.parent.name
     for name in (*shards_of(file), *({"config.json"} & set(names))):
         _download(repository, name, commit)
-    licence = listing.card_data.get("license") if listing.card_data else None
     return file, Source(name=repository, revision=commit, licence=licence)
 
 

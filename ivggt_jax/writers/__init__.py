@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ivggt_jax.options.export import ExportOptions
 from ivggt_jax.writers.depth import DepthWriter
 from ivggt_jax.writers.evidence import Evidence
 from ivggt_jax.writers.files import ResumeError, WriteError
@@ -21,7 +22,7 @@ from ivggt_jax.writers.run_json import read_run_json, write_run_json
 from ivggt_jax.writers.submaps import SubmapsWriter
 from ivggt_jax.writers.tum import TumWriter
 from ivggt_jax.writers.video import VideoWriter
-from ivggt_jax.writers.writer import ExportOptions, Writer
+from ivggt_jax.writers.writer import Writer
 
 __all__ = [
     "WRITERS",

@@ -44,7 +44,7 @@ def test_outputs_equal_the_library(tiny: Model, checkpoint: Path, folder: Path, 
     record = json.loads((out / "run.json").read_text())
     assert record["frames"] == FRAMES
     assert record["tokens_kept"]["total"] == int(state.lengths.sum())
-    assert record["settings"]["budget"] == 290
+    assert record["settings"]["memory"]["budget"] == 290
 
 
 def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""`ivggt`, and `python -m ivggt_jax`: the commands as one program, the main one without a name."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+
+from ivggt_jax.inference.options import InferConfig, source_first
+from ivggt_jax.runs.command import run_command
+
+COMMANDS = {
+    "view": ("ivggt_jax.view", "a run in the browser, while it goes on or afterwards"),
+    "export": ("ivggt_jax.export", "files for other tools, from a run's saved frames"),
+    "convert": ("ivggt_jax.convert.__main__", "PyTorch's checkpoints to ours and back"),
+    "train": ("ivggt_jax.train.__main__", "distillation and supervised training"),
+    "evaluate": ("ivggt_jax.evaluate.__main__", "how good a model is, and how well it remembers"),
+    "bench": ("ivggt_jax.bench.__main__", "time and memory of a frame"),
+    "doctor": ("ivggt_jax.doctor", "what is installed, what fits, what is wrong"),
+}
+"""Modules with a `main(arguments, program)`, imported when they are asked for, and what they are for."""
+ABOUT = """Camera poses, depth and points from a video, a folder of images or a camera, in memory that does not grow.
+
+Other commands, each with a --help of its own:
+{commands}
+
+{program} --version; {program} --completion bash (or zsh) prints a script with which the shell completes all this.
+"""
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "ivggt") -> None:
+    """Run the command that the arguments name, or `infer`, and exit with its code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:
+        print(f"{program} {version('ivggt_jax')}")
+        sys.exit(0)
+    if words[:1] == ["--completion"]:
+        run_command(dict, lambda _: _complete(words), [], program)
+    if words[:1] and words[0] in COMMANDS:
+        import_module(COMMANDS[words[0]][0]).main(words[1:], f"{program} {words[0]}")
+    lines = [f"  {program} {name:<9} {purpose}" for name, (_, purpose) in COMMANDS.items()]
+    about = ABOUT.format(program=program, commands="\n".join(lines))
+    run_command(InferConfig, _infer, source_first(words or ["--help"]), program, about)
+
+
+def _complete(words: list[str]) -> int:
+    from ivggt_jax.completion import print_completion  # with the modules of all commands
+
+    print_completion(words[1] if len(words) > 1 else "")
+    return 0
+
+
+def _infer(config: InferConfig) -> int:
+    from ivggt_jax.infer import infer  # with JAX, which parsing needs not
+
+    return infer(config)
+
+
+if __name__ == "__main__":
+    main(program="python -m ivggt_jax")

@@ -1,0 +1,1 @@
+"""Options that commands share, importable in no time: `--help` needs no JAX."""

@@ -1,0 +1,23 @@
+"""Options of the commands that bring results to a known trajectory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignOptions:
+    """A known trajectory to bring results to. Raises ValueError when both are given."""
+
+    align_to: Path | None = None
+    """A known trajectory (TUM file): results are also written to aligned/, moved, turned and scaled to fit it (Sim3)."""
+    scale_from: Path | None = None
+    """The same, scaled only: the world stays the first camera's. Without either, results are right up to scale."""
+
+    def __post_init__(self) -> None:
+        if self.align_to and self.scale_from:
+            raise ValueError("--align-to includes the scale: give it or --scale-from, not both")
+
+    @property
+    def trajectory(self) -> Path | None:
+        """The file, whichever option named it."""
+        return self.align_to or self.scale_from

@@ -1,0 +1,46 @@
+"""Any picture as the model takes it."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from ivggt_jax.sources import fit_image, read_image, to_rgb
+
+
+def fit(
+    picture: str | Path | Image.Image | np.ndarray,
+    size: int = 518,
+    mode: Literal["crop", "pad"] = "crop",
+    *,
+    like: np.ndarray | None = None,
+) -> np.ndarray:
+    """A picture of any size as the model takes it, uint8 [H,W,3] with sides that are multiples of 14.
+
+    Args:
+        picture: a file (turned upright by its EXIF orientation), a Pillow image, or an array [H,W,3] or [H,W], uint8 or
+            floats in [0,1].
+        size: width in pixels, a multiple of 14; best is what a model was trained with, `model.config.image_size`.
+        mode: `crop`: full width, tall pictures lose top and bottom. `pad`: nothing is lost, white fills up to a square.
+        like: an array [H,W,3] whose size the result must have: a stream's frames are all of the first one's.
+
+    Raises ValueError, of a file SourceError, for what is no picture.
+    """
+    if isinstance(picture, str | Path):
+        image = read_image(Path(picture))
+    elif isinstance(picture, Image.Image):
+        image = to_rgb(picture)
+    else:
+        image = to_rgb(Image.fromarray(_bytes(picture)))
+    return fit_image(image, size, mode, None if like is None else (like.shape[1], like.shape[0]))[0]
+
+
+def _bytes(picture: np.ndarray) -> np.ndarray:
+    """Uint8 from that or from floats in [0,1]."""
+    grey_or_colour = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[-1] == 3)
+    if not grey_or_colour or not (picture.dtype == np.uint8 or np.issubdtype(picture.dtype, np.floating)):
+        raise ValueError(
+            f"a picture is [H,W,3] or [H,W], uint8 or floats in [0,1], not {picture.dtype} {list(picture.shape)}"
+        )
+    return picture if picture.dtype == np.uint8 else np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)

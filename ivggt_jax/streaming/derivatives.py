@@ -1,0 +1,35 @@
+"""Streams that have no derivatives say so as soon as they are differentiated."""
+
+from typing import Any, NoReturn, TypeVar
+
+import jax
+
+from ivggt_jax.kernels import platform
+from ivggt_jax.streaming.state import StreamSettings
+
+Tree = TypeVar("Tree")
+BOUNDED = (
+    "a stream that forgets has no derivatives: which tokens go is no smooth choice. Differentiate a stream that keeps "
+    "everything, CacheConfig(total_budget=None, max_frames=…) without submaps, or infer_clip(…, mode='causal')"
+)
+ON_GPU = "on a GPU a stream has no derivatives, for its kernels have none; differentiate infer_clip(…, mode='causal')"
+
+
+def guarded(settings: StreamSettings, inputs: Tree) -> Tree:
+    """The inputs of a pass as they are; where it has no derivatives, taking one raises ValueError at once."""
+    if settings.cache.total_budget is not None or settings.submaps is not None:
+        return _without_derivatives(BOUNDED, inputs)
+    return _without_derivatives(ON_GPU, inputs) if platform() == "gpu" else inputs
+
+
+def _without_derivatives(why: str, inputs: Tree) -> Tree:
+    @jax.custom_jvp
+    def same(inputs: Tree) -> Tree:
+        return inputs
+
+    @same.defjvp
+    def refuse(primals: Any, tangents: Any) -> NoReturn:
+        raise ValueError(why)
+
+    guarded: Tree = same(inputs)
+    return guarded

@@ -1,0 +1,107 @@
+"""`ivggt`: one program of all commands, quick to say what it can do, and the same under its other names."""
+
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from ivggt_jax.__main__ import COMMANDS, main
+from ivggt_jax.inference.options import source_first
+
+
+def python(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Python with these arguments, in a process of its own."""
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def code_of(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    return stopped.value.code
+
+
+def test_help_comes_without_jax_and_within_a_second() -> None:
+    """The best of three, for other work on the machine."""
+    program = "import atexit, sys; atexit.register(lambda: print('jax' in sys.modules)); import ivggt_jax.__main__ as m"
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        shown = python("-c", f"{program}; m.main(['--help'])")
+        taken.append(time.perf_counter() - began)
+        assert shown.returncode == 0 and shown.stdout.endswith("False\n"), shown.stderr
+    assert min(taken) < 1.0
+
+
+def test_help_names_all_commands_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("--help") == 0
+    shown = capsys.readouterr().out
+    for words in (
+        *(f"ivggt {name} " for name in COMMANDS),
+        "frame options",
+        "memory options",
+        "export options",
+        "mapping options",
+    ):
+        assert words in shown
+    assert code_of() == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of("--version") == 0
+    assert capsys.readouterr().out == f"ivggt {version('ivggt_jax')}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_says_how_it_is_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert code_of(name, "--help") == 0
+    assert capsys.readouterr().out.startswith(f"usage: ivggt {name} ")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (["video.mp4", "--stride", "2"], ["video.mp4", "--stride", "2"]),
+        (["--stride", "2", "--frames", "dir", "--resume"], ["dir", "--stride", "2", "--resume"]),
+        (["--export", "tum", "--frames=dir"], ["dir", "--export", "tum"]),
+        (["--frames"], ["--frames"]),
+    ],
+)
+def test_the_source_has_no_name_or_its_older_one(written: list[str], read: list[str]) -> None:
+    assert source_first(written) == read
+
+
+def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
+    script = python("-m", "ivggt_jax", "--completion", "bash").stdout
+    (tmp_path / "completion").write_text(
+        script + '\nCOMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _tyro_ivggt ivggt; echo "${COMPREPLY[@]}"\n'
+    )
+
+    def completed(*words: str) -> list[str]:
+        line = ["bash", str(tmp_path / "completion"), *words]
+        return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=60).stdout.split()
+
+    assert completed("ivggt", "ex") == ["export"]
+    assert completed("ivggt", "video.mp4", "--bud") == ["--budget"]
+    assert completed("ivggt", "video.mp4", "--policy", "div") == ["diversity"]
+    assert completed("ivggt", "export", "out", "--to", "col") == ["colmap"]
+    assert python("-m", "ivggt_jax", "--completion", "fish").stderr == (
+        "error: --completion is for bash and zsh, not 'fish'\n"
+    )
+
+
+def test_modules_of_the_same_names_in_the_folder_are_not_ours(tmp_path: Path) -> None:
+    """Every command where files are called like our modules, like folders of this repository, and like the library's."""
+    inside = Path(__file__).parents[1] / "ivggt_jax"
+    ours = {path.stem for path in inside.rglob("*.py")} | {path.name for path in inside.rglob("*") if path.is_dir()}
+    for name in sorted(ours | {"json", "logging", "types", "random", "convert", "train", "view", "ivggt"}):
+        if name.isidentifier() and not name.startswith("__"):
+            (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')\n")
+    program = "import sys; from ivggt_jax.__main__ import main; main()"
+    for name in ("", *COMMANDS):
+        # As a console script runs: the script's folder is on the path, the current one is not.
+        found = python("-P", "-c", program, *([name] if name else []), "--help", cwd=tmp_path)
+        assert found.returncode == 0 and "the wrong file" not in found.stderr, (name, found.stderr)
