@@ -154,7 +154,8 @@ class CacheConfig:
     protect_special: bool = False
     """Keep camera and register tokens of old frames: of as many of the last as take half of what the anchors leave."""
     evict_after_attention: bool = False
-    """Let a frame attend to all of itself and of what was kept before it, and evict then; published is the reverse."""
+    """Let a frame attend to all of itself and of what was kept before it, and evict then; published is the reverse.
+    On a GPU, where kernels read the cache in place, all layers are then brought down to their budgets together."""
     frames_per_step: int = 1
     """Frames that share a pass in `scan` and `stream`: one append, and one eviction, which then comes after attention.
     More than 1 is for throughput; each frame still sees itself and earlier ones only."""

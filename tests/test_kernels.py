@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from lowering import for_cuda
 
 from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.attention import attend_layer
@@ -58,6 +59,18 @@ def test_diversity(lengths, int8):
     plain = keys[LAYER] if scale is None else keys[LAYER] * scale[LAYER][..., None]
     expected = jnp.where(live[:, None], diversity(plain, live, candidates), 0)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int8])
+def test_attention_takes_powers_in_two_instructions(dtype):
+    """As lowered for a GPU: the factor log2(e)/√64, in float32, goes with the addition, and nothing keeps numbers below 2^−126."""
+    keys = jax.ShapeDtypeStruct((2, BATCH, SLOTS, HEADS, 64), dtype)
+    scales = (jax.ShapeDtypeStruct(keys.shape[:-1], jnp.float32),) * 2 if dtype == jnp.int8 else None
+    query = jax.ShapeDtypeStruct((BATCH, 150, HEADS, 64), jnp.bfloat16)
+    layer, length = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((BATCH,), jnp.int32)
+    program = for_cuda(jax.jit(attend_in_place), query, keys, keys, layer, length, scales).as_text()
+    factor = np.float32(np.log2(np.e) / 8).view(np.uint32)
+    assert f"fma.rn.ftz.f32 t, $1, 0f{factor:08x}, $2; ex2.approx.ftz.f32 $0, t;" in program
 
 
 def test_what_the_kernels_can_read(monkeypatch):

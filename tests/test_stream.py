@@ -203,6 +203,16 @@ def test_bfloat16_trunk(tiny: Model, videos: np.ndarray):
         assert np.median(error) < 0.03 * np.abs(wanted).mean()
 
 
+def test_residual_stream_is_float32_under_a_bfloat16_trunk(tiny: Model, frames: np.ndarray):
+    """Tokens of eight frames are within 0.7 % in the Euclidean norm: 0.52 are measured, 0.94 with a residual in bfloat16."""
+    found, expected = (
+        infer_clip(model, frames[None, :8], "causal", heads=(), features=True).features
+        for model in (cast(tiny, jnp.bfloat16), tiny)
+    )
+    assert found.dtype == jnp.float32
+    assert np.linalg.norm(found - expected) < 0.007 * np.linalg.norm(expected)
+
+
 def test_frames_that_share_a_pass_see_what_they_see_in_a_clip(tiny: Model, videos: np.ndarray, clip):
     """Unbounded, six frames in passes of three: like the causal clip."""
     cache = CacheConfig(total_budget=None, max_frames=6, camera_cache="per_iteration", frames_per_step=3)

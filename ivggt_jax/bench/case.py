@@ -43,6 +43,8 @@ class Case:
     """Frames that one call computes: more than 1 goes through `scan`."""
     frames_per_step: int = 1
     """Frames of a call that share a pass; divides `chunk`."""
+    evict_after_attention: bool = False
+    """Evict when a frame has attended, not before; with several frames to a pass that is so anyway."""
     cache_dtype: Literal["int8", "bfloat16", "float32"] | None = None
     """Of cached keys and values; by default the trunk's."""
     heads: tuple[Literal["camera", "depth", "points"], ...] = ("camera", "depth", "points")
@@ -79,6 +81,7 @@ class Case:
             total_budget=kept if self.budget is None else self.budget,
             capacity_factor=self.capacity_factor,
             frames_per_step=self.frames_per_step,
+            evict_after_attention=self.evict_after_attention,
             dtype=self.cache_dtype,
         )
 

@@ -20,7 +20,7 @@ from ivggt_jax.model.heads.camera import POSE
 from ivggt_jax.model.parameters import abstract_params, flatten
 
 FLOAT32 = 4
-"""Bytes of a number in the heads, whatever the trunk's type."""
+"""Bytes of a number in the heads and between stages, whatever the trunk's type."""
 OUTPUT_FEATURES = 32
 """Of a dense head's last map, at the image's size."""
 
@@ -77,12 +77,12 @@ def step_costs(
     rows = live + tokens
     image, passed_on = height * width, len(config.dpt_layers) * tokens * 2 * channels
     costs = {
-        "encoder": (encoder, weights["aggregator/encoder"] * item, 3 * image + patches * channels * item),
-        "frame blocks": (frame_blocks, weights["aggregator/frame"] * item, passed_on * item // 2),
+        "encoder": (encoder, weights["aggregator/encoder"] * item, 3 * image + patches * channels * FLOAT32),
+        "frame blocks": (frame_blocks, weights["aggregator/frame"] * item, passed_on * FLOAT32 // 2),
         "global blocks": (
             global_blocks,
             weights["aggregator/global"] * item,
-            2 * layers * rows * row + passed_on // 2 * item,
+            2 * layers * rows * row + passed_on // 2 * FLOAT32,
         ),
         # A key's norm, its part of the mean, its product with the mean; and as many rows moved as a frame has.
         "eviction": (layers * 6 * rows * channels, 0, layers * (rows + 4 * tokens) * row),
@@ -101,7 +101,7 @@ def step_costs(
         made = sum(dense[head] + 1 for head in chosen) * image * FLOAT32
         found["dense heads"] = Cost(
             batch * sum(_dense_operations(config, height, width, dense[head] + 1) for head in chosen),
-            sum(weights[head] for head in chosen) * FLOAT32 + batch * (len(chosen) * passed_on * item + made),
+            sum(weights[head] for head in chosen) * FLOAT32 + batch * (len(chosen) * passed_on * FLOAT32 + made),
             False,
         )
     return found

@@ -47,14 +47,14 @@ def time_stages(
 def make_inputs(model: Model, state: StreamState) -> Inputs:
     """Random numbers where a step has a frame, tokens and layer outputs."""
     settings, batch = state.settings, state.frame.shape[0]
-    config, trunk = settings.model, model.params["aggregator"]["camera_token"].dtype
+    config = settings.model
     tokens = (batch, settings.tokens, config.width)
     outputs = (len(config.dpt_layers), batch, 1, settings.tokens, 2 * config.width)
     key = jax.random.key(0)
     return {
         "frame": jax.random.bits(key, (batch, settings.height, settings.width, 3), jnp.uint8),
-        "tokens": jax.random.normal(key, tokens).astype(trunk),
-        "outputs": jax.random.normal(key, outputs).astype(trunk),
+        "tokens": jax.random.normal(key, tokens, jnp.float32),
+        "outputs": jax.random.normal(key, outputs, jnp.float32),
     }
 
 

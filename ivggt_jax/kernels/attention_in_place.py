@@ -1,6 +1,8 @@
 """Attention to the live part of a cache's layer, read where it lies: a GPU kernel (FlashAttention-2, arXiv 2307.08691)."""
 
 import math
+import struct
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,6 +19,8 @@ PARTS = 4
 """The keys are shared by so many blocks, so that there are several for each of the hundred-odd processors."""
 Carry = tuple[jax.Array, jax.Array, jax.Array]
 """Of an online softmax: the largest score so far, the sum of the weights, and of the weighted values."""
+Power = Callable[[jax.Array, float, jax.Array], jax.Array]
+"""From x, factor and offset to 2^(x · factor − offset)."""
 LEAST = -1e30
 """In place of −∞, which would make NaN of a difference."""
 
@@ -43,7 +47,7 @@ def attend_in_place(
     weight = jax.ShapeDtypeStruct(shape, jnp.float32)
     operands = [jnp.reshape(jnp.asarray(layer, jnp.int32), 1), length, query, keys, values, *(scales or ())]
     parts, weights = pl.pallas_call(
-        partial(_attend_block, scaled=scales is not None),
+        partial(_attend_block, scaled=scales is not None, power=power_of_two if interpret else _power_flushed),
         grid=(blocks, heads, batch * PARTS),
         out_shape=(part, weight),
         compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=STAGES),
@@ -56,7 +60,14 @@ def attend_in_place(
 
 
 def _attend_block(
-    layer_ref: Any, length_ref: Any, query_ref: Any, key_ref: Any, value_ref: Any, *refs: Any, scaled: bool
+    layer_ref: Any,
+    length_ref: Any,
+    query_ref: Any,
+    key_ref: Any,
+    value_ref: Any,
+    *refs: Any,
+    scaled: bool,
+    power: Power,
 ) -> None:
     """A block of queries of one head to one part of the keys: its own softmax, and the logarithm (to 2) of its sum."""
     *scale_refs, part_ref, weight_ref = refs
@@ -72,7 +83,7 @@ def _attend_block(
         maximum, total, output = carry
         where = (layer, entry, pl.ds(index * KEYS, KEYS), head)
         key, value = key_ref[(*where, slice(None))], value_ref[(*where, slice(None))]
-        scores = plgpu.dot(query, key.astype(query.dtype).T) * to_logarithm
+        scores = plgpu.dot(query, key.astype(query.dtype).T)
         if scaled:
             scores *= scale_refs[0][where][None, :]
         if not whole:
@@ -80,7 +91,9 @@ def _attend_block(
             scores = jnp.where(seen[None, :], scores, LEAST)
             value = jnp.where(seen[:, None], value, jnp.zeros_like(value))
         new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=1))
-        weights, shrink = jnp.exp2(scores - new_maximum[:, None]), jnp.exp2(maximum - new_maximum)
+        offset = new_maximum * to_logarithm
+        weights = power(scores, to_logarithm, offset[:, None])
+        shrink = power(maximum, to_logarithm, offset)
         total = total * shrink + jnp.sum(weights, axis=1)
         if scaled:
             scale = scale_refs[1][where]
@@ -101,4 +114,25 @@ def _attend_block(
     maximum, total, output = lax.fori_loop(whole, last, partial(step, whole=False), carry)
     total = jnp.maximum(total, 1e-30)  # a part without keys has no weight
     plgpu.store(part_ref.at[part, entry, head, rows, :], output / total[:, None], mask=inside[:, None])
-    plgpu.store(weight_ref.at[part, entry, head, rows], maximum + jnp.log2(total), mask=inside)
+    plgpu.store(weight_ref.at[part, entry, head, rows], maximum * to_logarithm + jnp.log2(total), mask=inside)
+
+
+def power_of_two(x: jax.Array, factor: float, offset: jax.Array) -> jax.Array:
+    """2^(x · factor − offset), float32; x and offset are broadcast."""
+    return jnp.exp2(x * factor - offset)
+
+
+def _power_flushed(x: jax.Array, factor: float, offset: jax.Array) -> jax.Array:
+    """`power_of_two` on a GPU: one multiplication with an addition, one exponential, numbers below 2^−126 taken as 0.
+
+    Without that Triton scales every argument and every result by hand, so that such numbers survive: a third of the loop.
+    """
+    bits = struct.pack(">f", factor).hex()
+    (power,) = plgpu.elementwise_inline_asm(
+        f"{{ .reg .f32 t; fma.rn.ftz.f32 t, $1, 0f{bits}, $2; ex2.approx.ftz.f32 $0, t; }}",
+        args=[x, jnp.broadcast_to(-offset, x.shape)],
+        constraints="=f,f,f",
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, jnp.float32)],
+    )
+    return power

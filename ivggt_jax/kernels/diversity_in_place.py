@@ -27,7 +27,7 @@ def diversity_in_place(
     blocks = slots // BLOCK
     call = partial(
         pl.pallas_call,
-        grid=(blocks, heads, batch),
+        grid=(heads, blocks, batch),  # heads first: those of a slot lie side by side
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
         interpret=interpret,
     )
@@ -45,7 +45,7 @@ def diversity_in_place(
 def _sum_block(candidates_ref: Any, *refs: Any, scaled: bool) -> None:
     """1 / norm of a block's keys, 0 where not live, and the sum of the candidates among them, each of norm 1."""
     *key_refs, inverse_ref, sum_ref = refs
-    block, head, entry = (pl.program_id(axis) for axis in range(3))
+    head, block, entry = (pl.program_id(axis) for axis in range(3))
     slots = pl.ds(block * BLOCK, BLOCK)
     key, live = _keys(block, head, entry, key_refs, scaled)
     norm = jnp.sqrt(jnp.sum(key * key, axis=1))
@@ -58,7 +58,7 @@ def _sum_block(candidates_ref: Any, *refs: Any, scaled: bool) -> None:
 def _cosine_block(mean_ref: Any, inverse_ref: Any, *refs: Any, scaled: bool) -> None:
     """The cosine of a block's keys with the mean, times the mean's length."""
     *key_refs, cosine_ref = refs
-    block, head, entry = (pl.program_id(axis) for axis in range(3))
+    head, block, entry = (pl.program_id(axis) for axis in range(3))
     slots = pl.ds(block * BLOCK, BLOCK)
     key, _ = _keys(block, head, entry, key_refs, scaled)
     mean = mean_ref[entry, head, :]

@@ -7,6 +7,7 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 
+from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.attention import attend_layer
 from ivggt_jax.memory.cache import KVCache, append
 from ivggt_jax.memory.eviction import Eviction
@@ -34,16 +35,15 @@ class TokenMemory:
     def attend(self, layer: jax.Array, query: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Self]:
         """Add keys and values [batch·S,P,head,head_dim] to a layer, and let each frame see itself and what lies before it.
 
-        Before or after that, as configured, the layer is brought down to its budget.
+        Before or after that, as configured, the layer is brought down to its budget, if it is not to wait for the others.
         """
-        config, tokens = self.eviction.config, self.eviction.tokens
+        tokens = self.eviction.tokens
         batch, frames = self.numbers.shape[0], self.numbers.shape[1] // tokens
         keys, values = (x.reshape(batch, frames * tokens, *x.shape[2:]) for x in (keys, values))
         query = query.reshape(batch, frames, tokens, *query.shape[2:])
         before = self.cache.length[layer]
         memory = replace(self, cache=append(self.cache, layer, keys, values, self.numbers))
-        evict_first = not (config.evict_after_attention or config.frames_per_step > 1)
-        if evict_first:
+        if not self._evicts_after:
             memory = memory._within_budget(layer)
         attended = []
         for frame in range(frames):
@@ -53,7 +53,7 @@ class TokenMemory:
             if self._stored == "attention":
                 cache = add_attention(cache, layer, query[:, frame], length, self.where)
                 memory = replace(memory, cache=cache)
-        if not evict_first:
+        if self._evicts_after and not self._evicts_together:
             memory = memory._within_budget(layer, after=attended)
         if self.where is not None:
             length = jnp.where(self.where, memory.cache.length[layer], before)
@@ -68,6 +68,37 @@ class TokenMemory:
         x, change = (a.reshape(batch, count, -1) for a in (x, change))
         frames = count // self.eviction.tokens
         return replace(self, cache=store_residual(self.cache, layer, x, change, self.numbers[:, 0], frames))
+
+    def settle(self) -> Self:
+        """The memory within its budgets, when all layers have attended: what could wait until then is done now.
+
+        All layers are brought down at once, as if they were so many streams of one layer: nothing of this depends on others.
+        """
+        if self.budgets is None or not self._evicts_together:
+            return self
+        cache, budgets = self.cache, self.budgets
+        layers, batch = cache.length.shape
+        if self.where is not None:
+            budgets = jnp.where(self.where[:, None], budgets, cache.keys.shape[2])
+        together = jax.tree.map(lambda x: x.reshape(1, layers * batch, *x.shape[2:]), cache)
+        eviction = replace(self.eviction, newest=jnp.tile(self.eviction.newest, layers))
+        together, scores = eviction.evict(together, jnp.int32(0), budgets.T.reshape(-1), self.scores.T.reshape(-1))
+        cache = jax.tree.map(lambda x, like: x.reshape(like.shape), together, cache)
+        return replace(self, cache=cache, scores=scores.reshape(layers, batch).T)
+
+    @property
+    def _evicts_after(self) -> bool:
+        """Whether a layer is brought down to its budget after its frames have attended, not before."""
+        return self.eviction.config.evict_after_attention or self.eviction.config.frames_per_step > 1
+
+    @property
+    def _evicts_together(self) -> bool:
+        """Whether layers wait for each other: then a frame asks the host twice, not twice for each layer.
+
+        Only where kernels read the cache in place: XLA would copy it. And not where a policy's number is known only after
+        the layer's eviction: it would come before.
+        """
+        return self._evicts_after and self._stored != "residual" and can_read(self.cache.keys)
 
     @property
     def _stored(self) -> str | None:

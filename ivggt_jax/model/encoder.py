@@ -37,7 +37,7 @@ class Encoder(nnx.Module):
         self.norm = layer_norm(width, epsilon=1e-6, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images [B,H,W,3] in [0,1] → patch tokens [B, H/14·W/14, width]."""
+        """Images [B,H,W,3] in [0,1] → float32 patch tokens [B, H/14·W/14, width]."""
         dtype = self.patch_projection.kernel.dtype
         batch, height, width, _ = images.shape
         size = self.patch_size
@@ -47,9 +47,9 @@ class Encoder(nnx.Module):
         tokens = self.patch_projection(patches.reshape(batch, rows * columns, -1).astype(dtype))
 
         first, positions = self._positions(rows, columns)
-        front = jnp.concatenate([self.class_token + first, self.register_tokens[...]]).astype(dtype)
+        front = jnp.concatenate([self.class_token + first, self.register_tokens.astype(jnp.float32)])
         front = jnp.broadcast_to(front, (batch, *front.shape))
-        tokens = jnp.concatenate([front, tokens + positions.astype(dtype)], axis=1)
+        tokens = jnp.concatenate([front, tokens.astype(jnp.float32) + positions], axis=1)
         tokens, _ = lax.scan(lambda x, block: (block(x), None), tokens, self.blocks)
         return self.norm(tokens)[:, 1 + REGISTERS :]
 

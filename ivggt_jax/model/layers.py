@@ -1,4 +1,4 @@
-"""The building blocks that encoder, aggregator and camera head share. A module's dtype is its parameters' dtype."""
+"""The building blocks that encoder, aggregator and camera head share. Products are in their parameters' type."""
 
 import math
 from collections.abc import Callable
@@ -48,7 +48,10 @@ class Mlp(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm transformer block with LayerScale; attention itself is the caller's.
 
-    `x` is [B,N,features]. Calling the block is `finish(x, attend(*project(x)))`; a stream puts its cache between the two.
+    `x` [B,N,features] is the residual stream, float32 whatever the parameters' type. Norms are computed in its type, and so is
+    what is added; products are computed in the parameters', as by PyTorch's autocast, which the published networks run in.
+
+    Calling the block is `finish(x, attend(*project(x)))`; a stream puts its cache between the two.
     `finish` is `receive` and then adding the `change`.
     """
 
@@ -70,7 +73,7 @@ class Block(nnx.Module):
 
     def project(self, x: jax.Array, rotation: Rotation | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Query, keys and values [B,N,head,head_dim]; normalised per head and rotated where the block does so."""
-        qkv = self.qkv(self.norm1(x))
+        qkv = self.qkv(self.norm1(x).astype(self.qkv.kernel.dtype))
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, -1)
         query, keys, values = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
         if self.normalise_heads:
@@ -86,11 +89,11 @@ class Block(nnx.Module):
 
     def receive(self, x: jax.Array, attended: jax.Array) -> jax.Array:
         """Add what attention received [B,N,head,head_dim]."""
-        return x + self.scale1 * self.out(attended.reshape(x.shape))
+        return x + self.scale1.astype(x.dtype) * self.out(attended.reshape(x.shape))
 
     def change(self, x: jax.Array) -> jax.Array:
         """What the MLP adds to `x` [B,N,features]."""
-        return self.scale2 * self.mlp(self.norm2(x))
+        return self.scale2.astype(x.dtype) * self.mlp(self.norm2(x).astype(self.qkv.kernel.dtype))
 
     def __call__(self, x: jax.Array, rotation: Rotation | None = None, attend: Attend = attend) -> jax.Array:
         """[B,N,features] → the same."""

@@ -111,6 +111,7 @@ def _aggregate(
     tokens = network.aggregator.tokens(patches, first=state.frame[:, None] + jnp.arange(frames) == 0)
     memory = token_memory(state, frames, where)
     outputs, memory = network.aggregator.alternate(tokens, settings.height, settings.width, memory)
+    memory = memory.settle()
     # Past the end of an unbounded stream a frame still sees itself, and is then forgotten.
     excess = jnp.maximum(memory.cache.length - settings.capacity, 0)
     cache = replace(memory.cache, length=memory.cache.length - excess)
