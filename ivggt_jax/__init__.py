@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ivggt_jax.mapping.config import SubmapConfig
     from ivggt_jax.model.parameters import Model
     from ivggt_jax.model.vggt import Predictions
-    from ivggt_jax.pictures import fit
+    from ivggt_jax.sources.pictures import fit
     from ivggt_jax.streaming.state import StreamState
     from ivggt_jax.streaming.steps import infer_clip, init_stream, reset, scan, step, stream
     from ivggt_jax.weights.checkpoint import save

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "ivggt") -> None
 
 
 def _complete(words: list[str]) -> int:
-    from ivggt_jax.completion import print_completion  # with the modules of all commands
+    from ivggt_jax.inference.completion import print_completion  # with the modules of all commands
 
     print_completion(words[1] if len(words) > 1 else "")
     return 0

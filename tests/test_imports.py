@@ -10,16 +10,16 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("options", "brief", "beside", "strict_json", "transforms", "config", "kernels", "depth_colours"),
+    ("options", "beside", "strict_json", "transforms", "config", "kernels", "depth_colours"),
     ("geometry", "trajectories", "sources"),
     ("memory", "model", "synthetic"),
     ("mapping", "writers"),
-    ("streaming", "weights", "pictures"),
+    ("streaming", "weights"),
     ("",),  # the package's face: what `import ivggt_jax` gives
     ("runs",),
     ("convert", "viewer"),
     ("infer", "inference", "export", "view", "doctor", "evaluate", "bench"),
-    ("train", "completion", "__main__"),
+    ("train", "__main__"),
 )
 """Rooms from the ground up. A room imports those below it and, without a circle of modules, its neighbours."""
 LATER = {
@@ -38,7 +38,7 @@ FORBIDDEN = {
     "convert": {"", "writers"},
 }
 """Rooms, beside those above them, that a room must not know."""
-OF_CONVERT = {"weights", "bench", "convert", "completion"}
+OF_CONVERT = {"weights", "bench", "convert", "inference"}
 """Rooms that know PyTorch's checkpoints."""
 
 

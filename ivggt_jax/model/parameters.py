@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from ivggt_jax.brief import kinds, megabytes
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.kernels import platform
+from ivggt_jax.model.brief import kinds, megabytes
 from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.vggt import VGGT
 

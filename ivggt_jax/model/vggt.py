@@ -8,9 +8,9 @@ import jax
 from flax import nnx
 from jax import lax
 
-from ivggt_jax.brief import shape
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.aggregator import Aggregator
+from ivggt_jax.model.brief import shape
 from ivggt_jax.model.clip import ClipMode
 from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.heads.camera import CameraHead

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 
 import jax
 
-from ivggt_jax.brief import megabytes, shape
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.kernels.attention import CHUNK
 from ivggt_jax.mapping.config import SubmapConfig
@@ -14,6 +13,7 @@ from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.policies import Extra, find_policy, stored_number
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
+from ivggt_jax.model.brief import megabytes, shape
 
 
 @dataclass(frozen=True)
