@@ -42,7 +42,7 @@ _PLACES = {
     "mapping.config": ("SubmapConfig",),
     "model.parameters": ("Model",),
     "model.vggt": ("Predictions",),
-    "pictures": ("fit",),
+    "sources.pictures": ("fit",),
     "streaming.state": ("StreamState",),
     "streaming.steps": ("infer_clip", "init_stream", "reset", "scan", "step", "stream"),
     "weights.checkpoint": ("save",),
