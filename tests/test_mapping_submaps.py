@@ -59,6 +59,24 @@ def test_the_new_submap_continues_where_the_old_one_ended(tiny: Model, videos: n
     assert int(state.map.submap[0]) == 1
 
 
+def test_masks_hide_pixels_from_the_map_and_from_nothing_else(tiny: Model, videos: np.ndarray) -> None:
+    """White masks change nothing. Of black ones no anchor is made and no pose refined: the network's stand as they are."""
+    masks = np.ones(videos.shape[:-1], bool)[:, :1]
+    _, without = scan(tiny, begin(tiny), videos[:, :1])
+    _, white = scan(tiny, begin(tiny), videos[:, :1], masks)
+    assert_close(white, without)
+    assert white.map.anchor.any()
+    cache = CacheConfig(total_budget=None, max_frames=16)
+    _, black = scan(tiny, begin(tiny, cache=cache), videos[:, :1], ~masks)
+    _, alone = scan(tiny, begin(tiny, cache=cache, submaps=None), videos[:, :1])
+    assert not black.map.anchor.any()
+    assert not black.map.refined.any()
+    np.testing.assert_allclose(black.depth, alone.depth, rtol=1e-5)
+    np.testing.assert_allclose(black.pose_encoding[..., :3], alone.pose_encoding[..., :3], atol=1e-4)
+    with pytest.raises(ValueError, match=r"masks must be bool \[1, 28, 42\], not float32 \[1, 28, 42\]"):
+        step(tiny, begin(tiny), videos[0, :1], masks=masks[0].astype(np.float32))
+
+
 def test_memory_never_grows_and_nothing_compiles_anew(tiny: Model, videos: np.ndarray) -> None:
     state = begin(tiny)
     sizes, compiled = {state.nbytes}, []

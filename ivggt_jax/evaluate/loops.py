@@ -17,8 +17,8 @@ from ivggt_jax.trajectories.alignment import inverse
 from ivggt_jax.transforms import rotation_angle
 from ivggt_jax.writers import ExportOptions, Writers
 
-MOST_TURN, MOST_SHIFT = 10.0, 0.8
-"""Degrees and metres by which a true loop may be off; one that is further off is counted as false."""
+MOST_TURN, MOST_SHIFT = 20.0, 1.5
+"""Degrees and metres by which a true loop may be off, of which 15 and 1 were seen; one that is further off counts as false."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ class Link:
     spread: jax.Array
     """[] of the logarithm of the ratio over the pixels: 1.4826 times the median distance from its median."""
     share: jax.Array
-    """[] of the pixels, those with a positive depth in both."""
+    """[] of the pixels that may be used, those with a positive depth in both."""
 
     @property
     def sound(self) -> jax.Array:
@@ -32,12 +32,11 @@ def link(old: jax.Array, new: jax.Array, mask: jax.Array | None = None) -> Link:
 
     The median is robust where the depths disagree at edges. Without a usable pixel the scale is 1, the spread infinite.
     """
-    usable = jnp.isfinite(old) & jnp.isfinite(new) & (old > 0) & (new > 0)
-    if mask is not None:
-        usable &= mask
+    mask = jnp.ones(old.shape, bool) if mask is None else mask
+    usable = jnp.isfinite(old) & jnp.isfinite(new) & (old > 0) & (new > 0) & mask
     ratio = jnp.where(usable, jnp.log(jnp.where(usable, old, 1)) - jnp.log(jnp.where(usable, new, 1)), jnp.nan)
     middle = jnp.nanmedian(ratio)
     spread = 1.4826 * jnp.nanmedian(jnp.abs(ratio - middle))
-    share = jnp.mean(usable)
+    share = jnp.sum(usable) / jnp.maximum(jnp.sum(mask), 1)
     found = share > 0
     return Link(jnp.where(found, jnp.exp(middle), 1), jnp.where(found, spread, jnp.inf), share)

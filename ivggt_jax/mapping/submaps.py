@@ -42,7 +42,7 @@ def is_due(config: SubmapConfig, position: MapState, image: jax.Array, frames: j
 def follow(
     config: SubmapConfig, position: MapState, seen: Predictions, again: Predictions, images: jax.Array, due: jax.Array
 ) -> tuple[MapState, Predictions]:
-    """S frames [S,H,W,3] of one stream, in [0,1], put into its world.
+    """S frames [S,H,W,3] of one stream, in [0,1], NaN where nothing is still, put into its world.
 
     `seen` [S,…] is what the present submap says of them; `again` what the next one says, whose anchor is the last of
     them, where `due` [] is set. Returns the map after these frames and their predictions in the world, with `map`.
@@ -55,7 +55,8 @@ def follow(
         return _place(config, position, *inputs)
 
     position, found = lax.scan(one, position, (seen, images))
-    linked = _anchor(position, seen, again, found, lost)
+    still = jnp.isfinite(images[-1]).all(-1)
+    linked = _anchor(position, seen, again, found, lost, still)
     position = jax.tree.map(lambda new, old: jnp.where(due, new, old), linked, position)
     last = jnp.arange(images.shape[0]) == images.shape[0] - 1
     assert found.map is not None
@@ -133,14 +134,16 @@ def _remember(
     return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, lost=lost)
 
 
-def _anchor(position: MapState, seen: Predictions, again: Predictions, found: Predictions, lost: jax.Array) -> MapState:
-    """The map after the next submap began with the last frame."""
+def _anchor(
+    position: MapState, seen: Predictions, again: Predictions, found: Predictions, lost: jax.Array, still: jax.Array
+) -> MapState:
+    """The map after the next submap began with the last frame, of which the pixels `still` [H,W] may link the two."""
     assert seen.depth is not None
     assert again.depth is not None
     assert again.pose_encoding is not None
     assert found.pose_encoding is not None
     size = seen.depth.shape[1:]
-    joined = link(seen.depth[-1], again.depth[-1])
+    joined = link(seen.depth[-1], again.depth[-1], still)
     camera, _ = geometry.cameras_from_pose(found.pose_encoding[-1], *size)
     anchor, _ = geometry.cameras_from_pose(again.pose_encoding[-1], *size)
     scale = position.world_from_model.scale * joined.scale

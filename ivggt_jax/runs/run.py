@@ -117,13 +117,20 @@ class Run:
         """Start on frames that share a pass, and meanwhile hand those before to the writers."""
         images = np.stack([frame.image for frame in frames])[:, None]
         if len(frames) == self._together > 1:
-            self.state, predictions = scan(self.model, self.state, images)
+            self.state, predictions = scan(self.model, self.state, images, self._masks(frames))
         else:
-            self.state, predictions = step(self.model, self.state, images[0])
+            masks = self._masks(frames)
+            self.state, predictions = step(self.model, self.state, images[0], masks=None if masks is None else masks[0])
             predictions = jax.tree.map(lambda x: x[None], predictions)
         before, self._pending = self._pending, (frames, predictions, self.state.lengths)
         self._computed += len(frames)
         self._hand_on(before)
+
+    def _masks(self, frames: list[Frame]) -> np.ndarray | None:
+        """What the map may look at, bool [T,1,H,W]; None without a map. Always given, so that one program is compiled."""
+        if self.state.settings.submaps is None:
+            return None
+        return np.stack([frame.image[..., 0] >= 0 if frame.mask is None else frame.mask for frame in frames])[:, None]
 
     def _compute_last(self, frames: list[Frame], stopped: bool) -> None:
         """The last frames, fewer than share a pass; left to the resumed run, with which they share one, if there can be one."""

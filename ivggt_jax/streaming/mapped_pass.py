@@ -16,7 +16,7 @@ from ivggt_jax.streaming.state import StreamState
 def mapped_pass(
     network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
 ) -> tuple[StreamState, Predictions]:
-    """`one_pass` for frames [B,S,H,W,3] in [0,1] with their patch tokens; predictions [B,S,…] are of the world."""
+    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are of the world."""
     config, position = state.settings.submaps, state.map
     assert config is not None
     assert position is not None

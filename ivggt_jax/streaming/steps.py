@@ -114,28 +114,38 @@ def init_stream(
 
 @compiled(donate="state")
 def step(
-    model: Model, state: StreamState, frame: FrameArray, where: FrameArray | None = None
+    model: Model,
+    state: StreamState,
+    frame: FrameArray,
+    where: FrameArray | None = None,
+    masks: FrameArray | None = None,
 ) -> tuple[StreamState, Predictions]:
     """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
 
     With `where` [B] bool only the streams it marks take part: the others stay as they were, and what is predicted for
-    them means nothing. A frame that is not finite breaks its own stream until `reset`. Raises ValueError for frames of
-    another shape, for the state of a model of another configuration, and for heads of the state that the model has not.
+    them means nothing. `masks` [B,H,W] bool mark pixels of the still scene: submaps are linked, and their poses refined, by
+    those alone; the network sees the whole frame. A frame that is not finite breaks its own stream until `reset`.
+
+    Raises ValueError for frames or masks of another shape, for the state of a model of another configuration, and for
+    heads of the state that the model has not.
     """
     _check_frames(model, state, frame, 4)
     where = None if where is None else _marks(state, where)
     model, images = guarded(state.settings, (model, _unit(frame)))
     network = model.network
-    state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], images[:, None], where)
+    still = _still(images, masks)
+    state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], still[:, None], where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
 @compiled(donate="state")
-def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamState, Predictions]:
+def scan(
+    model: Model, state: StreamState, frames: FrameArray, masks: FrameArray | None = None
+) -> tuple[StreamState, Predictions]:
     """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
 
-    Equals T steps; the encoder, which knows no order, sees the frames together. With `frames_per_step` = n, every n
-    frames share a pass. Raises ValueError when T is no multiple of n.
+    Equals T steps, with `masks` [T,B,H,W]; the encoder, which knows no order, sees the frames together. With
+    `frames_per_step` = n, every n frames share a pass. Raises ValueError when T is no multiple of n.
 
     Has derivatives where nothing is forgotten: an unbounded cache, no submaps, on a CPU; raises ValueError elsewhere when
     one is taken.
@@ -150,7 +160,7 @@ def scan(model: Model, state: StreamState, frames: FrameArray) -> tuple[StreamSt
     patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
     passes = jax.tree.map(
         lambda x: x.reshape(count // each, each, batch, *x.shape[-(2 if x is patches else 3) :]).swapaxes(1, 2),
-        (patches, images),
+        (patches, _still(images, masks)),
     )
     state, predictions = lax.scan(lambda state, inputs: _pass(network, state, *inputs), state, passes)
     return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
@@ -247,7 +257,7 @@ def _clip(
 def _pass(
     network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
 ) -> tuple[StreamState, Predictions]:
-    """The next frames [B,S,H,W,3] of each stream, and their patch tokens [B,S,N,width]."""
+    """The next frames [B,S,H,W,3] of each stream, NaN where they are masked, and their patch tokens [B,S,N,width]."""
     if state.settings.submaps is None:
         return one_pass(network, state, patches, where)
     return mapped_pass(network, state, patches, images, where)
@@ -264,6 +274,15 @@ def _unit(images: FrameArray) -> jax.Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be uint8, or floats in [0,1], not {images.dtype}")
     return jnp.asarray(images, jnp.float32)
+
+
+def _still(images: jax.Array, masks: FrameArray | None) -> jax.Array:
+    """The images [...,H,W,3] with NaN, which the map takes for unknown, where masks [...,H,W] say that nothing is still."""
+    if masks is None:
+        return images
+    if masks.shape != images.shape[:-1] or masks.dtype != bool:
+        raise ValueError(f"masks must be bool {list(images.shape[:-1])}, not {masks.dtype} {list(masks.shape)}")
+    return jnp.where(masks[..., None], images, jnp.nan)
 
 
 def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tuple[str, ...]:
