@@ -174,7 +174,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             raise
         finally:
             # Also after an error: what was finished is on disk, and this says how to read it.
-            skipped = {**_skipped(source, unfinished), "dropped": source.dropped}
+            skipped = {**_skipped(source, unfinished), "left_out": source.left_out, "dropped": source.dropped}
             write_run_json(out, {**_record(config, run), "skipped": skipped, "interrupted": bool(interrupted)})
             _say_end(config, out, run)
         if not interrupted:

@@ -78,7 +78,7 @@ def test_fit_says_where_pixels_went(size, mode):
     row, column = size[1] // 2 - 5, size[0] // 2 + 9
     original[row - 2 : row + 3, column - 2 : column + 3] = 255
     image, fit = fit_image(Image.fromarray(original), 280, mode)
-    inside = fit_mask(None, fit, *image.shape[:2])
+    inside = fit_mask([], fit, *image.shape[:2])
     weight = image[..., 0].astype(float) * (1 if inside is None else inside)
     rows, columns = np.indices(weight.shape) + 0.5
     expected_x = fit.scale[0] * (column + 0.5) + fit.offset[0]
@@ -133,20 +133,20 @@ def test_mask_follows_its_image():
     mask = Image.fromarray(picture[..., 0])
     for mode in ("crop", "pad"):
         image, fit = fit_image(Image.fromarray(picture), 140, mode)
-        kept = fit_mask(mask, fit, 140, 140)
-        inside = fit_mask(None, fit, 140, 140)
+        kept = fit_mask([mask], fit, 140, 140)
+        inside = fit_mask([], fit, 140, 140)
         white = image[..., 0] > 127
         np.testing.assert_array_equal(kept, white if inside is None else white & inside)
 
 
 def test_padding_is_masked_and_nothing_else():
     image, fit = fit_image(Image.new("RGB", (20, 40)), 140, "pad")
-    np.testing.assert_array_equal(fit_mask(None, fit, 140, 140), image[..., 0] == 0)
+    np.testing.assert_array_equal(fit_mask([], fit, 140, 140), image[..., 0] == 0)
     _, fit = fit_image(Image.new("RGB", (20, 40)), 140, "crop")
-    assert fit_mask(None, fit, 140, 140) is None
+    assert fit_mask([], fit, 140, 140) is None
 
 
-def test_mask_of_another_size_is_refused():
+def test_mask_of_another_shape_is_refused():
     _, fit = fit_image(Image.new("RGB", (20, 40)), 140)
     with pytest.raises(SourceError, match="mask has 40×20 pixels, its image 20×40"):
-        fit_mask(Image.new("L", (40, 20)), fit, 140, 140)
+        fit_mask([Image.new("L", (40, 20))], fit, 140, 140)

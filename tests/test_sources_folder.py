@@ -7,14 +7,8 @@ import pytest
 from PIL import Image
 
 from ivggt_jax.sources import SourceError
-from ivggt_jax.sources.folder import (
-    FileReader,
-    folder_images,
-    glob_images,
-    listed_images,
-    natural_key,
-    streamed_images,
-)
+from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, natural_key
+from ivggt_jax.sources.lists import ImageFile, listed_images, streamed_images
 
 
 def make_images(folder, *names):
@@ -58,27 +52,27 @@ def test_glob_goes_folder_by_folder(tmp_path):
 
 def test_list_keeps_its_order_and_starts_from_its_folder(tmp_path):
     (tmp_path / "list.txt").write_text("b.png\r\n\n  sub/a.png  \n/elsewhere/c.png")
-    listed = listed_images(tmp_path / "list.txt")
+    listed = [file.path for file in listed_images(tmp_path / "list.txt")]
     assert listed == [tmp_path / "b.png", tmp_path / "sub/a.png", Path("/elsewhere/c.png")]
 
 
 def test_a_stream_of_paths_is_read_line_by_line():
     stream = io.StringIO("a.png\nb.png\n")
     paths = streamed_images(stream)
-    assert next(paths) == Path("a.png")
+    assert next(paths) == ImageFile(Path("a.png"), "a.png")
     assert stream.read() == "b.png\n"
 
 
 def test_nothing_there(tmp_path):
-    (tmp_path / "clip.heic").touch()
+    (tmp_path / "clip.exr").touch()
     with pytest.raises(SourceError, match="no images in this folder"):
         folder_images(tmp_path)
     with pytest.raises(SourceError, match="no images match"):
-        glob_images(str(tmp_path / "*.heic"))
+        glob_images(str(tmp_path / "*.exr"))
     (tmp_path / "list.txt").write_text("\n\n")
     with pytest.raises(SourceError, match="lists no images"):
         listed_images(tmp_path / "list.txt")
-    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "list.txt").write_bytes(b"\xff\x00\xfe\n")
     with pytest.raises(SourceError, match="not a text file"):
         listed_images(tmp_path / "list.txt")
 
@@ -96,7 +90,7 @@ def test_a_locked_folder(tmp_path):
 @pytest.mark.parametrize("stride", [1, 2, 3, 7, 10])
 def test_stride_and_length(tmp_path, stride):
     paths = [tmp_path / f"{number}.png" for number in range(7)]
-    reader = FileReader(paths, stride)
+    reader = FileReader([ImageFile(path, path.name) for path in paths], stride)
     found = list(reader.raw_frames())
     assert [raw.index for raw in found] == list(range(0, 7, stride))
     assert names(paths[::stride]) == [raw.name for raw in found]
@@ -104,6 +98,6 @@ def test_stride_and_length(tmp_path, stride):
 
 
 def test_an_endless_stream_has_no_length():
-    reader = FileReader(Path(f"{number}.png") for number in itertools.count())
+    reader = FileReader(ImageFile(Path(f"{number}.png"), f"{number}.png") for number in itertools.count())
     assert reader.length is None and not reader.read_ahead
     assert [raw.index for raw in itertools.islice(reader.raw_frames(), 3)] == [0, 1, 2]

@@ -149,8 +149,8 @@ def test_resuming_reads_nothing_twice_but_the_first(ten, monkeypatch):
     read = []
     from ivggt_jax.sources import folder
 
-    genuine = folder.read_image
-    monkeypatch.setattr(folder, "read_image", lambda path, exif: read.append(path.name) or genuine(path, exif))
+    genuine = folder.read_picture
+    monkeypatch.setattr(folder, "read_picture", lambda path, *rest: read.append(path.name) or genuine(path, *rest))
     with open_source(SourceConfig(frames=str(ten), size=28)) as source:
         assert len(list(source.frames(start=8))) == 2
     assert read == ["0.png", "8.png", "9.png"]
@@ -233,8 +233,8 @@ def test_masks(ten, clip, tmp_path):
     (masks / "6.png").unlink()
     with pytest.raises(SourceError, match=r"6\.png: has no mask .*masks/6\.png"):
         frames_of(frames=str(ten), masks=masks)
-    Image.new("L", (5, 5)).save(masks / "6.png")
-    with pytest.raises(SourceError, match=r"6\.png: the mask has 5×5 pixels, its image 28×28"):
+    Image.new("L", (5, 8)).save(masks / "6.png")
+    with pytest.raises(SourceError, match=r"6\.png: the mask has 5×8 pixels, its image 28×28"):
         frames_of(frames=str(ten), masks=masks)
 
 
@@ -259,7 +259,7 @@ def test_no_thread_is_left(ten):
             if frame.index == 2:
                 break
     del frame
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before
 
 
 def test_memory_does_not_grow(tmp_path):

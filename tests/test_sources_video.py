@@ -23,7 +23,7 @@ def clip(tmp_path_factory):
 
 def shown(reader):
     """Index and shown number of every frame of a reader."""
-    return [(raw.index, number_of(np.asarray(raw.read()))) for raw in reader.raw_frames()]
+    return [(raw.index, number_of(np.asarray(raw.read().image))) for raw in reader.raw_frames()]
 
 
 def test_frames_come_in_order_with_their_times(clip):
@@ -35,7 +35,7 @@ def test_frames_come_in_order_with_their_times(clip):
 
 def test_pixels(clip):
     raw = next(VideoReader(clip).raw_frames())
-    image = np.asarray(raw.read())
+    image = np.asarray(raw.read().image)
     assert image.shape == (HEIGHT, WIDTH, 3) and image.dtype == np.uint8
     inner = np.abs(image.astype(int) - picture(0))[4:20, 4:28]
     assert inner.max() <= 6  # lossy; away from the edge of the red quarter
@@ -157,8 +157,8 @@ def test_orientation(tmp_path, clip, matrix):
     a, b, c, d = (value << 16 for value in matrix)
     data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(data)
-    stored = np.asarray(next(VideoReader(clip).raw_frames()).read())
-    turned = np.asarray(next(VideoReader(tmp_path / "turned.mp4").raw_frames()).read())
+    stored = np.asarray(next(VideoReader(clip).raw_frames()).read().image)
+    turned = np.asarray(next(VideoReader(tmp_path / "turned.mp4").raw_frames()).read().image)
     np.testing.assert_array_equal(turned, TURNS[matrix](stored))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ivggt_jax.runs.resume import STATE_FILE, Unfinished, read_state
-from ivggt_jax.sources.folder import listed_images
+from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images
 from ivggt_jax.sources.source import full_name
 from ivggt_jax.weights.tensor_file import CheckpointError
 from ivggt_jax.writers.files import naming
@@ -173,8 +173,8 @@ def _with_what_it_names(frames: str) -> Iterator[Path]:
     path = Path(frames).expanduser()
     yield path
     yield from map(Path, glob.iglob(str(path), recursive=True))
-    if path.suffix.lower() == ".txt" and path.is_file():
-        yield from listed_images(path)
+    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        yield from (file.path for file in listed_images(path))
 
 
 def _is_a_runs(out: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ivggt_jax.sources.frame import RawFrame, SourceError
+from ivggt_jax.sources.frame import Picture, RawFrame, SourceError
 
 OPEN_SECONDS = 10.0
 SILENT_SECONDS = 10.0
@@ -30,6 +30,7 @@ class CameraReader:
     """Reads a camera in a thread; frames that nobody took before the next one came are dropped and counted."""
 
     resumable = False
+    left_out = 0
     read_ahead = False
     length = None
     expected_length = None
@@ -130,7 +131,7 @@ def open_capture(address: str) -> Capture:
     return capture
 
 
-def _to_rgb(image: np.ndarray, where: str) -> Image.Image:
+def _to_rgb(image: np.ndarray, where: str) -> Picture:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise SourceError(f"{where}: is {image.dtype} {image.shape}, not uint8 [H,W,3]")
-    return Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+    return Picture(Image.fromarray(np.ascontiguousarray(image[..., ::-1])))

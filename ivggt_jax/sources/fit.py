@@ -52,33 +52,42 @@ def fit_image(
     return np.array(_place(image.resize(resized, Image.Resampling.BICUBIC), canvas, WHITE)), fit
 
 
-def fit_mask(mask: Image.Image | None, fit: Fit, height: int, width: int) -> np.ndarray | None:
-    """Bring a mask to where its image went; what padding added is ignored too.
+def fit_mask(masks: Sequence[Image.Image], fit: Fit, height: int, width: int) -> np.ndarray | None:
+    """Bring masks to where their image went; what padding added is ignored too.
 
     Args:
-        mask: image of mode L, of the original's size, 0 where pixels are to be ignored; None ignores padding only.
+        masks: images of mode L, 0 where pixels are to be ignored, of the original's shape and of any size; none ignores
+            padding only.
         fit: how the image was fitted.
         height: of the model's input.
         width: of the model's input.
 
     Returns:
-        bool [height, width], False where a pixel is to be ignored (nearest neighbour); None where all count.
+        bool [height, width], False where a mask or the padding has a pixel ignored (nearest neighbour); None where all
+        count.
 
     Raises:
-        SourceError: the mask's size is not the image's.
+        SourceError: a mask's shape is not the image's.
     """
     original_width, original_height = fit.original_size
     resized = (round(fit.scale[0] * original_width), round(fit.scale[1] * original_height))
-    if mask is None:
+    if not masks:
         if resized[0] >= width and resized[1] >= height:
             return None
-        mask = Image.new("L", fit.original_size, 255)
-    if mask.size != fit.original_size:
-        raise SourceError(
-            f"the mask has {mask.width}×{mask.height} pixels, its image {original_width}×{original_height}; "
-            "a mask must have its image's size"
-        )
-    return np.array(_place(mask.resize(resized, Image.Resampling.NEAREST), (width, height), 0)) > 0
+        masks = [Image.new("L", fit.original_size, 255)]
+    kept = np.ones((height, width), bool)
+    for mask in masks:
+        # Half a pixel of rounding on either side of the smaller one.
+        if (
+            abs(mask.width * original_height - mask.height * original_width)
+            > (max(mask.size) + max(fit.original_size)) / 2
+        ):
+            raise SourceError(
+                f"the mask has {mask.width}×{mask.height} pixels, its image {original_width}×{original_height}; "
+                "a mask may be smaller or larger than its image, but must have its shape"
+            )
+        kept &= np.array(_place(mask.resize(resized, Image.Resampling.NEAREST), (width, height), 0)) > 0
+    return kept
 
 
 def pad_to_largest(images: Sequence[np.ndarray]) -> np.ndarray:

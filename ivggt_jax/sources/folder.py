@@ -1,78 +1,106 @@
-"""Image files as a source: a folder, a glob pattern, a list file, or paths on standard input."""
+"""Image files as a source: a folder, a glob pattern, or files that a list or stream names."""
 
 import glob
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TextIO
 
-from ivggt_jax.sources.frame import RawFrame, SourceError
-from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, read_image
+import numpy as np
+
+from ivggt_jax.sources.frame import Picture, RawFrame, SourceError
+from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, OTHER_SUFFIXES, grey_16_of, pages, read_picture
+from ivggt_jax.sources.levels import FIRST, Stretch
+from ivggt_jax.sources.lists import ImageFile
+
+logger = logging.getLogger(__name__)
+
+NAMED = 3
+"""Files that are named where more are counted."""
+WITH_PAGES = (
+    ".tif",
+    ".tiff",
+    ".png",
+    ".apng",
+    ".webp",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".heics",
+    ".heifs",
+    ".avif",
+    ".avifs",
+)
+"""Endings of files that may hold several pictures."""
 
 
 class FileReader:
-    """Reads image files in the order given. `paths` may be a lazy, even endless, iterable: then its length is unknown."""
+    """Reads image files in the order given. `files` may be a lazy, even endless, iterable: then its length is unknown."""
 
     resumable = True
     dropped = 0
 
-    def __init__(self, paths: Iterable[Path], stride: int = 1, exif: bool = True):
-        self._paths = paths
+    def __init__(
+        self, files: Iterable[ImageFile], stride: int = 1, exif: bool = True, source: str = "", left_out: int = 0
+    ):
+        """source: what the user calls it. left_out: files beside these that are not read."""
+        self.left_out = left_out
+        self._files = files
         self._stride = stride
         self._exif = exif
-        self.read_ahead = isinstance(paths, list)
-        self.length = -(-len(paths) // stride) if isinstance(paths, list) else None
+        self.read_ahead = isinstance(files, list)
+        self.length = -(-len(files) // stride) if isinstance(files, list) else None
         self.expected_length = self.length
+        self._first = [file.path for file in files[: FIRST * stride : stride]] if isinstance(files, list) else []
+        self._stretch = Stretch(source, self._first_grey)
+        self._told_of_pages = False
 
     def raw_frames(self) -> Iterator[RawFrame]:
-        """One raw frame for every stride-th path."""
-        for index, path in enumerate(self._paths):
+        """One raw frame for every stride-th file."""
+        for index, file in enumerate(self._files):
             if index % self._stride == 0:
-                yield RawFrame(index, None, path.name, str(path), partial(read_image, path, self._exif), path)
+                self._first = self._first or [file.path]
+                yield RawFrame(
+                    index, file.timestamp, file.name, str(file.path), partial(self._read, file.path), file.path
+                )
 
     def close(self) -> None:
         """Nothing is held open between frames."""
 
+    def _read(self, path: Path) -> Picture:
+        picture = read_picture(path, self._exif, self._stretch)
+        if not self._told_of_pages and path.suffix.lower() in WITH_PAGES and (count := len(pages(path))) > 1:
+            self._told_of_pages = True
+            logger.warning("%s holds %d pictures: of it, and of others like it, only the first is taken; name it alone to "
+                           "have them all", path, count)  # fmt: skip
+        return picture
+
+    def _first_grey(self) -> Iterator[np.ndarray]:
+        return (values for path in self._first if (values := grey_16_of(path)) is not None)
+
 
 def folder_images(folder: Path) -> list[Path]:
     """Image files of a folder in natural order, hidden ones left out. Raises SourceError when there are none."""
-    try:
-        paths = _images(folder.iterdir())
-    except OSError as error:
-        raise SourceError(f"{folder}: the folder cannot be read ({error.strerror})") from error
-    if not paths:
-        raise SourceError(
-            f"{folder}: no images in this folder (endings {' '.join(IMAGE_SUFFIXES)}); name the folder that holds them"
-        )
-    return paths
+    return _images(_entries(folder), f"{folder}: no images in this folder", "name the folder that holds them")
 
 
 def glob_images(pattern: str) -> list[Path]:
     """Image files that match a glob pattern (`**` goes through sub-folders), as `folder_images`."""
-    paths = _images(Path(match) for match in glob.iglob(pattern, recursive=True))
-    if not paths:
-        raise SourceError(f"{pattern}: no images match this pattern (endings {' '.join(IMAGE_SUFFIXES)})")
-    return paths
+    matches = map(Path, glob.iglob(pattern, recursive=True))
+    return _images(matches, f"{pattern}: no images match this pattern", "mind the quotes around it")
 
 
-def listed_images(list_file: Path) -> list[Path]:
-    """Paths in a list file, one a line, in the file's order; relative ones start from the list's folder.
-
-    Raises SourceError when the list is no text or empty.
-    """
-    try:
-        paths = list(_lines_to_paths(list_file.read_text(encoding="utf-8").splitlines(), list_file.parent))
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{list_file}: is not a text file with one image path on each line ({error})") from error
-    if not paths:
-        raise SourceError(f"{list_file}: lists no images; put one path on each line")
-    return paths
-
-
-def streamed_images(stream: TextIO) -> Iterator[Path]:
-    """Paths from a stream of lines, each taken when it comes; relative ones start from the working directory."""
-    return _lines_to_paths(stream, Path())
+def left_out(frames: str, paths: Iterable[Path]) -> int:
+    """How many of some paths look like pictures or videos and are not read; the first are named in a warning."""
+    found = sorted((path for path in paths if _is_there(path, OTHER_SUFFIXES)), key=natural_key)
+    if found:
+        names = ", ".join(path.name for path in found[:NAMED]) + (", …" if len(found) > NAMED else "")
+        logger.warning(
+            "%s: %d pictures or videos in it are left out, for their kind is not read from a folder: %s; convert them to "
+            "JPEG or PNG", frames, len(found), names,
+        )  # fmt: skip
+    return len(found)
 
 
 def natural_key(path: Path) -> tuple[list[list[str | int]], str]:
@@ -90,15 +118,26 @@ def natural_key(path: Path) -> tuple[list[list[str | int]], str]:
     return [part_key(part) for part in path.parts], str(path)
 
 
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted({path for path in paths if _is_image(path)}, key=natural_key)
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise SourceError(f"{folder}: the folder cannot be read ({error.strerror})") from error
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _images(paths: Iterable[Path], none: str, way: str) -> list[Path]:
+    """Those that are images, in natural order; without any, SourceError with the words given."""
+    found = list(paths)
+    images = sorted({path for path in found if _is_there(path, IMAGE_SUFFIXES)}, key=natural_key)
+    if not images:
+        endings = {path.suffix.lower() for path in found if path.suffix} - set(IMAGE_SUFFIXES)
+        held = f"it holds {' '.join(sorted(endings)[:8])}" if endings else way
+        raise SourceError(
+            f"{none} that are read (.jpg .png .heic .tif and {len(IMAGE_SUFFIXES) - 4} other endings); {held}"
+        )
+    return images
 
 
-def _lines_to_paths(lines: Iterable[str], folder: Path) -> Iterator[Path]:
-    for line in lines:
-        if line.strip():
-            yield folder / Path(line.strip()).expanduser()
+def _is_there(path: Path, suffixes: tuple[str, ...]) -> bool:
+    """A visible file of one of the endings; a link that leads nowhere is one, and cannot be read."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()

@@ -12,6 +12,10 @@ LARGEST_IMAGE = 134_217_728
 """Pixels (16,384 × 8,192): an image or video that claims more is refused before memory is taken for it."""
 
 
+Levels = tuple[float, float]
+"""Values of a 16-bit grey picture that become black and white."""
+
+
 class SourceError(ValueError):
     """Frames cannot be had: the message names the file or device, what is wrong with it, and the way out."""
 
@@ -47,6 +51,18 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture as it was read: upright, with square pixels."""
+
+    image: Image.Image
+    """RGB, transparency on white."""
+    opaque: Image.Image | None = None
+    """Mode L, of the same size: 0 where alpha is 0, 255 elsewhere; None where nothing is transparent."""
+    levels: Levels | None = None
+    """What became black and white, of a 16-bit grey picture that was stretched."""
+
+
+@dataclass(frozen=True)
 class Frame:
     """One frame, ready for the model."""
 
@@ -55,14 +71,17 @@ class Frame:
     index: int
     """Position in the source, counted from 0 before any stride."""
     timestamp: float | None
-    """Seconds, where the source has them: presentation time of a video, Unix time of a camera."""
+    """Seconds, where the source has them: presentation time of a video, Unix time of a camera, or the time that image
+    files are named by or listed with."""
     name: str
-    """File name, or frame number in six digits, for people and for finding the mask."""
+    """Path of the file within the source (cam0/0.jpg), or frame number in six digits, for people and for finding the mask."""
     fit: Fit
     mask: np.ndarray | None = None
-    """bool [H,W]; False: ignore this pixel (masked by the user, or white padding). None: every pixel counts."""
+    """bool [H,W]; False: ignore this pixel (masked by the user, transparent, or white padding). None: every pixel counts."""
     path: Path | None = None
-    """The image file that was read; None for a frame of a video or a camera."""
+    """The image file that was read; None for a frame of a video, a stack or a camera."""
+    levels: Levels | None = None
+    """As in `Picture`: how to read the file as the model saw it."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +94,8 @@ class RawFrame:
     """As in `Frame`."""
     where: str
     """File, or video or camera and frame number, for error messages."""
-    read: Callable[[], Image.Image]
-    """Gives the upright RGB image, or raises SourceError. To be called before the next raw frame is asked for."""
+    read: Callable[[], Picture]
+    """Gives the picture, or raises SourceError. To be called before the next raw frame is asked for."""
     path: Path | None = None
     """As in `Frame`."""
 
@@ -95,6 +114,10 @@ class Reader(Protocol):
     @property
     def dropped(self) -> int:
         """Frames so far that a live source delivered faster than they were taken."""
+
+    @property
+    def left_out(self) -> int:
+        """Files beside the frames that look like pictures or videos and are not read."""
 
     @property
     def read_ahead(self) -> bool:

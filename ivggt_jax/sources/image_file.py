@@ -1,30 +1,52 @@
 """Image files, of every kind that cameras and tools write, to upright RGB."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from pillow_heif import register_heif_opener
 
-from ivggt_jax.sources.frame import LARGEST_IMAGE, SourceError
+from ivggt_jax.sources.frame import LARGEST_IMAGE, Levels, Picture, SourceError
+from ivggt_jax.sources.levels import Stretch, to_8_bits
 
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "PPM", "GIF")
+register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "HEIF", "AVIF", "JPEG2000", "QOI", "SGI", "PCX")
 """The kinds of file that are opened, told by content and not by name. (Pillow knows more; some run other programs.)"""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".gif")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".gif", ".heic", ".heif", ".hif", ".heics", ".heifs", ".avif", ".avifs", ".jp2", ".j2k", ".j2c",
+    ".jpc", ".jpf", ".jpx", ".tga", ".qoi", ".sgi", ".pcx",
+)  # fmt: skip
 """Endings by which image files are found in a folder."""
 
+OTHER_SUFFIXES = (
+    ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f",
+    ".3fr", ".iiq", ".gpr", ".erf", ".kdc", ".dcr", ".mrw", ".exr", ".hdr", ".pfm", ".jxl", ".jxr", ".psd", ".svg", ".eps",
+    ".ico", ".icns", ".dds", ".fits", ".insp", ".xcf", ".kra", ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".insv",
+)  # fmt: skip
+"""Endings of pictures and videos that are left out of a folder, and named."""
 
-def read_image(path: Path, exif: bool = True) -> Image.Image:
+PLAIN_SUFFIX_OF_TGA = ".tga"
+"""Targa files begin with nothing that tells them: only this ending does."""
+
+REDUCED_OR_MASK = 0b101
+"""Bits of a TIFF page's NewSubfileType by which it is no picture of its own."""
+
+
+def read_image(path: Path, exif: bool = True, levels: Levels | None = None) -> Image.Image:
     """Read one image file.
 
-    Transparency is put on white; 16-bit pixels keep their upper eight bits; palette, grey and CMYK become RGB; of an
-    animation the first picture is taken.
+    Transparency is put on white; palette, grey and CMYK become RGB; of several pictures the first is taken.
 
     Args:
         path: of the file.
         exif: turn the image upright by its EXIF orientation.
+        levels: of 16-bit grey, what becomes black and white; None keeps its upper eight bits.
 
     Returns:
         RGB image.
@@ -33,11 +55,28 @@ def read_image(path: Path, exif: bool = True) -> Image.Image:
         SourceError: the file is missing, empty, truncated, not an image, too large, or has 32-bit pixels.
     """
     with _opened(path, exif) as image:
-        return to_rgb(image)
+        return to_rgb(image, levels)
+
+
+def read_picture(path: Path, exif: bool, stretch: Stretch) -> Picture:
+    """Read one image file with what its transparency masks. Raises SourceError as `read_image` does.
+
+    stretch: gives the levels of 16-bit grey.
+    """
+    with _opened(path, False) as image:
+        return to_picture(image, exif, stretch)
+
+
+def to_picture(image: Image.Image, exif: bool, stretch: Stretch) -> Picture:
+    """A decoded image with what its transparency masks; arguments as for `read_picture`. Raises SourceError as `to_rgb`."""
+    if exif:
+        ImageOps.exif_transpose(image, in_place=True)
+    levels = stretch.levels(grey_16(image)) if is_grey_16(image) else None
+    return Picture(to_rgb(image, levels), opaque_part(image), levels)
 
 
 def read_mask(path: Path, exif: bool = True) -> Image.Image:
-    """Read one mask file: any image file, black (all channels 0) where pixels are to be ignored.
+    """Read one mask file: any image file, black (all channels 0) or transparent (alpha 0) where pixels are to be ignored.
 
     Returns:
         image of mode L, 0 or 255. Raises SourceError as `read_image` does.
@@ -45,16 +84,21 @@ def read_mask(path: Path, exif: bool = True) -> Image.Image:
     with _opened(path, exif) as image:
         pixels = np.asarray(image if image.mode[0] in "IF" else image.convert("RGB"))
         keep = pixels != 0 if pixels.ndim == 2 else pixels.any(axis=2)
+        if (opaque := opaque_part(image)) is not None:
+            keep &= np.asarray(opaque) > 0
         return Image.fromarray(keep.astype(np.uint8) * 255)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB with eight bits, transparency on white.
+def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
+    """Convert an image of any mode to RGB with eight bits, transparency on white; levels as in `read_image`.
 
     Raises SourceError for 32-bit integers and floats, whose white is unknown.
     """
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if is_grey_16(image):
+        grey = Image.fromarray(to_8_bits(grey_16(image), levels))
+        if (opaque := opaque_part(image)) is not None:
+            grey.paste(255, mask=ImageChops.invert(opaque))
+        return grey.convert("RGB")
     if image.mode in ("I", "F"):
         raise SourceError("has 32-bit pixels, whose range is unknown; convert it to 8 or 16 bits")
     if image.has_transparency_data:
@@ -63,18 +107,84 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def opaque_part(image: Image.Image) -> Image.Image | None:
+    """Mode L, 0 where an image of any mode is wholly transparent, 255 elsewhere; None where it is nowhere."""
+    if not image.has_transparency_data:
+        return None
+    if is_grey_16(image):
+        alpha = Image.fromarray(np.where(grey_16(image) == image.info["transparency"], 0, 255).astype(np.uint8))
+    else:
+        alpha = image.convert("RGBA").getchannel("A")
+    return alpha.point([0] + [255] * 255) if alpha.getextrema()[0] == 0 else None
+
+
+def is_grey_16(image: Image.Image) -> bool:
+    """Whether it is grey with 16 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+
+
+def grey_16(image: Image.Image) -> np.ndarray:
+    """Its values, uint16 [H,W]."""
+    return np.asarray(image).astype(np.uint16)
+
+
+def grey_16_of(path: Path, page: int = 0) -> np.ndarray | None:
+    """The values, uint16 [H,W], of a file that is grey with 16 bits; None where it is not, or cannot be read."""
+    try:
+        with _opened(path, False, page) as image:
+            return grey_16(image) if is_grey_16(image) else None
+    except SourceError:
+        return None
+
+
+def pages(path: Path) -> list[int]:
+    """Which of a file's pages are pictures of their own: of a stack or an animation all of them, else the first.
+
+    Not the smaller copies and masks of a TIFF, and not what a camera adds for other screens (MPO). [] for a file that is no
+    image or is damaged.
+    """
+    try:
+        with Image.open(path, formats=_formats(path)) as image:
+            count = getattr(image, "n_frames", 1)
+            if count == 1 or image.format in ("MPO", "JPEG"):
+                return [0]
+            if image.format != "TIFF":
+                return list(range(count))
+            found = []
+            for page in range(count):
+                image.seek(page)
+                if not image.tag_v2.get(254, 0) & REDUCED_OR_MASK:  # type: ignore[attr-defined]
+                    found.append(page)
+            return found or [0]
+    except Exception:  # decoders raise almost anything on a damaged file
+        return []
+
+
+def _formats(path: Path) -> tuple[str, ...]:
+    return (*FORMATS, "TGA") if path.suffix.lower() == PLAIN_SUFFIX_OF_TGA else FORMATS
+
+
+def decode(image: Image.Image, page: int = 0) -> None:
+    """Decode a page of an image that was opened.
+
+    Raises SourceError where it is too large, and whatever the decoder does.
+    """
+    image.seek(page)
+    if image.width * image.height > LARGEST_IMAGE:
+        raise SourceError(f"{image.width}×{image.height} pixels are too many; scale it down first")
+    image.load()
+
+
 @contextmanager
-def _opened(path: Path, exif: bool) -> Iterator[Image.Image]:
+def _opened(path: Path, exif: bool, page: int = 0) -> Iterator[Image.Image]:
     """Open and decode a file; whatever goes wrong here or with the image inside becomes a SourceError with its name."""
     try:
         if not path.is_file():
-            raise SourceError("is a folder" if path.is_dir() else "there is no such file")
+            raise SourceError(_no_file(path))
         if path.stat().st_size == 0:
             raise SourceError("is empty (zero bytes)")
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > LARGEST_IMAGE:
-                raise SourceError(f"{image.width}×{image.height} pixels are too many; scale it down first")
-            image.load()
+        with Image.open(path, formats=_formats(path)) as image:
+            decode(image, page)
             if exif:
                 ImageOps.exif_transpose(image, in_place=True)
             yield image
@@ -86,9 +196,18 @@ def _opened(path: Path, exif: bool) -> Iterator[Image.Image]:
         raise SourceError(f"{path}: has too many pixels; scale it down first ({error})") from None
     except MemoryError:
         raise SourceError(f"{path}: has too many pixels for the memory; scale it down first") from None
-    except PermissionError as error:
-        raise SourceError(f"{path}: cannot be opened ({error.strerror})") from None
     except (
         Exception
     ) as error:  # decoders raise almost anything on a damaged file: struct.error, SyntaxError, KeyError …
+        if isinstance(error, OSError) and error.errno:
+            raise SourceError(f"{path}: cannot be opened ({error.strerror})") from None
         raise SourceError(f"{path}: is damaged or truncated ({error or type(error).__name__})") from error
+
+
+def _no_file(path: Path) -> str:
+    """What a path is that is no file."""
+    if path.is_dir():
+        return "is a folder"
+    if path.is_symlink():
+        return f"is a link to {os.readlink(path)}, and there is no such file"
+    return "is no file but a pipe or a device" if path.exists() else "there is no such file"

@@ -2,24 +2,25 @@
 
 import glob
 import logging
+import os
 import re
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal, Self
-
-from PIL import Image
 
 from ivggt_jax.sources import camera
 from ivggt_jax.sources.ahead import read_ahead, read_on_request
 from ivggt_jax.sources.camera import CameraReader
 from ivggt_jax.sources.fit import PATCH, Size, fit_image, fit_mask, model_size, nearest_size
-from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, listed_images, streamed_images
-from ivggt_jax.sources.frame import Frame, RawFrame, Reader, SourceError
-from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, read_mask
+from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, left_out
+from ivggt_jax.sources.frame import Fit, Frame, RawFrame, Reader, SourceError
+from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, pages
+from ivggt_jax.sources.lists import LIST_SUFFIXES, ImageFile, listed_images, named_images, streamed_images
+from ivggt_jax.sources.masks import Masks
+from ivggt_jax.sources.stack import StackReader
 from ivggt_jax.sources.video import VideoReader
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ LIVE = ("cam:", "rtsp://", "rtsps://", "udp://", "http://", "https://")
 WHOLE = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
 """Endings of addresses of files that are to be had as a whole, frame by frame."""
 
+ROWS_WITHOUT_A_WORD = 0.02
+"""Share of a picture's rows that is cut off and not spoken of."""
+
 NAMES_KEPT = 20
 """Skipped frames that are named one by one; further ones are only counted."""
 
@@ -45,8 +49,8 @@ class SourceConfig:
     """
 
     frames: str
-    """Folder of images, image, glob pattern in quotes, list file (.txt), video, - (paths on stdin), cam:N, or rtsp://…,
-    http://… (MJPEG), udp://…"""
+    """Folder of images, image or stack of them, pattern in quotes, list file (.txt .csv), video, - (paths on stdin), cam:N, or
+    rtsp://…, http://… (MJPEG), udp://…"""
     mode: Literal["crop", "pad"] = "crop"
     """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
     size: int | None = None
@@ -62,7 +66,8 @@ class SourceConfig:
     end: float | None = None
     """Of a video: where to end, in seconds."""
     masks: Path | None = None
-    """Folder of masks named like their frames (video frames: 000000.png, …): black is ignored in the results."""
+    """Folder of masks named like their frames (0.png or 0.jpg.png, in folders as those; video frames: 000000.png): black and
+    transparent are ignored in the results."""
     exif: bool = True
     """Turn photographs upright by their EXIF orientation."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -127,8 +132,9 @@ class Source:
         self.while_waiting: Callable[[], None] = lambda: None
         """Called again and again while a camera or standard input has no next frame; what it raises ends the wait."""
         self._reader = reader
-        self._masks = None if config.masks is None else _masks_by_stem(config.masks)
+        self._masks = None if config.masks is None else Masks(config.masks, config.exif)
         self._warned_of_size = False
+        self._warned_of_rows = False
 
     @property
     def length(self) -> int | None:
@@ -144,6 +150,11 @@ class Source:
     def dropped(self) -> int:
         """Frames that a camera delivered faster than they were taken."""
         return self._reader.dropped
+
+    @property
+    def left_out(self) -> int:
+        """Files of a folder or pattern that look like pictures or videos, but are not read."""
+        return self._reader.left_out
 
     def frames(self, start: int = 0, last_skipped: int = -1) -> Iterator[Frame]:
         """Iterate over the frames, read up to two ahead in a thread (not from cameras and standard input).
@@ -208,24 +219,28 @@ class Source:
         """Read a raw frame, fit it to the first one's size, and find its mask."""
         size = self.config.size or 518
         picture = raw.read()
+        original = picture.image
         try:
-            own_size = model_size(picture.size, size, self.config.mode)
+            own_size = model_size(original.size, size, self.config.mode)
             if first_size is not None and own_size != first_size:
                 self._warn_of_size(raw.name, own_size, first_size)
-            image, fit = fit_image(picture, size, self.config.mode, first_size)
+            image, fit = fit_image(original, size, self.config.mode, first_size)
             height, width, _ = image.shape
-            mask = fit_mask(self._find_mask(raw.name), fit, height, width)
+            self._warn_of_rows(raw.name, fit, height)
+            masks = [mask for mask in (picture.opaque, self._masks and self._masks.of(raw)) if mask]
+            mask = fit_mask(masks, fit, height, width)
         except SourceError as error:
             raise SourceError(f"{raw.where}: {error}") from error
-        return Frame(image, raw.index, raw.timestamp, raw.name, fit, mask, raw.path)
+        return Frame(image, raw.index, raw.timestamp, raw.name, fit, mask, raw.path, picture.levels)
 
-    def _find_mask(self, name: str) -> Image.Image | None:
-        if self._masks is None or self.config.masks is None:
-            return None
-        path = self._masks.get(Path(name).stem)
-        if path is None:
-            raise SourceError(f"has no mask {self.config.masks / Path(name).stem}.png; where all counts, make it white")
-        return read_mask(path, self.config.exif)
+    def _warn_of_rows(self, name: str, fit: Fit, height: int) -> None:
+        lost = 1 - height / (fit.scale[1] * fit.original_size[1])
+        if lost > ROWS_WITHOUT_A_WORD and not self._warned_of_rows:
+            self._warned_of_rows = True
+            logger.warning(
+                "%s is higher than wide: %.0f %% of its rows, at its top and bottom, are cut off, and so of others like it; "
+                "--mode pad keeps them", name, 100 * lost,
+            )  # fmt: skip
 
     def _warn_of_size(self, name: str, size: Size, first_size: Size) -> None:
         if not self._warned_of_size:
@@ -247,8 +262,9 @@ class Source:
 def _reader(config: SourceConfig) -> Reader:
     """The reader for what `config.frames` names."""
     spec, path = config.frames, Path(config.frames).expanduser()
-    files = partial(FileReader, stride=config.stride, exif=config.exif)
-    if "://" not in spec and path.is_file() and path.suffix.lower() not in STILLS and path.suffix.lower() != ".txt":
+    plays = "://" not in spec and path.is_file() and path.suffix.lower() not in LIST_SUFFIXES
+    images = pages(path) if plays and path.suffix.lower() != ".gif" else []
+    if plays and not images and path.suffix.lower() not in STILLS:
         return VideoReader(path, config.stride, config.fps, config.start, config.end)
     if config.fps is not None or config.start or config.end is not None:
         raise SourceError(f"{spec}: --fps, --start and --end are for video files; use --stride and --max-frames")
@@ -258,21 +274,42 @@ def _reader(config: SourceConfig) -> Reader:
         return CameraReader(full_name(spec), camera.open_capture(spec), config.stride)
     if "://" in spec:
         raise SourceError(f"{spec}: of addresses only rtsp://, http:// (MJPEG) and udp:// are read")
+    if len(images) > 1:
+        return StackReader(path, images, config.stride, config.exif)
+    files, others = _files(spec, path)
+    return FileReader(files, config.stride, config.exif, spec, left_out(spec, others))
+
+
+def _files(spec: str, path: Path) -> tuple[Iterable[ImageFile], Iterable[Path]]:
+    """The image files that are named, and what lies beside them."""
     if spec == "-":
-        return files(streamed_images(sys.stdin))
+        return streamed_images(sys.stdin), ()
     if path.is_dir():
-        return files(folder_images(path))
+        return named_images(folder_images(path), path), path.iterdir()
     if path.is_file():
-        return files(listed_images(path) if path.suffix.lower() == ".txt" else [path])
+        is_list = path.suffix.lower() in LIST_SUFFIXES
+        return listed_images(path) if is_list else named_images([path], path.parent), ()
+    if path.is_fifo():
+        return _piped_images(path), ()
     if glob.has_magic(spec):
-        return files(glob_images(str(path)))
+        matches = map(Path, glob.iglob(str(path), recursive=True))
+        return named_images(glob_images(str(path)), _fixed_part(path)), matches
+    if path.exists() or path.is_symlink():
+        what = "is a device" if path.exists() else f"is a link to {os.readlink(path)}, and there is no such file"
+        raise SourceError(f"{spec}: {what}; name a folder, a file, or - for paths on standard input")
     raise SourceError(f"{spec}: there is no such file or folder (looked in {Path.cwd()})")
 
 
-def _masks_by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise SourceError(f"{folder}: there is no such folder of masks")
-    return {path.stem: path for path in folder_images(folder)}
+def _piped_images(pipe: Path) -> Iterator[ImageFile]:
+    """Paths from a named pipe, or one that a shell made: <(ls …)."""
+    with pipe.open("rb") as stream:
+        yield from streamed_images(stream, str(pipe))
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder that a pattern's matches are in, as far as it is certain."""
+    parts = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    return Path(*parts[: len(pattern.parts) - 1])
 
 
 def _at_most(length: int | None, limit: int | None) -> int | None:

@@ -1,21 +1,29 @@
 """Video files as a source: streaming decode, presentation timestamps, orientation."""
 
+import logging
 import math
-import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
 import av.container
+import numpy as np
+from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
-from PIL import Image
 
-from ivggt_jax.sources.frame import LARGEST_IMAGE, RawFrame, SourceError
+from ivggt_jax.sources.frame import LARGEST_IMAGE, Picture, RawFrame, SourceError
+from ivggt_jax.sources.hdr import NAMES
+from ivggt_jax.sources.levels import FIRST, Stretch
+from ivggt_jax.sources.video_frame import grey_16, is_grey_16, to_picture
+
+logger = logging.getLogger(__name__)
 
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,ivf,h264,hevc,obu,mjpeg,yuv4mpegpipe,gif"
 """What is opened, by FFmpeg's names: files that stand alone. A playlist would wait for the network or for its next entry."""
@@ -23,29 +31,34 @@ CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,iv
 TOLERANCE = 1e-6
 """Seconds by which a timestamp may miss a moment that is asked for."""
 
+DEFAULT_IS_WORTH = 5_000_000
+"""Pixels, in ffmpeg's choice among several videos."""
+
 SEEK_MARGINS = (1.0, 10.0)
 """Seconds to aim earlier: some containers seek by decoding time, which runs ahead of presentation by a few frames, and
 some (MPEG-TS and -PS) to any frame, where pictures begin at the next key frame only."""
 
-TURNS = {
-    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
-    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
-    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
-    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
-    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
-    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
-    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
-}
-"""Display matrix (a, b, c, d), with x' = a·x + c·y and y' = b·x + d·y in image axes, to what turns the picture upright."""
+HEIC_BRANDS = ("heic", "heix", "heim", "heis", "mif1", "avif")
+"""Pictures in the container of videos: FFmpeg would take a tile of one for a video of one frame."""
+
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+"""Decoders that read the alpha of these codecs; FFmpeg's own pass it over."""
+
+THREADS = 4
+"""Of the decoder, always as many: so each run meets damage in the same place."""
+
+MOST_ASPECT = 8.0
+"""Of a pixel's sides: what claims more is taken for damage."""
 
 
 class VideoReader:
-    """Reads a video file, a few frames in memory at a time. Pixels that are not square are left as stored."""
+    """Reads a video file, a few frames in memory at a time."""
 
     resumable = True
     read_ahead = True
     length = None
     dropped = 0
+    left_out = 0
 
     def __init__(
         self,
@@ -68,19 +81,25 @@ class VideoReader:
             SourceError: the file is missing, not a video, or damaged beyond opening.
         """
         self._path, self._stride, self._fps, self._start, self._end = path, stride, fps, start, end
+        self._stretch = Stretch(str(path), self._first_grey)
         container, stream = self._open()
         with container:
             self.expected_length = self._expected_length(container, stream)
+            self._aspect = _aspect(stream)
+            self._tell(container, stream)
 
     def raw_frames(self) -> Iterator[RawFrame]:
         """The chosen frames; one that is damaged raises when it is read."""
-        container, stream = self._open()
+        container, stream = self._open(threads=True)
         with container:
             beginning = _beginning(stream)
-            if self._start and stream.start_time is not None:
+            target = (
                 self._seek(container, beginning + self._start)
+                if self._start and stream.start_time is not None
+                else None
+            )
             index, last_slot = 0, -1
-            for decoded in _with_times(_decode(container, stream), stream):
+            for decoded in _with_times(self._decoded(container, stream, target), stream):
                 if decoded.seconds is None and (self._fps or self._start or self._end is not None):
                     raise SourceError(f"{self._path}: has no timestamps; use --stride, not --fps, --start or --end")
                 elapsed = (decoded.seconds or 0.0) - beginning
@@ -95,13 +114,14 @@ class VideoReader:
                     chosen = index % self._stride == 0
                 if chosen:
                     where = f"{self._path}, frame {index}"
-                    yield RawFrame(index, decoded.seconds, f"{index:06d}", where, partial(_read, decoded.result, where))
+                    read = partial(self._read, decoded.result, where)
+                    yield RawFrame(index, decoded.seconds, f"{index:06d}", where, read)
                 index += 1
 
     def close(self) -> None:
         """Nothing is held open outside `raw_frames`."""
 
-    def _open(self) -> tuple[av.container.InputContainer, VideoStream]:
+    def _open(self, threads: bool = False) -> tuple[av.container.InputContainer, VideoStream]:
         if not self._path.is_file():
             raise SourceError(f"{self._path}: there is no such file")
         try:
@@ -109,28 +129,93 @@ class VideoReader:
             container = av.open(str(self._path), options=options)
         except Exception as error:
             raise SourceError(f"{self._path}: is not a video that can be read ({_reason(error)})") from error
-        if not container.streams.video:
+        if container.metadata.get("major_brand") in HEIC_BRANDS:
+            container.close()
+            raise SourceError(f"{self._path}: is a HEIC or AVIF picture that is damaged, or lacks its ending")
+        stream = _best(container)
+        if stream is None:
             container.close()
             raise SourceError(f"{self._path}: holds no video")
-        stream = container.streams.video[0]
         if stream.codec_context is None:
             container.close()
             raise SourceError(f"{self._path}: its header is damaged, or its codec unknown: convert it to H.264 first")
-        stream.thread_type = "NONE"  # with threads, what a damaged frame looks like differs from run to run
+        stream.thread_type = "FRAME" if threads else "NONE"
+        stream.thread_count = THREADS if threads else 1
         stream.codec_context.options = {"max_pixels": str(LARGEST_IMAGE)}
         return container, stream
 
-    def _seek(self, container: av.container.InputContainer, moment: float) -> None:
-        """Go to a key frame at or before a moment, in seconds; where none is found, stay at the beginning."""
+    def _decoded(
+        self, container: av.container.InputContainer, stream: VideoStream, target: int | None
+    ) -> Iterator["_Decoded"]:
+        """`_decode` with threads up to the first damage, without from there on.
+
+        With threads, what a damaged frame looks like differs from run to run; which frames come before it does not. Damage
+        at the very end is not told then, but frames are missing.
+        """
+        sent, count = 0, 0
+
+        def packets() -> "Iterator[Packet[VideoStream]]":
+            nonlocal sent
+            for packet in container.demux(stream):
+                sent += packet.size > 0 and not packet.is_discard
+                yield packet
+
+        for decoded in _decode(packets(), stream):
+            if decoded.is_damaged:
+                break
+            yield decoded
+            count += 1
+        else:
+            if count >= sent:
+                return
+        again, stream_again = self._open()
+        with again:
+            if target is not None:
+                again.seek(target)
+            yield from islice(_decode(again.demux(stream_again), stream_again), count, None)
+
+    def _seek(self, container: av.container.InputContainer, moment: float) -> int | None:
+        """Go to a key frame at or before a moment, in seconds, and return where FFmpeg was told to go.
+
+        Where none is found, stay at the beginning.
+        """
         for margin in SEEK_MARGINS:
             target = int((moment - margin) * av.time_base)
             trial, stream = self._open()
             with trial, suppress(av.FFmpegError):
                 trial.seek(target)
-                first = next(_decode(trial, stream), None)
+                first = next(_decode(trial.demux(stream), stream), None)
                 if first and first.is_key_frame and first.seconds is not None and first.seconds <= moment:
                     container.seek(target)
-                    return
+                    return target
+        return None
+
+    def _read(self, frame: VideoFrame | str, where: str) -> Picture:
+        if isinstance(frame, str):
+            raise SourceError(f"{where}: is damaged or truncated ({frame})")
+        if frame.is_corrupt:
+            raise SourceError(f"{where}: is damaged or truncated (parts of the picture are missing)")
+        try:
+            return to_picture(frame, self._aspect, self._stretch)
+        except Exception as error:  # whatever the scaler makes of a damaged frame
+            raise SourceError(f"{where}: cannot be converted to RGB ({_reason(error)})") from error
+
+    def _first_grey(self) -> Iterator[np.ndarray]:
+        container, stream = self._open()
+        with container:
+            for decoded in islice(_decode(container.demux(stream), stream), FIRST):
+                if isinstance(decoded.result, VideoFrame) and is_grey_16(decoded.result):
+                    yield grey_16(decoded.result)
+
+    def _tell(self, container: av.container.InputContainer, stream: VideoStream) -> None:
+        """One line each for what is taken otherwise than it lies in the file."""
+        if len(others := [other for other in container.streams.video if not _is_cover(other)]) > 1:
+            logger.warning(
+                "%s holds %d videos: number %d is taken, %d×%d pixels",
+                self._path, len(others), others.index(stream) + 1, stream.width, stream.height,
+            )  # fmt: skip
+        if name := NAMES.get(stream.codec_context.color_trc):
+            logger.warning("%s: is in %s (high dynamic range): tone-mapped to ordinary video", self._path, name)
 
     def _expected_length(self, container: av.container.InputContainer, stream: VideoStream) -> int | None:
         if not container.duration or not stream.average_rate:
@@ -150,6 +235,27 @@ def _beginning(stream: VideoStream) -> float:
     return float((stream.start_time or 0) * (stream.time_base or 0))
 
 
+def _best(container: av.container.InputContainer) -> VideoStream | None:
+    """The video that ffmpeg would choose, by pixels and by what the file calls its default; a cover picture is none."""
+    videos = [stream for stream in container.streams.video if not _is_cover(stream)]
+
+    def rank(stream: VideoStream) -> int:
+        pixels = 0 if stream.codec_context is None else stream.width * stream.height
+        return pixels + DEFAULT_IS_WORTH * bool(stream.disposition & Disposition.default)
+
+    return max(videos, key=rank, default=None)
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _aspect(stream: VideoStream) -> float:
+    """Width of a stored pixel over its height; 1 where that is not known or makes no sense."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / MOST_ASPECT <= aspect <= MOST_ASPECT else 1.0
+
+
 @dataclass(frozen=True)
 class _Decoded:
     """A decoded frame, or what is wrong where one should be."""
@@ -158,17 +264,25 @@ class _Decoded:
     result: VideoFrame | str
 
     @property
+    def is_damaged(self) -> bool:
+        """Whether it is no whole frame."""
+        return isinstance(self.result, str) or self.result.is_corrupt
+
+    @property
     def is_key_frame(self) -> bool:
         """Whether decoding can begin here."""
         return isinstance(self.result, VideoFrame) and bool(self.result.key_frame)
 
 
-def _decode(container: av.container.InputContainer, stream: VideoStream) -> Iterator[_Decoded]:
+def _decode(packets: "Iterator[Packet[VideoStream]]", stream: VideoStream) -> Iterator[_Decoded]:
     """Frames in order of presentation. After a damaged packet decoding goes on; after a damaged container it cannot."""
+    context: Any = stream.codec_context
+    if stream.metadata.get("alpha_mode") == "1" and context.name in WITH_ALPHA:
+        context = av.codec.CodecContext.create(WITH_ALPHA[context.name], "r")
     try:
-        for packet in container.demux(stream):
+        for packet in packets:
             try:
-                yield from (_Decoded(frame.time, frame) for frame in packet.decode())
+                yield from (_Decoded(frame.time, frame) for frame in context.decode(packet))
             except Exception as error:  # FFmpeg's errors, and PyAV's own where a codec did not open
                 seconds = None if packet.pts is None else float(packet.pts * packet.time_base)
                 yield _Decoded(seconds, _reason(error))
@@ -189,28 +303,6 @@ def _with_times(items: Iterator[_Decoded], stream: VideoStream) -> Iterator[_Dec
             item = replace(item, seconds=0.0 if latest is None else latest + interval)
         latest = item.seconds
         yield item
-
-
-def _read(frame: VideoFrame | str, where: str) -> Image.Image:
-    if isinstance(frame, str):
-        raise SourceError(f"{where}: is damaged or truncated ({frame})")
-    if frame.is_corrupt:
-        raise SourceError(f"{where}: is damaged or truncated (parts of the picture are missing)")
-    try:
-        turn = _turn(frame)
-        image = frame.to_image()
-    except Exception as error:  # whatever the scaler makes of a damaged frame
-        raise SourceError(f"{where}: cannot be converted to RGB ({_reason(error)})") from error
-    return image if turn is None else image.transpose(turn)
-
-
-def _turn(frame: VideoFrame) -> Image.Transpose | None:
-    """What turns a frame upright, by its display matrix: nine 16.16 fixed-point numbers, row vectors on the left."""
-    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return None
-    a, b, _, c, d, *_ = (round(value / 65536) for value in struct.unpack("=9i", bytes(matrix)))
-    return TURNS.get((a, b, c, d))
 
 
 def _reason(error: Exception) -> str:

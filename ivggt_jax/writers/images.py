@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 ORIENTATION = 0x0112
 """EXIF tag of how an image lies in its file; 1 is upright, from 5 on width and height are exchanged."""
 
+COMMON = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "PPM")
+"""Kinds of file that every program reads."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -117,7 +120,7 @@ class Pictures:
             _link(original, self._folder / taken)
             return taken
         try:
-            picture = read_image(original, exif=size == facts.upright)  # not so after `infer --no-exif`
+            picture = read_image(original, size == facts.upright, frame.levels)  # not so after `infer --no-exif`
         except SourceError:  # it was damaged since
             return None
         taken = self._take(name.with_name(f"{name.name}.png"), original, frame)
@@ -181,7 +184,8 @@ def _facts(path: Path) -> _Facts | None:
             deep = any("16" in str(mode) for mode in stored)
             orientation = image.getexif().get(ORIENTATION, 1)
             turned = orientation >= 5
-            plain = orientation == 1 and image.mode == "RGB" and not deep and not image.has_transparency_data
+            known = image.format in COMMON
+            plain = known and orientation == 1 and image.mode == "RGB" and not deep and not image.has_transparency_data
             return _Facts(image.size[::-1] if turned else image.size, turned, plain)
     except (OSError, ValueError, SyntaxError):
         return None

@@ -2,8 +2,8 @@
 
 Arrays as in `Result`: image, cam_from_world, intrinsics, depth, depth_confidence, points, points_confidence, tracks,
 visibility, mask (those that there are); and the frame's index, name, timestamp (NaN where the source has none),
-original_size, scale and offset, and the path of the image file where there is one. Later exports are built from these
-files alone, and from the original images where those are still there (`saved_run`).
+original_size, scale and offset; and, where there are any, the path of the image file and the levels of its 16-bit grey.
+Later exports are built from these files alone, and from the original images where those are still there (`saved_run`).
 """
 
 import zipfile
@@ -70,6 +70,7 @@ def _arrays(result: Result) -> dict[str, Any]:
         "offset": np.array(frame.fit.offset, np.float64),
         "mask": frame.mask,
         "path": None if frame.path is None else np.str_(frame.path.absolute()),
+        "levels": None if frame.levels is None else np.array(frame.levels, np.float64),
     }
     arrays |= {name: getattr(result, name) for name in OPTIONAL}
     return {name: array for name, array in arrays.items() if array is not None}

@@ -123,7 +123,7 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
     shapes = {
         **{"image": (height, width, 3), "mask": (height, width), "cam_from_world": (3, 4), "intrinsics": (3, 3)},
         **dict.fromkeys(DENSE, (height, width)),
-        **{"points": (height, width, 3), "original_size": (2,), "scale": (2,), "offset": (2,)},
+        **{"points": (height, width, 3), "original_size": (2,), "scale": (2,), "offset": (2,), "levels": (2,)},
     }
     types = {"image": np.uint8, "mask": np.bool_, "original_size": np.int64}
     for name in arrays.keys() & shapes.keys():
@@ -145,6 +145,7 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
         fit=Fit(tuple(size.tolist()), tuple(arrays["scale"].tolist()), tuple(arrays["offset"].tolist())),
         mask=arrays.get("mask"),
         path=Path(str(arrays["path"])) if "path" in arrays else None,
+        levels=tuple(arrays["levels"].tolist()) if "levels" in arrays else None,
     )
     fields: dict[str, Any] = {name: arrays[name] for name in OPTIONAL if name in arrays}
     return Result(frame=frame, cam_from_world=arrays["cam_from_world"], intrinsics=arrays["intrinsics"], **fields)

@@ -61,7 +61,7 @@ class VideoScene(Scene):
         reader = VideoReader(self._path, fps=VIDEO_RATE, start=start)
         for position, raw in enumerate(reader.raw_frames(), start=first):
             if position in positions:
-                found[position] = LabelledFrame(raw.read())
+                found[position] = LabelledFrame(raw.read().image)
             if position == last:
                 return [found[position] for position in positions]
         raise SourceError(f"{self._path}: ends before frame {last} (at {self._rate:g} frames per second)")

@@ -1,0 +1,211 @@
+"""Lists of image files as people have them: plain paths, ffmpeg's `file '…'` lines, TUM's and EuRoC's times and paths."""
+
+import codecs
+import io
+import os
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, TextIO
+from urllib.parse import unquote, urlsplit
+
+from ivggt_jax.sources.frame import SourceError
+from ivggt_jax.sources.times import rising, seconds_of, times_of
+
+LIST_SUFFIXES = (".txt", ".csv", ".lst", ".ffconcat")
+"""Endings of list files."""
+LONGEST_LINE = 65_536
+"""Bytes: a line beyond is no path."""
+HEAD = 512
+"""Bytes at the beginning of a stream in which something else than text gives itself away."""
+ENCODINGS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte-order marks, longer ones first, and how text that begins with one is read."""
+TIMED = re.compile(r"([0-9]+(?:\.[0-9]*)?)(?:\s*,\s*|\s+)(\S.*)")
+"""A time and what follows it."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file that a source names."""
+
+    path: Path
+    name: str
+    """As in `Frame`."""
+    timestamp: float | None = None
+    """As in `Frame`."""
+
+
+def listed_images(list_file: Path) -> list[ImageFile]:
+    """The files of a list, in its order; relative paths start from the list's folder.
+
+    Raises SourceError when the list is no text, empty, or names addresses.
+    """
+    try:
+        lines = _text(list_file.read_bytes()).splitlines()
+    except OSError as error:
+        raise SourceError(f"{list_file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise SourceError(f"{list_file}: is not a text file with one image path on each line ({error})") from error
+    files = list(_files(lines, list_file.parent, str(list_file)))
+    if not files:
+        raise SourceError(f"{list_file}: lists no images; put one path on each line")
+    if any(file.timestamp is not None for file in files):
+        return _named(files, list_file.parent)
+    return named_images([file.path for file in files], list_file.parent)
+
+
+def streamed_images(stream: TextIO | io.BufferedReader, source: str = "-") -> Iterator[ImageFile]:
+    """The files of a stream of lines, each taken when it comes; relative paths start from the working directory.
+
+    Raises SourceError when the stream is no text, names addresses, or has times in its first line and not in all.
+    """
+    latest: float | None = None
+    for number, file in enumerate(_files(_lines(stream, source), Path(), source)):
+        time = file.timestamp if file.timestamp is not None else seconds_of(file.path.stem)
+        if number == 0 or latest is not None:
+            if latest is not None and (time is None or time <= latest):
+                raise SourceError(f"{source}: {file.name} has no time after {latest:.6f}, which the one before has")
+            latest = time
+        yield replace(file, timestamp=latest)
+
+
+def named_images(paths: Iterable[Path], root: Path) -> list[ImageFile]:
+    """Image files with their names below `root`, or below the folder that holds them all, and times where they are named so."""
+    paths = list(paths)
+    times: list[float] | list[None] = times_of(paths) or [None] * len(paths)
+    return _named([ImageFile(path, path.name, time) for path, time in zip(paths, times, strict=True)], root)
+
+
+def _named(files: list[ImageFile], root: Path) -> list[ImageFile]:
+    whole = [os.path.abspath(file.path) for file in files]
+    top = os.path.abspath(root)
+    if any(not path.startswith(os.path.join(top, "")) for path in whole):
+        top = os.path.commonpath({os.path.dirname(path) for path in whole})
+    return [
+        replace(file, name=Path(os.path.relpath(path, top)).as_posix()) for file, path in zip(files, whole, strict=True)
+    ]
+
+
+def _text(data: bytes) -> str:
+    """Text of a list. Raises ValueError for what is none. Names in another encoding than UTF-8 keep their bytes."""
+    encoding = _encoding(data)
+    return data.decode(encoding) if encoding else data.decode("utf-8", "surrogateescape")
+
+
+def _encoding(data: bytes) -> str | None:
+    """By its byte-order mark; None for text without one. Raises ValueError for what is no text."""
+    encoding = next((name for mark, name in ENCODINGS if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data:
+        raise ValueError("it holds zero bytes")
+    return encoding
+
+
+def _lines(stream: TextIO | io.BufferedReader, source: str) -> Iterator[str]:
+    """Lines of a stream, by its bytes where it has them. Raises SourceError for what is no text."""
+    binary: Any = getattr(stream, "buffer", stream)
+    if isinstance(binary, io.TextIOBase):
+        yield from binary
+        return
+    try:
+        # A look ahead, for a PNG file begins with a line that would pass for a name.
+        encoding = _encoding(binary.peek()[:HEAD] if isinstance(binary, io.BufferedReader) else b"")
+        if encoding in ("utf-16", "utf-32"):  # whose line ends are not where those bytes are
+            yield from binary.read().decode(encoding).splitlines()
+            return
+        while line := binary.readline(LONGEST_LINE):
+            if len(line) == LONGEST_LINE:
+                raise ValueError("a line has no end")
+            yield _text(line)
+    except ValueError as error:
+        raise SourceError(
+            f"{source}: holds no paths but something else, a picture or a video perhaps ({error}); give the name of that "
+            "file to --frames"
+        ) from None
+
+
+def _files(lines: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
+    """The files of lines; what kind of list it is shows in the first one that counts."""
+    found = (
+        text for line in lines if (text := line.strip()) and not (text.startswith("#") and not _there(folder, text))
+    )
+    first = next(found, None)
+    if first is None:
+        return
+    texts = chain([first], found)
+    if not _there(folder, first):
+        if first.startswith("ffconcat ") or re.match(r"file\s+\S", first):
+            yield from _of_ffmpeg(texts, folder, source)
+            return
+        if TIMED.fullmatch(first):
+            yield from _timed(texts, folder, source)
+            return
+    for text in texts:
+        yield ImageFile(_path([text], folder, source), text)
+
+
+def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
+    """Of a list for ffmpeg's concat demuxer, with times where every file but the last has a duration."""
+    names: list[str] = []
+    durations: dict[int, float] = {}
+    for text in texts:
+        directive, _, rest = text.partition(" ")
+        try:
+            if directive == "file":
+                names.append("".join(shlex.split(rest.strip())))
+            elif directive == "duration":
+                durations[len(names)] = float(rest)
+        except ValueError:
+            raise SourceError(f"{source}: `{text}` is no line that ffmpeg reads") from None
+    starts = [sum(durations.get(number, 0.0) for number in range(1, count + 1)) for count in range(len(names))]
+    timed = len(names) > 1 and durations.keys() >= set(range(1, len(names))) and rising(starts)
+    for name, start in zip(names, starts, strict=True):
+        yield ImageFile(_path([name], folder, source), name, start if timed else None)
+
+
+def _timed(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
+    """Of lines of a time and a path (TUM's rgb.txt and associations, EuRoC's data.csv); what follows these is passed over."""
+    for text in texts:
+        found = TIMED.fullmatch(text)
+        if found is None:
+            raise SourceError(f"{source}: `{text}` is not a time and a path, as the first line is")
+        time = seconds_of(found[1])
+        path = _path([found[2], re.split(r"[\s,]", found[2])[0]], folder, source)
+        yield ImageFile(path, str(path), float(found[1]) if time is None else time)
+
+
+def _path(texts: list[str], folder: Path, source: str) -> Path:
+    """The path that a text means: the first of its readings that is there, else the first.
+
+    Read as it stands, without quotes, as a file:// address, in Latin-1, with Windows' separators.
+    """
+    readings = list(chain.from_iterable(_readings(text) for text in texts))
+    for address in readings:
+        if re.match(r"[a-z][a-z0-9+.-]*://", address, re.IGNORECASE):
+            raise SourceError(f"{source}: {address} is an address; download it and list the file")
+    return folder / next((text for text in readings if _there(folder, text)), _readings(texts[-1])[0])
+
+
+def _readings(text: str) -> list[str]:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1]
+    if text.lower().startswith("file://"):
+        text = unquote(urlsplit(text).path, errors="surrogateescape")
+    text = str(Path(text).expanduser()) if text.startswith("~") else text
+    latin = os.fsencode(text).decode("latin-1") if any("\udc80" <= letter <= "\udcff" for letter in text) else text
+    return list(dict.fromkeys([text, latin, text.replace("\\", "/")]))
+
+
+def _there(folder: Path, text: str) -> bool:
+    try:
+        return os.path.lexists(folder / text)
+    except (OSError, ValueError):
+        return False
