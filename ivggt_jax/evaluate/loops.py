@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ivggt_jax.mapping.correction import Correction, believed, correct
+from ivggt_jax.mapping.correction import believed, correct
 from ivggt_jax.mapping.judge import Loop
 from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, SubmapRecord, read_loops, read_submaps
 from ivggt_jax.model.vggt import Predictions
@@ -27,6 +27,8 @@ class Loops:
 
     corrected: np.ndarray
     """float64 [S,3,4]: world_from_cam in the corrected map."""
+    scales: np.ndarray
+    """float64 [S]: what depth is multiplied by there."""
     accepted: int
     """Pairs of places that were taken for one."""
     kept: int
@@ -63,11 +65,9 @@ class MapFollower:
         loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
         kept = [loop for loop, verdict in zip(loops, correction.solution.verdicts, strict=True) if verdict == "kept"]
         false = sum(not _is_true(loop, submaps, found, truth, metres) for loop in kept)
-        return Loops(_moved(correction, found), len(loops), len(kept), false)
-
-
-def _moved(correction: Correction, found: np.ndarray) -> np.ndarray:
-    return np.stack([correction(i, camera).poses(camera) for i, camera in enumerate(found)])
+        moves = [correction(i, camera) for i, camera in enumerate(found)]
+        corrected = np.stack([move.poses(camera) for move, camera in zip(moves, found, strict=True)])
+        return Loops(corrected, np.array([move.scale for move in moves]), len(loops), len(kept), false)
 
 
 def _is_true(loop: Loop, submaps: list[SubmapRecord], found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -20,7 +21,8 @@ from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.evaluate.loops import Loops, MapFollower
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
-from ivggt_jax.evaluate.walks import CHUNK, Walk, WalkPart, depth_errors
+from ivggt_jax.evaluate.walk_cloud import WalkCloud, camera_points
+from ivggt_jax.evaluate.walks import CHUNK, FIELD_OF_VIEW, Walk, WalkPart, depth_errors
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
@@ -62,6 +64,8 @@ class Record:
     """Of everything the stream remembers."""
     clipped: int
     """Budgets of single layers that were clipped, summed over passes."""
+    cloud: WalkCloud | None
+    """Points of one frame in every `CHUNK`; None for a clip."""
     loops: Loops | None
     """What was made of the path in the end, where loops were looked for."""
 
@@ -86,6 +90,7 @@ def run_walks(
     )
     state_bytes = state.nbytes // len(walks)
     columns: list[list[dict[str, np.ndarray]]] = [[] for _ in walks]
+    points: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in walks]
     followers = [MapFollower() for _ in walks] if loops else []
     for start in range(0, frames, CHUNK):
         parts = [walk.part(start, CHUNK) for walk in walks]
@@ -96,6 +101,7 @@ def run_walks(
             if followers:
                 followers[stream].add(part.images, own)
             columns[stream].append(_look(part, own))
+            points[stream].append(_first_points(part, own))
             columns[stream][-1] |= {
                 "milliseconds": np.full(CHUNK, taken),
                 "tokens": np.full(CHUNK, int(state.lengths[stream].sum())),
@@ -106,6 +112,7 @@ def run_walks(
             name=walk.name,
             state_bytes=state_bytes,
             clipped=int(state.clipped[stream]),
+            cloud=WalkCloud(np.arange(0, frames, CHUNK), *map(np.stack, zip(*points[stream], strict=True))),
             loops=None,
             **{name: np.concatenate([part[name] for part in columns[stream]])[:frames] for name in columns[stream][0]},
         )
@@ -125,7 +132,8 @@ def record_clip(model: Model, walk: Walk, frames: int) -> Record:
     predictions = jax.device_get(infer_clip(model, part.images[None], "offline", heads=("camera", "depth")))
     unknown = np.full(frames, np.nan)
     return Record(
-        name=walk.name, milliseconds=unknown, tokens=unknown, host_megabytes=unknown, state_bytes=0, clipped=0, loops=None,
+        name=walk.name, milliseconds=unknown, tokens=unknown, host_megabytes=unknown, state_bytes=0, clipped=0, cloud=None,
+        loops=None,
         **_look(part, jax.tree.map(lambda x: x[0], predictions)),
     )  # fmt: skip
 
@@ -198,17 +206,19 @@ def measures(record: Record, length: int) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items()}
 
 
-def loop_measures(record: Record) -> dict[str, float]:
-    """Errors of the whole path as loops have corrected it, and how many loops there were; empty where none were looked for."""
-    if record.loops is None:
-        return {}
-    found, truth = record.loops.corrected, record.truth
-    return {
-        "corrected_position_error": path_errors(found, truth).over_spread,
-        "corrected_path_error_percent": _window_error(found, truth),
-        "loops": record.loops.kept,
-        "false_loops": record.loops.false,
-    }
+def map_measures(record: Record) -> dict[str, float]:
+    """What is left of a whole stream's map: the distance of its cloud, and what loops have made of path and cloud."""
+    numbers: dict[str, float] = {}
+    if record.cloud is not None:
+        numbers["cloud_error"] = record.cloud.distance(record.found, np.ones(len(record.found)), record.truth)
+    if record.loops is not None:
+        found, truth = record.loops.corrected, record.truth
+        numbers["corrected_position_error"] = path_errors(found, truth).over_spread
+        numbers["corrected_path_error_percent"] = _window_error(found, truth)
+        if record.cloud is not None:
+            numbers["corrected_cloud_error"] = record.cloud.distance(found, record.loops.scales, truth)
+        numbers |= {"loops": record.loops.kept, "false_loops": record.loops.false}
+    return numbers
 
 
 def _window_error(found: np.ndarray, truth: np.ndarray) -> float:
@@ -258,6 +268,18 @@ def _look(part: WalkPart, predictions: Predictions) -> dict[str, np.ndarray]:
         "constant_depth_error": part.constant_depth_error,
         "depth_scale": scale,
     }
+
+
+def _first_points(part: WalkPart, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Points [N,3] of the part's first frame in its camera, as predicted and in truth."""
+    assert predictions.pose_encoding is not None
+    assert predictions.depth is not None
+    size = part.depth.shape[1:]
+    _, intrinsics = _cameras(predictions.pose_encoding[:1], *size)
+    true = geometry.intrinsics_from_field_of_view(jnp.deg2rad(FIELD_OF_VIEW), *size)
+    return camera_points(np.asarray(predictions.depth[0]), np.asarray(intrinsics[0])), camera_points(
+        part.depth[0], np.asarray(true)
+    )
 
 
 _cameras = jax.jit(geometry.cameras_from_pose, static_argnums=(1, 2))

@@ -9,7 +9,7 @@ import tyro
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.plots import line_plot, path_plot
-from ivggt_jax.evaluate.records import Record, curves, loop_measures, measures, run_walks
+from ivggt_jax.evaluate.records import Record, curves, map_measures, measures, run_walks
 from ivggt_jax.evaluate.report import SequenceReport, summary_table, write_report
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
@@ -76,7 +76,7 @@ def report_record(record: Record, cache: CacheConfig, submaps: SubmapConfig | No
             "clipped budgets": record.clipped,
             "submaps": "off" if submaps is None else str(submaps),
         },
-        measures=measures(record, len(record.truth)) | loop_measures(record),
+        measures=measures(record, len(record.truth)) | map_measures(record),
         curves=drawn,
         figures={"camera path": path_plot(record.truth[..., 3], aligned[..., 3])}
         | {name: line_plot({name: values}, "frame", name) for name, values in drawn.items()},
