@@ -231,15 +231,15 @@ def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:
 
 def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:
     """What fits: the memory that the user allows, or that is free."""
-    cache = CacheConfig(
+    given = {"frames_per_step": config.frames_per_step, "total_budget": config.budget}
+    cache = CacheConfig.preset(
+        config.preset,
         policy=config.policy,
         anchor_frames=config.anchor_frames,
-        frames_per_step=config.frames_per_step,
         camera_cache=config.camera_cache,
         max_frames=length,
+        **{name: value for name, value in given.items() if value is not None},
     )
-    if config.budget is not None:
-        cache = dataclasses.replace(cache, total_budget=config.budget)
     return plan_cache(model, cache, height, width, config.max_memory, fixed=config.budget is not None)
 
 

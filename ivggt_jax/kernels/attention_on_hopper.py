@@ -1,8 +1,8 @@
 """A candidate, not in use: `attend_in_place` with the tensor instructions of Hopper GPUs (FlashAttention-3, arXiv 2407.08608).
 
 Written with Pallas for Mosaic, which is to replace Pallas for Triton, deprecated since JAX 0.11. It lowers with JAX 0.10 and
-0.12, but has not run on a GPU: tools/gpu/kernels.py checks and times it beside the kernel in use. The interpreter that comes with JAX
-cannot run it: it knows no operand of wgmma in registers.
+0.12, but has not run on a GPU: tools/gpu/kernels.py checks and times it beside the kernel in use. The interpreter that comes
+with JAX cannot run it: it knows no operand of wgmma in registers.
 
 Two warpgroups compute, each 64 queries of one head, and take turns: one has the tensor cores while the other makes weights of
 its scores. A third loads keys and values ahead of them.
@@ -131,7 +131,8 @@ def _warpgroup(refs: tuple[Any, ...], *, parts: int, block: int, stages: int, **
     @pl.when(group == GROUPS)
     def _() -> None:
         plgpu.set_max_registers(56, action="decrease")
-        _load(*(ref.at[layer, entry, :, head] for ref in (key_ref, value_ref)), mine, memory, stages)
+        key, value = (ref.at[layer, entry, :, head] for ref in (key_ref, value_ref))
+        _load(key, value, mine, memory, stages)
 
 
 def _compute(query_ref: Any, results: tuple[Any, ...], part: _Part, memory: Any, group: jax.Array, stages: int) -> None:
