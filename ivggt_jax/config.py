@@ -13,6 +13,17 @@ HeadName = Literal["camera", "depth", "points", "tracks"]
 """Those of `model.heads.HEADS`."""
 
 
+PresetName = Literal["exact", "fast", "small"]
+"""Those of `PRESETS`."""
+PRESETS: dict[PresetName, dict[str, Any]] = {
+    "exact": {},
+    "fast": {"evict_after_attention": True, "frames_per_step": 4},
+    "small": {"evict_after_attention": True, "frames_per_step": 4, "total_budget": 500_000, "dtype": "int8"},
+}
+"""What differs from the defaults. `exact`: nothing, as published; `fast`: eviction after attention, four frames to a pass; `small`:
+a smaller cache in int8 besides, its budget that of the published network at 518×392."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Shape of a VGGT network; the defaults are the published 1,256,537,516-parameter model.
@@ -171,6 +182,13 @@ class CacheConfig:
     """Frames that the streaming tracker sees: the query frame and the last ones."""
     dtype: str | None = None
     """Of cached keys and values; None is the compute dtype. int8 keeps a scale with every token and head."""
+
+    @classmethod
+    def preset(cls, name: PresetName, **fields: Any) -> "CacheConfig":
+        """One of `PRESETS` with other fields, which go before it. Raises ValueError for a name that there is not."""
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **fields})
 
     def __post_init__(self) -> None:
         if self.total_budget is None and self.max_frames is None:

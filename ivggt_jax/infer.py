@@ -269,15 +269,15 @@ def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:
 def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:
     """What fits: the memory that the user allows, or that is free."""
     memory = config.memory
-    cache = CacheConfig(
+    given = {"frames_per_step": memory.frames_per_step, "total_budget": memory.budget}
+    cache = CacheConfig.preset(
+        memory.preset,
         policy=memory.policy,
         anchor_frames=memory.anchor_frames,
-        frames_per_step=memory.frames_per_step,
         camera_cache=memory.camera_cache,
         max_frames=length,
+        **{name: value for name, value in given.items() if value is not None},
     )
-    if memory.budget is not None:
-        cache = dataclasses.replace(cache, total_budget=memory.budget)
     return plan_cache(model, cache, height, width, memory.max_memory, fixed=memory.budget is not None)
 
 

@@ -21,6 +21,7 @@ from ivggt_jax.bench.flat import run_flat
 from ivggt_jax.bench.own import WARM_UP, Own
 from ivggt_jax.bench.process import measuring, requests
 from ivggt_jax.bench.stages import STAGES, make_inputs, run_stage
+from ivggt_jax.config import PRESETS
 from ivggt_jax.model.parameters import abstract_params, flatten, unflatten
 
 SMALL = Case(model="tiny", size=f"{WIDTH}x{HEIGHT}", budget=4 * 3 * TOKENS, heads=("camera", "depth"))
@@ -69,6 +70,16 @@ def test_defaults_are_the_published_ones():
     assert Case().image_size(full) == (392, 518) and Case().cache(full) == CacheConfig()
     assert Case().image_size(tiny) == (56, 70) and Case().cache(tiny).total_budget == 48 * 4 * 25
     assert Case(size="266x196").cache(full).total_budget == 48 * 24 * (5 + 19 * 14)
+
+
+def test_presets_are_those_of_the_cache():
+    """At the full model's size; elsewhere `small` keeps 20 frames a layer instead of 48. What is given goes before."""
+    full, tiny = ModelConfig.vggt_1b(), ModelConfig.tiny()
+    for preset in PRESETS:
+        assert Case(preset=preset, chunk=4).cache(full) == CacheConfig.preset(preset)
+    assert Case(preset="small", chunk=4).cache(tiny).total_budget == 20 * 4 * 25
+    given = Case(preset="small", chunk=4, budget=900, frames_per_step=2, cache_dtype="bfloat16").cache(full)
+    assert (given.total_budget, given.frames_per_step, given.dtype) == (900, 2, "bfloat16")
 
 
 @pytest.mark.parametrize("what", ["fill", "global blocks", "eviction", "camera head"])
@@ -170,6 +181,7 @@ def test_every_combination_is_swept():
         (["--reference", "clone", "--model", "tiny"], "published shapes only"),
         (["--reference", "clone", "--cache-dtype", "int8"], "frame by frame, its cache in the trunk's type"),
         (["--chunk", "6", "--frames-per-step", "4"], "--chunk 6 is not a multiple of --frames-per-step 4"),
+        (["--preset", "fast"], "--chunk 1 is not a multiple of --frames-per-step 4"),
         (["--flat", "500", "--model", "tiny", "--batch", "2"], "one stream, frame by frame"),
     ],
 )

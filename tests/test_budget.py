@@ -1,5 +1,7 @@
 """How large a cache may be: amounts of memory as people write them, and what a limit makes of the default cache. Nothing is run."""
 
+from dataclasses import replace
+
 import jax
 import pytest
 
@@ -132,6 +134,16 @@ def test_the_default_budget_is_48_frames(config, size, expected):
     budget = default_budget(config, *size)
     assert budget == expected
     assert 48 <= budget / (config.tokens_per_frame(*size) * config.depth) < 48.1
+
+
+def test_a_presets_budget_is_of_the_full_model_at_its_size(tiny: Model):
+    """500,000 tokens are 20 frames a layer, whatever the model."""
+    config = ModelConfig.tiny()
+    assert default_budget(config, 56, 70, 500_000) == pytest.approx(20 * 100, rel=0.01)
+    planned = plan_cache(tiny, CacheConfig.preset("small"), 56, 70, None, fixed=False)
+    assert planned == replace(CacheConfig.preset("small"), total_budget=default_budget(config, 56, 70, 500_000))
+    with pytest.raises(ValueError, match="unknown preset 'quick'; known: exact, fast, small"):
+        CacheConfig.preset("quick")
 
 
 def test_lengths_are_rounded_up_by_a_half_at_most():

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from lowering import for_cuda
 
+from ivggt_jax import kernels
 from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.attention import attend_layer
 from ivggt_jax.kernels.attention_in_place import attend_in_place
+from ivggt_jax.kernels.attention_on_hopper import attend_hopper
 from ivggt_jax.kernels.diversity_in_place import diversity_in_place
 from ivggt_jax.memory.cache import quantise
 from ivggt_jax.memory.policies import diversity
@@ -73,15 +75,29 @@ def test_attention_takes_powers_in_two_instructions(dtype):
     assert f"fma.rn.ftz.f32 t, $1, 0f{factor:08x}, $2; ex2.approx.ftz.f32 $0, t;" in program
 
 
+def test_the_candidate_for_hopper_lowers():
+    """Traced and lowered, at other sizes than its own: more queries than a tile, and a part without keys."""
+    keys, query = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((2, 1, SLOTS, 2, 64), (1, 150, 2, 64)))
+    layer, length = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    assert "@mosaic_gpu" in for_cuda(jax.jit(attend_hopper), query, keys, keys, layer, length).as_text()
+
+
 def test_what_the_kernels_can_read(monkeypatch):
-    """Pallas counts the elements of arrays up to 4 GiB with 32 bits, so int8 caches of 2 to 4 GiB are left to XLA."""
+    """Pallas counts the elements of arrays up to 4 GiB with 32 bits, so int8 caches of 2 to 4 GiB are left to XLA;
+    whatever large cache is left to it, is so loudly."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
     def fits(slots: int, dtype: type, head_dim: int = 64) -> bool:
         return can_read(jax.ShapeDtypeStruct((24, 1, slots, 16, head_dim), dtype))
 
     assert fits(76_288, jnp.bfloat16) and fits(76_288, jnp.int8)
-    assert fits(102_400, jnp.bfloat16) and not fits(102_400, jnp.int8) and fits(204_800, jnp.int8)
-    assert not fits(76_288 + 64, jnp.bfloat16) and not fits(76_288, jnp.bfloat16, 48)
+    assert fits(102_400, jnp.bfloat16) and fits(204_800, jnp.int8) and not fits(76_288 + 64, jnp.bfloat16)
+    with pytest.warns(UserWarning, match="copied before it is read, since the GPU kernels cannot count .* 69 ms"):
+        assert not fits(102_400, jnp.int8)
+    with pytest.warns(UserWarning, match="heads of 48 channels"):
+        assert not fits(76_288, jnp.bfloat16, 48)
+    monkeypatch.setattr(kernels, "plgpu", None)
+    with pytest.warns(UserWarning, match="no Pallas for Triton"):
+        assert not fits(76_288, jnp.bfloat16)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     assert not fits(76_288, jnp.bfloat16)

@@ -48,7 +48,7 @@ class BenchConfig:
         cases = list(self.cases())
         if self.reference and not (every_head and all(case.batch == 1 for case in cases)):
             raise ValueError("--reference: the PyTorch code runs one stream and all of camera, depth and points")
-        if self.reference and any(case.frames_per_step > 1 or case.cache_dtype for case in cases):
+        if self.reference and any(case.together > 1 or case.cache_dtype for case in cases):
             raise ValueError("--reference: the PyTorch code runs frame by frame, its cache in the trunk's type")
         if self.reference and self.case.checkpoint is None and self.case.model != "vggt_1b":
             raise ValueError("--reference: the PyTorch code has the published shapes only; leave --model out")

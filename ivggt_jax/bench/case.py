@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.config import CacheConfig, ModelConfig, PresetName
 from ivggt_jax.kernels.attention import CHUNK
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.model.parameters import Model, cast
@@ -42,7 +42,9 @@ class Case:
     chunk: int = 1
     """Frames that one call computes: more than 1 goes through `scan`."""
     frames_per_step: int = 1
-    """Frames of a call that share a pass; divides `chunk`."""
+    """Frames of a call that share a pass; divides `chunk`. Left at 1 it is the preset's."""
+    preset: PresetName = "exact"
+    """What differs from the published order; fast and small need a `chunk` of 4."""
     evict_after_attention: bool = False
     """Evict when a frame has attended, not before; with several frames to a pass that is so anyway."""
     cache_dtype: Literal["int8", "bfloat16", "float32"] | None = None
@@ -56,10 +58,15 @@ class Case:
         for name in ("seen", "batch", "chunk", "frames_per_step"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
-        if self.chunk % self.frames_per_step:
-            raise ValueError(f"--chunk {self.chunk} is not a multiple of --frames-per-step {self.frames_per_step}")
+        if self.chunk % self.together:
+            raise ValueError(f"--chunk {self.chunk} is not a multiple of --frames-per-step {self.together}")
         if self.size is not None:
             _parse_size(self.size)
+
+    @property
+    def together(self) -> int:
+        """Frames that share a pass."""
+        return self.frames_per_step if self.frames_per_step > 1 else CacheConfig.preset(self.preset).frames_per_step
 
     def image_size(self, config: ModelConfig) -> tuple[int, int]:
         """Height and width of a frame."""
@@ -72,17 +79,20 @@ class Case:
     def cache(self, config: ModelConfig) -> CacheConfig:
         """The stream's cache."""
         height, width = self.image_size(config)
-        kept = KEPT_FRAMES * config.tokens_per_frame(height, width) * config.depth
-        if replace(config, predicts=ModelConfig().predicts) == ModelConfig() and (height, width) == Case().image_size(
-            config
-        ):
-            kept = 1_200_000
-        return CacheConfig(
+        published, chosen = CacheConfig().total_budget, CacheConfig.preset(self.preset)
+        assert published is not None
+        assert chosen.total_budget is not None
+        kept = KEPT_FRAMES * chosen.total_budget // published * config.tokens_per_frame(height, width) * config.depth
+        full = replace(config, predicts=ModelConfig().predicts) == ModelConfig()
+        if full and (height, width) == Case().image_size(config):
+            kept = chosen.total_budget
+        return replace(
+            chosen,
             total_budget=kept if self.budget is None else self.budget,
             capacity_factor=self.capacity_factor,
-            frames_per_step=self.frames_per_step,
-            evict_after_attention=self.evict_after_attention,
-            dtype=self.cache_dtype,
+            frames_per_step=self.together,
+            evict_after_attention=self.evict_after_attention or chosen.evict_after_attention,
+            dtype=self.cache_dtype or chosen.dtype,
         )
 
 

@@ -58,6 +58,8 @@ class Own:
                 "width": settings.width,
                 "tokens_per_frame": settings.tokens,
                 "budget": settings.cache.total_budget,
+                "frames_per_step": settings.cache.frames_per_step,
+                "cache_dtype": settings.cache.dtype,
                 "precision": str(self._trunk),
                 "state_bytes": self._state.nbytes,
             },

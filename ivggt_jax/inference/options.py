@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 from tyro.conf import OmitArgPrefixes
 
-from ivggt_jax.config import HeadName, PolicyName
+from ivggt_jax.config import HeadName, PolicyName, PresetName
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.options.export import BuiltOutput, ExportOptions, Output
@@ -23,16 +23,21 @@ DEFAULT_EXPORT: tuple[Output, ...] = ("tum", "intrinsics", "ply")
 class MemoryOptions:
     """What is remembered, and in how much memory."""
 
+    preset: PresetName = "exact"
+    """exact: as published; fast: four frames share a pass, and evict after it; small: besides, fewer tokens, in int8
+    (docs/performance.md)."""
     budget: int | None = None
-    """Tokens kept, over all layers; by default those of 48 frames (1,200,000 at 518×392), or what fits the free memory."""
+    """Tokens kept, over all layers; by default those of 48 frames (1,200,000 at 518×392), with --preset small 20, or
+    what fits the free memory."""
     max_memory: str | None = None
     """Most that weights, cache and computing may take together, such as 8GB: precision, cache and budget follow from it."""
     policy: PolicyName = "diversity"
     """What is forgotten first (docs/memory.md)."""
     anchor_frames: int = 1
     """Whole frames that stay: 1 is the first, as published; more: at most so many, spread evenly over the stream so far."""
-    frames_per_step: int = 1
-    """Frames that share a pass through the network: faster where there is much to compute at once, later results."""
+    frames_per_step: int | None = None
+    """Frames that share a pass through the network: faster where there is much to compute at once, later results. By default
+    the preset's: 1, or 4."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
     """What an iteration of the camera head sees of earlier frames: all iterations (as published), or its own (as trained)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -9,7 +9,7 @@ from jax import lax
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.clip import Clip, ClipMode, TokenMemoryT
 from ivggt_jax.model.encoder import Encoder
-from ivggt_jax.model.layers import Block, stack
+from ivggt_jax.model.layers import Block, stack, unrolled
 from ivggt_jax.model.rope import Rotation, rotation_table
 
 
@@ -91,7 +91,7 @@ class Aggregator(nnx.Module):
         x = tokens.reshape(batch * frames, count, features)
         outputs = jnp.zeros((len(config.dpt_layers), batch, frames, count, 2 * features), x.dtype)
         layers = (self.frame_blocks, self.global_blocks, jnp.arange(config.depth), jnp.asarray(rows))
-        (_, outputs, memory), _ = lax.scan(step, (x, outputs, memory), layers)
+        (_, outputs, memory), _ = lax.scan(step, (x, outputs, memory), layers, unroll=unrolled() and not remat)
         return outputs, memory
 
 

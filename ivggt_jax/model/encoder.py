@@ -6,7 +6,7 @@ from flax import nnx
 from jax import lax
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.model.layers import Block, layer_norm, linear, stack
+from ivggt_jax.model.layers import Block, layer_norm, linear, stack, unrolled
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -50,7 +50,7 @@ class Encoder(nnx.Module):
         front = jnp.concatenate([self.class_token + first, self.register_tokens.astype(jnp.float32)])
         front = jnp.broadcast_to(front, (batch, *front.shape))
         tokens = jnp.concatenate([front, tokens.astype(jnp.float32) + positions], axis=1)
-        tokens, _ = lax.scan(lambda x, block: (block(x), None), tokens, self.blocks)
+        tokens, _ = lax.scan(lambda x, block: (block(x), None), tokens, self.blocks, unroll=unrolled())
         return self.norm(tokens)[:, 1 + REGISTERS :]
 
     def _positions(self, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:

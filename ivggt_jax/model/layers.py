@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from ivggt_jax.kernels import platform
 from ivggt_jax.kernels.attention import attend
 from ivggt_jax.model.rope import Rotation, rotate
 
@@ -98,6 +99,14 @@ class Block(nnx.Module):
     def __call__(self, x: jax.Array, rotation: Rotation | None = None, attend: Attend = attend) -> jax.Array:
         """[B,N,features] → the same."""
         return self.finish(x, attend(*self.project(x, rotation)))
+
+
+def unrolled() -> bool:
+    """Whether a scan over stacked layers is written out: on a GPU its loop would copy every layer's weights out of the stack.
+
+    On a CPU it copies nothing, and one layer is compiled for all.
+    """
+    return platform() == "gpu"
 
 
 def stack(make: Callable[[nnx.Rngs], ModuleT], count: int, *, rngs: nnx.Rngs) -> ModuleT:

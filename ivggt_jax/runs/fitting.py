@@ -34,13 +34,15 @@ UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 def plan_cache(
     model: Model, cache: CacheConfig, height: int, width: int, limit: str | None, fixed: bool
 ) -> CacheConfig:
-    """The cache of a run: with the default budget unless that is `fixed`, within the user's limit or the free memory.
+    """The cache of a run within the user's limit or the free memory; unless it is `fixed`, its budget is that of the full model
+    at 518×392, and becomes that of as many frames of this one.
 
     `cache.max_frames` is the number of frames, where it is known, and comes back rounded up, so that runs of similar length
     share a compiled program. What is lowered is said. Raises ValueError when even the least does not fit.
     """
     if not fixed:
-        cache = dataclasses.replace(cache, total_budget=default_budget(model.config, height, width))
+        published = cache.total_budget or PUBLISHED_BUDGET
+        cache = dataclasses.replace(cache, total_budget=default_budget(model.config, height, width, published))
     if limit is not None:
         trunk = model.params["aggregator"]["camera_token"].dtype
         bytes_ = parse_memory(limit)
@@ -95,11 +97,12 @@ def step_bytes(cache: CacheConfig, height: int, width: int) -> int:
     return int(ACTIVATIONS * height * width * (1 + SHARE_OF_FURTHER_FRAMES * (cache.frames_per_step - 1)))
 
 
-def default_budget(model: ModelConfig, height: int, width: int) -> int:
-    """Tokens that are kept where nobody says how many: as many frames as the published 1,200,000 tokens of 518×392 are, 48."""
-    published = ModelConfig.vggt_1b()
-    tokens, layers = published.tokens_per_frame(392, 518), published.depth
-    return -(-PUBLISHED_BUDGET * model.tokens_per_frame(height, width) * model.depth // (tokens * layers))
+def default_budget(model: ModelConfig, height: int, width: int, published: int = PUBLISHED_BUDGET) -> int:
+    """Tokens that are kept where nobody says how many: as many frames as so many `published` tokens of 518×392 are, of
+    1,200,000 48."""
+    full = ModelConfig.vggt_1b()
+    tokens, layers = full.tokens_per_frame(392, 518), full.depth
+    return -(-published * model.tokens_per_frame(height, width) * model.depth // (tokens * layers))
 
 
 def rounded_length(frames: int) -> int:

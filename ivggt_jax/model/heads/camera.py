@@ -7,7 +7,7 @@ from jax import lax
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.clip import Clip, ClipMode, MemoryT
-from ivggt_jax.model.layers import Block, Mlp, layer_norm, linear, stack
+from ivggt_jax.model.layers import Block, Mlp, layer_norm, linear, stack, unrolled
 
 POSE = 9
 """Translation 3, quaternion xyzw 4, field of view (vertical, horizontal) 2."""
@@ -64,7 +64,8 @@ class CameraHead(nnx.Module):
             embedded = jnp.broadcast_to(self.empty_pose[...], pose.shape) if iteration == 0 else lax.stop_gradient(pose)
             shift, scale, gate = jnp.split(self.modulation(jax.nn.silu(self.embed_pose(embedded))), 3, axis=-1)
             x = gate * (plain * (1 + scale) + shift) + tokens
-            (x, memory), _ = lax.scan(step, (x, memory), (self.trunk, iteration * layers.size + layers))
+            inputs = self.trunk, iteration * layers.size + layers
+            (x, memory), _ = lax.scan(step, (x, memory), inputs, unroll=unrolled())
             pose = pose + self.pose_branch(self.trunk_norm(x))
             poses.append(_activate(pose).reshape(batch, frames, POSE))
         return jnp.stack(poses), memory

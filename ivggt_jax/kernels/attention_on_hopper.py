@@ -1,8 +1,8 @@
 """A candidate, not in use: `attend_in_place` with the tensor instructions of Hopper GPUs (FlashAttention-3, arXiv 2407.08608).
 
-Written with Pallas for Mosaic, JAX 0.11. It is right in Pallas's interpreter for GPUs (taught to take an operand of wgmma from
-registers) and compiles for an H200 without spilling registers, but has not run on one: kernels.py checks and times it
-beside the kernel in use, Pallas for Triton's.
+Written with Pallas for Mosaic, which is to replace Pallas for Triton, deprecated since JAX 0.11. It lowers with JAX 0.10 and
+0.12, but has not run on a GPU: tools/gpu/kernels.py checks and times it beside the kernel in use. The interpreter that comes
+with JAX cannot run it: it knows no operand of wgmma in registers.
 
 Two warpgroups compute, each 64 queries of one head, and take turns: one has the tensor cores while the other makes weights of
 its scores. A third loads keys and values ahead of them.
@@ -18,7 +18,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import mosaic_gpu
+
+plgpu: Any = mosaic_gpu
 
 ROWS, GROUPS = 64, 2
 """Queries of a warpgroup, and warpgroups that compute."""
@@ -106,7 +108,7 @@ class _Part:
         return (self.first + index) * self.block + start + slot < self.length
 
 
-def _warpgroup(refs: tuple, *, parts: int, block: int, stages: int, **shared: Any) -> None:
+def _warpgroup(refs: tuple[Any, ...], *, parts: int, block: int, stages: int, **shared: Any) -> None:
     """Gives each of the three its work."""
     layer_ref, length_ref, query_ref, key_ref, value_ref, part_ref, weight_ref = refs
     head, tile, both, group = (lax.axis_index(name) for name in ("head", "tile", "part", "warpgroup"))
@@ -129,10 +131,11 @@ def _warpgroup(refs: tuple, *, parts: int, block: int, stages: int, **shared: An
     @pl.when(group == GROUPS)
     def _() -> None:
         plgpu.set_max_registers(56, action="decrease")
-        _load(*(ref.at[layer, entry, :, head] for ref in (key_ref, value_ref)), mine, memory, stages)
+        key, value = (ref.at[layer, entry, :, head] for ref in (key_ref, value_ref))
+        _load(key, value, mine, memory, stages)
 
 
-def _compute(query_ref: Any, results: tuple, part: _Part, memory: Any, group: jax.Array, stages: int) -> None:
+def _compute(query_ref: Any, results: tuple[Any, ...], part: _Part, memory: Any, group: jax.Array, stages: int) -> None:
     """One warpgroup's queries [64,D] to the part: what they receive, and the logarithm (to 2) of the sum of their weights."""
     query, output, weight = (x.at[group] for x in (memory.query, memory.output, memory.weight))
     plgpu.copy_gmem_to_smem(query_ref, query, memory.query_here.at[group])
@@ -163,8 +166,8 @@ def _take_turns(turn: Any) -> None:
 
 
 def _attend_block(
-    index: jax.Array, carry: tuple, *, query: Any, part: _Part, memory: Any, stages: int, masked: bool
-) -> tuple:
+    index: jax.Array, carry: tuple[Any, ...], *, query: Any, part: _Part, memory: Any, stages: int, masked: bool
+) -> tuple[Any, ...]:
     """One block of keys: carry is what was found so far [64,D], the largest score [64] and the sum of weights [64]."""
     found, most, total = carry
     stage, head_dim = index % stages, query.shape[-1]
@@ -223,7 +226,7 @@ def _load(key_ref: Any, value_ref: Any, part: _Part, memory: Any, stages: int) -
             plgpu.barrier_wait(memory.tail_here)
             for start in range(0, part.block, ROWS):
                 piece = memory.values.at[stage, pl.ds(start, ROWS)]
-                read = plgpu.load(piece, (), layout=WGMMA)
+                read = plgpu.layout_cast(piece[...], WGMMA)
                 piece[...] = jnp.where(part.live(index, read.shape, 0, start), read, jnp.zeros_like(read))
             plgpu.commit_smem()
             plgpu.barrier_arrive(memory.values_here.at[stage])
