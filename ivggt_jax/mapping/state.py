@@ -38,8 +38,10 @@ class MapState:
     """[B] float32: ... and the spread of the logarithm of the ratio of depths there."""
     sharpness: jax.Array
     """[B] float32: running mean of the sharpness of frames that show something."""
+    agreement: jax.Array
+    """[B] float32: correlation with the keyframes of the last frame that belonged to them; 0 before there is one."""
     lost: jax.Array
-    """[B] int32: frames on end that agree with none of the keyframes."""
+    """[B] int32: frames on end that do not belong to the keyframes."""
     keyframes: Keyframe
     """[B,R,…]: the last keyframes, in the world's frame and unit."""
     valid: jax.Array
@@ -62,6 +64,7 @@ class MapState:
             link_share=jnp.zeros(batch, jnp.float32),
             link_spread=jnp.zeros(batch, jnp.float32),
             sharpness=jnp.zeros(batch, jnp.float32),
+            agreement=jnp.zeros(batch, jnp.float32),
             keyframes=empty_keyframes((batch, config.keyframes), height, width),
             valid=jnp.zeros((batch, config.keyframes), bool),
             alive=None if points is None else jnp.ones((batch, points), bool),

@@ -23,8 +23,10 @@ from ivggt_jax.transforms import Similarity, multiply, rotate
 
 CLEAR, BLANK = 0.5, 0.05
 """Shares of the usual sharpness: from the first on a frame makes an anchor, below the second it shows nothing."""
+STRANGE = 0.6
+"""Share of the last frame's correlation with the keyframes below which a frame does not belong to them: it falls at once."""
 PATIENCE = 4
-"""So many frames on end that do not correlate with the keyframes are a break, such as a cut in the video: the next part of
+"""So many frames on end that do not belong to the keyframes are a break, such as a cut in the video: the next part of
 the map begins."""
 
 
@@ -122,16 +124,20 @@ def _remember(
     sharp = sharpness(levels)
     first, shows = position.frame == 0, sharp > BLANK * position.sharpness
     usual = jnp.where(first, sharp, position.sharpness + jnp.where(shows, 0.1 * (sharp - position.sharpness), 0))
-    lost = jnp.where(jnp.any(position.valid) & shows & (agreement < LEAST_CORRELATION), position.lost + 1, 0)
+    some = jnp.any(position.valid) & config.refine
+    strange = some & (agreement < jnp.maximum(LEAST_CORRELATION, STRANGE * position.agreement))
+    last_agreement = jnp.where(some & ~strange, agreement, position.agreement)
+    lost = jnp.where(strange & shows, position.lost + 1, 0)
     slot = position.frame // config.keyframe_every % config.keyframes
-    chosen = (position.frame % config.keyframe_every == 0) & shows & (jnp.arange(config.keyframes) == slot)
+    # A strange frame is no keyframe: the next ones would agree with it, and a cut in the video would go unnoticed.
+    due = (position.frame % config.keyframe_every == 0) | ~jnp.any(position.valid)
+    chosen = due & shows & ~strange & (jnp.arange(config.keyframes) == slot)
     frame = keyframe(levels, depth, world_from_cam)
     keyframes = jax.tree.map(
         lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
     )
     valid = position.valid | chosen
-    lost = lost if config.refine else jnp.zeros_like(lost)
-    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, lost=lost)
+    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, agreement=last_agreement, lost=lost)
 
 
 def _anchor(
@@ -157,7 +163,7 @@ def _anchor(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
         part=position.part + broken, lost=jnp.zeros_like(position.lost), alive=alive,
         link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
-        valid=jnp.where(broken, False, position.valid),
+        valid=jnp.where(broken, False, position.valid), agreement=jnp.where(broken, 0, position.agreement),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import pytest
 from commands import PATIENCE, run, start, wait_until, write_frames
 
 from ivggt_jax import infer
+from ivggt_jax.evaluate.walks import Walk
 from ivggt_jax.infer import main
 from ivggt_jax.runs.resume import STATE_FILE
 from ivggt_jax.writers import Result
@@ -201,6 +202,32 @@ def test_the_state_that_was_read_is_let_go(checkpoint: Path, folder: Path, tmp_p
     monkeypatch.setattr(infer.Run, "feed", look_and(feed))
     assert run(main, *arguments, "--resume", "--on-error", "skip") == 0
     assert mapped == [True, False]
+
+
+@pytest.mark.slow
+def test_twenty_kills_and_the_same_corrected_map(tmp_path: Path) -> None:
+    """The demo model walks through a room and back: 80 frames, eight submaps, loops between them. Kills at random, seed 0."""
+    walk = Walk("return", 0, 84, 112)
+    there = np.concatenate([walk.part(first, 10).images for first in range(0, 40, 10)])
+    folder = write_frames(tmp_path / "frames", np.concatenate((there, there[::-1])) / 255)
+    arguments = ("--frames", folder, "--submaps", 11, "--loops", "--export", "tum", "ply", "colmap")
+    began = time.monotonic()
+    process = start("infer", *arguments, "--out", tmp_path / "whole")
+    _, error = process.communicate(timeout=PATIENCE)
+    seconds = time.monotonic() - began
+    assert "corrected by" in error
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert json.loads((whole / "corrected" / "map.json").read_text())["loops"]["kept"] > 0
+    chance = random.Random(0)
+    for _ in range(20):
+        process = start("infer", *arguments, "--out", out, "--save-every", chance.choice((1, 3, 7)), "--resume")
+        time.sleep(chance.uniform(0.4, 1.0) * seconds)
+        kill(process)
+    process = start("infer", *arguments, "--out", out, "--resume")
+    _, error = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, error
+    for path in sorted(path for path in whole.rglob("*.*") if path.name != "run.json"):
+        assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes(), path
 
 
 def lines(path: Path) -> list[str]:
