@@ -11,6 +11,7 @@ from numpy_reference import cubic_resize_matrix
 from ivggt_jax import Model, infer_clip
 from ivggt_jax.model import vggt
 from ivggt_jax.model.encoder import MEAN, STD
+from ivggt_jax.model.heads import dpt
 from ivggt_jax.model.heads.dpt import resize_aligned, uv_embedding
 from ivggt_jax.model.rope import rotate, rotation_table
 
@@ -125,8 +126,11 @@ def test_rotation_turns_row_and_column_halves():
                 close(found[2 + patch, 0, [offset + i, offset + 2 + i]], turned, 1e-6)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 @pytest.mark.parametrize(("size", "new_size"), [((3, 4), (5, 9)), ((5, 9), (3, 4)), ((1, 3), (4, 1)), ((2, 2), (2, 2))])
-def test_aligned_corner_resize(size, new_size):
+def test_aligned_corner_resize(size, new_size, platform, monkeypatch: pytest.MonkeyPatch):
+    """By matrices as on a CPU, and by two neighbours as on a GPU."""
+    monkeypatch.setattr(dpt, "platform", lambda: platform)
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     found = np.asarray(resize_aligned(jnp.asarray(x), *new_size))
     for h, w in np.ndindex(new_size):

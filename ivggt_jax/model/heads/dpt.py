@@ -1,4 +1,7 @@
-"""Dense prediction transformer head (arXiv 2103.13413): tokens of four layers to a map at image resolution. Float32."""
+"""Dense prediction transformer head (arXiv 2103.13413): tokens of four layers to a map at image resolution.
+
+Float32; on a GPU convolutions and linear layers round their operands to TF32, unless `jax_default_matmul_precision` says otherwise.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from ivggt_jax.config import ModelConfig
+from ivggt_jax.kernels import platform
 from ivggt_jax.model.layers import layer_norm, linear
 
 UV_WEIGHT = 0.1
@@ -115,16 +119,29 @@ def resize_aligned(x: jax.Array, height: int, width: int) -> jax.Array:
     """Bilinear resize [B,h,w,C] → [B,height,width,C] in which corner pixels stay in the corners."""
     if x.shape[1:3] == (height, width):
         return x
+    if platform() == "gpu":
+        return _between(_between(x, 1, height), 2, width)
     x = jnp.einsum("hr,brwc->bhwc", _interpolation(x.shape[1], height), x)
     return jnp.einsum("wr,bhrc->bhwc", _interpolation(x.shape[2], width), x)
 
 
-def _interpolation(size: int, new_size: int) -> np.ndarray:
-    """Matrix [new_size,size] of linear interpolation with aligned corners."""
+def _between(x: jax.Array, axis: int, new_size: int) -> jax.Array:
+    """One axis resized, in float32: a GPU rounds the operands of a product to TF32, and need not multiply by all the zeros."""
+    lower, upper, fraction = _taps(x.shape[axis], new_size)
+    fraction = fraction.reshape(-1, *[1] * (x.ndim - 1 - axis))
+    return jnp.take(x, lower, axis) * (1 - fraction) + jnp.take(x, upper, axis) * fraction
+
+
+def _taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each place along the new axis the two old ones beside it, and how far it is on the way, float32, corners aligned."""
     position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
     lower = np.minimum(position.astype(int), size - 1)
-    upper = np.minimum(lower + 1, size - 1)
-    fraction = position - lower
+    return lower, np.minimum(lower + 1, size - 1), (position - lower).astype(np.float32)
+
+
+def _interpolation(size: int, new_size: int) -> np.ndarray:
+    """Matrix [new_size,size] of linear interpolation with aligned corners."""
+    lower, upper, fraction = _taps(size, new_size)
     matrix = np.zeros((new_size, size), np.float32)
     rows = np.arange(new_size)
     np.add.at(matrix, (rows, lower), 1 - fraction)
