@@ -1,7 +1,8 @@
 """Make the pictures in this folder: python docs/pictures/make_pictures.py (needs Chromium; a graphics card is not needed).
 
-All but `demo.png`, which is what the demo model predicts, show the ground truth of examples/room, through the writers: saved
-frames, points.ply, scene.html and the page of `ivggt view`. The page has no cache fill to show.
+`demo.png` and `room.png` are what the demo model predicts. The others show the ground truth of examples/room, through the
+writers: saved frames, scene.html and the page of `ivggt view`, which has no cache fill to show. `make_pictures.py room` makes
+`room.png` alone, which needs no Chromium.
 """
 
 import base64
@@ -104,12 +105,25 @@ def write_truth(run: Path) -> None:
     writers.close()
 
 
+def draw_room(run: Path) -> Image.Image:
+    """Three frames of a run on examples/room, their predicted depth, and the predicted cloud."""
+    shown = (0, 14, 29)
+    images = [np.asarray(Image.open(path)) for path in sorted((make_room.FOLDER / "frames").iterdir())]
+    depth = [np.load(run / "frames" / f"{number:06d}.npz")["depth"].astype(np.float32) for number in shown]
+    near_and_far = inverse_depth_range(np.concatenate(depth), None)
+    rows = []
+    for number, each in zip(shown, depth, strict=True):
+        pair = Image.fromarray(images[number]), Image.fromarray(colour_depth(each, near_and_far))
+        rows.append(np.hstack([np.asarray(picture.resize((240, 180), Image.Resampling.LANCZOS)) for picture in pair]))
+    return Image.fromarray(np.hstack([np.vstack(rows), np.asarray(draw_cloud(run, 720, 540))]))
+
+
 def draw_cloud(run: Path, width: int, height: int) -> Image.Image:
-    """The cloud as `points.ply` has it, from behind the first camera and above it: cubes as squares, the nearest on top."""
-    grid = SavedRun(run).cloud(ExportOptions())
+    """The cloud of a run, every pixel of it, from a little behind the first camera and above it, the nearest on top."""
+    grid = SavedRun(run).cloud(ExportOptions(confidence=0))
     points, colours = grid.cloud()
     middle = np.median(points, axis=0)
-    here = np.linalg.norm(middle) * np.array((-0.35, -0.5, -0.55))
+    here = np.linalg.norm(middle) * np.array((-0.12, -0.2, -0.4))
     forward = (middle - here) / np.linalg.norm(middle - here)
     right = np.cross((0, 1, 0), forward) / np.linalg.norm(np.cross((0, 1, 0), forward))
     x, y, z = ((points - here) @ np.stack((right, np.cross(forward, right), forward), axis=1)).T
@@ -146,11 +160,16 @@ def keep(picture: Image.Image, path: Path) -> None:
 
 def main() -> None:
     """The command."""
-    keep(draw_demo(), HERE / "demo.png")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        predicted = Path(folder) / "predicted"
+        command = [sys.executable, "-m", "ivggt_jax", str(make_room.FOLDER / "frames"), "--out", str(predicted)]
+        subprocess.run(command, check=True)
+        keep(draw_room(predicted), HERE / "room.png")
+        if sys.argv[1:] == ["room"]:
+            return
+        keep(draw_demo(), HERE / "demo.png")
         run = Path(folder) / "room"
         write_truth(run)
-        keep(draw_cloud(run, 900, 600), HERE / "points.png")
         export_html(SavedRun(run), run, ExportOptions())
         with contextlib.closing(Browser(Path(folder) / "chromium", 1200, 800)) as browser:
             with View(run, 0, lambda: None) as page:
