@@ -1,10 +1,11 @@
 """`python -m ivggt_jax.export OUT --to colmap glb`: files for other tools, from the frames that a run has saved."""
 
 import contextlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tqdm import tqdm
@@ -13,10 +14,14 @@ from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.options.export import ExportOptions, MadeOutput
 from ivggt_jax.runs.advice import saved_run
 from ivggt_jax.runs.command import run_command, say
-from ivggt_jax.runs.known_trajectory import align_run, write_alignment
+from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, describe_correction, read_correction
+from ivggt_jax.runs.known_trajectory import align_run
 from ivggt_jax.runs.output_folder import check_replaceable, locked, mark
 from ivggt_jax.writers import WRITERS, Writers
+from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.saved_run import SavedRun
+
+RECORD_FILES = {CORRECTED: MAP_FILE, "aligned": "alignment.json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +33,10 @@ class ExportConfig:
     to: tuple[MadeOutput, ...]
     """What to write."""
     into: Path | None = None
-    """Where to; by default into the run's folder, or its aligned/ with --align-to or --scale-from."""
+    """Where to; by default into the run's folder, its corrected/ with --corrected, or its aligned/ with --align-to or
+    --scale-from."""
+    corrected: bool = False
+    """Set the map right by the loops that `infer --loops` found; --align-to and --scale-from then see the corrected one."""
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
@@ -40,41 +48,64 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 def export(config: ExportConfig) -> int:
     """Files for other tools, from the frames that a run has saved; of one that is not over only with --into elsewhere."""
-    saved_run(config.run)  # says what is missing where there are no frames, before a folder is made
+    saved = saved_run(config.run)  # says what is missing where there are no frames, before a folder is made
     out = config.into or config.run
     with locked(out, "--into"):
         check_replaceable(out, "--into")
-        if config.align.trajectory:
-            align_run(config.run, config.align)  # what is wrong with it shows before anything is written
+        moved, records = move(saved, config.corrected, config.align)
         mark(out)
-        build(config.run, config.to, config.options, config.align, config.into)
+        build(moved, config.to, config.options, write_records(records, out, apart=out == config.run))
     return 0
 
 
-def build(
-    run: Path, names: Iterable[str], options: ExportOptions, align: AlignOptions, into: Path | None = None
-) -> None:
-    """Writes outputs from the saved frames of the folder `run`.
+Records = dict[str, dict[str, Any]]
+"""What is said of each way in which a run was moved, by the folder that its results go to."""
 
-    They go to `into`, by default `run` itself, or `run`/aligned where there is a trajectory to align to. Each is built
-    even when another fails. Raises ValueError that names what could not be written, FileNotFoundError where no frames
-    are saved, OSError where the disk was in the way of any.
+
+def move(run: SavedRun, corrected: bool, align: AlignOptions) -> tuple[SavedRun, Records]:
+    """A saved run in the corrected map, in the frame of a known trajectory, or both; and what is to be said of that.
+
+    Raises ValueError when the run has no loops or does not fit the trajectory.
     """
-    saved = SavedRun(run)
-    into = into or run
+    records: Records = {}
+    if corrected:
+        correction, records[CORRECTED] = read_correction(run.out)
+        run = run.moved(correction)
+        say(describe_correction(records[CORRECTED]))
     if align.trajectory:
-        into = into / "aligned" if into == run else into
-        saved, record = align_run(run, align)
-        write_alignment(into, record)
+        run, record = align_run(run, align)
+        records["aligned"] = record
         say(
             f"aligned to {align.trajectory}: {record['frames_with_pose']} of {record['frames']} frames have a pose, "
             f"1 of the model's units is {record['scale']:.6g} of its own"
         )
+    return run, records
+
+
+def write_records(records: Records, out: Path, apart: bool) -> Path:
+    """Writes what is said of a moved run, and returns the folder that its results go to.
+
+    It is `out` itself, or where they are to lie `apart` from those of the run as it was, a folder in it. Raises WriteError
+    when the disk is full.
+    """
+    if apart and records:
+        out = out / list(records)[-1]
+    for way, record in records.items():
+        with replacing(out / RECORD_FILES[way]) as file:
+            file.write(f"{json.dumps(record, indent=2, ensure_ascii=False)}\n".encode())
+    return out
+
+
+def build(run: SavedRun, names: Iterable[str], options: ExportOptions, into: Path) -> None:
+    """Writes outputs from saved frames into a folder. Each is built even when another fails.
+
+    Raises ValueError that names what could not be written, OSError where the disk was in the way of any.
+    """
     problems: dict[str, Exception] = {}
     for name in dict.fromkeys(names):
         say(f"{name} → {into}")
         try:
-            _build_one(saved, name, into, options)
+            _build_one(run, name, into, options)
         except (ValueError, OSError) as error:
             problems[name] = error
     if problems:

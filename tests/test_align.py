@@ -10,6 +10,7 @@ from writer_scene import camera, result
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.runs.known_trajectory import align_run
 from ivggt_jax.writers import ExportOptions, Writers
+from ivggt_jax.writers.saved_run import SavedRun
 
 FRAMES = 30
 
@@ -22,7 +23,7 @@ def test_aligning_holds_no_more_than_one_frames_image(tmp_path: Path) -> None:
     path = tmp_path / "known.txt"
     np.savetxt(path, [(index, *2 * camera(index)[:, 3], 0, 0, 0, 1) for index in range(FRAMES)])
     tracemalloc.start()
-    _, record = align_run(tmp_path, AlignOptions(scale_from=path))
+    _, record = align_run(SavedRun(tmp_path), AlignOptions(scale_from=path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert record["scale"] == pytest.approx(2)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.mapping.graph import Gap, GraphConfig, Loop, solve
+from ivggt_jax.mapping.graph import solve
+from ivggt_jax.mapping.judge import Gap, GraphConfig, Loop
 from ivggt_jax.trajectories.alignment import umeyama
 from ivggt_jax.transforms import Similarity
 
@@ -141,6 +142,39 @@ def test_doors_that_look_alike_are_no_loop():
     solution = solve(chain, [0] * 60, loops)
     assert set(solution.verdicts) == {"implausible"}
     assert solution.nodes == chain
+
+
+def test_equal_doors_join_no_parts_of_one_stretch():
+    """Where a link failed the chain is not believed, and yet the camera has walked on; after a cut it may be anywhere."""
+    step = Similarity(translation=np.array([0.0, 0.0, 1.0]))
+    chain = [Similarity()]
+    while len(chain) < 20:
+        chain.append(chain[-1].after(step))
+    parts = [0] * 8 + [1] * 12
+    loops = [Loop(a, a + 9, Similarity()) for a in (0, 1, 2)]
+    assert set(solve(chain, parts, loops, stretches=[0] * 20).verdicts) == {"implausible"}
+    assert solve(chain, parts, loops, stretches=[0] * 20).nodes == chain
+    assert set(solve(chain, parts, loops).verdicts) == {"kept"}
+
+
+def test_a_wrong_factor_of_turning_is_found():
+    """Links turn by 0.85 of what they should: after one round the chain is 54° off, after three 162°."""
+    true = circle(3 * AROUND + 8)
+    chain = [true[0]]
+    for one, other in zip(true, true[1:], strict=False):
+        link = between(one, other)
+        turn = Rotation.from_rotvec(0.85 * Rotation.from_matrix(link.rotation).as_rotvec()).as_matrix()
+        chain.append(chain[-1].after(Similarity(1.0, turn, link.translation)))
+    rng = np.random.default_rng(7)
+    loops = [
+        true_loop(true, a, a + gap, rng)
+        for gap in (AROUND, 3 * AROUND)
+        for a in range(0, AROUND, 4)
+        if a + gap < len(true)
+    ]
+    solution = solve(chain, [0] * len(chain), loops)
+    assert set(solution.verdicts) == {"kept"}
+    assert position_error(solution.nodes, true) < 0.05 * position_error(chain, true)
 
 
 def test_parts_of_a_map_stay_independent_unless_loops_join_them():

@@ -2,15 +2,17 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ivggt_jax.mapping.places import Place, Places, coarse, place_type
+from ivggt_jax.mapping.features import MOST, SIDE
+from ivggt_jax.mapping.places import Place, Places, place_type
 
-HEIGHT, WIDTH, CHANNELS = 8, 12, 6
-RECORD = place_type(CHANNELS, HEIGHT, WIDTH)
+CHANNELS = 6
+RECORD = place_type(CHANNELS)
 
 
 def some_places(count: int) -> Iterator[Place]:
@@ -18,11 +20,13 @@ def some_places(count: int) -> Iterator[Place]:
     rng = np.random.default_rng(0)
     for number in range(count):
         yield Place(
-            2 * number,
-            rng.normal(size=CHANNELS).astype(np.float16),
-            rng.integers(0, 256, (3, HEIGHT, WIDTH, 3), np.uint8),
-            rng.normal(size=(3, 3, 4)),
-            coarse(rng.uniform(1, 2, (3, HEIGHT, WIDTH))),
+            submap=2 * number,
+            descriptor=rng.normal(size=CHANNELS).astype(np.float16),
+            submap_from_cam=rng.normal(size=(3, 3, 4)),
+            focal=np.array(rng.uniform(0.5, 2)),
+            pixels=rng.normal(size=(3, MOST, 2)).astype(np.float32),
+            depth=rng.uniform(1, 2, (3, MOST)).astype(np.float32),
+            patches=rng.integers(-127, 128, (3, MOST, SIDE**2), np.int8),
         )
 
 
@@ -39,7 +43,7 @@ def test_a_place_comes_back_bit_by_bit(tmp_path: Path, on_disk: bool):
     for place in some_places(5):
         found = places.read(place.submap)
         assert found.submap == place.submap
-        for name in ("descriptor", "images", "submap_from_cam", "depth"):
+        for name in ("descriptor", "submap_from_cam", "focal", "pixels", "depth", "patches"):
             np.testing.assert_array_equal(getattr(found, name), getattr(place, name), strict=True)
     np.testing.assert_array_equal(places.submaps, [0, 2, 4, 6, 8])
     np.testing.assert_array_equal(places.descriptors, [place.descriptor for place in some_places(5)])
@@ -101,10 +105,10 @@ def test_a_file_of_other_places_is_refused(tmp_path: Path):
 def test_what_does_not_fit_is_refused():
     places = filled(None, 2, most=4)
     good = list(some_places(3))[2]
-    with pytest.raises(ValueError, match=r"a place's images must be \[3, 8, 12, 3\] here, not \[2, 8, 12, 3\]"):
-        places.add(Place(9, good.descriptor, good.images[:2], good.submap_from_cam, good.depth))
+    with pytest.raises(ValueError, match=rf"a place's depth must be \[3, {MOST}\] here, not \[2, {MOST}\]"):
+        places.add(replace(good, depth=good.depth[:2]))
     with pytest.raises(ValueError, match="submap 2 comes after that of submap 2"):
-        places.add(Place(2, good.descriptor, good.images, good.submap_from_cam, good.depth))
+        places.add(replace(good, submap=2))
     with pytest.raises(ValueError, match="at least 2"):
         Places(None, RECORD, most=1)
     assert places.count == 2

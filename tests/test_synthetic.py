@@ -191,7 +191,7 @@ def test_frames_look_like_something(rendered):
     assert image.shape == (5, HEIGHT, WIDTH, 3) and image.min() >= 0 and image.max() <= 1
     assert 0.15 < image.mean() < 0.85 and image.std() > 0.05
     assert np.abs(np.diff(image, axis=2)).mean() > 0.01
-    assert frames.valid.mean() > {"room": 0.9999, "street": 0.5, "corridor": 0.9}[scene.kind]
+    assert frames.valid.mean() > {"room": 0.9999, "street": 0.5, "corridor": 0.9, "doors": 0.9}[scene.kind]
 
 
 def sample(image, pixels):
@@ -253,7 +253,7 @@ def test_sky_cannot_be_tracked(rendered, tracked):
     scene, frames = rendered
     query, track, visible = tracked
     sky = reference_depth(scene, jax.tree.map(lambda array: array[0], frames), query) == 0
-    assert sky.sum() > {"room": -1, "street": 50, "corridor": -1}[scene.kind]
+    assert sky.sum() > {"room": -1, "street": 50, "corridor": -1, "doors": -1}[scene.kind]
     assert not visible[:, sky].any()
     np.testing.assert_array_equal(track[:, sky], np.broadcast_to(query[sky], track[:, sky].shape))
 
@@ -271,7 +271,7 @@ def test_supersampling_is_a_mean_of_shifted_images(intrinsics):
     assert np.abs(once.image - fine.image).mean() > 1e-3
 
 
-@pytest.mark.parametrize("kind", ["street", "corridor"])
+@pytest.mark.parametrize("kind", ["street", "corridor", "doors"])
 def test_no_cell_in_sight_is_left_out(kind, monkeypatch):
     """The cells that are cast look the same as 24 of them: 30 seeds, any direction, 100° of diagonal view."""
     intrinsics = geometry.intrinsics_from_field_of_view(jnp.deg2rad(90.0), HEIGHT, WIDTH)
@@ -285,7 +285,7 @@ def test_no_cell_in_sight_is_left_out(kind, monkeypatch):
     def pictures():
         def picture(view):
             frame = synthetic.render(*view, intrinsics, HEIGHT, WIDTH)
-            # Nothing casts a shadow in a corridor: depth says it all, and colours would take long to compile.
+            # Nothing casts a shadow in corridors: depth says it all, and colours would take long to compile.
             return (frame.depth, frame.image) if kind == "street" else (frame.depth,)
 
         return jax.jit(lambda views: jax.lax.map(picture, views))(views)

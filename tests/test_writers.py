@@ -17,8 +17,8 @@ SAME_BYTES = ("depth", "intrinsics", "kitti", "npz", "ply", "tum")
 
 
 def test_every_writer_is_tested():
-    # The other three in test_writers_recordings.py and e2e/test_mapping.py.
-    assert {*SAME_BYTES, "video", "rrd", "submaps"} == set(WRITERS)
+    # The others in test_writers_recordings.py and test_writers_map.py.
+    assert {*SAME_BYTES, "video", "rrd", "submaps", "loops"} == set(WRITERS)
 
 
 def files(folder: Path) -> dict[str, bytes]:

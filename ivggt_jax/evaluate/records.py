@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.evaluate.loops import Loops, MapFollower
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import CHUNK, Walk, WalkPart, depth_errors
 from ivggt_jax.mapping.config import SubmapConfig
@@ -61,14 +62,22 @@ class Record:
     """Of everything the stream remembers."""
     clipped: int
     """Budgets of single layers that were clipped, summed over passes."""
+    loops: Loops | None
+    """What was made of the path in the end, where loops were looked for."""
 
 
 def run_walks(
-    model: Model, cache: CacheConfig, walks: Sequence[Walk], frames: int, submaps: SubmapConfig | None = None
+    model: Model,
+    cache: CacheConfig,
+    walks: Sequence[Walk],
+    frames: int,
+    submaps: SubmapConfig | None = None,
+    loops: bool = False,
 ) -> list[Record]:
     """Feeds the walks, all of one size, side by side as one batch of streams; returns a record of each.
 
-    The last chunk is fed whole; what goes beyond `frames` is not recorded.
+    The last chunk is fed whole; what goes beyond `frames` is not recorded. With `loops`, which need submaps, each record
+    also has the path as they correct it.
     """
     height, width = walks[0].size
     cache = replace(cache, max_frames=-(-frames // CHUNK) * CHUNK)
@@ -77,25 +86,36 @@ def run_walks(
     )
     state_bytes = state.nbytes // len(walks)
     columns: list[list[dict[str, np.ndarray]]] = [[] for _ in walks]
+    followers = [MapFollower() for _ in walks] if loops else []
     for start in range(0, frames, CHUNK):
         parts = [walk.part(start, CHUNK) for walk in walks]
         state, predictions, seconds = _timed_scan(model, state, np.stack([part.images for part in parts], axis=1))
         taken = seconds * 1000 / CHUNK / len(walks) if start else np.nan
         for stream, part in enumerate(parts):
-            columns[stream].append(_look(part, jax.tree.map(lambda x, i=stream: x[:, i], predictions)))
+            own = jax.tree.map(lambda x, i=stream: x[:, i], predictions)
+            if followers:
+                followers[stream].add(part.images, own)
+            columns[stream].append(_look(part, own))
             columns[stream][-1] |= {
                 "milliseconds": np.full(CHUNK, taken),
                 "tokens": np.full(CHUNK, int(state.lengths[stream].sum())),
                 "host_megabytes": np.full(CHUNK, peak_memory()["host"] / 1e6),
             }
-    return [
+    records = [
         Record(
             name=walk.name,
             state_bytes=state_bytes,
             clipped=int(state.clipped[stream]),
+            loops=None,
             **{name: np.concatenate([part[name] for part in columns[stream]])[:frames] for name in columns[stream][0]},
         )
         for stream, walk in enumerate(walks)
+    ]
+    if not followers:
+        return records
+    return [
+        replace(record, loops=follower.finish(record.found, record.truth, record.depth_scale))
+        for record, follower in zip(records, followers, strict=True)
     ]
 
 
@@ -105,7 +125,7 @@ def record_clip(model: Model, walk: Walk, frames: int) -> Record:
     predictions = jax.device_get(infer_clip(model, part.images[None], "offline", heads=("camera", "depth")))
     unknown = np.full(frames, np.nan)
     return Record(
-        name=walk.name, milliseconds=unknown, tokens=unknown, host_megabytes=unknown, state_bytes=0, clipped=0,
+        name=walk.name, milliseconds=unknown, tokens=unknown, host_megabytes=unknown, state_bytes=0, clipped=0, loops=None,
         **_look(part, jax.tree.map(lambda x: x[0], predictions)),
     )  # fmt: skip
 
@@ -159,8 +179,6 @@ def measures(record: Record, length: int) -> dict[str, float]:
     """
     found, truth = record.found[:length], record.truth[:length]
     whole = path_errors(found, truth)
-    starts = range(0, max(1, length - WINDOW + 1), WINDOW)
-    windows = [path_errors(found[i : i + WINDOW], truth[i : i + WINDOW]).over_length for i in starts]
     depth_error, scale = record.depth_error[:length], record.depth_scale[:length]
     times = record.milliseconds[:length]
     times = times[np.isfinite(times)]
@@ -168,7 +186,7 @@ def measures(record: Record, length: int) -> dict[str, float]:
         "depth_error": np.mean(depth_error),
         "constant_depth_error": np.mean(record.constant_depth_error[:length]),
         "scale_drift": np.std(np.log(scale)) if np.isfinite(scale).all() else np.inf,
-        "path_error_percent": 100 * np.mean(windows),
+        "path_error_percent": _window_error(found, truth),
         "position_error": whole.over_spread,
         "rotation_error_degrees": whole.rotation_degrees,
         "turning_factor": turning_factor(found, truth),
@@ -178,6 +196,25 @@ def measures(record: Record, length: int) -> dict[str, float]:
     if length > LATE.start:
         numbers["late_over_early"] = np.mean(depth_error[LATE]) / np.mean(depth_error[EARLY])
     return {name: float(value) for name, value in numbers.items()}
+
+
+def loop_measures(record: Record) -> dict[str, float]:
+    """Errors of the whole path as loops have corrected it, and how many loops there were; empty where none were looked for."""
+    if record.loops is None:
+        return {}
+    found, truth = record.loops.corrected, record.truth
+    return {
+        "corrected_position_error": path_errors(found, truth).over_spread,
+        "corrected_path_error_percent": _window_error(found, truth),
+        "loops": record.loops.kept,
+        "false_loops": record.loops.false,
+    }
+
+
+def _window_error(found: np.ndarray, truth: np.ndarray) -> float:
+    """Mean path error of every `WINDOW` frames, in percent."""
+    starts = range(0, max(1, len(truth) - WINDOW + 1), WINDOW)
+    return 100 * float(np.mean([path_errors(found[i : i + WINDOW], truth[i : i + WINDOW]).over_length for i in starts]))
 
 
 def curves(record: Record) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import tyro
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.plots import line_plot, path_plot
-from ivggt_jax.evaluate.records import Record, curves, measures, run_walks
+from ivggt_jax.evaluate.records import Record, curves, loop_measures, measures, run_walks
 from ivggt_jax.evaluate.report import SequenceReport, summary_table, write_report
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
@@ -23,7 +23,7 @@ class Stream:
     """Options of `evaluate stream`."""
 
     routes: tuple[RouteName, ...] = ("loop", "corridor")
-    """Around a room again and again; along a corridor, or a street, that never ends."""
+    """Around a room again and again: the same images, or others; along a corridor, a street, or equal doors without end."""
     seeds: tuple[int, ...] = (HELD_OUT_SEED,)
     """Of scenes and paths: each route is walked once for each. Training keeps to smaller ones."""
     frames: int = 1000
@@ -48,7 +48,7 @@ def evaluate_streams(config: Stream) -> int:
     walks = [Walk(route, seed, *size) for route in config.routes for seed in config.seeds]
     cache = config.memory.cache_for(config.frames)
     submaps = config.mapping.choose(model.config, config.frames)
-    records = run_walks(model, cache, walks, config.frames, submaps)
+    records = run_walks(model, cache, walks, config.frames, submaps, config.mapping.loops)
     reports = [report_record(record, cache, submaps) for record in records]
     title = f"stream · {config.frames} frames"
     print(summary_table(title, reports))
@@ -76,7 +76,7 @@ def report_record(record: Record, cache: CacheConfig, submaps: SubmapConfig | No
             "clipped budgets": record.clipped,
             "submaps": "off" if submaps is None else str(submaps),
         },
-        measures=measures(record, len(record.truth)),
+        measures=measures(record, len(record.truth)) | loop_measures(record),
         curves=drawn,
         figures={"camera path": path_plot(record.truth[..., 3], aligned[..., 3])}
         | {name: line_plot({name: values}, "frame", name) for name, values in drawn.items()},

@@ -3,7 +3,7 @@
 A walk is a pure function of its route, its seed and the frame number: any part of it can be had without the ones before.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal
 
@@ -13,7 +13,17 @@ import numpy as np
 
 from ivggt_jax import geometry
 from ivggt_jax.evaluate.depth import evaluate_depth
-from ivggt_jax.synthetic import Look, Scene, camera_path, each_camera, make_scene, render
+from ivggt_jax.synthetic import (
+    Light,
+    Look,
+    Scene,
+    camera_path,
+    changing_light,
+    each_camera,
+    make_scene,
+    render,
+    returning_path,
+)
 from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.trajectories.alignment import inverse
 
@@ -23,7 +33,7 @@ CHUNK = 10
 """Frames that are rendered and predicted at a time, and whose depth has one scale."""
 HELD_OUT_SEED = 1 << 20
 """The first of the seeds that no training uses."""
-RouteName = Literal["loop", "corridor", "street"]
+RouteName = Literal["loop", "return", "corridor", "street", "doors"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +44,17 @@ class Route:
     look: Look
     period: int | None
     """Frames after which it comes back exactly; None: never."""
+    varied: bool = False
+    """Comes back to its places in other ways and in other light: `returning_path`, whose look is always "aside"."""
     speed: float = 2.0
 
 
 ROUTES: dict[RouteName, Route] = {
     "loop": Route("room", "aside", period=400),
+    "return": Route("room", "aside", period=None, varied=True),
     "corridor": Route("corridor", "ahead", period=None),
     "street": Route("street", "ahead", period=None),
+    "doors": Route("doors", "ahead", period=None),
 }
 
 
@@ -109,12 +123,22 @@ def _render(
     scene: Scene, path_key: jax.Array, start: int, frames: int, route: Route, height: int, width: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Images uint8 [T,H,W,3], depth [T,H,W] and cam_from_world [T,3,4]."""
-    cameras = camera_path(path_key, scene, frames, start=start, speed=route.speed, look=route.look, period=route.period)
+    light = None
+    if route.varied:
+        cameras = returning_path(path_key, scene, frames, start=start, speed=route.speed)
+        light = changing_light(jax.random.fold_in(path_key, 1), scene, frames, start=start)
+    else:
+        cameras = camera_path(
+            path_key, scene, frames, start=start, speed=route.speed, look=route.look, period=route.period
+        )
     intrinsics = geometry.intrinsics_from_field_of_view(jnp.deg2rad(FIELD_OF_VIEW), height, width)
 
-    def one(camera: jax.Array) -> tuple[jax.Array, jax.Array]:
-        frame = render(scene, camera, intrinsics, height, width)
-        return jnp.round(255 * jnp.clip(frame.image, 0, 1)).astype(jnp.uint8), frame.depth
+    def one(view: tuple[jax.Array, Light | None]) -> tuple[jax.Array, jax.Array]:
+        camera, light = view
+        lit = scene if light is None else replace(scene, lighting=light.lighting)
+        frame = render(lit, camera, intrinsics, height, width)
+        image = frame.image if light is None else frame.image * light.exposure
+        return jnp.round(255 * jnp.clip(image, 0, 1)).astype(jnp.uint8), frame.depth
 
-    images, depth = each_camera(one, cameras, height * width)
+    images, depth = each_camera(one, (cameras, light), height * width)
     return images, depth, cameras

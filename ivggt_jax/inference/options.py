@@ -98,7 +98,7 @@ class InferConfig:
     def growing(self) -> tuple[str, ...]:
         """Outputs written frame by frame, saved frames among them where something is made of those."""
         growing = [name for name in self.outputs if name not in get_args(BuiltOutput)]
-        from_frames = self.built or self.view or self.align.trajectory
+        from_frames = self.built or self.view or self.align.trajectory or self.mapping.loops
         return tuple(dict.fromkeys([*growing, "npz"] if from_frames else growing))
 
     @property

@@ -1,62 +1,25 @@
 """The pose graph: where every submap lies in the world, given the links of the chain and the loops across it.
 
 Nodes are similarities world_from_submap. Each submap is linked to the one before it, unless a new part of the map began
-there, and loops join any two. The graph is solved with GTSAM: `BetweenFactorSimilarity3`, Levenberg-Marquardt, and for
-the loops graduated non-convexity with truncated least squares (Yang et al., RA-L 2020, arXiv 1909.08605).
-
-A robust solver is no guard against a wrong loop that nothing contradicts: a long chain bends to whatever it is told. So a
-loop counts only where the chain could have drifted so far, and where a second loop beside it agrees, unless it hardly
-moves anything.
+there, and loops join any two that `judge` lets count. The graph is solved with GTSAM: `BetweenFactorSimilarity3`,
+Levenberg-Marquardt, and for the loops graduated non-convexity with truncated least squares (Yang et al., RA-L 2020, arXiv
+1909.08605).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import gtsam
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial.transform import Rotation
 
+from ivggt_jax.mapping.judge import Gap, GraphConfig, Judge, Loop, Verdict
 from ivggt_jax.transforms import Similarity, rotation_angle
 
-Verdict = Literal["kept", "implausible", "alone", "outvoted"]
-"""What became of a loop. `implausible`: the chain cannot have drifted so far; `alone`: it moves the map far and no loop
-near it agrees; `outvoted`: the others contradict it."""
-
-
-@dataclass(frozen=True)
-class GraphConfig:
-    """How much links and loops are trusted. Angles in radians, lengths in a submap's unit, scales as logarithms."""
-
-    link_rotation: float = 0.03
-    link_translation: float = 0.1
-    """Of the link's length, beside `loop_translation` / 4 in any case."""
-    link_scale: float = 0.03
-    loop_rotation: float = 0.1
-    loop_translation: float = 0.15
-    loop_scale: float = 0.06
-    inlier: float = 0.99
-    """Share of true loops that the noise above explains."""
-    drift: float = 0.35
-    """Most that a chain drifts: translation as a share of its length, rotation of all its turning."""
-    drift_scale: float = 0.12
-    """The same of the scale, times the square root of the number of links."""
-    neighbours: int = 8
-    """Two loops can agree when both their ends are at most so many links apart."""
-    agreement: float = 2.0
-    """In standard deviations of what lies between two loops: they agree when they differ by less."""
-    near: float = 2.0
-    """A loop that moves its submaps by less than so many times its own noise needs no second one."""
-
-
-@dataclass(frozen=True)
-class Loop:
-    """Two submaps that saw the same place."""
-
-    a: int
-    b: int
-    a_from_b: Similarity
+TURNING_FACTORS = np.linspace(0.8, 1.25, 46)
+"""By which the turns of a chain may be wrong, 1 among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,51 +36,32 @@ class Solution:
     """The same with the corrected submaps."""
 
 
-@dataclass(frozen=True, eq=False)
-class Gap:
-    """What is left between two ways to say the same similarity: angle in radians, length, logarithm of a scale."""
-
-    rotation: float
-    translation: float
-    scale: float
-
-    @classmethod
-    def of(cls, one: Similarity, other: Similarity) -> "Gap":
-        """Of two similarities a_from_b; the length is in a's unit."""
-        angle = rotation_angle(one.rotation.T @ other.rotation)
-        shift = np.linalg.norm(one.translation - other.translation)
-        return cls(float(angle), float(shift), float(abs(np.log(one.scale / other.scale))))
-
-    def times(self, factor: float) -> "Gap":
-        """All three multiplied."""
-        return Gap(factor * self.rotation, factor * self.translation, factor * self.scale)
-
-    def within(self, most: "Gap") -> bool:
-        """Whether nothing is larger than in `most`; not, where anything is not finite."""
-        return bool(
-            self.rotation <= most.rotation and self.translation <= most.translation and self.scale <= most.scale
-        )
-
-
 def solve(
-    chain: Sequence[Similarity], parts: Sequence[int], loops: Sequence[Loop], config: GraphConfig | None = None
+    chain: Sequence[Similarity],
+    parts: Sequence[int],
+    loops: Sequence[Loop],
+    config: GraphConfig | None = None,
+    stretches: Sequence[int] | None = None,
 ) -> Solution:
     """The map that agrees best with its links and its loops.
 
     `chain` are the submaps as they were placed one after the other, `parts` the number of the map part that each belongs
-    to; the first submap of each part, and of parts that loops have joined, stays where it is. Raises ValueError for a
-    loop between submaps that do not exist.
+    to; the first submap of each part, and of parts that loops have joined, stays where it is. `stretches` are the numbers
+    of the pieces of video without a cut; by default each part is one. Where a link failed and nothing was cut, two parts
+    are in one stretch: their link is not believed, but no loop may contradict it by far. Raises ValueError for a loop
+    between submaps that do not exist.
     """
     config = config or GraphConfig()
+    stretches = parts if stretches is None else stretches
     for loop in loops:
         if not 0 <= loop.a < loop.b < len(chain):
             raise ValueError(f"a loop joins submaps {loop.a} and {loop.b} of {len(chain)}")
-    judge = _Judge(chain, parts, loops, config)
-    verdicts = judge.verdicts()
+    verdicts = Judge(chain, parts, stretches, loops, config).verdicts()
     trusted = [i for i, verdict in enumerate(verdicts) if verdict == "kept"]
     nodes = list(chain)
     if trusted:
-        nodes, weights = _optimise(chain, parts, [loops[i] for i in trusted], config)
+        believed = [loops[i] for i in trusted]
+        nodes, weights = _optimise(_turned_right(chain, parts, believed, config), parts, believed, config)
         for i, weight in zip(trusted, weights, strict=True):
             if weight < 0.5:
                 verdicts[i] = "outvoted"
@@ -125,72 +69,41 @@ def solve(
     return Solution(nodes, verdicts, _residual(chain, kept, config), _residual(nodes, kept, config))
 
 
-class _Judge:
-    """Which loops may count at all."""
+def _turned_right(
+    chain: Sequence[Similarity], parts: Sequence[int], loops: Sequence[Loop], config: GraphConfig
+) -> Sequence[Similarity]:
+    """The chain with every link's turn multiplied by the factor that agrees best with the loops.
 
-    def __init__(self, chain: Sequence[Similarity], parts: Sequence[int], loops: Sequence[Loop], config: GraphConfig):
-        self._chain, self._parts, self._loops, self._config = chain, parts, loops, config
-        steps = [one.inverse().after(other) for one, other in zip(chain, chain[1:], strict=False)]
-        gaps = [Gap.of(Similarity(), step) for step in steps]
-        self._turned = np.cumsum([0.0, *(gap.rotation for gap in gaps)])
-        # In the world's unit, so that lengths of submaps add up.
-        self._walked = np.cumsum([0.0, *(gap.translation * one.scale for gap, one in zip(gaps, chain, strict=False))])
+    A network that is wrong about the field of view turns its cameras by a factor that belongs to the scene. Over a long
+    chain that adds up to more than half a turn, from where least squares would find no way back.
+    """
+    inside = [loop for loop in loops if parts[loop.a] == parts[loop.b]]
 
-    def verdicts(self) -> list[Verdict]:
-        """Kept, as far as the chain and the other loops say."""
-        plausible = [self._plausible(loop) for loop in self._loops]
-        believed = [loop for loop, fine in zip(self._loops, plausible, strict=True) if fine]
-        found: list[Verdict] = []
-        for loop, fine in zip(self._loops, plausible, strict=True):
-            supported = fine and (self._moves_little(loop) or any(self._agree(loop, other) for other in believed))
-            found.append("implausible" if not fine else "kept" if supported else "alone")
-        return found
+    def disagreement(factor: float) -> float:
+        nodes = _turned(chain, parts, factor)
+        angles = [
+            Gap.of(loop.a_from_b, nodes[loop.a].inverse().after(nodes[loop.b])).rotation / loop.noise for loop in inside
+        ]
+        return float(np.sum(np.minimum(np.array(angles) / config.loop_rotation, 3) ** 2))
 
-    def _plausible(self, loop: Loop) -> bool:
-        """Whether the chain can have drifted as far as the loop says; nothing is known between parts."""
-        if self._parts[loop.a] != self._parts[loop.b]:
-            return True
-        config, (turned, walked) = self._config, self._way(loop.a, loop.b, self._chain[loop.a].scale)
-        most = Gap(
-            2 * config.loop_rotation + config.drift * turned,
-            2 * config.loop_translation + config.drift * walked,
-            2 * config.loop_scale + config.drift_scale * (loop.b - loop.a) ** 0.5,
-        )
-        return self._gap(loop).within(most)
+    # The first of equals: 1, where nothing speaks for another one.
+    best = min(sorted(TURNING_FACTORS, key=lambda factor: abs(factor - 1)), key=disagreement)
+    return _turned(chain, parts, float(best))
 
-    def _moves_little(self, loop: Loop) -> bool:
-        config = self._config
-        noise = Gap(config.loop_rotation, config.loop_translation, config.loop_scale)
-        return self._parts[loop.a] == self._parts[loop.b] and self._gap(loop).within(noise.times(config.near))
 
-    def _agree(self, one: Loop, other: Loop) -> bool:
-        """Whether two loops, from one neighbourhood to another, say the same of them."""
-        ends = ((one.a, other.a), (one.b, other.b))
-        if (one.a, one.b) == (other.a, other.b):
-            return False
-        if any(abs(i - j) > self._config.neighbours or self._parts[i] != self._parts[j] for i, j in ends):
-            return False
-        there, back = (self._chain[i].inverse().after(self._chain[j]) for i, j in ends)
-        around = there.after(other.a_from_b).after(back.inverse())
-        return Gap.of(one.a_from_b, around).within(self._noise_around(ends).times(self._config.agreement))
-
-    def _noise_around(self, ends: Sequence[tuple[int, int]]) -> Gap:
-        """Standard deviation of the way along one loop, a piece of the chain, another loop, and a piece back."""
-        config = self._config
-        links = sum(abs(i - j) for i, j in ends)
-        walked = sum(self._way(i, j, self._chain[ends[0][0]].scale)[1] for i, j in ends)
-        rotation = np.sqrt(2 * config.loop_rotation**2 + links * config.link_rotation**2)
-        # What one loop says of the other's place is turned by its own wrong rotation.
-        parts = (config.loop_translation, config.loop_translation, config.link_translation * walked, rotation * walked)
-        scale = np.sqrt(2 * config.loop_scale**2 + links * config.link_scale**2)
-        return Gap(float(rotation), float(np.linalg.norm(parts)), float(scale))
-
-    def _gap(self, loop: Loop) -> Gap:
-        return Gap.of(loop.a_from_b, self._chain[loop.a].inverse().after(self._chain[loop.b]))
-
-    def _way(self, i: int, j: int, unit: float) -> tuple[float, float]:
-        """How much the chain turns from one submap to another, and how long it is in a `unit` of the world."""
-        return abs(self._turned[i] - self._turned[j]), abs(self._walked[i] - self._walked[j]) / unit
+def _turned(chain: Sequence[Similarity], parts: Sequence[int], factor: float) -> Sequence[Similarity]:
+    """The chain with the turn of every link, an angle about an axis, multiplied by a factor."""
+    if factor == 1:
+        return chain
+    nodes = [chain[0]]
+    for i in range(1, len(chain)):
+        if parts[i] != parts[i - 1]:
+            nodes.append(chain[i])
+            continue
+        link = chain[i - 1].inverse().after(chain[i])
+        turn = factor * Rotation.from_matrix(link.rotation).as_rotvec()
+        nodes.append(nodes[-1].after(Similarity(link.scale, Rotation.from_rotvec(turn).as_matrix(), link.translation)))
+    return nodes
 
 
 def _optimise(
@@ -209,7 +122,10 @@ def _optimise(
             graph.add(_link_factor(i - 1, chain[i - 1].inverse().after(chain[i]), config))
     links = graph.size()
     for loop in loops:
-        noise = _noise(config.loop_rotation, config.loop_translation / loop.a_from_b.scale, config.loop_scale)
+        turn, shift, scale = (
+            loop.noise * x for x in (config.loop_rotation, config.loop_translation, config.loop_scale)
+        )
+        noise = _noise(turn, shift / loop.a_from_b.scale, scale)
         graph.add(gtsam.BetweenFactorSimilarity3(loop.a, loop.b, _to_gtsam(loop.a_from_b), noise))
     params = gtsam.GncLMParams(gtsam.LevenbergMarquardtParams())
     params.setKnownInliers(list(range(links)))
@@ -223,7 +139,8 @@ def _optimise(
 def _link_factor(i: int, link: Similarity, config: GraphConfig) -> gtsam.NonlinearFactor:
     length = float(np.linalg.norm(link.translation))
     translation = np.hypot(config.link_translation * length, config.loop_translation / 4) / link.scale
-    noise = _noise(config.link_rotation, float(translation), config.link_scale)
+    turn = np.hypot(config.link_rotation, config.link_turning * rotation_angle(link.rotation))
+    noise = _noise(float(turn), float(translation), config.link_scale)
     return gtsam.BetweenFactorSimilarity3(i, i + 1, _to_gtsam(link), noise)
 
 
@@ -262,6 +179,7 @@ def _residual(nodes: Sequence[Similarity], loops: Sequence[Loop], config: GraphC
     gaps = [Gap.of(loop.a_from_b, nodes[loop.a].inverse().after(nodes[loop.b])) for loop in loops]
     noise = np.array([config.loop_rotation, config.loop_translation, config.loop_scale])
     whitened = np.array([[gap.rotation, gap.translation, gap.scale] for gap in gaps]) / noise
+    whitened /= np.array([[loop.noise] for loop in loops])
     return float(np.sqrt(np.mean(np.sum(whitened**2, axis=1) / 7)))
 
 

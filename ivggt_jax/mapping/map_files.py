@@ -1,38 +1,37 @@
-"""`submaps.txt` and `loops.txt`: the map's graph in two text files that only grow.
+"""The map's graph in two text files that only grow: `submaps.txt` and `loops.txt`. Here are their lines, written and read.
 
 Both begin with a line that starts with `#` and names the columns; then come lines of numbers, single spaces between them.
 
-`submaps.txt` has a line for every submap, written when it begins:
+`submaps.txt` has a line for every submap, written when its first frame is finished:
 
     id part first scale tx ty tz qx qy qz qw share spread
 
-The submaps are numbered from 0 and lie in the part of the map with number `part`, from 0; the submap holds the run's frames
-from number `first` on, counted from 0 like the lines of `trajectory.txt`, to where the next one begins. The similarity is
-world_from_submap as it was known then: a point x of the submap lies at scale · R(q) · x + t, OpenCV axes. `share` and
-`spread` say how good its link to the submap before is: the share of pixels that agree in depth, 0 to 1, and the spread of the
-logarithm of their ratio. The first submap of a part has no link: 0 0.
+Submaps are numbered from 0 and lie in the part of the map with number `part`, from 0; between two parts nothing is known.
+`first` is the frame, counted from 0 like the lines of `trajectory.txt`, with which the submap begins. The similarity is
+world_from_submap as it was known then: a point x of the submap lies at scale · R(q) · x + t, OpenCV axes. `share` and `spread`
+say how good the link to the submap before is: the share of usable pixels, and the spread of the logarithm of the ratio of
+their depths. Where they are too bad a part begins; 0 0 is the first submap, or one after a cut.
 
 `loops.txt` has a line for every pair of places that was compared, in the order in which that was done:
 
-    a b scale tx ty tz qx qy qz qw likeness turn shift stretch correlation depth overlap verdict
+    a b scale tx ty tz qx qy qz qw likeness matches support error verdict
 
-a < b are submaps, the similarity is a_from_b, the scores are those of `loops.Scores`, and the verdict is `accepted` or the
-reason why it was not. What the finished graph makes of the accepted ones is no part of this file: it may change with every
-loop that follows.
+a < b are submaps, and the similarity is a_from_b as the pair itself has it: a point x of submap b is the point
+scale · R(q) · x + t of submap a. The scores are those of `loops.Scores`, and the verdict is `accepted` or the reason why the
+pair was not. What the graph makes of the accepted ones is no part of this file: every loop that follows may change it.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.mapping.loops import Proof, Scores, Verdict
+from ivggt_jax.mapping.loops import VERDICTS, Proof, Scores, Verdict
 from ivggt_jax.transforms import Similarity
-from ivggt_jax.writers.files import LineFile
 
 SUBMAPS_FILE, LOOPS_FILE = "submaps.txt", "loops.txt"
 MOST_LINES = 10_000_000
@@ -42,8 +41,8 @@ MOST_BYTES = 1024
 _LARGEST = 1e12
 """Of any number."""
 _SIMILARITY = "scale tx ty tz qx qy qz qw"
-_SUBMAP_COLUMNS = f"id part first {_SIMILARITY} share spread"
-_LOOP_COLUMNS = f"a b {_SIMILARITY} {' '.join(Scores._fields)} verdict"
+SUBMAP_COLUMNS = f"id part first {_SIMILARITY} share spread"
+LOOP_COLUMNS = f"a b {_SIMILARITY} {' '.join(Scores._fields)} verdict"
 _Record = TypeVar("_Record")
 
 
@@ -60,47 +59,15 @@ class SubmapRecord:
     spread: float
 
 
-class SubmapsFile:
-    """Appends to `submaps.txt`. Opening keeps the first `lines` submaps and drops the rest; 0 starts afresh.
-
-    Raises ResumeError when there are fewer, WriteError when the disk is full.
-    """
-
-    def __init__(self, out: Path, lines: int = 0):
-        self._file = LineFile(out / SUBMAPS_FILE, lines, f"{_SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
-        self.lines = lines
-        """Submaps in the file."""
-
-    def write(self, record: SubmapRecord) -> None:
-        """Appends a line. Raises ValueError for a submap out of order."""
-        if record.submap != self.lines:
-            raise ValueError(f"submap {record.submap} comes after {self.lines} submaps")
-        numbers = (*_numbers(record.world_from_submap), record.share, record.spread)
-        self._file.append(f"{record.submap} {record.part} {record.first} {_text(numbers)}")
-        self.lines += 1
-
-    def close(self) -> None:
-        """Closes the file; it is complete as it stands."""
-        self._file.close()
+def submap_line(record: SubmapRecord) -> str:
+    """The line of a submap, without its end."""
+    numbers = (*_numbers(record.world_from_submap), record.share, record.spread)
+    return f"{record.submap} {record.part} {record.first} {_text(numbers)}"
 
 
-class LoopsFile:
-    """Appends to `loops.txt`, as `SubmapsFile` does to its file."""
-
-    def __init__(self, out: Path, lines: int = 0):
-        self._file = LineFile(out / LOOPS_FILE, lines, f"{_LOOP_COLUMNS} (a from b, OpenCV axes)")
-        self.lines = lines
-        """Pairs in the file."""
-
-    def write(self, proof: Proof) -> None:
-        """Appends a line."""
-        numbers = (*_numbers(proof.a_from_b), *proof.scores)
-        self._file.append(f"{proof.a} {proof.b} {_text(numbers)} {proof.verdict}")
-        self.lines += 1
-
-    def close(self) -> None:
-        """Closes the file; it is complete as it stands."""
-        self._file.close()
+def loop_line(proof: Proof) -> str:
+    """The line of a pair of places, without its end."""
+    return f"{proof.a} {proof.b} {_text((*_numbers(proof.a_from_b), *proof.scores))} {proof.verdict}"
 
 
 def read_submaps(path: Path) -> list[SubmapRecord]:
@@ -120,7 +87,7 @@ def read_submaps(path: Path) -> list[SubmapRecord]:
             raise ValueError("share must be from 0 to 1 and spread not negative")
         return SubmapRecord(submap, part, first, similarity, share, spread)
 
-    return _read(path, _SUBMAP_COLUMNS, parse)
+    return _read(path, SUBMAP_COLUMNS, parse)
 
 
 def read_loops(path: Path) -> list[Proof]:
@@ -130,12 +97,13 @@ def read_loops(path: Path) -> list[Proof]:
         a, b = _wholes(words[:2])
         if not a < b:
             raise ValueError(f"{a} must be less than {b}")
-        if words[-1] not in get_args(Verdict):
+        if words[-1] not in VERDICTS:
             raise ValueError(f"no verdict is called {words[-1]!r}")
         verdict: Verdict = words[-1]
-        return Proof(a, b, _similarity(words[2:10]), Scores(*_finite(words[10:-1])), verdict)
+        (likeness, error), (matches, support) = _finite([words[10], words[13]]), _wholes(words[11:13])
+        return Proof(a, b, _similarity(words[2:10]), Scores(likeness, matches, support, error), verdict)
 
-    return _read(path, _LOOP_COLUMNS, parse)
+    return _read(path, LOOP_COLUMNS, parse)
 
 
 def _read(path: Path, columns: str, parse: Callable[[list[str], list[_Record]], _Record]) -> list[_Record]:

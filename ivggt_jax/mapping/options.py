@@ -1,6 +1,6 @@
 """Options of the commands that follow a stream: whether it is divided into submaps, and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.mapping.config import SubmapConfig
@@ -18,13 +18,18 @@ class SubmapOptions:
 
     submaps: str = "auto"
     """Frames of a submap; off: one stream, as published; auto: 32 for the demo model, for other weights 48 where the
-    stream is longer than 500 frames or endless."""
+    stream is longer than 500 frames or endless, or --loops needs them."""
     refine: bool = True
     """Refine the poses of submaps by aligning the images themselves."""
+    loops: bool = False
+    """Notice when the stream is back at a place, and set the whole map right by that: what comes out is also written to
+    corrected/, at the end and on Ctrl-C. Needs submaps and the saved frames (adds npz)."""
 
     def __post_init__(self) -> None:
         if self.submaps not in ("auto", "off") and not (self.submaps.isdecimal() and int(self.submaps) >= 2):
             raise ValueError(f"--submaps is auto, off, or at least 2 frames, not {self.submaps!r}")
+        if self.loops and self.submaps == "off":
+            raise ValueError("--loops joins submaps, and --submaps off has none: leave one of them out")
 
     def choose(self, model: ModelConfig, length: int | None) -> SubmapConfig | None:
         """What to do with a stream of so many frames, None: of no known end. None: one stream."""
@@ -32,8 +37,9 @@ class SubmapOptions:
             return None
         if self.submaps != "auto":
             return SubmapConfig(frames=int(self.submaps), refine=self.refine)
-        if model == ModelConfig.demo():
+        demo = ModelConfig.demo()
+        if replace(model, predicts=demo.predicts) == demo:  # whichever of its heads are used
             return SubmapConfig(refine=self.refine)
-        if length is not None and length <= LONG:
+        if length is not None and length <= LONG and not self.loops:
             return None
         return SubmapConfig(frames=PUBLISHED_FRAMES, refine=self.refine)

@@ -1,9 +1,9 @@
 """What is remembered of places, so that a stream notices when it comes back to one.
 
-A place is the beginning of a submap: three of its frames with their cameras and a coarse depth, and a descriptor, the camera
-token of the first. Descriptors are held in memory, everything else lies in a file of equal records, `places.bin`, that
-only grows. Of a long run every second place is kept, then every fourth, …: at most `most` at a time, evenly over the
-whole run, and the file grows by most / 2 records whenever the run's length doubles.
+A place is the beginning of a submap: a descriptor, which is the camera token of its first frame, and the corners of three
+frames (`features`). Descriptors are held in memory, everything else lies in a file of equal records, `places.bin`, that
+only grows; how large the images are makes no difference. Of a long run every second place is kept, then every fourth, …: at
+most `most` at a time, evenly over the whole run, and the file grows by most / 2 records whenever the run doubles.
 """
 
 import tempfile
@@ -13,47 +13,46 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from ivggt_jax.writers.files import naming
+from ivggt_jax.mapping.features import MOST as CORNERS
+from ivggt_jax.mapping.features import SIDE
 
 FRAMES = 3
 """Frames of a place."""
-COARSE = 4
-"""Of the depth every so many pixels are kept, along both axes."""
 MOST = 512
 """Places that are kept: of submaps of 32 frames, all of the first 16,384 frames."""
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The beginning of a submap, seen by frames of H×W."""
+    """The beginning of a submap, as `FRAMES` frames saw it; N and D are those of `features.Features`."""
 
     submap: int
     descriptor: np.ndarray
     """float16 [C]: the camera token of the first frame."""
-    images: np.ndarray
-    """uint8 [FRAMES,H,W,3]"""
     submap_from_cam: np.ndarray
     """float64 [FRAMES,3,4]: the cameras in the submap's own frame and unit."""
+    focal: np.ndarray
+    """float64 []: focal length in image widths, as predicted."""
+    pixels: np.ndarray
+    """float32 [FRAMES,N,2]: corners, as in `features.Features`."""
     depth: np.ndarray
-    """float16 [FRAMES,h,w] in the submap's unit: every `COARSE`-th pixel, see `coarse`."""
+    """float32 [FRAMES,N] in the submap's unit, 0 where there is no corner."""
+    patches: np.ndarray
+    """int8 [FRAMES,N,D]"""
 
 
-def coarse(depth: np.ndarray) -> np.ndarray:
-    """What is kept of depth maps [...,H,W]."""
-    return depth[..., COARSE // 2 :: COARSE, COARSE // 2 :: COARSE].astype(np.float16)
-
-
-def place_type(channels: int, height: int, width: int) -> np.dtype[Any]:
-    """The record of a place in the file, for descriptors of so many channels and images of height × width."""
-    rows, columns = (len(range(COARSE // 2, size, COARSE)) for size in (height, width))
+def place_type(channels: int) -> np.dtype[Any]:
+    """The record of a place in the file, for descriptors of so many channels."""
     return np.dtype(
         [
             ("number", "<i8"),
             ("submap", "<i8"),
-            ("descriptor", "<f2", (channels,)),
+            ("focal", "<f8"),
             ("submap_from_cam", "<f8", (FRAMES, 3, 4)),
-            ("depth", "<f2", (FRAMES, rows, columns)),
-            ("images", "u1", (FRAMES, height, width, 3)),
+            ("descriptor", "<f2", (channels,)),
+            ("pixels", "<f4", (FRAMES, CORNERS, 2)),
+            ("depth", "<f4", (FRAMES, CORNERS)),
+            ("patches", "i1", (FRAMES, CORNERS, SIDE**2)),
         ]
     )
 
@@ -65,6 +64,7 @@ class _Kept(NamedTuple):
     """Where it lies in the file."""
     submap: int
     descriptor: np.ndarray
+    focal: float
 
 
 class Places:
@@ -72,14 +72,13 @@ class Places:
 
     Opening keeps what belongs to the first `count` places of the file at `path`, and drops the rest: a resumed run goes on
     with the same bytes. Without a path they lie in a temporary file, gone with the process. Raises ValueError when the
-    file holds other places, WriteError when the disk is full.
+    file holds other places, OSError when the disk is full.
     """
 
     def __init__(self, path: Path | None, record: np.dtype[Any], count: int = 0, most: int = MOST):
         if most < 2:
             raise ValueError(f"at least 2 places must be kept, not {most}")
         self._record, self._most = record, most
-        self._path = path or Path(tempfile.gettempdir())
         self._file = _open(path)
         self._kept: dict[int, _Kept] = {}
         self._records = 0
@@ -88,8 +87,7 @@ class Places:
         try:
             for number in range(count):
                 self._remember(self._recalled(number) if self._keeps(number) else None)
-            with naming(self._path):
-                self._file.truncate(self._records * record.itemsize)
+            self._file.truncate(self._records * record.itemsize)
         except Exception:
             self._file.close()
             raise
@@ -105,11 +103,16 @@ class Places:
         none = np.zeros((0, *self._record["descriptor"].shape), np.float16)
         return np.stack([kept.descriptor for kept in self._kept.values()]) if self._kept else none
 
+    @property
+    def focals(self) -> np.ndarray:
+        """float64 [N]: their focal lengths."""
+        return np.array([kept.focal for kept in self._kept.values()], np.float64)
+
     def add(self, place: Place) -> None:
         """Remembers a place, and lets go of some where there are too many.
 
-        Raises ValueError for arrays of other shapes or a submap that is not after the last one, WriteError when the disk
-        is full.
+        Raises ValueError for arrays of other shapes or a submap that is not after the last one, OSError when the disk is
+        full.
         """
         if self._kept and place.submap <= (last := next(reversed(self._kept.values())).submap):
             raise ValueError(f"the place of submap {place.submap} comes after that of submap {last}")
@@ -123,10 +126,9 @@ class Places:
         if not self._keeps(self.count):
             self._remember(None)
             return
-        with naming(self._path):
-            self._file.seek(self._records * self._record.itemsize)
-            self._file.write(row.tobytes())
-            self._file.flush()
+        self._file.seek(self._records * self._record.itemsize)
+        self._file.write(row.tobytes())
+        self._file.flush()
         self._remember(row)
 
     def read(self, submap: int) -> Place:
@@ -160,7 +162,8 @@ class Places:
     def _remember(self, row: np.ndarray | None) -> None:
         """Counts the next place, whose row is the file's last one if it is one to keep."""
         if row is not None:
-            self._kept[self.count] = _Kept(self._records, int(row["submap"]), np.array(row["descriptor"]))
+            descriptor, focal = np.array(row["descriptor"]), float(row["focal"])
+            self._kept[self.count] = _Kept(self._records, int(row["submap"]), descriptor, focal)
             self._records += 1
         self.count += 1
         every = self._every(self.count)
@@ -170,7 +173,7 @@ class Places:
         row = self._row(self._records)
         if row is None or row["number"] != number:
             raise ValueError(
-                f"{self._path} does not hold place {number} of the run to resume: it was changed or removed since; "
+                f"{self._file.name} does not hold place {number} of the run to resume: it was changed or removed since; "
                 "start again with --overwrite"
             )
         return row
@@ -186,7 +189,6 @@ class Places:
 def _open(path: Path | None) -> IO[bytes]:
     if path is None:
         return tempfile.TemporaryFile()
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        return path.open("r+b")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path.open("r+b")

@@ -32,7 +32,8 @@ class MapState:
     part: jax.Array
     """[B] int32: number of the part of the map, from 0. Between two parts nothing is known."""
     link_share: jax.Array
-    """[B] float32: share of the pixels by which the submap is linked to the one before it; 0 for the first of a part..."""
+    """[B] float32: share of the pixels by which the submap is linked to the one before it; 0 for the first one and after a
+    cut..."""
     link_spread: jax.Array
     """[B] float32: ... and the spread of the logarithm of the ratio of depths there."""
     sharpness: jax.Array

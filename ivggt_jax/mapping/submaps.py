@@ -153,7 +153,7 @@ def _anchor(position: MapState, seen: Predictions, again: Predictions, found: Pr
     return replace(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
         part=position.part + broken, lost=jnp.zeros_like(position.lost), alive=alive,
-        link_share=jnp.where(broken, 0, joined.share), link_spread=jnp.where(broken, 0, joined.spread),
+        link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
         valid=jnp.where(broken, False, position.valid),
     )  # fmt: skip
 

@@ -1,49 +1,15 @@
 """Results in the unit, or the whole frame, of a known trajectory: by itself the model is right up to scale only."""
 
-import dataclasses
-import json
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from ivggt_jax.options.align import AlignOptions
-from ivggt_jax.trajectories.alignment import align_trajectory, inverse
+from ivggt_jax.trajectories.alignment import align_trajectory
 from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time, poses_from_tum, read_table
 from ivggt_jax.transforms import Similarity
-from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun
-
-
-class AlignedRun(SavedRun):
-    """A run's saved frames, moved by a similarity as they are read."""
-
-    def __init__(self, out: Path, truth_from_model: Similarity):
-        super().__init__(out)
-        self._map = truth_from_model
-
-    @overload
-    def __getitem__(self, position: int) -> Result: ...
-    @overload
-    def __getitem__(self, position: slice) -> list[Result]: ...
-    def __getitem__(self, position: int | slice) -> Result | list[Result]:
-        """The moved result, or list of results."""
-        found = super().__getitem__(position)
-        return [self._moved(result) for result in found] if isinstance(found, list) else self._moved(found)
-
-    def camera(self, position: int) -> Result:
-        """As `SavedRun.camera`, moved."""
-        return self._moved(super().camera(position))
-
-    def _moved(self, result: Result) -> Result:
-        depth, points = result.depth, result.points
-        return dataclasses.replace(
-            result,
-            cam_from_world=inverse(self._map.poses(result.world_from_cam)),
-            depth=None if depth is None else (self._map.scale * depth).astype(np.float32),
-            points=None if points is None else self._map.points(points).astype(np.float32),
-        )
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -64,16 +30,15 @@ def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return rows[known, 0], poses[known]
 
 
-def align_run(out: Path, options: AlignOptions) -> tuple[AlignedRun, dict[str, Any]]:
-    """The saved run in `out` brought to the trajectory, and what `aligned/alignment.json` says about it.
+def align_run(run: SavedRun, options: AlignOptions) -> tuple[SavedRun, dict[str, Any]]:
+    """A saved run brought to the trajectory, and what `aligned/alignment.json` says about it.
 
     Frames and poses belong together when their times differ by less than 0.02 s; a frame without time goes by its
     index. Raises ValueError when fewer than three frames have a pose.
     """
     assert options.trajectory is not None
     times, truth = read_trajectory(options.trajectory)
-    cameras = SavedRun(out).cameras()
-    frames = [(result.frame.index, result.frame.timestamp, result.world_from_cam) for result in cameras]
+    frames = [(result.frame.index, result.frame.timestamp, result.world_from_cam) for result in run.cameras()]
     own = np.array([index if timestamp is None else timestamp for index, timestamp, _ in frames], np.float64)
     nearest = nearest_in_time(own, times)
     found = nearest >= 0
@@ -101,10 +66,4 @@ def align_run(out: Path, options: AlignOptions) -> tuple[AlignedRun, dict[str, A
         "frames": len(frames),
         "position_error_after_sim3": float(np.sqrt(np.mean(errors**2))),
     }
-    return AlignedRun(out, similarity), record
-
-
-def write_alignment(out: Path, record: dict[str, Any]) -> None:
-    """Writes `alignment.json` into the folder `out`. Raises WriteError when the disk is full."""
-    with replacing(out / "alignment.json") as file:
-        file.write(f"{json.dumps(record, indent=2, ensure_ascii=False)}\n".encode())
+    return run.moved(lambda _, camera: similarity), record

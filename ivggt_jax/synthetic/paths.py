@@ -1,10 +1,10 @@
 """Camera paths: sums of sines about a scene's way, so that any frame can be computed without the ones before it.
 
-Phases are computed in integers modulo a whole number of frames, so that they do not blur with the number of the frame,
-and a path closes exactly where it is to come back. Positions are float32: 10,000 frames down a street, half a kilometre
-away, they are rounded to 0.03 mm.
+A path whose waves have a whole number of cycles in some frames closes exactly where it is to come back. Positions are
+float32: 10,000 frames down a street, half a kilometre away, they are rounded to 0.03 mm.
 """
 
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import jax
@@ -14,6 +14,7 @@ from .. import geometry
 from .furniture import RING
 from .hashing import Draws
 from .scenes import Scene
+from .waves import EndlessWaves, Waves
 from .wayside import centre_line
 
 Look = Literal["ahead", "aside"]
@@ -44,71 +45,95 @@ def camera_path(
         raise ValueError(f"look must be one of {', '.join(get_args(Look))}, not {look!r}")
     if period is not None and not 32 <= period <= _OPEN_PERIOD:
         raise ValueError(f"period must be None or from 32 to {_OPEN_PERIOD} frames, not {period}")
-    draw = Draws(jax.random.bits(key, (), jnp.uint32), count=80)
-    frame = jnp.asarray(start, jnp.int32) + jnp.arange(frames, dtype=jnp.int32)
-    waves = _Waves(draw, frame, period or _OPEN_PERIOD, jnp.asarray(speed, jnp.float32))
+    waves = Waves(_draws(key), _numbers(start, frames), period or _OPEN_PERIOD, jnp.asarray(speed, jnp.float32))
+    carriage = _STEADY if scene.kind == "room" else replace(_STEADY, wander=(0.2, 0.7))
+    return _carried(scene, waves, carriage, look, closed=period is not None)
+
+
+def returning_path(
+    key: jax.Array, scene: Scene, frames: int, *, start: int | jax.Array = 0, speed: float | jax.Array = 1.0
+) -> jax.Array:
+    """cam_from_world [frames, 3, 4] of a camera that comes back to all places of a room, and never in the same way.
+
+    It goes around as `camera_path` does with look "aside", but higher and lower, faster and slower, and
+    turns far from the middle. A pure function of key, scene and frame number, without any period. Raises ValueError
+    for a scene that is no room.
+    """
+    if scene.kind != "room":
+        raise ValueError(f"only in a room does a path return to its places, not in a {scene.kind}")
+    waves = EndlessWaves(_draws(key), _numbers(start, frames), jnp.asarray(speed, jnp.float32))
+    return _carried(scene, waves, _RESTLESS, "aside", closed=False)
+
+
+@dataclass(frozen=True)
+class _Carriage:
+    """How a camera is carried: bounds of what is drawn for a path, in metres and radians."""
+
+    height: tuple[float, float] = (1.25, 1.65)
+    """Of the eye above the ground, on average."""
+    rise: tuple[float, float] = (0.02, 0.12)
+    """How far it moves up and down."""
+    haste: tuple[float, float] = (0.0, 0.3)
+    """How far it walks ahead or behind on its way around a room."""
+    wander: tuple[float, float] = (0.1, 0.4)
+    """How far it turns left and right,"""
+    nod: tuple[float, float] = (0.03, 0.15)
+    """up and down,"""
+    tilt: float = 0.05
+    """and about its axis."""
+
+
+_STEADY = _Carriage()
+# Never higher than 1.8 m, well below all that hangs from a ceiling.
+_RESTLESS = _Carriage(
+    height=(1.2, 1.5), rise=(0.2, 0.3), haste=(0.3, 0.5), wander=(0.35, 0.6), nod=(0.15, 0.25), tilt=0.1
+)
+
+
+def _draws(key: jax.Array) -> Draws:
+    return Draws(jax.random.bits(key, (), jnp.uint32), count=80)
+
+
+def _numbers(start: int | jax.Array, frames: int) -> jax.Array:
+    """int32 [frames]"""
+    return jnp.asarray(start, jnp.int32) + jnp.arange(frames, dtype=jnp.int32)
+
+
+def _carried(scene: Scene, waves: Waves, carriage: _Carriage, look: Look, closed: bool) -> jax.Array:
+    """cam_from_world [T, 3, 4] of a camera that is carried along the scene's way."""
+    draw = waves.draw
     sense = jnp.where(draw() < 0.5, -1.0, 1.0)
-    pace = speed * draw(0.012, 0.045)
+    pace = waves.speed * draw(0.012, 0.045)
     if scene.kind == "room":
-        x, z, heading = _around_room(scene, waves, pace, sense)
+        x, z, heading = _around_room(scene, waves, pace, sense, carriage.haste)
     else:
-        x, z, heading = _along_way(scene, waves, pace, closed=period is not None)
-    y = -draw(1.25, 1.65) + waves.slow(draw(0.02, 0.12)) + waves.tremor(0.003)
+        x, z, heading = _along_way(scene, waves, pace, closed)
+    y = -draw(*carriage.height) + waves.slow(draw(*carriage.rise)) + waves.tremor(0.003)
     # A camera that goes around a room in the positive sense has its middle on the right.
     offset = sense * jnp.pi / 2 if look == "aside" else draw(-0.35, 0.35)
-    wander = draw(0.1, 0.4) if scene.kind == "room" else draw(0.2, 0.7)
-    yaw = heading + offset + waves.slow(wander) + waves.tremor(0.003)
-    pitch = draw(-0.2, 0.05) + waves.slow(draw(0.03, 0.15)) + waves.tremor(0.003)
-    roll = waves.slow(0.05) + waves.tremor(0.002)
+    yaw = heading + offset + waves.slow(draw(*carriage.wander)) + waves.tremor(0.003)
+    pitch = draw(-0.2, 0.05) + waves.slow(draw(*carriage.nod)) + waves.tremor(0.003)
+    roll = waves.slow(carriage.tilt) + waves.tremor(0.002)
     world_from_cam = jnp.concatenate((_rotation(yaw, pitch, roll), jnp.stack((x, y, z), axis=-1)[..., None]), axis=-1)
     return geometry.invert(world_from_cam)
 
 
-class _Waves:
-    """Random sines of the frame number [T], each with a whole number of cycles in `period` frames."""
-
-    def __init__(self, draw: Draws, frame: jax.Array, period: int, speed: jax.Array):
-        self.draw, self.frame, self.period, self.speed = draw, frame, period, speed
-
-    def cycles(self, length: jax.Array) -> jax.Array:
-        """Number of cycles in a period, int32 [], of a wave about `length` frames long."""
-        return jnp.clip(jnp.round(self.period / length), 1, self.period // 8).astype(jnp.int32)
-
-    def angle(self, cycles: jax.Array | int) -> jax.Array:
-        """Phase [T] in [0, 2π) of a wave with this many cycles in a period."""
-        # At most 2¹⁵ · 2¹², which int32 holds.
-        return 2 * jnp.pi / self.period * (self.frame % self.period * cycles % self.period).astype(jnp.float32)
-
-    def slow(self, amplitude: float | jax.Array) -> jax.Array:
-        """Wandering [T] within ± amplitude: two sines, 80 to 400 frames long at speed 1."""
-        share = self.draw(0.6, 0.9)
-        long = self._sine(self.draw(180.0, 400.0) / self.speed)
-        return amplitude * (share * long + (1 - share) * self._sine(self.draw(80.0, 170.0) / self.speed))
-
-    def tremor(self, amplitude: float) -> jax.Array:
-        """Unsteadiness of a hand [T]: a sine 10 to 25 frames long whatever the speed."""
-        return amplitude * self._sine(self.draw(10.0, 25.0))
-
-    def _sine(self, length: jax.Array) -> jax.Array:
-        return jnp.sin(self.angle(self.cycles(length)) + self.draw(0.0, 2 * jnp.pi))
-
-
 def _around_room(
-    scene: Scene, waves: _Waves, pace: jax.Array, sense: jax.Array
+    scene: Scene, waves: Waves, pace: jax.Array, sense: jax.Array, haste: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """x, z and heading, each [T], on the free ring of a room."""
     half_width, _, half_length = scene.size
     radius = sum(RING) / 2
     rounds = waves.cycles(jnp.pi * radius * (half_width + half_length) / pace)
     angle = waves.draw(0.0, 2 * jnp.pi) + sense * waves.angle(rounds)
-    # Walking unevenly: up to 0.3 rad ahead or behind.
-    angle += waves.slow(waves.draw(0.0, 0.3))
+    # Walking unevenly: ahead or behind.
+    angle += waves.slow(waves.draw(*haste))
     r = radius + waves.slow((RING[1] - RING[0]) / 2)
     heading = jnp.arctan2(sense * half_width * jnp.cos(angle), -sense * half_length * jnp.sin(angle))
     return half_width * r * jnp.sin(angle), half_length * r * jnp.cos(angle), heading
 
 
-def _along_way(scene: Scene, waves: _Waves, pace: jax.Array, closed: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _along_way(scene: Scene, waves: Waves, pace: jax.Array, closed: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
     """x, z and heading, each [T], along an endless scene."""
     if closed:
         z = pace * waves.period / (2 * jnp.pi) * (1 - jnp.cos(waves.angle(1)))

@@ -14,6 +14,7 @@ from .primitives import cast
 from .scenes import Scene, visible_primitives
 from .shading import shade
 
+Camera = TypeVar("Camera")
 Rendered = TypeVar("Rendered")
 
 AT_ONCE = 1 << 19
@@ -67,8 +68,10 @@ def render(
     return SyntheticFrame(image, depth, points, valid, cam_from_world, intrinsics)
 
 
-def each_camera(function: Callable[[jax.Array], Rendered], cameras: jax.Array, pixels: int) -> Rendered:
+def each_camera(function: Callable[[Camera], Rendered], cameras: Camera, pixels: int) -> Rendered:
     """What the function gives for each of the cameras [T, 3, 4], stacked; `pixels` are those of a frame.
+
+    Cameras may be any pytree of arrays [T, ...], such as cameras and the light of their frames.
 
     One after the other on a CPU; on other devices, where many small kernels would take long, `AT_ONCE` pixels together.
     """

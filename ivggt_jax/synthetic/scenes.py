@@ -1,4 +1,4 @@
-"""Scenes: a furnished room, and a street and a corridor that go on without end.
+"""Scenes: a furnished room, and a street, a corridor and a corridor of equal doors that go on without end.
 
 World axes: y points down, the floor is y = 0, lengths read as metres.
 """
@@ -9,12 +9,13 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from .doors import door_cells
 from .furniture import LAMP_DROP, furnish
 from .hashing import Draws, derive
 from .primitives import BOX, Primitives, concatenate
 from .wayside import cells
 
-Kind = Literal["room", "street", "corridor"]
+Kind = Literal["room", "street", "corridor", "doors"]
 
 _CELLS = 8
 """Cells of an endless scene that are cast at once."""
@@ -66,7 +67,11 @@ def visible_primitives(scene: Scene, origin: jax.Array, directions: jax.Array) -
     lowest = origin[2] + scene.far * jnp.min(along, initial=0) - _CELL_MARGIN
     first = jnp.floor(lowest / scene.size[2]).astype(jnp.int32)
     numbers = first + jnp.arange(_CELLS)
-    return concatenate([scene.fixed, cells(scene.seed, scene.size, scene.bends, numbers, scene.kind == "street")])
+    if scene.kind == "doors":
+        lining = door_cells(scene.seed, scene.size, numbers)
+    else:
+        lining = cells(scene.seed, scene.size, scene.bends, numbers, scene.kind == "street")
+    return concatenate([scene.fixed, lining])
 
 
 def _room(seed: jax.Array) -> Scene:
@@ -90,8 +95,12 @@ def _endless(seed: jax.Array, kind: Kind) -> Scene:
     street, draw = kind == "street", Draws(seed)
     # half width, height, length of a cell; then amplitude and wavelength of bends, for street and corridor
     bounds = ((4.5, 7.5), (8.0, 16.0), (10.0, 13.0)) if street else ((1.4, 2.1), (2.4, 3.2), (7.0, 8.0))
+    if kind == "doors":
+        bounds = (*bounds[:2], (4.0, 5.0))
     size = jnp.stack([draw(*bound) for bound in bounds])
     amplitude, wavelength = ((2.0, 5.0), (70.0, 140.0)) if street else ((0.7, 1.4), (35.0, 60.0))
+    if kind == "doors":
+        amplitude = (0.0, 0.0)
     bends = jnp.stack([jnp.stack((draw(*amplitude), draw(*wavelength), draw(0, 2 * jnp.pi))) for _ in range(2)])
     # The sun stands across the street rather than along it, so that shadows stay near their own cell.
     across = jnp.where(draw() < 0.5, -1.0, 1.0) * draw(0.25, 0.7)

@@ -83,7 +83,7 @@ def _light(scene: Scene, primitives: Primitives, place: jax.Array, normal: jax.A
     strength = direct * cosine
     if scene.kind == "room":
         strength *= 1.3 / (1 + (distance / 2.5) ** 2)
-    if scene.kind != "corridor":
+    if scene.kind in ("room", "street"):
         blocked = cast(primitives, place + _SHADOW_OFFSET * normal, towards)[0]
         reach = 1 if scene.kind == "room" else jnp.inf
         strength *= jnp.where(blocked < reach, 1 - shadow_share, 1)
@@ -94,7 +94,7 @@ def _light(scene: Scene, primitives: Primitives, place: jax.Array, normal: jax.A
 
 def _background(scene: Scene, view: jax.Array) -> jax.Array:
     """Colours [..., 3] of the distance along unit vectors [..., 3]: plain haze indoors, a cloudy sky outdoors."""
-    if scene.kind == "corridor":
+    if scene.kind != "street":
         return jnp.broadcast_to(scene.haze, view.shape)
     rise = jnp.clip(-view[..., 1], 0, 1)
     above = view[..., ::2] / (rise[..., None] + 0.15)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
 from ivggt_jax.runs.command import say
+from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, read_correction
 from ivggt_jax.runs.resume import read_state
 from ivggt_jax.viewer.drawn import Thinned
 from ivggt_jax.writers import Result, read_run_json
@@ -21,7 +22,7 @@ from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.frusta import first_look, frustum_corners, frustum_depth
 from ivggt_jax.writers.fusion import automatic_voxel
 from ivggt_jax.writers.run_json import recorded
-from ivggt_jax.writers.saved_run import read_result
+from ivggt_jax.writers.saved_run import Move, moved, read_result
 
 EDGES = np.array(((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)))
 """Of a camera's pyramid; corner 0 is the camera."""
@@ -51,6 +52,8 @@ class View:
         self._paths: list[Path] = []
         self._next_listing = 0.0
         self._damaged: set[int] = set()
+        self._correction: Move | None = None
+        self._corrected_at: float | None = None
         self._base = 0.01
         self._size = 0.1
         with _quiet():
@@ -117,7 +120,7 @@ class View:
             listed = time.perf_counter()
             self._next_listing = listed + (listed - began) / LISTING_SHARE
         count = len(self._paths)
-        if count < self._thinned.count:
+        if self._map_changed() or count < self._thinned.count:
             self._begin_again()
         if count == 0:
             return False
@@ -152,8 +155,23 @@ class View:
         )
         return bool(missing)
 
+    def _map_changed(self) -> bool:
+        """Whether the run has been corrected since the last look, or begun anew."""
+        run = self._folder.parent
+        try:
+            at: float | None = (run / CORRECTED / MAP_FILE).stat().st_mtime
+        except OSError:
+            at = None
+        if at == self._corrected_at:
+            return False
+        self._corrected_at, self._correction = at, None
+        if at is not None:
+            with contextlib.suppress(OSError, ValueError):  # it begins anew at this moment
+                self._correction = read_correction(run)[0]
+        return True
+
     def _begin_again(self) -> None:
-        """Frames are gone: what is drawn is an earlier run's."""
+        """What is drawn is an earlier run's, or not in the corrected map."""
         self._thinned = Thinned()
         self._damaged.clear()
         self._drawn.clear()
@@ -162,7 +180,8 @@ class View:
     def _read(self, position: int) -> Result | None:
         """A saved frame; None where it is damaged, or has just been removed by a run that begins again."""
         try:
-            return read_result(self._paths[position])
+            result = read_result(self._paths[position])
+            return moved(result, position, self._correction) if self._correction else result
         except (OSError, ValueError):
             return None
 

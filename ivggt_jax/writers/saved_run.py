@@ -1,12 +1,15 @@
 """A run's saved frames, read back: what the exports that need the whole run are built from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
 import numpy as np
 
 from ivggt_jax.sources.frame import Fit, Frame
+from ivggt_jax.trajectories.alignment import inverse
+from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.fusion import VoxelGrid
 from ivggt_jax.writers.npz import DENSE, OPTIONAL
@@ -18,12 +21,17 @@ LARGEST = 4 << 30
 """Bytes that one frame may unpack to."""
 
 
-class SavedRun(Sequence[Result]):
-    """The results in `OUT/frames`, in order, each read when it is asked for and not kept."""
+Move = Callable[[int, np.ndarray], Similarity]
+"""What the frame with a number, counted from 0, is moved by in the world, given its camera [3,4] there."""
 
-    def __init__(self, out: Path):
-        """Raises FileNotFoundError when there are no saved frames."""
+
+class SavedRun(Sequence[Result]):
+    """The results in `OUT/frames`, in order, each read when it is asked for, moved, and not kept."""
+
+    def __init__(self, out: Path, moves: tuple[Move, ...] = ()):
+        """moves: applied to each result, one after the other. Raises FileNotFoundError when there are no saved frames."""
         self.out = out
+        self._moves = moves
         self._paths = numbered(out / "frames", ".npz")
         self._cloud: tuple[ExportOptions, VoxelGrid] | None = None
         if not self._paths:
@@ -40,12 +48,16 @@ class SavedRun(Sequence[Result]):
     def __getitem__(self, position: slice) -> list[Result]: ...
     def __getitem__(self, position: int | slice) -> Result | list[Result]:
         if isinstance(position, slice):
-            return [read_result(path) for path in self._paths[position]]
-        return read_result(self._paths[position])
+            return [self._read(number) for number in range(*position.indices(len(self)))]
+        return self._read(range(len(self))[position])
+
+    def moved(self, move: Move) -> "SavedRun":
+        """The same frames, moved once more."""
+        return SavedRun(self.out, (*self._moves, move))
 
     def camera(self, position: int) -> Result:
         """The result with its image and cameras, without the maps that are slow to read."""
-        return read_result(self._paths[position], maps=False)
+        return self._read(position, maps=False)
 
     def cameras(self) -> Iterator[Result]:
         """Every frame's `camera`, in order."""
@@ -59,6 +71,24 @@ class SavedRun(Sequence[Result]):
         if self._cloud is None or self._cloud[0] != options:
             self._cloud = options, fuse(self, options)
         return self._cloud[1]
+
+    def _read(self, number: int, maps: bool = True) -> Result:
+        result = read_result(self._paths[number], maps)
+        for move in self._moves:
+            result = moved(result, number, move)
+        return result
+
+
+def moved(result: Result, number: int, move: Move) -> Result:
+    """The result of the frame with this number in another world and unit."""
+    to_world = move(number, result.world_from_cam)
+    depth, points = result.depth, result.points
+    return replace(
+        result,
+        cam_from_world=inverse(to_world.poses(result.world_from_cam)),
+        depth=None if depth is None else (to_world.scale * depth).astype(np.float32),
+        points=None if points is None else to_world.points(points).astype(np.float32),
+    )
 
 
 def read_result(path: Path, maps: bool = True) -> Result:

@@ -1,26 +1,14 @@
-"""`submaps.txt`: how the map is put together, one line a submap, written when its first frame is finished.
-
-    id part first scale tx ty tz qx qy qz qw share spread
-
-Submaps are numbered from 0 and lie in the part of the map with number `part`, from 0; between two parts nothing is known.
-`first` is the frame, counted from 0 like the lines of `trajectory.txt`, with which the submap begins. The similarity is
-world_from_submap as it was known then: a point x of the submap lies at scale · R(q) · x + t, OpenCV axes. `share` and `spread`
-say how good the link to the submap before is: the share of usable pixels, and the spread of the logarithm of the ratio of
-their depths. The first submap of a part has no link: 0 0.
-"""
+"""`submaps.txt`: how the map is put together, one line a submap (`mapping.map_files` has the format)."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
+from ivggt_jax.mapping.map_files import SUBMAP_COLUMNS, SUBMAPS_FILE, SubmapRecord, submap_line
 from ivggt_jax.writers.files import LineFile
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer
-
-SUBMAPS_FILE = "submaps.txt"
-COLUMNS = "id part first scale tx ty tz qx qy qz qw share spread"
 
 
 class SubmapsWriter(Writer):
@@ -33,22 +21,21 @@ class SubmapsWriter(Writer):
         self._refined = int(state.get("refined", 0))
         self._submaps = int(state.get("submaps", 0))
         self._part = int(state.get("part", 0))
-        self._file = LineFile(out / SUBMAPS_FILE, self._submaps, f"{COLUMNS} (world from submap, OpenCV axes)")
+        self._file = LineFile(out / SUBMAPS_FILE, self._submaps, f"{SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
 
     def write(self, result: Result) -> None:
         """Appends a line when a new submap has begun."""
-        record = result.map
-        if record is None:
+        seen = result.map
+        if seen is None:
             raise ValueError("submaps.txt needs a run with submaps")
-        if record.submap == self._submaps:
-            placed = record.world_from_submap
-            quaternion = Rotation.from_matrix(np.asarray(placed.rotation, np.float64)).as_quat(canonical=True)
-            numbers = (placed.scale, *placed.translation, *quaternion, record.link_share, record.link_spread)
-            text = " ".join(f"{float(number):.9g}" for number in numbers)
-            self._file.append(f"{self._submaps} {int(record.part)} {self._frames} {text}")
-            self._submaps, self._part = self._submaps + 1, int(record.part)
+        if seen.submap == self._submaps:
+            self._part = int(seen.part)
+            share, spread = float(seen.link_share), float(seen.link_spread)
+            record = SubmapRecord(self._submaps, self._part, self._frames, seen.world_from_submap, share, spread)
+            self._file.append(submap_line(record))
+            self._submaps += 1
         self._frames += 1
-        self._refined += bool(record.refined)
+        self._refined += bool(seen.refined)
 
     def state(self) -> dict[str, np.ndarray]:
         """How many lines there are, and the counts of `record`."""

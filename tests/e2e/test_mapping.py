@@ -1,14 +1,18 @@
 """`infer` with submaps: what it writes, says and refuses."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import FRAMES, run
+from commands import FRAMES, run, write_frames
 
-from ivggt_jax import ModelConfig
+from ivggt_jax import ModelConfig, export
 from ivggt_jax.infer import main
+from ivggt_jax.mapping.loops import Proof, Scores
+from ivggt_jax.mapping.map_files import loop_line, read_submaps
 from ivggt_jax.mapping.options import LONG, SubmapOptions
 
 
@@ -40,6 +44,60 @@ def test_off_is_one_stream(checkpoint: Path, folder: Path, tmp_path: Path) -> No
     assert json.loads((tmp_path / "off" / "run.json").read_text())["submaps"] is None
 
 
+@pytest.fixture(scope="module")
+def looped(checkpoint: Path, frames: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over 30 frames, some of them again and again, with a submap every ten."""
+    base = tmp_path_factory.mktemp("looped")
+    folder = write_frames(base / "frames", np.resize(frames, (30, *frames.shape[1:])))
+    options = ("--submaps", 10, "--no-refine", "--loops", "--checkpoint", checkpoint, "--export", "tum", "html")
+    assert run(main, "--frames", folder, "--out", base / "out", *options) == 0
+    return base / "out"
+
+
+def test_a_run_with_loops_ends_with_a_corrected_map(looped: Path) -> None:
+    assert {path.name for path in looped.iterdir()} >= {"trajectory.txt", "submaps.txt", "loops.txt", "frames"}
+    assert not (looped / "scene.html").exists(), "it is built once, of the corrected map"
+    corrected = looped / "corrected"
+    assert {path.name for path in corrected.iterdir()} == {"trajectory.txt", "scene.html", "map.json"}
+    record = json.loads((looped / "run.json").read_text())["outputs"]["loops"]
+    assert record["places"]["seen"] == 3
+    assert json.loads((corrected / "map.json").read_text())["submaps"] == 4
+
+
+def test_a_correction_can_be_made_again_and_brought_to_a_known_trajectory(
+    looped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two more lines in loops.txt, with a shift in them, move what the run itself left where it was."""
+    assert run(export.main, looped, "--corrected", "--to", "tum", "--into", tmp_path / "same") == 0
+    for name in ("trajectory.txt", "map.json"):
+        assert (tmp_path / "same" / name).read_bytes() == (looped / "corrected" / name).read_bytes()
+    copy = tmp_path / "copy"
+    shutil.copytree(looped, copy)
+    chain = [record.world_from_submap for record in read_submaps(copy / "submaps.txt")]
+    link = chain[0].inverse().after(chain[2])
+    moved = replace(link, translation=link.translation + 0.02)
+    with (copy / "loops.txt").open("a") as file:
+        for _ in range(2):
+            file.write(loop_line(Proof(0, 2, moved, Scores(1.0, 50, 40, 0.5), "accepted")) + "\n")
+    known = copy / "corrected" / "trajectory.txt"
+    capsys.readouterr()
+    assert run(export.main, copy, "--corrected", "--align-to", known, "--to", "tum") == 0
+    assert "corrected by 2 loops" in capsys.readouterr().err
+    assert {path.name for path in (copy / "aligned").iterdir()} == {"trajectory.txt", "map.json", "alignment.json"}
+    assert json.loads((copy / "aligned" / "map.json").read_text())["largest_move"] > 0.001
+
+
+def test_loops_need_submaps_and_depth(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    options = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert run(main, *options, "--submaps", "off", "--loops") != 0
+    assert "--loops joins submaps" in capsys.readouterr().err
+    assert run(main, *options, "--heads", "camera", "--points-from", "head", "--loops") != 0
+    assert "--loops needs depth" in capsys.readouterr().err
+    assert run(main, *options, "--export", "tum", "npz") == 0
+    assert run(export.main, tmp_path / "out", "--corrected", "--to", "tum") != 0
+    assert "infer writes it with --loops" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["1", "0", "-3", "many", "2.5", ""])
 def test_other_values_are_refused(value: str) -> None:
     with pytest.raises(ValueError, match="--submaps"):
@@ -49,7 +107,10 @@ def test_other_values_are_refused(value: str) -> None:
 def test_auto_is_by_model_and_length() -> None:
     auto = SubmapOptions()
     demo, published = ModelConfig.demo(), ModelConfig.vggt_1b()
-    assert auto.choose(demo, 10) is not None
+    for model in (demo, replace(demo, predicts=("camera", "depth"))):
+        found = auto.choose(model, 10)
+        assert found is not None
+        assert found.frames == 32
     assert auto.choose(published, LONG) is None
     for length in (LONG + 1, None):
         submaps = auto.choose(published, length)

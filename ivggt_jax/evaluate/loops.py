@@ -1,0 +1,88 @@
+"""What loops make of a stream's path, and whether they are true: the same map that `infer --loops` keeps."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ivggt_jax.mapping.correction import Correction, believed, correct
+from ivggt_jax.mapping.judge import Loop
+from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, SubmapRecord, read_loops, read_submaps
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.runs.run import make_result
+from ivggt_jax.sources.frame import Fit, Frame
+from ivggt_jax.trajectories.alignment import inverse
+from ivggt_jax.transforms import rotation_angle
+from ivggt_jax.writers import ExportOptions, Writers
+
+MOST_TURN, MOST_SHIFT = 10.0, 0.8
+"""Degrees and metres by which a true loop may be off; one that is further off is counted as false."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loops:
+    """What became of one stream's loops."""
+
+    corrected: np.ndarray
+    """float64 [S,3,4]: world_from_cam in the corrected map."""
+    accepted: int
+    """Pairs of places that were taken for one."""
+    kept: int
+    """Those that the graph believed."""
+    false: int
+    """Those of the kept ones that are none."""
+
+
+class MapFollower:
+    """Keeps the map of one stream, in a folder that goes with it."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="ivggt_jax_")
+        self._path = Path(self._folder.name)
+        self._writers = Writers(["submaps", "loops"], self._path, ExportOptions())
+        self._frames = 0
+
+    def add(self, images: np.ndarray, predictions: Predictions) -> None:
+        """The next frames uint8 [T,H,W,3] and what was predicted of them on the host, [T,…]."""
+        height, width = images.shape[1:3]
+        fit = Fit((height, width), (1.0, 1.0), (0.0, 0.0))
+        for i, image in enumerate(images):
+            frame = Frame(image=image, index=self._frames, timestamp=None, name=str(self._frames), fit=fit)
+            self._writers.write(make_result(frame, jax.tree.map(lambda x, i=i: x[i], predictions), False))
+            self._frames += 1
+
+    def finish(self, found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> Loops:
+        """The loops of a stream whose cameras [S,3,4] (world_from_cam) were found and are in truth; `metres` [S] is the unit
+        of the predicted world at each frame."""
+        self._writers.close()
+        submaps, proofs = read_submaps(self._path / SUBMAPS_FILE), read_loops(self._path / LOOPS_FILE)
+        self._folder.cleanup()
+        correction = correct(submaps, proofs)
+        loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
+        kept = [loop for loop, verdict in zip(loops, correction.solution.verdicts, strict=True) if verdict == "kept"]
+        false = sum(not _is_true(loop, submaps, found, truth, metres) for loop in kept)
+        return Loops(_moved(correction, found), len(loops), len(kept), false)
+
+
+def _moved(correction: Correction, found: np.ndarray) -> np.ndarray:
+    return np.stack([correction(i, camera).poses(camera) for i, camera in enumerate(found)])
+
+
+def _is_true(loop: Loop, submaps: list[SubmapRecord], found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> bool:
+    """Whether the first cameras of two submaps lie to each other as the loop says."""
+    a, b = submaps[loop.a], submaps[loop.b]
+    if max(a.first, b.first) >= len(truth):
+        return True  # beyond what is measured
+    one, other = (x.world_from_submap.inverse().poses(found[x.first]) for x in (a, b))
+    says, is_so = _between(one, loop.a_from_b.poses(other)), _between(truth[a.first], truth[b.first])
+    turn = np.degrees(rotation_angle(says[:, :3].T @ is_so[:, :3]))
+    unit = metres[a.first] * a.world_from_submap.scale
+    return bool(turn < MOST_TURN and np.linalg.norm(unit * says[:, 3] - is_so[:, 3]) < MOST_SHIFT)
+
+
+def _between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Camera [3,4] in the frame of another one, both in a world."""
+    back = inverse(one)
+    return np.concatenate((back[:, :3] @ other[:, :3], back[:, :3] @ other[:, 3:] + back[:, 3:]), axis=1)

@@ -1,0 +1,99 @@
+"""The corrected map of a run: where its frames really are, once the loops have told where the chain of submaps went wrong."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ivggt_jax.mapping.graph import Solution, solve
+from ivggt_jax.mapping.judge import Loop
+from ivggt_jax.mapping.loops import Proof
+from ivggt_jax.mapping.map_files import SubmapRecord
+from ivggt_jax.transforms import Similarity
+
+USUAL_SUPPORT = 27
+"""Support of a loop as sure as `GraphConfig` says; on walks in other light, errors fall with about its square."""
+LEAST_AND_MOST_NOISE = (0.25, 1.5)
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """Moves a run's frames from where they were thought to be to where they are."""
+
+    first: np.ndarray
+    """int64 [N]: the frame with which each submap begins."""
+    parts: np.ndarray
+    """int64 [N]: the part of the map that each belongs to."""
+    moves: list[Similarity]
+    """[N]: what each submap's beginning is moved by."""
+    solution: Solution
+    largest_move: float
+    """How far the beginning of a submap is moved at most."""
+
+    def __call__(self, frame: int, world_from_cam: np.ndarray) -> Similarity:
+        """What moves the frame with this number, whose camera [3,4] was thought to be there.
+
+        From a submap's beginning to the next one's the move changes evenly, so that nothing jumps between them.
+        """
+        i = int(np.searchsorted(self.first, frame, side="right")) - 1
+        one = self.moves[i]
+        if i + 1 == len(self.moves) or self.parts[i + 1] != self.parts[i]:
+            return one
+        share = (frame - self.first[i]) / (self.first[i + 1] - self.first[i])
+        return _between(one, self.moves[i + 1], float(share), world_from_cam)
+
+    def record(self) -> dict[str, Any]:
+        """What `corrected/map.json` says: loops by what became of them, and how far they disagreed before and after."""
+        solution = self.solution
+        return {
+            "submaps": len(self.moves),
+            "parts": len(set(self.parts.tolist())),
+            "loops": dict(sorted(Counter(solution.verdicts).items())),
+            "disagreement_before": solution.residual_before,
+            "disagreement_after": solution.residual_after,
+            "largest_move": self.largest_move,
+        }
+
+
+def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
+    """The map that agrees best with the chain of submaps and the pairs of them that were found to be one place.
+
+    Raises ValueError when a pair names a submap that is not there.
+    """
+    chain, parts = [record.world_from_submap for record in submaps], [record.part for record in submaps]
+    loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
+    solution = solve(chain, parts, loops, stretches=_stretches(submaps))
+    moves = [after.after(before.inverse()) for after, before in zip(solution.nodes, chain, strict=True)]
+    far = [
+        np.linalg.norm(after.translation - before.translation)
+        for after, before in zip(solution.nodes, chain, strict=True)
+    ]
+    first = np.array([record.first for record in submaps])
+    return Correction(first, np.array(parts), moves, solution, float(max(far, default=0)))
+
+
+def _stretches(submaps: list[SubmapRecord]) -> list[int]:
+    """For each submap the number of cuts before it: it begins a part of the map, and was not even compared with the last."""
+    cuts = [other.part != one.part and other.share == 0 for one, other in zip(submaps, submaps[1:], strict=False)]
+    return np.cumsum([0, *cuts]).tolist()
+
+
+def believed(proof: Proof) -> Loop:
+    """An accepted pair as a loop of the graph, the surer the more of the image supports it."""
+    noise = np.clip((USUAL_SUPPORT / max(1, proof.scores.support)) ** 2, *LEAST_AND_MOST_NOISE)
+    return Loop(proof.a, proof.b, proof.a_from_b, float(noise))
+
+
+def _between(one: Similarity, other: Similarity, share: float, world_from_cam: np.ndarray) -> Similarity:
+    """A move between two, by a share from 0 to 1: evenly in the camera's turn, in its position and in scale.
+
+    A mean of the two translations would not do, because they depend on where the world's origin is.
+    """
+    turn = Rotation.from_matrix(other.rotation @ one.rotation.T).as_rotvec()
+    rotation = Rotation.from_rotvec(share * turn).as_matrix() @ one.rotation
+    scale = float(one.scale ** (1 - share) * other.scale**share)
+    place = world_from_cam[:, 3]
+    there = [move.points(place[None])[0] for move in (one, other)]
+    return Similarity(scale, rotation, (1 - share) * there[0] + share * there[1] - scale * rotation @ place)

@@ -1,0 +1,79 @@
+"""Places as a stream passes them: the anchor of a submap and two frames soon after it."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ivggt_jax.mapping.features import Features, find_features
+from ivggt_jax.mapping.places import FRAMES, Place
+from ivggt_jax.mapping.state import MapRecord
+from ivggt_jax.transforms import Similarity
+
+EVERY = 4
+"""Frames from one frame of a place to the next."""
+
+
+class PlaceMaker:
+    """Makes places of one stream's frames, fed in order; at most `FRAMES` - 1 of them wait at a time.
+
+    `state` is what another one needs to go on from there.
+    """
+
+    def __init__(self, state: Mapping[str, np.ndarray] | None = None):
+        state = state or {}
+        self._submap, self._since = (int(number) for number in state.get("counts", (-1, 0)))
+        self._token: np.ndarray | None = state.get("token")
+        self._focal = state.get("focal", np.array(1.0))
+        self._world_from_cam = list(state.get("world_from_cam", ()))
+        columns = (state.get(name, ()) for name in ("pixels", "depth", "patches"))
+        self._features = [Features(*arrays) for arrays in zip(*columns, strict=True)]
+
+    def feed(
+        self, image: np.ndarray, depth: np.ndarray, world_from_cam: np.ndarray, focal: float, record: MapRecord
+    ) -> Place | None:
+        """Takes the next frame: image uint8 [H,W,3], depth [H,W] and pose [3,4] in the world, what the map says of it.
+
+        `focal` is the focal length in image widths. Returns the place that the frame completes, if it does. A submap that
+        ends before makes none.
+        """
+        if record.anchor or self._submap < 0:
+            self._begin(int(record.submap) + int(record.anchor), np.asarray(record.token, np.float16), focal)
+        elif self._token is None:
+            return None
+        else:
+            self._since += 1
+        if self._since % EVERY == 0:
+            self._features.append(find_features(image, depth))
+            self._world_from_cam.append(np.asarray(world_from_cam, np.float64))
+        return self._finish(record) if len(self._features) == FRAMES else None
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What waits for the frames to come."""
+        found = {"counts": np.array((self._submap, self._since))}
+        if self._token is not None:
+            found |= {"token": self._token, "focal": self._focal, "world_from_cam": np.stack(self._world_from_cam)}
+            found |= self._columns()
+        return found
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """The corners of the frames that wait, [frame,…] each."""
+        names = ("pixels", "depth", "patches")
+        return {name: np.stack([getattr(features, name) for features in self._features]) for name in names}
+
+    def _begin(self, submap: int, token: np.ndarray, focal: float) -> None:
+        self._submap, self._since, self._token, self._focal = submap, 0, token, np.array(focal, np.float64)
+        self._features, self._world_from_cam = [], []
+
+    def _finish(self, record: MapRecord) -> Place:
+        """The place, in the frame and unit of its submap, of which only the frames after the anchor say where it lies."""
+        assert self._token is not None
+        placed = record.world_from_submap
+        submap_from_world = Similarity(
+            float(placed.scale), np.asarray(placed.rotation, np.float64), np.asarray(placed.translation, np.float64)
+        ).inverse()
+        columns = self._columns()
+        columns["depth"] = (submap_from_world.scale * columns["depth"]).astype(np.float32)
+        poses = submap_from_world.poses(np.stack(self._world_from_cam))
+        place = Place(self._submap, self._token, poses, self._focal, **columns)
+        self._token, self._features, self._world_from_cam = None, [], []
+        return place

@@ -1,0 +1,36 @@
+"""Results in the corrected map: loops told where the chain of submaps went wrong."""
+
+from pathlib import Path
+from typing import Any
+
+from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, read_loops, read_submaps
+from ivggt_jax.writers.saved_run import Move
+
+CORRECTED, MAP_FILE = "corrected", "map.json"
+"""The folder in a run's that holds everything in the corrected map, and the file there that says how it was made."""
+
+
+def read_correction(out: Path) -> tuple[Move, dict[str, Any]]:
+    """What corrects the map of the run in a folder, and what `corrected/map.json` says of it.
+
+    Raises ValueError when the run was made without loops, or its files are damaged.
+    """
+    if missing := [name for name in (SUBMAPS_FILE, LOOPS_FILE) if not (out / name).is_file()]:
+        raise ValueError(f"{out} has no {missing[0]}: infer writes it with --loops")
+    # Imported here: GTSAM takes a while, and most runs have no loops.
+    from ivggt_jax.mapping.correction import correct
+
+    if not (submaps := read_submaps(out / SUBMAPS_FILE)):
+        raise ValueError(f"{out / SUBMAPS_FILE} holds no submap")
+    correction = correct(submaps, read_loops(out / LOOPS_FILE))
+    return correction, correction.record()
+
+
+def describe_correction(record: dict[str, Any]) -> str:
+    """The record in a line."""
+    loops = record["loops"]
+    kept, refused = loops.get("kept", 0), sum(loops.values()) - loops.get("kept", 0)
+    return (
+        f"corrected by {kept} loops ({refused} more were not believed): "
+        f"{record['submaps']} submaps moved by up to {record['largest_move']:.3g} of the model's unit"
+    )

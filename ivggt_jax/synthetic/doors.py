@@ -1,0 +1,35 @@
+"""What lines a corridor of equal doors: the same wall with the same door in it, over and over, on both sides."""
+
+import jax
+import jax.numpy as jnp
+
+from .hashing import derive
+from .primitives import BALL, BOX, Primitives
+
+
+def door_cells(seed: jax.Array, size: jax.Array, numbers: jax.Array) -> Primitives:
+    """Primitives of the cells with these numbers [C]; size [3] is the way's half width, its height, a cell's length.
+
+    On either side a wall, a door's frame and leaf, and a handle; one side is the mirror image of the other.
+    """
+    wall, height, length = size
+    # Of the wall, whose face is at x = 0 here, the frame, the leaf and the handle.
+    half = jnp.asarray(((0.5, 0.0, 0.0), (0.03, 1.08, 0.56), (0.05, 1.0, 0.46), (0.06, 0.06, 0.06)))
+    centre = jnp.asarray(((0.5, 0.0, 0.0), (0.0, -1.08, 0.0), (0.0, -1.0, 0.0), (-0.1, -1.0, 0.36)))
+    half = half.at[0, 1].set(height / 2 + 0.1).at[0, 2].set(length / 2)
+    centre = centre.at[0, 1].set(-height / 2).at[:, 0].add(wall)
+    sides = centre * jnp.asarray(((-1.0, 1.0, 1.0), (1.0, 1.0, 1.0)))[:, None]
+    along = jnp.asarray((0.0, 0.0, 1.0)) * (length * (numbers + 0.5))[:, None, None, None]
+
+    def each(values: jax.Array) -> jax.Array:
+        """Values [4, ...] of the parts, for both sides of all cells [C * 2 * 4, ...]."""
+        return jnp.tile(values, (2 * len(numbers),) + (1,) * (values.ndim - 1))
+
+    return Primitives(
+        shape=each(jnp.asarray((BOX, BOX, BOX, BALL))),
+        centre=(sides + along).reshape(-1, 3),
+        half=each(half),
+        yaw=jnp.zeros(8 * len(numbers)),
+        seed=each(derive(seed, jnp.arange(4))),
+        grain=each(jnp.asarray((0.9, 0.5, 0.6, 0.2))),
+    )
