@@ -6,25 +6,23 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
-from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.export import build, move, write_records
+from ivggt_jax.inference.closing import record, say_end
 from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, same_source, to_resume
 from ivggt_jax.inference.options import DEFAULT_EXPORT, InferConfig, source_first
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
 from ivggt_jax.runs import output_folder
-from ivggt_jax.runs.advice import comes_again, next_steps, note_on_demo
+from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
 from ivggt_jax.runs.known_trajectory import read_trajectory
-from ivggt_jax.runs.memory import peak_memory
 from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.runs.run import Run, compile_step, interruptible
@@ -175,8 +173,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         finally:
             # Also after an error: what was finished is on disk, and this says how to read it.
             skipped = {**_skipped(source, unfinished), "left_out": source.left_out, "dropped": source.dropped}
-            write_run_json(out, {**_record(config, run), "skipped": skipped, "interrupted": bool(interrupted)})
-            _say_end(config, out, run)
+            write_run_json(out, {**record(config, run), "skipped": skipped, "interrupted": bool(interrupted)})
+            say_end(config, out, run)
         if not interrupted:
             finish(out)
             if view:
@@ -303,47 +301,6 @@ def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractCont
     from ivggt_jax.viewer.page import View
 
     return View(out, config.port, lambda: run.lengths)
-
-
-def _say_end(config: InferConfig, out: Path, run: Run) -> None:
-    """What was written and how fast, what speaks against it, and what comes next."""
-    names = ", ".join(output_folder.results(out))
-    say(f"{run.frames} frames → {out}{f': {names}' if names else ''}{run.progress.summary()}")
-    if run.frames:
-        saved = "npz" in config.growing
-        for line in next_steps(out, plain(for_records(config)), frames_saved=saved, shown=config.view):
-            say(line)
-    if doubt := run.writers.evidence.doubt():
-        say(f"warning: {doubt}")
-
-
-def _record(config: InferConfig, run: Run) -> dict[str, Any]:
-    """What `run.json` says of this run."""
-    lengths, state, settings = run.lengths, run.state, run.state.settings
-    return {
-        "versions": {name: version(name) for name in ("ivggt_jax", "jax", "flax")},
-        "device": str(jax.devices()[0].device_kind),
-        "settings": for_records(config),
-        "model": {
-            "checkpoint": config.checkpoint,
-            "source": loading.identify(config.checkpoint),
-            "config": run.model.config,
-        },
-        "cache": settings.cache,
-        "submaps": settings.submaps,
-        "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
-        "frames": run.frames,
-        "milliseconds_per_frame": run.progress.percentiles(),
-        "milliseconds_from_capture_to_pose": run.progress.latencies(),
-        "peak_memory_bytes": peak_memory(),
-        "stream_bytes": state.nbytes,
-        "tokens_kept": {"total": int(lengths.sum()), "by_layer": lengths},
-        # A step that failed, for want of memory say, has used up the state.
-        "budgets_clipped": None if state.clipped.is_deleted() else int(state.clipped[0]),
-        "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
-        "outputs": run.writers.record(),
-        "doubt": run.writers.evidence.doubt(),
-    }
 
 
 if __name__ == "__main__":

@@ -117,6 +117,51 @@ def test_a_silent_camera():
     assert capture.released.is_set()
 
 
+def test_a_lost_camera_is_opened_again(monkeypatch, caplog):
+    """At the second try; frames are counted on."""
+    monkeypatch.setattr(camera, "SECONDS_BETWEEN_TRIES", 0.01)
+    first, second = FakeCapture(count=2), FakeCapture(count=10**6)
+    answers = [SourceError("not yet"), second]
+
+    def reopen():
+        if isinstance(answer := answers.pop(0), SourceError):
+            raise answer
+        return answer
+
+    _, source = camera_source(first, reopen=reopen)
+    with source:
+        frames = source.frames()
+        first.ready.release()
+        assert next(frames).index == 0
+        first.ready.release()
+        assert next(frames).index == 1
+        first.ready.release()
+        second.ready.release(10**6)
+        assert next(frames).index >= 2
+    assert first.released.is_set() and second.released.wait(20) and not answers
+    said = [record.message for record in caplog.records]
+    assert said == ["cam:0: the camera is lost; it is tried again for 30 s", "cam:0: the camera is there again"]
+
+
+def test_a_camera_that_stays_lost_is_given_up(monkeypatch):
+    monkeypatch.setattr(camera, "RECONNECT_SECONDS", 0.05)
+    monkeypatch.setattr(camera, "SECONDS_BETWEEN_TRIES", 0.01)
+    capture, tries = FakeCapture(count=1), []
+
+    def reopen():
+        tries.append(time.monotonic())
+        raise SourceError("nothing answers")
+
+    _, source = camera_source(capture, reopen=reopen)
+    with source:
+        frames = source.frames()
+        capture.ready.release(2)
+        assert next(frames).index == 0
+        with pytest.raises(SourceError, match="the camera is lost: it stopped after 1 frames"):
+            next(frames)
+    assert tries
+
+
 def test_frames_that_the_stride_passes_over_are_a_sign_of_life():
     capture = FakeCapture(count=100)
     capture.read = lambda: (time.sleep(0.02), FakeCapture.read(capture))[1]
@@ -204,7 +249,7 @@ def test_addresses_reach_opencv(monkeypatch):
         with open_source(SourceConfig(frames=address, size=28)) as source:
             assert next(iter(source)).index == 0
     assert opencv.opened[0] == (2,)
-    assert opencv.opened[1] == ("rtsp://door:554/live", 1900, [53, 10_000, 54, 10_000])
+    assert opencv.opened[1] == ("rtsp://door:554/live", 1900, [53, 10_000, 54, 5_000])
 
 
 def test_nothing_answers(monkeypatch):

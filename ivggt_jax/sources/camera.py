@@ -1,8 +1,10 @@
 """Cameras as a source: a thread keeps the latest frame only, so the model never falls behind what happens."""
 
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,6 +16,13 @@ from ivggt_jax.sources.frame import Picture, RawFrame, SourceError
 OPEN_SECONDS = 10.0
 SILENT_SECONDS = 10.0
 """A camera that delivers nothing for so long is taken for lost."""
+READ_SECONDS = 5.0
+"""After which OpenCV gives up on a frame from an address: before the consumer does, so that the address is opened again."""
+RECONNECT_SECONDS = 30.0
+"""For which a camera that was lost is opened again and again."""
+SECONDS_BETWEEN_TRIES = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Capture(Protocol):
@@ -35,8 +44,17 @@ class CameraReader:
     length = None
     expected_length = None
 
-    def __init__(self, address: str, capture: Capture, stride: int = 1, silent_seconds: float = SILENT_SECONDS):
+    def __init__(
+        self,
+        address: str,
+        capture: Capture,
+        stride: int = 1,
+        silent_seconds: float = SILENT_SECONDS,
+        reopen: Callable[[], Capture] | None = None,
+    ):
+        """reopen: opens the camera anew when it was lost, or raises SourceError; None: it is lost for good."""
         self.dropped = 0
+        self._reopen = reopen
         self._address = address
         self._capture = capture
         self._stride = stride
@@ -81,13 +99,36 @@ class CameraReader:
         """Until the camera is taken for lost, counted from the latest frame, whether the stride passes over it or not."""
         return self._heard + self._silent_seconds - time.monotonic()
 
+    def _read(self) -> Any | None:
+        """The next picture; of a lost camera the first one when it is there again, None when it stays lost."""
+        good, image = self._capture.read()
+        if good:
+            return image
+        if self._reopen is None or self._stopping:
+            return None
+        logger.warning("%s: the camera is lost; it is tried again for %g s", self._address, RECONNECT_SECONDS)
+        until = time.monotonic() + RECONNECT_SECONDS
+        self._heard = until  # meanwhile its silence is no news
+        while time.monotonic() < until:
+            time.sleep(SECONDS_BETWEEN_TRIES)
+            if self._stopping:
+                break
+            self._capture.release()
+            with suppress(SourceError):
+                self._capture = self._reopen()
+                good, image = self._capture.read()
+                if good:
+                    logger.warning("%s: the camera is there again", self._address)
+                    return image
+        return None
+
     def _run(self) -> None:
         index = 0
         ended = "it was closed"
         try:
             while not self._stopping:
-                good, image = self._capture.read()
-                if not good:
+                image = self._read()
+                if image is None:
                     ended = f"it stopped after {index} frames (unplugged, or the stream ended)"
                     break
                 self._heard = time.monotonic()
@@ -107,7 +148,7 @@ class CameraReader:
 
 
 def open_capture(address: str) -> Capture:
-    """Open `cam:N` (the N-th camera of this computer) or `rtsp://…` with OpenCV.
+    """Open `cam:N` (the N-th camera of this computer) or an address (`rtsp://`, `http://`, `udp://`) with OpenCV.
 
     Raises SourceError when OpenCV is not installed, the address is malformed, or nothing answers.
     """
@@ -123,7 +164,8 @@ def open_capture(address: str) -> Capture:
         advice = "is it plugged in, free, and allowed for you? cam:0 is the first"
     else:
         milliseconds = int(1000 * OPEN_SECONDS)
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
+        patience = int(1000 * READ_SECONDS)
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, patience]
         capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
         advice = "check address, user and password with a player such as VLC or ffplay"
     if not capture.isOpened():

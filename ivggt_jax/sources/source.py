@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal, Self
@@ -271,7 +272,8 @@ def _reader(config: SourceConfig) -> Reader:
     if spec.startswith("http") and spec.partition("?")[0].lower().endswith(WHOLE):
         raise SourceError(f"{spec}: of http only live pictures (MJPEG) are read; download the file and name it")
     if spec.startswith(LIVE):
-        return CameraReader(full_name(spec), camera.open_capture(spec), config.stride)
+        reopen = partial(camera.open_capture, spec)
+        return CameraReader(full_name(spec), reopen(), config.stride, reopen=reopen)
     if "://" in spec:
         raise SourceError(f"{spec}: of addresses only rtsp://, http:// (MJPEG) and udp:// are read")
     if len(images) > 1:

@@ -16,6 +16,7 @@ from PIL import Image
 from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, export, infer, init_stream, step, stream
 from ivggt_jax.infer import main
 from ivggt_jax.runs.resume import read_state
+from ivggt_jax.sources import SourceError
 from ivggt_jax.view import View
 from ivggt_jax.writers import Result
 from ivggt_jax.writers.tum import TumWriter
@@ -181,8 +182,7 @@ def test_a_record_names_the_source_in_full(checkpoint: Path, folder: Path, tmp_p
     ]
 
 
-def test_a_record_holds_no_password(checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: Camera(2))
+def test_a_record_holds_no_password(checkpoint: Path, tmp_path: Path, opened) -> None:
     arguments = ("--frames", "rtsp://me:secret@host/live", "--checkpoint", checkpoint, "--out", tmp_path / "out")
     assert run(main, *arguments) == 1
     text = (tmp_path / "out" / "run.json").read_text()
@@ -222,9 +222,49 @@ class Camera:
         self.released = True
 
 
-def test_an_unplugged_camera_leaves_what_was_done(checkpoint: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """Cameras of six frames, which nobody finds again once they are lost; the list has what was asked for."""
+    found: list[str] = []
+
+    def open_once(address: str) -> Camera:
+        found.append(address)
+        if len(found) > 1:
+            raise SourceError("nothing answers")
+        return Camera(6)
+
+    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", open_once)
+    monkeypatch.setattr("ivggt_jax.sources.camera.RECONNECT_SECONDS", 0.05)
+    monkeypatch.setattr("ivggt_jax.sources.camera.SECONDS_BETWEEN_TRIES", 0.01)
+    return found
+
+
+def test_a_live_stream_begins_with_what_is_seen_when_everything_is_compiled(
+    checkpoint: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    """And not with the frame that told the size; how long a pose takes is told and kept."""
+    camera, steps = Camera(10_000), []
+
+    def compile_slowly(model: Model, state: StreamState) -> None:
+        steps.append(state.frame.shape)
+        time.sleep(0.5)
+
+    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: camera)
+    monkeypatch.setattr(infer, "compile_step", compile_slowly)
+    out = tmp_path / "out"
+    arguments = ("http://host/live", "--max-frames", 3, "--checkpoint", checkpoint, "--out", out, "--export", "npz")
+    assert run(main, *arguments) == 0
+    first, *others = sorted(int(path.stem) for path in (out / "frames").iterdir())
+    assert len(others) == 2 and first >= 3, "at ten frames a second, half a second is five"
+    record = json.loads((out / "run.json").read_text())
+    assert record["frames"] == 3 and steps == [(1,)]
+    assert 0 < record["milliseconds_from_capture_to_pose"]["p50"] < 1000 * PATIENCE
+    said = capsys.readouterr().err
+    assert "before the first frame is taken" in said and "ms after its frame" in said
+
+
+def test_an_unplugged_camera_leaves_what_was_done(checkpoint: Path, tmp_path: Path, opened, capsys) -> None:
     """What is built at the end, too: this is its end."""
-    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: Camera(6))
     out = tmp_path / "out"
     arguments = ("--frames", "cam:0", "--checkpoint", checkpoint, "--out", out, "--budget", 290, "--export", "tum",
                  "nerfstudio")  # fmt: skip
@@ -234,6 +274,7 @@ def test_an_unplugged_camera_leaves_what_was_done(checkpoint: Path, tmp_path: Pa
     assert json.loads((out / "run.json").read_text())["frames"] == frames >= 1
     assert len(json.loads((out / "transforms.json").read_text())["frames"]) == frames
     assert read_state(out) is None, "its frames do not come again"
+    opened.clear()  # it is plugged in again
     assert run(main, *arguments, "--resume") == 0
     assert len(np.loadtxt(out / "trajectory.txt", ndmin=2)) == frames
 

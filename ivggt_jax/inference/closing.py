@@ -1,0 +1,58 @@
+"""What a run leaves behind in words: `run.json`, and what is said at its end."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ivggt_jax.inference.earlier import for_records
+from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.runs import output_folder
+from ivggt_jax.runs.advice import next_steps
+from ivggt_jax.runs.command import say
+from ivggt_jax.runs.memory import peak_memory
+from ivggt_jax.runs.run import Run
+from ivggt_jax.weights import loading
+from ivggt_jax.writers.run_json import plain
+
+
+def say_end(config: InferConfig, out: Path, run: Run) -> None:
+    """What was written and how fast, what speaks against it, and what comes next."""
+    names = ", ".join(output_folder.results(out))
+    say(f"{run.frames} frames → {out}{f': {names}' if names else ''}{run.progress.summary()}")
+    if run.frames:
+        saved = "npz" in config.growing
+        for line in next_steps(out, plain(for_records(config)), frames_saved=saved, shown=config.view):
+            say(line)
+    if doubt := run.writers.evidence.doubt():
+        say(f"warning: {doubt}")
+
+
+def record(config: InferConfig, run: Run) -> dict[str, Any]:
+    """What `run.json` says of this run."""
+    lengths, state, settings = run.lengths, run.state, run.state.settings
+    return {
+        "versions": {name: version(name) for name in ("ivggt_jax", "jax", "flax")},
+        "device": str(jax.devices()[0].device_kind),
+        "settings": for_records(config),
+        "model": {
+            "checkpoint": config.checkpoint,
+            "source": loading.identify(config.checkpoint),
+            "config": run.model.config,
+        },
+        "cache": settings.cache,
+        "submaps": settings.submaps,
+        "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
+        "frames": run.frames,
+        "milliseconds_per_frame": run.progress.percentiles(),
+        "milliseconds_from_capture_to_pose": run.progress.latencies(),
+        "peak_memory_bytes": peak_memory(),
+        "stream_bytes": state.nbytes,
+        "tokens_kept": {"total": int(lengths.sum()), "by_layer": lengths},
+        # A step that failed, for want of memory say, has used up the state.
+        "budgets_clipped": None if state.clipped.is_deleted() else int(state.clipped[0]),
+        "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
+        "outputs": run.writers.record(),
+        "doubt": run.writers.evidence.doubt(),
+    }
