@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,15 +23,13 @@ def code_of(*arguments: str) -> object:
 
 
 def test_help_comes_without_jax_and_within_a_second() -> None:
-    """The best of three, for other work on the machine."""
+    """Of computing: on a machine that does other work the clock goes on."""
     program = "import atexit, sys; atexit.register(lambda: print('jax' in sys.modules)); import ivggt_jax.__main__ as m"
-    taken = []
-    for _ in range(3):
-        began = time.perf_counter()
-        shown = python("-c", f"{program}; m.main(['--help'])")
-        taken.append(time.perf_counter() - began)
-        assert shown.returncode == 0 and shown.stdout.endswith("False\n"), shown.stderr
-    assert min(taken) < 1.0
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    shown = python("-c", f"{program}; m.main(['--help'])")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert shown.returncode == 0 and shown.stdout.endswith("False\n"), shown.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_help_names_all_commands_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
