@@ -155,7 +155,7 @@ class CacheConfig:
     """Tokens kept where all that comes is known already: the mean redundancy moves the total between this and
     `total_budget`, within the same buffers. None: the total stays."""
     temperature: float = 0.5
-    """Of the softmax that shares the budget among layers (InfiniteVGGT's published 0.5); inf: all get the same."""
+    """Temperature of the softmax that shares the budget among layers (0.5 as published); inf: all get the same."""
     policy: PolicyName | Callable[..., Any] = "diversity"
     """What goes first: a name in `memory.policies.POLICIES` or a function like those there. Each function is compiled
     for itself, so give one that was defined once."""
@@ -181,7 +181,7 @@ class CacheConfig:
     track_window: int = 8
     """Frames that the streaming tracker sees: the query frame and the last ones."""
     dtype: str | None = None
-    """Of cached keys and values; None is the compute dtype. int8 keeps a scale with every token and head."""
+    """Type of cached keys and values; None is the compute dtype. int8 keeps a scale with every token and head."""
 
     @classmethod
     def preset(cls, name: PresetName, **fields: Any) -> "CacheConfig":

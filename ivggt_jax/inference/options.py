@@ -41,7 +41,7 @@ class MemoryOptions:
     camera_cache: Literal["reference", "per_iteration"] = "reference"
     """What an iteration of the camera head sees of earlier frames: all iterations (as published), or its own (as trained)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+    """Type of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class InferConfig:
     view: bool = False
     """Show the run in a browser while it goes on (adds npz), and until Ctrl-C when it is over."""
     port: int = 8080
-    """Of the page that --view serves, on this machine only."""
+    """Port of the page that --view serves, on this machine only."""
     memory: Annotated[MemoryOptions, OmitArgPrefixes] = field(default_factory=MemoryOptions)
     mapping: Annotated[
         SubmapOptions, tyro.conf.arg(help="What keeps the camera of a long stream."), OmitArgPrefixes

@@ -33,7 +33,7 @@ class ExportOptions:
     """Points of the fused cloud that COLMAP's points3D gets beside those that are tracked, so that splats start from many;
     they have no tracks, and bundle adjustment leaves them alone. 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
-    """Of depth, points and confidences in frames/*.npz; by default float32, float16 where nobody asked for frames."""
+    """Type of depth, points and confidences in frames/*.npz; by default float32, float16 where nobody asked for frames."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 100:
