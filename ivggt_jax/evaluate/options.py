@@ -29,7 +29,7 @@ class MemoryOptions:
     """What a stream remembers."""
 
     policy: PolicyName = "diversity"
-    """What is forgotten first."""
+    """Which tokens are forgotten first."""
     cache: Annotated[CacheConfig, tyro.conf.SuppressFixed] = field(default_factory=CacheConfig)
 
     def cache_for(self, frames: int) -> CacheConfig:

@@ -25,7 +25,7 @@ class ExportOptions:
     sky: Literal["keep", "drop"] = "keep"
     """Whether pixels that look like sky make points."""
     shared_camera: bool = False
-    """Whether COLMAP and nerfstudio get one camera for all frames (the median) or one a frame."""
+    """Give COLMAP and nerfstudio one camera for all frames (the median) instead of one per frame."""
     images: Path | None = None
     """Where the original images are now, for COLMAP and nerfstudio, if not where they were read; frames not found there, or
     found in another size, are given as the model saw them."""

@@ -67,7 +67,7 @@ class SourceConfig:
     """Where to end in a video, in seconds."""
     masks: Path | None = None
     """Folder of masks named like their frames (0.png or 0.jpg.png, in folders as those; video frames: 000000.png): black and
-    transparent are ignored in the results."""
+    transparent pixels are left out of the results."""
     exif: bool = True
     """Turn photographs upright by their EXIF orientation."""
     on_error: Literal["stop", "skip"] = "stop"
