@@ -44,7 +44,7 @@ class Convert:
     output: tyro.conf.Positional[Path]
     """The directory to make; with --to torch the .pth, .pt or .safetensors file."""
     dtype: Precision | None = None
-    """Of the trunk; heads are float32. Default: bfloat16 where the input's trunk is, else float32."""
+    """Type of the trunk; heads are float32. Default: bfloat16 where the input's trunk is, else float32."""
     to: Literal["safetensors", "orbax", "torch"] = "safetensors"
     """safetensors: what is mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
     config: Path | None = None

@@ -152,26 +152,26 @@ class CacheConfig:
     total_budget: int | None = 1_200_000
     """Tokens kept over all layers; None keeps everything, and then `max_frames` is required."""
     least_budget: int | None = None
-    """Tokens kept where all that comes is known already: the mean redundancy moves the total between this and
-    `total_budget`, within the same buffers. None: the total stays."""
+    """Fewest tokens kept: by the mean redundancy the total moves between this, where new frames bring nothing new, and
+    `total_budget`, within the same buffers. None: the total is constant."""
     temperature: float = 0.5
-    """Of the softmax that shares the budget among layers (InfiniteVGGT's published 0.5); inf: all get the same."""
+    """Temperature of the softmax that shares the budget among layers (0.5 as published); inf: all get the same."""
     policy: PolicyName | Callable[..., Any] = "diversity"
-    """What goes first: a name in `memory.policies.POLICIES` or a function like those there. Each function is compiled
-    for itself, so give one that was defined once."""
+    """Which tokens are evicted first: a name in `memory.policies.POLICIES` or a function like those there. Each new function
+    object is compiled anew, so define it once."""
     anchor_frames: int = 1
     """Whole frames that stay: 1 is the first, as published; more: at most so many, spread evenly over the stream so far;
     0: none."""
     protect_special: bool = False
-    """Keep camera and register tokens of old frames: of as many of the last as take half of what the anchors leave."""
+    """Keep the camera and register tokens of the latest frames, in up to half of the room that the anchors leave."""
     evict_after_attention: bool = False
-    """Let a frame attend to all of itself and of what was kept before it, and evict then; published is the reverse.
+    """Evict after attention, so that a frame sees all of itself and of what was kept. As published, eviction comes first.
     On a GPU, where kernels read the cache in place, all layers are then brought down to their budgets together."""
     frames_per_step: int = 1
     """Frames that share a pass in `scan` and `stream`: one append, and one eviction, which then comes after attention.
     More than 1 is for throughput; each frame still sees itself and earlier ones only."""
     capacity_factor: float | None = 1.5
-    """Slots of a layer over its mean share; a layer's budget is clipped to it. None: the worst case, never clips."""
+    """Slots of a layer's buffer over its mean share of the budget; its own share is clipped to them. None: never clips."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
     """Whether an iteration of the camera head sees all iterations of earlier frames (as published) or its own only (as trained)."""
     camera_frames: int = 512
@@ -181,11 +181,11 @@ class CacheConfig:
     track_window: int = 8
     """Frames that the streaming tracker sees: the query frame and the last ones."""
     dtype: str | None = None
-    """Of cached keys and values; None is the compute dtype. int8 keeps a scale with every token and head."""
+    """Type of cached keys and values; None is the compute dtype. int8 keeps a scale with every token and head."""
 
     @classmethod
     def preset(cls, name: PresetName, **fields: Any) -> "CacheConfig":
-        """One of `PRESETS` with other fields, which go before it. Raises ValueError for a name that there is not."""
+        """One of `PRESETS` with other fields, which override it. Raises ValueError for an unknown name."""
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **fields})

@@ -26,7 +26,7 @@ from ivggt_jax.weights.hub import cache_folder
 
 SHOWN = ("ivggt_jax", "jax", "jaxlib", "flax", "numpy", "pillow", "av", "viser", "rerun-sdk", "opencv-python-headless")
 HEIGHT, WIDTH = 392, 518
-"""Of the frames that budgets are quoted for: what a 4:3 video becomes at the published size."""
+"""Size of the frames that budgets are quoted for: what a 4:3 video becomes at the published size."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def doctor(config: DoctorConfig) -> int:
-    """What is installed, what fits into memory, what is wrong, and whether the model runs here; 1 for any problem."""
+    """What is installed, what fits into memory, what is wrong, and whether the model runs here. Exits with 1 if anything is wrong."""
     installed = {d.name.lower().replace("_", "-"): d.version for d in distributions() if d.name}
     problems = 0
     for findings in (
@@ -70,7 +70,7 @@ def doctor(config: DoctorConfig) -> int:
 
 
 def versions(installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Of Python, this library and what it uses; `installed` maps names of distributions to versions."""
+    """Versions of Python, this library and what it uses; `installed` maps names of distributions to versions."""
     yield Finding("ok", f"Python {platform.python_version()} on {platform.platform()}")
     found = [(name, installed.get(name.replace("_", "-"))) for name in SHOWN]
     yield Finding("ok", ", ".join(f"{name} {version}" for name, version in found if version))

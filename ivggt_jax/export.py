@@ -31,12 +31,12 @@ class ExportConfig:
     run: tyro.conf.Positional[Path]
     """Folder that a run wrote, with its frames (`infer --export npz`)."""
     to: tuple[MadeOutput, ...]
-    """What to write."""
+    """Formats to write."""
     into: Path | None = None
-    """Where to; by default into the run's folder, its corrected/ with --corrected, or its aligned/ with --align-to or
+    """Folder to write into; by default the run's, its corrected/ with --corrected, or its aligned/ with --align-to or
     --scale-from."""
     corrected: bool = False
-    """Set the map right by the loops that `infer --loops` found; --align-to and --scale-from then see the corrected one."""
+    """Correct the map by the loops that `infer --loops` found; --align-to and --scale-from then take the corrected map."""
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def export(config: ExportConfig) -> int:
-    """Files for other tools, from the frames that a run has saved; of one that is not over only with --into elsewhere."""
+    """Files for other tools, from the frames that a run has saved. A run that is not over needs --into another folder."""
     saved = saved_run(config.run)  # says what is missing where there are no frames, before a folder is made
     out = config.into or config.run
     with locked(out, "--into"):

@@ -36,9 +36,9 @@ from ivggt_jax.writers.run_json import plain
 from ivggt_jax.writers.saved_run import SavedRun
 
 BYTES_KEPT = 12
-"""Of a pixel of a saved frame in half precision, compressed: 11.8 were counted for examples/room."""
+"""Bytes of a pixel of a saved frame in half precision, compressed: 11.8 were counted for examples/room."""
 SHARE_OF_DISK = 0.1
-"""Of its free space, that frames may take which nobody asked for."""
+"""Share of the free space that frames may take when nobody asked for them."""
 NEEDED = {"colmap": "depth", "depth": "depth", "video": "depth"}
 NEEDED |= dict.fromkeys(("ply", "nerfstudio", "glb", "html"), "points")
 """What an output is made of, where not every run computes it."""
@@ -101,7 +101,7 @@ def _check(config: InferConfig) -> None:
 
 
 def _precision(config: InferConfig) -> str | None:
-    """Of the trunk; None is what this device gets. Bfloat16 where that would take half of what the user allows."""
+    """Type of the trunk; None is what this device gets. Bfloat16 where that would take half of what the user allows."""
     saves, memory = computes_bfloat16(), config.memory
     if memory.precision == "bfloat16" and not saves:
         say(

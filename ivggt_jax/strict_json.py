@@ -12,7 +12,7 @@ LENGTH_LIMIT = 16 * 2**20
 DEPTH_LIMIT = 64
 """Objects and lists inside one another."""
 _DIGITS = 40
-"""Of a whole number: more than any count, size or checksum has."""
+"""Most digits of a whole number: more than any count, size or checksum has."""
 
 
 class JsonError(ValueError):

@@ -18,7 +18,7 @@ class ViewConfig:
     run: tyro.conf.Positional[Path]
     """Folder that a run writes or wrote, with its frames (`infer --export npz`)."""
     port: int = 8080
-    """Of the page; the next free one where it is taken."""
+    """Port of the page; the next free one if it is taken."""
     host: str = "127.0.0.1"
     """Who may look: 127.0.0.1 is this machine alone, 0.0.0.0 whoever can reach it (there is no password)."""
 

@@ -44,7 +44,7 @@ class StepConfig:
     heads: tuple[HeadName, ...] = ("camera", "depth", "points")
     """What the student predicts and is trained by. Tracks need query points in the batch."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the trunk; parameters, heads and the loss are float32."""
+    """Type of the trunk; parameters, heads and the loss are float32."""
     rematerialise: Literal["none", "block", "full"] = "none"
     """What the backward pass computes again instead of keeping: nothing, the inside of every pair of aggregator blocks,
     or that of the dense heads too."""
@@ -60,7 +60,7 @@ class Plan:
     model: ModelConfig
     mesh: Mesh
     updates: int
-    """Of the whole run, for the learning-rate schedule."""
+    """Updates of the whole run, for the learning-rate schedule."""
 
 
 @jax.tree_util.register_dataclass

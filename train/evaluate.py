@@ -18,7 +18,7 @@ from ivggt_jax.train.mesh import each_device, gather, place
 from ivggt_jax.trajectories.alignment import inverse
 
 FEWEST_FRAMES = 3
-"""Of a held-out clip: a path of fewer has no shape to compare."""
+"""Fewest frames of a held-out clip: a shorter path has no shape to compare."""
 TRUTH = ("images", "depth", "valid", "points", "cam_from_world")
 
 JUDGED: dict[HeadName, str] = {"camera": "path_error", "depth": "abs_rel", "points": "point_error"}

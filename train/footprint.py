@@ -29,9 +29,9 @@ class Options:
     model: Literal["vggt_1b", "demo", "tiny"] = "vggt_1b"
     """Shape of student and teacher."""
     clips: int = 1
-    """Of one device."""
+    """Clips on one device."""
     frames: int = 10
-    """Of a clip."""
+    """Frames of a clip."""
     width: int = 518
     """In pixels, a multiple of the patch size, as the height."""
     height: int = 392

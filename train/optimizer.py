@@ -47,7 +47,7 @@ class OptimizerConfig:
     slower: tuple[tuple[str, float], ...] = ()
     """(regular expression, factor): parameters whose learning rate is that share of the others'."""
     average_decay: float | None = None
-    """Of an exponential moving average of the trainable parameters; None keeps none."""
+    """Decay of an exponential moving average of the trainable parameters; None keeps no average."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:

@@ -13,7 +13,7 @@ from ivggt_jax.train.optimizer import OptimizerConfig
 from ivggt_jax.train.training import RunConfig
 
 HELD_OUT_SEED = 1 << 20
-"""Of the clips that evaluation draws; training seeds stay below."""
+"""First seed of the clips that evaluation draws; training seeds stay below."""
 
 
 @dataclass(frozen=True, kw_only=True)

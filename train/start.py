@@ -10,7 +10,7 @@ from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.parameters import Model, flatten, unflatten
 
 LAYER_SCALE = 0.5
-"""Of every block; `Model.initialise` has 0.1."""
+"""LayerScale of every block; `Model.initialise` has 0.1."""
 SHARPNESS = 2.5
 """Scale of the global blocks' normalised queries, with which attention can single out one patch of a clip."""
 

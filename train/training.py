@@ -46,7 +46,7 @@ class RunConfig:
     steps: int = 390_000
     """Batches of the run."""
     seed: int = 0
-    """Of fresh weights and of the order and augmentation of the data."""
+    """Seed of fresh weights and of the order and augmentation of the data."""
     save_every: int = 3_900
     """Steps between checkpoints."""
     keep: int = 2

@@ -28,13 +28,13 @@ class Case:
     model: Literal["vggt_1b", "demo", "tiny"] = "vggt_1b"
     """Shapes of a model with random weights; nothing is downloaded."""
     checkpoint: str | None = None
-    """Weights of its own instead: a folder, a file, a published name, or demo."""
+    """Measure these weights instead: a folder, a file, a published name, or demo."""
     size: str | None = None
-    """Of a frame, as 518x392 (width, height); by default the model's own width and three quarters of it."""
+    """Size of a frame, as 518x392 (width, height); by default the model's own width and three quarters of it."""
     budget: int | None = None
     """Tokens kept over all layers; by default 48 frames in each, 1,200,000 for the full model at its size."""
     capacity_factor: float = 1.5
-    """Slots of a layer over its mean share of the budget."""
+    """Slots of a layer's buffer over its mean share of the budget."""
     seen: int = 10_000
     """Frames that the stream has seen before: what its cache holds."""
     batch: int = 1
@@ -46,13 +46,13 @@ class Case:
     preset: PresetName = "exact"
     """What differs from the published order; fast and small need a `chunk` of 4."""
     evict_after_attention: bool = False
-    """Evict when a frame has attended, not before; with several frames to a pass that is so anyway."""
+    """Evict after a frame has attended, not before; several frames per pass always do."""
     cache_dtype: Literal["int8", "bfloat16", "float32"] | None = None
-    """Of cached keys and values; by default the trunk's."""
+    """Type of cached keys and values; by default the trunk's."""
     heads: tuple[Literal["camera", "depth", "points"], ...] = ("camera", "depth", "points")
     """What to predict."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+    """Type of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
 
     def __post_init__(self) -> None:
         for name in ("seen", "batch", "chunk", "frames_per_step"):

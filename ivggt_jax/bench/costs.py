@@ -22,7 +22,7 @@ from ivggt_jax.model.parameters import abstract_params, flatten
 FLOAT32 = 4
 """Bytes of a number in the heads and between stages, whatever the trunk's type."""
 OUTPUT_FEATURES = 32
-"""Of a dense head's last map, at the image's size."""
+"""Channels of a dense head's last map, at the image's size."""
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Own:
         return round(float(np.mean(self._state.lengths)))
 
     def _costs(self) -> dict[str, Cost]:
-        """Of the stages that a step has: a cache that is not full evicts nothing."""
+        """Costs of the stages that a step has: a cache that is not full evicts nothing."""
         settings, live = self._settings, self._live()
         costs = step_costs(
             settings.model,

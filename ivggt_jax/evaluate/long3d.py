@@ -22,7 +22,7 @@ CAM_FROM_LIDAR = np.array(
 
 VOXEL = 0.015
 PUBLISHED_SCALE_FACTOR = 0.75
-"""Of most scenes; the published code asks for 1.0 by hand in its class room and dormitory."""
+"""The factor for most scenes; the published code asks for 1.0 by hand in its class room and dormitory."""
 
 
 def evaluate_long3d(

@@ -17,7 +17,7 @@ class ModelOptions:
     checkpoint: str = "demo"
     """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+    """Type of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
 
     def load(self) -> Model:
         """The model. Raises CheckpointError when it cannot be used."""
@@ -29,7 +29,7 @@ class MemoryOptions:
     """What a stream remembers."""
 
     policy: PolicyName = "diversity"
-    """What is forgotten first."""
+    """Which tokens are forgotten first."""
     cache: Annotated[CacheConfig, tyro.conf.SuppressFixed] = field(default_factory=CacheConfig)
 
     def cache_for(self, frames: int) -> CacheConfig:

@@ -11,7 +11,7 @@ from PIL import Image
 COLOURS = ("#1f6fb4", "#d1495b", "#2e8b57", "#8d6a9f", "#c98a1b", "#555555")
 TRUTH_COLOUR, PREDICTION_COLOUR = "#999999", COLOURS[0]
 WIDTH, HEIGHT, MARGIN = 480, 300, 52
-"""Of a plot in pixels, and the room for its axes' numbers."""
+"""Size of a plot in pixels, and the margin for the numbers at its axes."""
 _POINTS = 1000
 """A curve is drawn through at most about twice as many."""
 _MAP_WIDTH = 240

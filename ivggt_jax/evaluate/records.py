@@ -61,7 +61,7 @@ class Record:
     host_megabytes: np.ndarray
     """[S]: most resident memory of the process so far, renderer and truth included."""
     state_bytes: int
-    """Of everything the stream remembers."""
+    """Size of everything the stream remembers."""
     clipped: int
     """Budgets of single layers that were clipped, summed over passes."""
     cloud: WalkCloud | None

@@ -25,7 +25,7 @@ class Stream:
     routes: tuple[RouteName, ...] = ("loop", "corridor")
     """Around a room again and again: the same images, or others; along a corridor, a street, or equal doors without end."""
     seeds: tuple[int, ...] = (HELD_OUT_SEED,)
-    """Of scenes and paths: each route is walked once for each. Training keeps to smaller ones."""
+    """Seeds of scenes and paths: each route is walked once for each seed. Training uses smaller seeds only."""
     frames: int = 1000
     """Length of each."""
     out: Path = Path("ivggt_out/stream")

@@ -117,7 +117,7 @@ def _mean(by_walk: Mapping[str, Mapping[str, float | None]], measure: str, digit
 
 
 def _difference(by_walk: Mapping[str, Any], others: Mapping[str, Any], measure: str, digits: int) -> str:
-    """Of a measure, walk by walk: mean ± standard error; a dash for the same numbers, a single walk or none finite."""
+    """Difference in a measure, walk by walk: mean ± standard error; a dash for the same numbers, a single walk or none finite."""
     pairs = [(numbers[measure], others[walk][measure]) for walk, numbers in by_walk.items()]
     if by_walk is others or len(pairs) < 2 or not all(x is not None and np.isfinite(x) for pair in pairs for x in pair):
         return "–"

@@ -10,7 +10,7 @@ from ivggt_jax.evaluate.clouds import nearest, tree, voxel_downsample
 from ivggt_jax.trajectories.alignment import align_trajectory
 
 STRIDE = 2
-"""Of the pixels of a frame, every so many along both axes."""
+"""Every so many pixels of a frame are taken, along both axes."""
 VOXEL = 0.05
 """Metres in which points of either cloud are averaged."""
 

@@ -16,7 +16,7 @@ from ivggt_jax.options.export import BuiltOutput, ExportOptions, Output
 from ivggt_jax.sources import SourceConfig
 
 DEFAULT_EXPORT: tuple[Output, ...] = ("tum", "intrinsics", "ply")
-"""What is written where nobody says what, beside the saved frames ."""
+"""What is written where nobody says what, beside the saved frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,24 +24,23 @@ class MemoryOptions:
     """What is remembered, and in how much memory."""
 
     preset: PresetName = "exact"
-    """exact: as published; fast: four frames share a pass, and evict after it; small: besides, fewer tokens, in int8
-    (docs/performance.md)."""
+    """exact: as published; fast: four frames share a pass, and tokens are evicted after it; small: the same with
+    fewer tokens, in int8 (docs/performance.md)."""
     budget: int | None = None
     """Tokens kept, over all layers; by default those of 48 frames (1,200,000 at 518×392), with --preset small 20, or
     what fits the free memory."""
     max_memory: str | None = None
-    """Most that weights, cache and computing may take together, such as 8GB: precision, cache and budget follow from it."""
+    """Most memory that weights, cache and computing may take, such as 8GB: precision, cache and budget are chosen to fit."""
     policy: PolicyName = "diversity"
-    """What is forgotten first (docs/memory.md)."""
+    """Which tokens are forgotten first (docs/memory.md)."""
     anchor_frames: int = 1
     """Whole frames that stay: 1 is the first, as published; more: at most so many, spread evenly over the stream so far."""
     frames_per_step: int | None = None
-    """Frames that share a pass through the network: faster where there is much to compute at once, later results. By default
-    the preset's: 1, or 4."""
+    """Frames that share a pass through the network: higher throughput, later results. By default the preset's: 1, or 4."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
     """What an iteration of the camera head sees of earlier frames: all iterations (as published), or its own (as trained)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+    """Type of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,7 @@ class InferConfig:
     view: bool = False
     """Show the run in a browser while it goes on (adds npz), and until Ctrl-C when it is over."""
     port: int = 8080
-    """Of the page that --view serves, on this machine only."""
+    """Port of the page that --view serves, on this machine only."""
     memory: Annotated[MemoryOptions, OmitArgPrefixes] = field(default_factory=MemoryOptions)
     mapping: Annotated[
         SubmapOptions, tyro.conf.arg(help="What keeps the camera of a long stream."), OmitArgPrefixes

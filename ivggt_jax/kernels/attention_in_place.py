@@ -18,7 +18,7 @@ QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 3
 PARTS = 4
 """The keys are shared by so many blocks, so that there are several for each of the hundred-odd processors."""
 Carry = tuple[jax.Array, jax.Array, jax.Array]
-"""Of an online softmax: the largest score so far, the sum of the weights, and of the weighted values."""
+"""State of an online softmax: the largest score so far, the sum of the weights, and of the weighted values."""
 Power = Callable[[jax.Array, float, jax.Array], jax.Array]
 """From x, factor and offset to 2^(x · factor − offset)."""
 LEAST = -1e30

@@ -29,7 +29,7 @@ class Solution:
     nodes: list[Similarity]
     """world_from_submap"""
     verdicts: list[Verdict]
-    """Of each loop."""
+    """The verdict on each loop."""
     residual_before: float
     """Root mean square, in units of their noise, by which kept loops disagree with the chain."""
     residual_after: float

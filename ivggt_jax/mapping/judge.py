@@ -24,9 +24,9 @@ class GraphConfig:
 
     link_rotation: float = 0.03
     link_turning: float = 0.1
-    """Of the angle by which the link turns, beside `link_rotation`: cameras turn by a wrong factor that belongs to the scene."""
+    """Share of the angle by which the link turns, beside `link_rotation`: cameras turn by a factor that is wrong for the scene."""
     link_translation: float = 0.1
-    """Of the link's length, beside `loop_translation` / 4 in any case."""
+    """Share of the link's length, beside `loop_translation` / 4 in any case."""
     link_scale: float = 0.03
     loop_rotation: float = 0.1
     loop_translation: float = 0.15
@@ -68,7 +68,7 @@ class Gap:
 
     @classmethod
     def of(cls, one: Similarity, other: Similarity) -> "Gap":
-        """Of two similarities a_from_b; the length is in a's unit."""
+        """The gap between two similarities a_from_b; the length is in a's unit."""
         angle = rotation_angle(one.rotation.T @ other.rotation)
         shift = np.linalg.norm(one.translation - other.translation)
         return cls(float(angle), float(shift), float(abs(np.log(one.scale / other.scale))))

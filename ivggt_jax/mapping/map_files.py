@@ -37,9 +37,9 @@ SUBMAPS_FILE, LOOPS_FILE = "submaps.txt", "loops.txt"
 MOST_LINES = 10_000_000
 """A longer file is none of ours."""
 MOST_BYTES = 1024
-"""Of a line."""
+"""Longest line that is read."""
 _LARGEST = 1e12
-"""Of any number."""
+"""Largest number that is read."""
 _SIMILARITY = "scale tx ty tz qx qy qz qw"
 SUBMAP_COLUMNS = f"id part first {_SIMILARITY} share spread"
 LOOP_COLUMNS = f"a b {_SIMILARITY} {' '.join(Scores._fields)} verdict"

@@ -17,13 +17,13 @@ class SubmapOptions:
     """Submaps keep the camera of a long stream (docs/mapping.md). Raises ValueError for a value that makes no sense."""
 
     submaps: str = "auto"
-    """Frames of a submap; off: one stream, as published; auto: 32 for the demo model, for other weights 48 where the
-    stream is longer than 500 frames or endless, or --loops needs them."""
+    """Frames of a submap; off: one stream, as published; auto: 32 for the demo model, and for other weights 48 if
+    the stream is longer than 500 frames or endless, or if --loops needs submaps."""
     refine: bool = True
     """Refine the poses of submaps by aligning the images themselves."""
     loops: bool = False
-    """Notice when the stream is back at a place, and set the whole map right by that: what comes out is also written to
-    corrected/, at the end and on Ctrl-C. Needs submaps and the saved frames (adds npz)."""
+    """Close loops: detect when the camera returns to a place, and correct the whole map by it. Corrected results are also
+    written to corrected/, at the end and on Ctrl-C. Needs submaps and the saved frames (adds npz)."""
 
     def __post_init__(self) -> None:
         if self.submaps not in ("auto", "off") and not (self.submaps.isdecimal() and int(self.submaps) >= 2):
@@ -32,7 +32,7 @@ class SubmapOptions:
             raise ValueError("--loops joins submaps, and --submaps off has none: leave one of them out")
 
     def choose(self, model: ModelConfig, length: int | None) -> SubmapConfig | None:
-        """What to do with a stream of so many frames, None: of no known end. None: one stream."""
+        """The submaps for a stream of `length` frames, None where its end is not known. Returns None for one stream."""
         if self.submaps == "off":
             return None
         if self.submaps != "auto":

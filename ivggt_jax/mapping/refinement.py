@@ -33,7 +33,7 @@ INFORMATION = 100.0
 TURN, SHIFT = 0.03, 0.05
 """Standard deviations of the network's pose: radians, and a share of the mean depth."""
 FOCAL, FOCAL_DRIFT = 0.1, 0.01
-"""Of the logarithm of the network's focal length, and at least of any later belief: lenses zoom."""
+"""Standard deviation of the logarithm of the network's focal length, and the least of any later estimate: lenses zoom."""
 GAIN, OFFSET = 0.3, 0.1
 """The same of the change of brightness from frame to frame: factor and sum."""
 LEAST_SEEN = 0.1
@@ -41,7 +41,7 @@ LEAST_SEEN = 0.1
 LEAST_CORRELATION = 0.3
 """Correlation of the keyframes with the image, at the pose found, below which the two do not show one scene."""
 LONGEST_STEP = 0.1
-"""Of one iteration, in radians and in mean depths."""
+"""Longest step of one iteration, in radians and in mean depths."""
 
 
 @jax.tree_util.register_dataclass

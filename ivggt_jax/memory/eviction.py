@@ -17,7 +17,7 @@ from ivggt_jax.memory.origin import Origin
 from ivggt_jax.memory.policies import diversity, find_policy
 
 SHARE = 2
-"""Of what the anchors leave of a layer's budget, protected special tokens take at most one in so many."""
+"""Protected special tokens take at most one in so many of the tokens that the anchors leave of a layer's budget."""
 
 
 @jax.tree_util.register_dataclass
@@ -28,7 +28,7 @@ class Eviction:
     config: CacheConfig = field(metadata={"static": True})
     """Its policy, what it protects, and the frames that share a pass."""
     tokens: int = field(metadata={"static": True})
-    """Of a frame (P)."""
+    """Tokens of a frame (P)."""
     special_tokens: int = field(metadata={"static": True})
     """Camera and register tokens, the first of a frame."""
     newest: jax.Array

@@ -35,7 +35,7 @@ class Origin:
     newest: jax.Array
     """int32 [batch]: number of the stream's newest frame, from 0."""
     tokens: int
-    """Of a frame (P)."""
+    """Tokens of a frame (P)."""
     special_tokens: int
     """Camera and register tokens, the first of a frame."""
 

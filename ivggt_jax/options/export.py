@@ -25,7 +25,7 @@ class ExportOptions:
     sky: Literal["keep", "drop"] = "keep"
     """Whether pixels that look like sky make points."""
     shared_camera: bool = False
-    """Whether COLMAP and nerfstudio get one camera for all frames (the median) or one a frame."""
+    """Give COLMAP and nerfstudio one camera for all frames (the median) instead of one per frame."""
     images: Path | None = None
     """Where the original images are now, for COLMAP and nerfstudio, if not where they were read; frames not found there, or
     found in another size, are given as the model saw them."""
@@ -33,7 +33,7 @@ class ExportOptions:
     """Points of the fused cloud that COLMAP's points3D gets beside those that are tracked, so that splats start from many;
     they have no tracks, and bundle adjustment leaves them alone. 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
-    """Of depth, points and confidences in frames/*.npz; by default float32, float16 where nobody asked for frames."""
+    """Type of depth, points and confidences in frames/*.npz; by default float32, float16 where nobody asked for frames."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 100:

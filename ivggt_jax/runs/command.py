@@ -22,7 +22,7 @@ from ivggt_jax.weights.hub import cache_folder
 
 Config = TypeVar("Config")
 USER_ERRORS = (ValueError, OSError)
-"""Of the library and its files: their message says what is wrong and what to do, a traceback would hide it."""
+"""Errors of the library and of files: their message says what is wrong and what to do; a traceback would hide it."""
 NARROWEST = 40
 """Columns that help is laid out for at least: in a terminal of fewer than six it would never come to an end."""
 DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")

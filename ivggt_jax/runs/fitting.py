@@ -19,11 +19,11 @@ from ivggt_jax.streaming.steps import init_stream
 PUBLISHED_BUDGET = CacheConfig().total_budget or 0
 """Tokens, of frames of 518×392 in the published network's layers."""
 SHARE_OF_MEMORY = 0.6
-"""Of the free memory that a stream may take, weights not counted: activations and the system need the rest."""
+"""Share of the free memory that a stream may take, weights not counted: activations and the system need the rest."""
 ACTIVATIONS = 3000
 """Bytes for each pixel of a frame that a step needs besides: 2,650 were counted for the full model (docs/design.md)."""
 SHARE_OF_FURTHER_FRAMES = 0.25
-"""Of that, for each further frame of a pass: 350, 520, 936 and 1,226 MB were counted for 1, 2, 4 and 8 of 518×392 pixels."""
+"""Share of that for each further frame of a pass: 350, 520, 936 and 1,226 MB were counted for 1, 2, 4 and 8 of 518×392 pixels."""
 PROCESS = 400 * 10**6
 """Bytes that compiling and running take at least, however small the model: 310 to 370 MB were counted for the demo's."""
 POINTS = 64

@@ -17,7 +17,7 @@ GROUP_FILES = {
     "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
     "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""Of a control group, by its file system: its limits, what it uses, and the line of memory.stat that tells of file pages
+"""Files of a control group, by its file system: its limits, what it uses, and the line of memory.stat that tells of file pages
 that are given up first."""
 
 
@@ -86,7 +86,7 @@ def _of_machine() -> Room:
 
 
 def _of_control_groups() -> Iterator[Room]:
-    """Of every control group that this process is in, from its own up to the root of what can be seen."""
+    """Room in every control group that this process is in, from its own up to the root of what can be seen."""
     for kind, folder in _group_folders():
         limits, used, given_up = GROUP_FILES[kind]
         with suppress(OSError, ValueError, KeyError):

@@ -29,7 +29,7 @@ OUTPUTS = (
 """Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""
 LOCK = ".lock"
 USUAL_NAMES = {"frames", "images", "image", "imgs", "img", "rgb", "color", "colour", "pictures", "input", "data"}
-"""Of folders that hold the pictures of a scene, which the folder around them is named after."""
+"""Names of folders that hold the pictures of a scene; the scene's name is that of the folder around them."""
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Progress:
         self._bar.close()
 
     def _pace(self) -> str:
-        """Of the median frame: "12.5 frames/s, a pose 90 ms after its frame"."""
+        """Pace of the median frame: "12.5 frames/s, a pose 90 ms after its frame"."""
         words = []
         if self._times:
             words.append(f"{1000 / max(np.median(self._times), 1e-3):.3g} frames/s")

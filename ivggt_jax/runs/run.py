@@ -24,7 +24,7 @@ from ivggt_jax.writers import Result, Writers
 SECONDS_BETWEEN_SAVES = 60.0
 """At least, where the user did not say how often the state is saved."""
 SHARE_FOR_SAVES = 0.05
-"""Of the time, at most, in that case."""
+"""Share of the time that saves may take in that case."""
 
 
 class Stopped(Exception):

@@ -21,7 +21,7 @@ PEAK = 1000.0
 KNEE = 0.9
 """Share of ordinary white from where on highlights are rolled off."""
 NODES = 65
-"""Of the table along each colour: the most that Pillow takes. Between them it interpolates."""
+"""Nodes of the table along each colour: the most that Pillow takes. Between them it interpolates."""
 BT709_FROM_BT2020 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float64
 )

@@ -17,7 +17,7 @@ FIRST = 8
 TAILS = (0.1, 99.9)
 """Percentiles that count as darkest and brightest."""
 MARGIN = 0.1
-"""Of the range, left on either side for what later pictures show."""
+"""Share of the range that is left on either side for what later pictures show."""
 
 
 class Stretch:

@@ -153,7 +153,7 @@ def _files(lines: Iterable[str], folder: Path, source: str) -> Iterator[ImageFil
 
 
 def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
-    """Of a list for ffmpeg's concat demuxer, with times where every file but the last has a duration."""
+    """Images of a list for ffmpeg's concat demuxer, with times where every file but the last has a duration."""
     names: list[str] = []
     durations: dict[int, float] = {}
     for text in texts:
@@ -172,7 +172,7 @@ def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[Imag
 
 
 def _timed(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
-    """Of lines of a time and a path (TUM's rgb.txt and associations, EuRoC's data.csv); what follows these is passed over."""
+    """Images from lines of a time and a path (TUM's rgb.txt, EuRoC's data.csv); what follows these on a line is ignored."""
     for text in texts:
         found = TIMED.fullmatch(text)
         if found is None:

@@ -61,14 +61,14 @@ class SourceConfig:
     max_frames: int | None = None
     """Stop after so many frames."""
     fps: float | None = None
-    """Of a video: frames to take per second, instead of a stride."""
+    """Frames to take from each second of a video, instead of a stride."""
     start: float = 0.0
-    """Of a video: where to start, in seconds."""
+    """Where to start in a video, in seconds."""
     end: float | None = None
-    """Of a video: where to end, in seconds."""
+    """Where to end in a video, in seconds."""
     masks: Path | None = None
     """Folder of masks named like their frames (0.png or 0.jpg.png, in folders as those; video frames: 000000.png): black and
-    transparent are ignored in the results."""
+    transparent pixels are left out of the results."""
     exif: bool = True
     """Turn photographs upright by their EXIF orientation."""
     on_error: Literal["stop", "skip"] = "stop"

@@ -45,10 +45,10 @@ WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """Decoders that read the alpha of these codecs; FFmpeg's own pass it over."""
 
 THREADS = 4
-"""Of the decoder, always as many: so each run meets damage in the same place."""
+"""Threads of the decoder, always as many: so each run meets damage in the same place."""
 
 MOST_ASPECT = 8.0
-"""Of a pixel's sides: what claims more is taken for damage."""
+"""Largest ratio of a pixel's sides: what claims more is taken for damage."""
 
 
 class VideoReader:

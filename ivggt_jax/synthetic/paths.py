@@ -70,7 +70,7 @@ class _Carriage:
     """How a camera is carried: bounds of what is drawn for a path, in metres and radians."""
 
     height: tuple[float, float] = (1.25, 1.65)
-    """Of the eye above the ground, on average."""
+    """Height of the eye above the ground, on average."""
     rise: tuple[float, float] = (0.02, 0.12)
     """How far it moves up and down."""
     haste: tuple[float, float] = (0.0, 0.3)

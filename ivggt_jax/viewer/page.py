@@ -25,7 +25,7 @@ from ivggt_jax.writers.run_json import recorded
 from ivggt_jax.writers.saved_run import Move, moved, read_result
 
 EDGES = np.array(((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)))
-"""Of a camera's pyramid; corner 0 is the camera."""
+"""Edges of a camera's pyramid; corner 0 is the camera."""
 MOST_PYRAMIDS = 20
 """Cameras drawn along the path."""
 PICTURE = 240

@@ -40,7 +40,7 @@ class Description:
 
     config: ModelConfig
     dtype: str
-    """Of the trunk, as stored; heads are float32."""
+    """Type of the trunk as stored; heads are float32."""
     parameters: int
     source: Source | None
 

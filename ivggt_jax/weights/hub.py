@@ -34,7 +34,7 @@ class Source:
     revision: str | None = None
     """The commit on the Hub."""
     sha256: str | None = None
-    """Of the file; of several shards see `ivggt_jax.weights.weight_files.digest`."""
+    """Digest of the file; for several shards see `ivggt_jax.weights.weight_files.digest`."""
     licence: str | None = None
 
 

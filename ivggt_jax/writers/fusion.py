@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 BITS = 21
-"""Of a voxel's index along one axis; three fit an int64 key."""
+"""Bits of a voxel's index along one axis; three fit an int64 key."""
 HALF = 1 << (BITS - 1)
 FULL = (1 << BITS) - 1
 VALUES = 6

@@ -20,7 +20,7 @@ MOST_POINTS = 1_000_000
 MOST_CAMERAS = 20
 """More would hide each other."""
 COLOUR = (220, 60, 30)
-"""Of the path and the cameras."""
+"""Colour of the path and the cameras."""
 THUMBNAIL = 96
 """Longer side in pixels of the pictures in the cameras."""
 

@@ -37,7 +37,7 @@ class View:
     """One frame's picture file and the camera that took it."""
 
     name: str
-    """Of the file in `images/`, folders included."""
+    """Name of the file in `images/`, folders included."""
     fit: Fit
     """From this picture to the model's input."""
     intrinsics: np.ndarray
@@ -128,7 +128,7 @@ class Pictures:
         return taken
 
     def _own_name(self, frame: Frame) -> PurePosixPath:
-        """Of what the model saw."""
+        """Name for a picture of what the model saw."""
         if frame.path is None and self._originals is None:
             return PurePosixPath(f"{frame.index:06d}.png")
         # Beside originals also its own name: one of them may be called by the number.

@@ -30,7 +30,7 @@ class Result:
     visibility: np.ndarray | None = None
     """float32 [N]"""
     map: MapRecord | None = None
-    """Of a stream with submaps: which one the frame belongs to, and where that lies. NumPy, without leading axes."""
+    """Which submap the frame belongs to, and where that lies, in a stream with submaps. NumPy, without leading axes."""
 
     @property
     def world_from_cam(self) -> np.ndarray:

@@ -31,7 +31,7 @@ STEPS = 5
 
 
 def milliseconds(function: Callable, *arguments: object) -> float:
-    """Of a call among 20 in flight; the best of three runs."""
+    """Time of a call among 20 in flight; the best of three runs."""
     run = jax.jit(function)
     jax.block_until_ready(run(*arguments))
     best = np.inf

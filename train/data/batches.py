@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     arrays: Arrays | dict[str, jax.Array]
     """images uint8 [B,S,H,W,3] and what `stack_clip` names, query_points [B,N,2] where asked for."""
     names: tuple[str, ...]
-    """Of each clip: dataset, scene and frames, for messages."""
+    """Name of each clip, for messages: dataset, scene and frames."""
     skipped: tuple[str, ...] = ()
     """Clips that were drawn and could not be read, and why."""
 

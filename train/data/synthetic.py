@@ -25,7 +25,7 @@ class SyntheticConfig:
     frames: tuple[int, int] = (8, 8)
     """Fewest and most frames of a clip; drawn for each batch."""
     width: int = 112
-    """Of a frame, in pixels; a multiple of the patch size, as the height."""
+    """Width of a frame in pixels; a multiple of the patch size, as the height."""
     height: int = 84
     kinds: tuple[Kind, ...] = ("room", "street", "corridor")
     """Scenes to draw from."""

@@ -112,7 +112,7 @@ def _shares(place: jax.Array, rows: int, columns: int) -> jax.Array:
 
 
 def _readout(told: jax.Array, true: Correspondences) -> jax.Array:
-    """Of displacements, where the first frame sees the patch, and of world points, √(1+e²)−1 each."""
+    """Errors of displacements, where the first frame sees the patch, and of world points, √(1+e²)−1 each."""
     own = jnp.moveaxis(jnp.diagonal(true.place, axis1=1, axis2=2), -1, 1)
     displacement = true.place[:, :, 0] - own
     moved = _pseudo_huber(told[..., :2] - jnp.where(true.seen[:, :, 0, :, None], displacement, 0.0))

@@ -28,23 +28,23 @@ class LossConfig:
     distillation_weight: float = 1.0
     """λ; 0 needs no teacher."""
     task_weight: float = 0.0
-    """Of the supervised loss; 0 needs no ground truth."""
+    """Weight of the supervised loss; 0 needs no ground truth."""
     reference: bool = False
     """Reproduce StreamVGGT's `distill` formula exactly, with its defects."""
     camera: float = 20.0
     """Weight of the camera head's losses, in every objective."""
     depth: float = 20.0
-    """Of the depth head's."""
+    """Weight of the depth head's losses."""
     points: float = 10.0
-    """Of the point head's."""
+    """Weight of the point head's losses."""
     tracks: float = 0.5
-    """Of the tracker's."""
+    """Weight of the tracker's losses."""
     relative: float = 0.0
-    """Of the relative poses of frames 1, 4 and 16 apart, against ground truth alone; see `relative_pose_loss`."""
+    """Weight of the relative poses of frames 1, 4 and 16 apart, against ground truth alone; see `relative_pose_loss`."""
     matching: float = 0.0
-    """Of global attention's errors as a search for correspondences, see `train.losses.guidance`; 0 asks for no such thing."""
+    """Weight of global attention's errors as a search for correspondences (`train.losses.guidance`); 0 leaves it out."""
     readout: float = 0.0
-    """Of what patch tokens do not tell of the patch's place in the first frame."""
+    """Weight of errors in what patch tokens say of their patch's place, in the first frame and in the world."""
 
     def __post_init__(self) -> None:
         if self.distillation_weight <= 0 and self.task_weight <= 0:
