@@ -39,8 +39,7 @@ class Convert:
     """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
 
     input: tyro.conf.Positional[str]
-    """A .pth, .pt, .bin or .safetensors file, its index or a folder with such files, owner/name[@revision] on the Hugging Face
-    Hub, or a checkpoint directory of this project."""
+    """A PyTorch or safetensors file, its index, a folder of such files, a name on the Hugging Face Hub, or a checkpoint of ours."""
     output: tyro.conf.Positional[Path]
     """The directory to make; with --to torch the .pth, .pt or .safetensors file."""
     dtype: Precision | None = None
@@ -48,8 +47,7 @@ class Convert:
     to: Literal["safetensors", "orbax", "torch"] = "safetensors"
     """safetensors: what is mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
     config: Path | None = None
-    """For shapes other than the published: config.json of a checkpoint of this project, or a JSON object with fields of
-    ModelConfig, of which those left out are full-size."""
+    """For unpublished shapes: a checkpoint's config.json, or a JSON object with ModelConfig fields; others are full-size."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace the output where it exists."""
 

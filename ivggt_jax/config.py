@@ -152,24 +152,20 @@ class CacheConfig:
     total_budget: int | None = 1_200_000
     """Tokens kept over all layers; None keeps everything, and then `max_frames` is required."""
     least_budget: int | None = None
-    """Fewest tokens kept: by the mean redundancy the total moves between this, where new frames bring nothing new, and
-    `total_budget`, within the same buffers. None: the total is constant."""
+    """Fewest tokens kept: the mean redundancy moves the total between this and `total_budget`. None: it is constant."""
     temperature: float = 0.5
     """Temperature of the softmax that shares the budget among layers (0.5 as published); inf: all get the same."""
     policy: PolicyName | Callable[..., Any] = "diversity"
     """Which tokens are evicted first: a name in `memory.policies.POLICIES` or a function like those there. Each new function
     object is compiled anew, so define it once."""
     anchor_frames: int = 1
-    """Whole frames that stay: 1 is the first, as published; more: at most so many, spread evenly over the stream so far;
-    0: none."""
+    """Whole frames that stay: 1: the first, as published; 0: none; more: at most so many, spread evenly over the stream."""
     protect_special: bool = False
     """Keep the camera and register tokens of the latest frames, in up to half of the room that the anchors leave."""
     evict_after_attention: bool = False
-    """Evict after attention, so that a frame sees all of itself and of what was kept. As published, eviction comes first.
-    On a GPU, where kernels read the cache in place, all layers are then brought down to their budgets together."""
+    """Evict after attention, so that a frame sees all that was kept. As published, eviction comes first."""
     frames_per_step: int = 1
-    """Frames that share a pass in `scan` and `stream`: one append, and one eviction, which then comes after attention.
-    More than 1 is for throughput; each frame still sees itself and earlier ones only."""
+    """Frames that share a pass in `scan` and `stream`, for throughput; eviction then comes after attention."""
     capacity_factor: float | None = 1.5
     """Slots of a layer's buffer over its mean share of the budget; its own share is clipped to them. None: never clips."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"

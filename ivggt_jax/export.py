@@ -33,8 +33,7 @@ class ExportConfig:
     to: tuple[MadeOutput, ...]
     """Formats to write."""
     into: Path | None = None
-    """Folder to write into; by default the run's, its corrected/ with --corrected, or its aligned/ with --align-to or
-    --scale-from."""
+    """Folder to write into; by default the run's, or its corrected/ or aligned/ where those are asked for."""
     corrected: bool = False
     """Correct the map by the loops that `infer --loops` found; --align-to and --scale-from then take the corrected map."""
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)

@@ -32,8 +32,7 @@ class BenchConfig:
     frames: int = 20
     """Calls that are timed, after warm-up."""
     sweep: tuple[str, ...] = ()
-    """Measure every combination of such lists: budget=100000,400000 batch=1,4; of size, budget, seen, batch, chunk,
-    frames_per_step and cache_dtype."""
+    """Measure all combinations of: budget=100000,400000 batch=1,4; also size, seen, chunk, frames_per_step, cache_dtype."""
     reference: Path | None = None
     """A clone of the PyTorch repository, to measure alternately with the same weights and frames on the same device."""
     flat: int | None = None

@@ -1,7 +1,5 @@
 """`ivggt --completion bash`: a script with which a shell completes commands, options and their values."""
 
-import contextlib
-import io
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -44,13 +42,8 @@ class _Program(InferConfig):
 
 
 def print_completion(shell: str) -> None:
-    """Print tyro's script for bash or zsh. Raises ValueError for other shells."""
+    """Print tyro's script for bash or zsh, and exit. Raises ValueError for other shells."""
     if shell not in ("bash", "zsh"):
         raise ValueError(f"--completion is for bash and zsh, not {shell!r}")
     whole: Any = Annotated[_Program, OmitSubcommandPrefixes, OmitArgPrefixes]
-    written = io.StringIO()
-    with contextlib.redirect_stdout(written), contextlib.suppress(SystemExit):
-        tyro.cli(whole, args=["--tyro-print-completion", shell], prog="ivggt")
-    # The shell takes the second line of a description for another candidate.
-    for line in written.getvalue().splitlines():
-        print(line.replace("\\n", " ") if line.startswith("COMPLETION_SPEC") else line)
+    tyro.cli(whole, args=["--tyro-print-completion", shell], prog="ivggt")

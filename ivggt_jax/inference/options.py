@@ -24,11 +24,9 @@ class MemoryOptions:
     """What is remembered, and in how much memory."""
 
     preset: PresetName = "exact"
-    """exact: as published; fast: four frames share a pass, and tokens are evicted after it; small: the same with
-    fewer tokens, in int8 (docs/performance.md)."""
+    """exact: as published; fast: four frames share a pass; small: also fewer tokens, in int8 (docs/performance.md)."""
     budget: int | None = None
-    """Tokens kept, over all layers; by default those of 48 frames (1,200,000 at 518×392), with --preset small 20, or
-    what fits the free memory."""
+    """Tokens kept over all layers; by default 48 frames' worth (1,200,000 at 518×392; small: 20), or what fits in memory."""
     max_memory: str | None = None
     """Most memory that weights, cache and computing may take, such as 8GB: precision, cache and budget are chosen to fit."""
     policy: PolicyName = "diversity"
@@ -64,8 +62,7 @@ class InferConfig:
     save_every: int | None = None
     """Frames between saves of the state that --resume needs; 0: only when stopped; by default about once a minute."""
     export: tuple[Output, ...] = ()
-    """What to write; by default tum, intrinsics, ply and, of a folder or video that fits, the frames (npz) that view and
-    export need. colmap, nerfstudio, glb and html are built at the end from saved frames, which they add."""
+    """What to write; by default tum, intrinsics, ply and, if there is room, the frames (npz), which colmap and others need."""
     heads: tuple[HeadName, ...] = ("camera", "depth")
     """What to predict, camera always; tracks follow a grid of points from the first frame."""
     points_from: Literal["depth", "head"] = "depth"

@@ -17,13 +17,11 @@ class SubmapOptions:
     """Submaps keep the camera of a long stream (docs/mapping.md). Raises ValueError for a value that makes no sense."""
 
     submaps: str = "auto"
-    """Frames of a submap; off: one stream, as published; auto: 32 for the demo model, and for other weights 48 if
-    the stream is longer than 500 frames or endless, or if --loops needs submaps."""
+    """Frames of a submap; off: one stream; auto: 32 for the demo model, else 48 for long or endless streams and for --loops."""
     refine: bool = True
     """Refine the poses of submaps by aligning the images themselves."""
     loops: bool = False
-    """Close loops: detect when the camera returns to a place, and correct the whole map by it. Corrected results are also
-    written to corrected/, at the end and on Ctrl-C. Needs submaps and the saved frames (adds npz)."""
+    """Close loops: where the camera returns to a place, correct the whole map, into corrected/. Needs submaps; adds npz."""
 
     def __post_init__(self) -> None:
         if self.submaps not in ("auto", "off") and not (self.submaps.isdecimal() and int(self.submaps) >= 2):

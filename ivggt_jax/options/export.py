@@ -27,11 +27,9 @@ class ExportOptions:
     shared_camera: bool = False
     """Give COLMAP and nerfstudio one camera for all frames (the median) instead of one per frame."""
     images: Path | None = None
-    """Where the original images are now, for COLMAP and nerfstudio, if not where they were read; frames not found there, or
-    found in another size, are given as the model saw them."""
+    """Where the original images are now, for COLMAP and nerfstudio; frames not found there are given as the model saw them."""
     dense: int = 100_000
-    """Points of the fused cloud that COLMAP's points3D gets beside those that are tracked, so that splats start from many;
-    they have no tracks, and bundle adjustment leaves them alone. 0: none."""
+    """Points of the fused cloud in COLMAP's points3D, without tracks, so that splats start from many; 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
     """Type of depth, points and confidences in frames/*.npz; by default float32, float16 where nobody asked for frames."""
 

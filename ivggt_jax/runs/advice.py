@@ -86,7 +86,7 @@ def note_on_demo(settings: Mapping[str, Any]) -> str | None:
     if settings["checkpoint"] != "demo" or Path("demo").exists() or Path(full_name(frames)).parts[-3:] == EXAMPLE:
         return None
     return (
-        "NOTE: THE DEMO MODEL KNOWS RENDERED ROOMS ONLY. Of other pictures its geometry means little; for real ones "
+        "NOTE: THE DEMO MODEL KNOWS RENDERED ROOMS ONLY. On other pictures its geometry means little; for real ones "
         f"({PUBLISHED[REAL].licence}; downloads 5 GB): {infer_command(settings, checkpoint=REAL, overwrite=True)}"
     )
 

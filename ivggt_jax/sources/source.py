@@ -50,8 +50,7 @@ class SourceConfig:
     """
 
     frames: str
-    """Folder of images, image or stack of them, pattern in quotes, list file (.txt .csv), video, - (paths on stdin), cam:N, or
-    rtsp://…, http://… (MJPEG), udp://…"""
+    """Folder of images, image, stack, quoted pattern, list (.txt .csv), video, - (paths on stdin), cam:N, rtsp, http or udp URL"""
     mode: Literal["crop", "pad"] = "crop"
     """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
     size: int | None = None
@@ -67,8 +66,7 @@ class SourceConfig:
     end: float | None = None
     """Where to end in a video, in seconds."""
     masks: Path | None = None
-    """Folder of masks named like their frames (0.png or 0.jpg.png, in folders as those; video frames: 000000.png): black and
-    transparent pixels are left out of the results."""
+    """Folder of masks named like their frames (000000.png for video frames); black and transparent pixels are left out."""
     exif: bool = True
     """Turn photographs upright by their EXIF orientation."""
     on_error: Literal["stop", "skip"] = "stop"
