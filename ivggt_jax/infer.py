@@ -23,7 +23,7 @@ from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
-from ivggt_jax.runs.known_trajectory import read_trajectory
+from ivggt_jax.runs.known_trajectory import checked, read_trajectory
 from ivggt_jax.runs.memory import peak_memory
 from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
@@ -209,6 +209,8 @@ def _with_frames(config: InferConfig, out: Path, length: int | None, state: Stre
 def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterator[Frame], StreamState]:
     """All frames, and a fresh stream for frames of the first one's size."""
     frames = source.frames()
+    if config.align.trajectory:
+        frames = checked(frames, config.align.trajectory, source.expected_length)
     first = next(frames)
     height, width, _ = first.image.shape
     cache = _cache(config, model, source.length, height, width)
