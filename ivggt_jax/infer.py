@@ -22,7 +22,7 @@ from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
-from ivggt_jax.runs.known_trajectory import read_trajectory
+from ivggt_jax.runs.known_trajectory import checked, read_trajectory
 from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.runs.run import Run, compile_step, interruptible
@@ -229,6 +229,8 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     A camera goes on while the step is compiled: the stream begins with the frame that is the latest then.
     """
     frames = source.frames()
+    if config.align.trajectory:
+        frames = checked(frames, config.align.trajectory, source.expected_length)
     first = next(frames)
     height, width, _ = first.image.shape
     length = source.length or config.source.max_frames

@@ -52,11 +52,21 @@ def image_seeds():
         ("bmp", colour, {}),
         ("ppm", colour, {}),
         ("pgm", deep, {}),
+        ("heic", colour, {}),
+        ("heic", alpha, moving),
+        ("avif", alpha, {}),
+        ("avif", colour, moving),
+        ("jp2", alpha, {}),
+        ("tga", alpha, {}),
+        ("qoi", alpha, {}),
+        ("pcx", colour, {}),
+        ("sgi", alpha, {}),
+        ("tif", deep, {"save_all": True, "append_images": [deep, colour]}),
         ("png", Image.new("RGB", (1, 1)), {}),
         ("jpg", Image.new("RGB", (1, 1)), {}),
         ("png", Image.new("RGB", (400, 1)), {}),
     ]
-    formats = {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM"}
+    formats = {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM", "heic": "HEIF", "jp2": "JPEG2000"}
     for ending, image, options in kinds:
         encoded = io.BytesIO()
         image.save(encoded, format=formats.get(ending, ending.upper()), **options)

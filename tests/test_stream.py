@@ -64,6 +64,27 @@ def test_beyond_max_frames_tokens_are_dropped_and_counted(tiny: Model, videos: n
         assert_same_stream(scanned, i, state, i)
 
 
+@pytest.mark.parametrize("anchors", [1, 3])
+def test_a_bounded_stream_counts_what_too_few_max_frames_cost(tiny: Model, videos: np.ndarray, anchors):
+    """Room for 3 frames where the budget has 5: up to there nothing is lost; then a frame's tokens with each frame."""
+    cache = CacheConfig(total_budget=4 * 5 * TOKENS, temperature=np.inf, max_frames=3, anchor_frames=anchors)
+    state = start(tiny, cache, heads=())
+    for number, lost in enumerate([0, 0, 0, 1, 2]):
+        state, _ = step(tiny, state, videos[number])
+        np.testing.assert_array_equal(state.dropped, np.full(3, lost * TOKENS))
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("total", [None, 4 * 3 * TOKENS])
+def test_a_stream_refuses_more_frames_than_it_was_promised(tiny: Model, videos: np.ndarray, total, chunk):
+    cache = CacheConfig(total_budget=total, max_frames=4)
+    found = []
+    with pytest.raises(ValueError, match="longer than max_frames=4"):
+        found.extend(stream(tiny, videos[:6, 0], cache, chunk=chunk, heads=()))
+    assert len(found) == 4
+    assert len(list(stream(tiny, videos[:4, 0], cache, chunk=chunk, heads=()))) == 4
+
+
 def test_knowing_the_length_changes_nothing(tiny: Model, videos: np.ndarray):
     """Smaller buffers, the same victims: eviction begins two frames before the end, and one budget exceeds all that comes."""
     cache = CacheConfig(total_budget=4 * (14 * TOKENS - 1))

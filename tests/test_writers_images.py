@@ -290,3 +290,33 @@ def test_files_that_are_nobodys_are_named(tmp_path: Path, caplog: pytest.LogCapt
     assert (
         "holds 1 other files, such as left/from_before.png: programs that take pictures by their order" in caplog.text
     )
+
+
+@pytest.mark.parametrize("name", ["a.heic", "a.avif", "a.jp2", "a.qoi", "a.tga", "a.jfif", "a.mpo"])
+def test_kinds_that_few_programs_know_become_png(name, tmp_path):
+    item = result(0)
+    original = tmp_path / name
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (224, 336, 3), np.uint8))
+    picture.save(original, **({"format": "JPEG"} if name in ("a.jfif", "a.mpo") else {}))
+    frame = dataclasses.replace(item.frame, name=f"cam0/{name}", path=original)
+    export_colmap(saved(tmp_path, [dataclasses.replace(item, frame=frame)]), tmp_path, ALL)
+    (written,) = (path for path in (tmp_path / "images").rglob("*") if path.is_file())
+    assert written.relative_to(tmp_path / "images").as_posix() == f"cam0/{name}" + ".png" * (
+        name[2] not in "jm" or name == "a.jp2"
+    )
+    with Image.open(written) as found:
+        assert found.format in ("PNG", "JPEG")
+        np.testing.assert_array_equal(found.convert("RGB"), read_image(original))
+
+
+def test_thermal_pictures_are_written_as_they_were_stretched(tmp_path):
+    item = result(0)
+    original = tmp_path / "a.png"
+    values = np.linspace(21_000, 23_500, 224 * 336).reshape(224, 336).astype(np.uint16)
+    Image.fromarray(values).save(original)
+    frame = dataclasses.replace(item.frame, name="a.png", path=original, levels=(20_750.0, 23_750.0))
+    run = saved(tmp_path, [dataclasses.replace(item, frame=frame)])
+    assert run[0].frame.levels == (20_750.0, 23_750.0)
+    export_nerfstudio(run, tmp_path, ALL)
+    with Image.open(tmp_path / "images" / "a.png.png") as found:
+        assert found.mode == "RGB" and found.getextrema()[0] == (21, 234)

@@ -19,8 +19,8 @@ LEFT_OUT = ("overwrite", "resume", "view", "port", "frames_dtype")
 
 
 def comes_again(frames: str) -> bool:
-    """Whether a source gives the same frames when it is read again, or is a camera, whose frames are gone."""
-    return not frames.startswith(LIVE)
+    """Whether a source gives the same frames when it is read again: not so a camera or a named pipe, whose are gone."""
+    return not frames.startswith(LIVE) and not Path(frames).is_fifo()
 
 
 def infer_command(settings: Mapping[str, Any], **changes: object) -> str:

@@ -1,15 +1,21 @@
 """Results in the unit, or the whole frame, of a known trajectory: by itself the model is right up to scale only."""
 
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ivggt_jax.options.align import AlignOptions
+from ivggt_jax.sources import Frame
 from ivggt_jax.trajectories.alignment import align_trajectory
 from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time, poses_from_tum, read_table
 from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.saved_run import SavedRun
+
+CHECKED = 10
+"""Frames at the beginning of a run whose times are looked at before it goes on."""
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -28,6 +34,32 @@ def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"({problems[0] if problems else 'no pose is finite'})"
         )
     return rows[known, 0], poses[known]
+
+
+def checked(frames: Iterator[Frame], path: Path, expected: int | None) -> Iterator[Frame]:
+    """The same frames, when the first ten, which are read at once, leave hope that the trajectory has poses for some.
+
+    Args:
+        frames: of a run.
+        path: of the trajectory, a TUM file.
+        expected: how many frames there may be, None where that is unknown.
+
+    Raises:
+        ValueError: all frames come before or after the trajectory, by the times of the first ones.
+    """
+    times, _ = read_trajectory(path)
+    first = list(islice(frames, CHECKED))
+    own = np.array([frame.index if frame.timestamp is None else frame.timestamp for frame in first], np.float64)
+    step = np.diff(own).mean() if len(own) > 1 else 0.0
+    # Twice as far, for what a video says of its length can be wrong.
+    last = np.inf if expected is None and len(first) == CHECKED else own[0] + 2 * step * max(expected or 0, len(own))
+    if own[0] > times.max() + ASSOCIATION_SECONDS or last < times.min() - ASSOCIATION_SECONDS:
+        kind = "numbers (they have no times)" if first[0].timestamp is None else "times"
+        raise ValueError(
+            f"{path} has no pose for any frame: its times go from {times.min():.3f} to {times.max():.3f}, the frames' {kind} "
+            f"from {own[0]:.3f}, {own[-1]:.3f} being the {len(own)}th; both must be of one clock, in seconds"
+        )
+    return chain(first, frames)
 
 
 def align_run(run: SavedRun, options: AlignOptions) -> tuple[SavedRun, dict[str, Any]]:

@@ -201,7 +201,12 @@ def _opened(path: Path, exif: bool, page: int = 0) -> Iterator[Image.Image]:
     ) as error:  # decoders raise almost anything on a damaged file: struct.error, SyntaxError, KeyError …
         if isinstance(error, OSError) and error.errno:
             raise SourceError(f"{path}: cannot be opened ({error.strerror})") from None
-        raise SourceError(f"{path}: is damaged or truncated ({error or type(error).__name__})") from error
+        raise SourceError(f"{path}: is damaged or truncated ({reason(error)})") from error
+
+
+def reason(error: Exception) -> str:
+    """What a decoder says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _no_file(path: Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ivggt_jax.sources.frame import Picture, RawFrame, SourceError
-from ivggt_jax.sources.image_file import FORMATS, decode, grey_16_of, to_picture
+from ivggt_jax.sources.image_file import FORMATS, decode, grey_16_of, reason, to_picture
 from ivggt_jax.sources.levels import FIRST, Stretch
 
 
@@ -38,7 +38,7 @@ class StackReader:
                     try:
                         decode(image, page)
                     except Exception as error:  # decoders raise almost anything on a damaged file
-                        result = str(error) or type(error).__name__
+                        result = reason(error)
                 shown = image.info.get("duration")
                 now, seconds = seconds, None if seconds is None or shown is None else seconds + shown / 1000
                 if chosen:

@@ -37,10 +37,13 @@ def to_picture(frame: VideoFrame, aspect: float, stretch: Stretch) -> Picture:
     elif any(component.is_alpha for component in frame.format.components) or frame.format.name == "pal8":
         with_alpha = Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA")
         image, opaque = to_rgb(with_alpha), opaque_part(with_alpha)
+    elif frame.color_trc in hdr.NAMES:
+        # Through 16 bits, because FFmpeg rounds down to eight, and a step of PQ is three of ordinary video.
+        deep = frame.to_ndarray(format="rgb48le")
+        rounded = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        image = hdr.tone_mapped(Image.fromarray(rounded), frame.color_trc, frame.color_primaries)
     else:
         image = frame.to_image()
-    if frame.color_trc in hdr.NAMES:
-        image = hdr.tone_mapped(image, frame.color_trc, frame.color_primaries)
     return Picture(_shown(image, frame, aspect, Image.Resampling.BICUBIC), _masked(opaque, frame, aspect), levels)
 
 

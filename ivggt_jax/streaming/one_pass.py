@@ -103,10 +103,13 @@ def _aggregate(
     settings, frames = state.settings, patches.shape[1]
     if settings.cache.total_budget is not None:
         budgets, clipped = _budgets(state)
+        # Past `max_frames` the buffers are too small for the budget; what that costs is counted.
+        lost = jnp.minimum(budgets, state.lengths + frames * settings.tokens) - settings.capacity
         state = replace(
             state,
-            budgets=choose(where, budgets, state.budgets),
+            budgets=choose(where, jnp.minimum(budgets, settings.capacity), state.budgets),
             clipped=choose(where, state.clipped + clipped, state.clipped),
+            dropped=choose(where, state.dropped + jnp.maximum(lost.max(-1), 0), state.dropped),
         )
     tokens = network.aggregator.tokens(patches, first=state.frame[:, None] + jnp.arange(frames) == 0)
     memory = token_memory(state, frames, where)
@@ -123,8 +126,7 @@ def _budgets(state: StreamState) -> tuple[jax.Array, jax.Array]:
     config, total = state.settings.cache, state.settings.cache.total_budget
     assert total is not None
     shared = total if config.least_budget is None else adaptive_total(state.scores, config.least_budget, total)
-    budgets, clipped = layer_budgets(state.scores, shared, config.temperature, *state.settings.budget_limits)
-    return jnp.minimum(budgets, state.settings.capacity), clipped
+    return layer_budgets(state.scores, shared, config.temperature, *state.settings.budget_limits)
 
 
 def _track(

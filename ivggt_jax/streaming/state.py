@@ -77,7 +77,7 @@ class StreamState:
     clipped: jax.Array
     """[B] int32: layer budgets clipped to the buffer or to one frame, summed over passes."""
     dropped: jax.Array
-    """[B] int32: tokens per layer that did not fit an unbounded stream's buffers."""
+    """[B] int32: tokens per layer that did not fit the buffers because more frames came than `max_frames`."""
     camera: CameraRing | None
     tracks: TrackWindow | None
     map: MapState | None = None

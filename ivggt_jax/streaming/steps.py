@@ -183,7 +183,7 @@ def stream(
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
     as `frames_per_step` needs. `lookahead` chunks are computed while one is handed out; with 0 its predictions come before
     the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream
-    (`init_stream`). Raises ValueError past `max_frames` of an unbounded cache, before the frame, and what `frames` raises,
+    (`init_stream`). Raises ValueError past `max_frames`, before the frame, and what `frames` raises,
     when all frames before it are handed out.
     """
     cache_config = cache_config or CacheConfig()
@@ -193,7 +193,7 @@ def stream(
         raise ValueError(f"lookahead must be 0 or more chunks, not {lookahead}")
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
     # With submaps no more frames than those of one are remembered, however long the stream.
-    most = cache_config.max_frames if cache_config.total_budget is None and submaps is None else None
+    most = cache_config.max_frames if submaps is None else None
     frames = iter(frames)
     state = None
     running: deque[tuple[Predictions, int]] = deque()
@@ -216,7 +216,7 @@ def stream(
         raise
     yield from _all_unstacked(running)
     if most is not None and next(frames, None) is not None:
-        raise ValueError(f"the stream is longer than max_frames={most} of its unbounded cache")
+        raise ValueError(f"the stream is longer than max_frames={most} of its cache")
 
 
 @compiled(donate="state")

@@ -3,9 +3,9 @@
 An original that is at hand is put there under its frame's name, folders included, and the camera is in its pixels. It is
 the same file under a second name (or a copy, on another disk), so that the export can be moved, sent or mounted elsewhere.
 What those tools would read otherwise than the model did is written anew as the model took it: pictures that lie turned in
-their file, grey ones, deeper than eight bits, or with an alpha channel. Frames of a video or a camera have no picture file,
-and one that has another size by now is not the one that the model saw: such frames are written as the model saw them, with
-cameras in those pixels. Either way picture and camera belong together.
+their file, grey ones, deeper than eight bits, with an alpha channel, or of a kind that few programs know. Frames of a video
+or a camera have no picture file, and one that has another size by now is not the one that the model saw: such frames are
+written as the model saw them, with cameras in those pixels. Either way picture and camera belong together.
 """
 
 import logging

@@ -11,7 +11,9 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax import export, infer
+from ivggt_jax.runs.known_trajectory import checked
 from ivggt_jax.runs.output_folder import LOCK
+from ivggt_jax.sources import Fit, Frame
 
 SCALE, TURN, SHIFT = 3.0, Rotation.from_euler("xyz", (0.4, -1.0, 2.0)), np.array((5.0, -2.0, 9.0))
 """What takes the model's world to that of the known trajectory."""
@@ -121,6 +123,53 @@ def test_a_run_aligns_its_exports_at_its_end(checkpoint: Path, folder: Path, kno
         np.loadtxt(out / "aligned" / "trajectory.txt")[[0, 1, 3, 4], 1:4], np.loadtxt(known)[:, 1:4], atol=1e-4
     )
     assert len(np.loadtxt(out / "trajectory.txt")) == FRAMES and len(list((out / "frames").iterdir())) == FRAMES
+
+
+UNIX = 1305031102.0
+
+
+@pytest.mark.parametrize(
+    ("times", "poses", "fits"),
+    [
+        ([None] * 5, UNIX + np.arange(5), False),
+        ([None] * 5, 100 + np.arange(5), False),
+        ([None] * 5, 3 + np.arange(50), True),
+        (UNIX + np.arange(5) / 10, np.arange(5), False),
+        (UNIX + np.arange(5) / 10, UNIX + np.arange(50) / 100, True),
+        (UNIX + np.arange(5) / 10, UNIX - 60 + np.arange(50) / 100, False),
+        (UNIX + np.arange(5) / 10, UNIX + 60 + np.arange(50) / 100, False),
+        (UNIX + np.arange(5) / 10, 1e9 * UNIX + np.arange(5), False),
+        (np.arange(12) / 10, 1.0 + np.arange(50) / 100, True),
+        (np.arange(12) / 10, 60.0 + np.arange(50) / 100, False),
+    ],
+)
+@pytest.mark.parametrize("length_known", [True, False])
+def test_a_trajectory_is_checked_against_the_first_frames(tmp_path: Path, times, poses, fits, length_known) -> None:
+    """Refused where no frame can have a pose; of frames without end only those that begin too late."""
+    fit = Fit((14, 14), (1.0, 1.0), (0.0, 0.0))
+    frames = [Frame(np.zeros((14, 14, 3), np.uint8), i, time, "", fit) for i, time in enumerate(times)]
+    path = tmp_path / "known.txt"
+    np.savetxt(path, [(time, 1, 2, 3, 0, 0, 0, 1) for time in poses], fmt="%.6f")
+    endless = not length_known and len(frames) >= 10
+    if fits or (endless and poses.min() > times[0]):
+        assert list(checked(iter(frames), path, len(frames) if length_known else None)) == frames
+    else:
+        with pytest.raises(ValueError, match=r"known\.txt has no pose for any frame"):
+            checked(iter(frames), path, len(frames) if length_known else None)
+
+
+def test_a_run_that_cannot_be_aligned_does_not_begin(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    known = tmp_path / "known.txt"
+    np.savetxt(known, [(UNIX + i, i, i * i, 3, 0, 0, 0, 1) for i in range(9)], fmt="%.6f")
+    out = tmp_path / "out"
+    options = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--align-to", known)
+    assert run(infer.main, *options) == 1
+    assert "known.txt has no pose for any frame" in capsys.readouterr().err and not out.exists()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(folder / f"{UNIX + number + 0.01:.2f}.png")
+    assert run(infer.main, *options) == 0
+    np.testing.assert_allclose(np.loadtxt(out / "trajectory.txt")[:, 0], UNIX + 0.01 + np.arange(FRAMES), atol=1e-6)
+    assert json.loads((out / "aligned" / "alignment.json").read_text())["frames_with_pose"] == FRAMES
 
 
 @pytest.mark.parametrize(
