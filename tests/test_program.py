@@ -1,5 +1,6 @@
 """`ivggt`: one program of all commands, quick to say what it can do, and the same under its other names."""
 
+import resource
 import subprocess
 import sys
 from importlib.metadata import version
