@@ -17,7 +17,6 @@ TESTED = (
     "test_checkpoint.py",
     "test_tensor_file.py",
     "test_mapping_graph.py",
-    "test_command.py",
     "test_view.py",
     "e2e/test_infer.py",
     "e2e/test_export.py",
