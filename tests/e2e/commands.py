@@ -63,3 +63,9 @@ def write_frames(path: Path, frames: np.ndarray) -> Path:
     for i, frame in enumerate(frames, 1):
         Image.fromarray(np.round(255 * frame).astype(np.uint8)).save(path / f"img{i}.png")
     return path
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file, which is closed again: a test's frame may live on in a traceback, and its open files with it."""
+    with np.load(path) as file:
+        return dict(file)

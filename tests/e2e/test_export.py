@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import FRAMES, run, write_frames
+from commands import FRAMES, read_npz, run, write_frames
 from filelock import FileLock
 from PIL import Image
 from scipy.spatial.transform import Rotation
@@ -102,7 +102,7 @@ def test_aligned_results_lie_in_the_known_world(saved: Path, known: Path, capsys
     assert np.degrees(turn.magnitude()).max() < 1e-2
     record = json.loads((saved / "aligned" / "alignment.json").read_text())
     assert record["scale"] == pytest.approx(SCALE, rel=1e-5) and record["position_error_after_sim3"] < 1e-4
-    depth = np.load(saved / "frames" / "000000.npz")["depth"]
+    depth = read_npz(saved / "frames" / "000000.npz")["depth"]
     steps = np.asarray(Image.open(saved / "aligned" / "nerfstudio_depth" / "000000.png"))
     np.testing.assert_allclose(steps / 1000, SCALE * depth, atol=6e-4)
     assert not (saved / "transforms.json").exists(), "what is outside aligned/ is in the model's unit"

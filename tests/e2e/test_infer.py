@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import FRAMES, PATIENCE, run, start, wait_until
+from commands import FRAMES, PATIENCE, read_npz, run, start, wait_until
 from PIL import Image
 
 from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, export, infer, init_stream, step, stream
@@ -31,7 +31,7 @@ def test_outputs_equal_the_library(tiny: Model, checkpoint: Path, folder: Path, 
     images = [np.asarray(Image.open(folder / f"img{i + 1}.png")) for i in range(FRAMES)]
     for i, image in enumerate(images):
         state, predictions = step(tiny, state, image[None])
-        saved = np.load(out / "frames" / f"{i:06d}.npz")
+        saved = read_npz(out / "frames" / f"{i:06d}.npz")
         cam_from_world, intrinsics = cameras_from_pose(predictions.pose_encoding[0], 56, 70)
         np.testing.assert_allclose(saved["cam_from_world"], cam_from_world, atol=1e-5)
         np.testing.assert_allclose(saved["depth"], predictions.depth[0], atol=1e-5)
@@ -57,7 +57,7 @@ def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Pa
     cache = json.loads((out / "run.json").read_text())["cache"]
     assert (cache["policy"], cache["anchor_frames"], cache["camera_cache"]) == ("segment", 2, "per_iteration")
     assert sorted(path.name for path in (out / "frames").iterdir()) == ["000000.npz", "000002.npz", "000004.npz"]
-    saved = np.load(out / "frames" / "000000.npz")
+    saved = read_npz(out / "frames" / "000000.npz")
     assert saved["points"].shape == (42, 42, 3) and "depth" not in saved
     np.testing.assert_allclose(
         saved["tracks"], [[13.67, 13.67], [27.33, 13.67], [13.67, 27.33], [27.33, 27.33]], atol=0.01
@@ -96,7 +96,7 @@ def test_frames_that_share_a_pass(tiny: Model, checkpoint: Path, folder: Path, t
     images = [np.asarray(Image.open(folder / f"img{i + 1}.png")) for i in range(FRAMES)]
     cache = CacheConfig(total_budget=290, max_frames=FRAMES, frames_per_step=2)
     for i, predictions in enumerate(stream(tiny, images[:4], cache)):
-        saved = np.load(out / "frames" / f"{i:06d}.npz")
+        saved = read_npz(out / "frames" / f"{i:06d}.npz")
         np.testing.assert_allclose(saved["depth"], predictions.depth, atol=1e-5)
     assert len(list((out / "frames").iterdir())) == FRAMES
     record = json.loads((out / "run.json").read_text())
@@ -117,7 +117,7 @@ def test_another_size_is_fitted_to_the_first(checkpoint: Path, folder: Path, tmp
     for i in (2, 4):
         Image.new("RGB", (56, 70), "red").save(folder / f"img{i}.png")
     assert run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "npz") == 0
-    saved = np.load(tmp_path / "out" / "frames" / "000001.npz")
+    saved = read_npz(tmp_path / "out" / "frames" / "000001.npz")
     assert saved["image"].shape == (56, 70, 3)
     assert (saved["image"][:, [0, -1]] == 255).all(), "white on both sides"
     assert sum("img2" in record.message for record in caplog.records) == 1
