@@ -173,8 +173,7 @@ class CacheConfig:
     camera_frames: int = 512
     """Frames in the camera ring, the first one pinned. An unbounded stream takes `max_frames`."""
     max_frames: int | None = None
-    """Longest stream that will be fed, when known: buffers never need to be larger. `stream` refuses more frames; in `step`
-    and `scan` the buffers are then too small, and what they lose is counted in the state's `dropped`."""
+    """Longest stream that will be fed, when known: `stream` refuses more frames, `step` and `scan` count as `dropped` what they lose."""
     track_window: int = 8
     """Frames that the streaming tracker sees: the query frame and the last ones."""
     dtype: str | None = None
