@@ -173,7 +173,7 @@ class CacheConfig:
     camera_frames: int = 512
     """Frames in the camera ring, the first one pinned. An unbounded stream takes `max_frames`."""
     max_frames: int | None = None
-    """Longest stream that will be fed, when known: `stream` refuses more frames, `step` and `scan` count as `dropped` what they lose."""
+    """Longest stream that will be fed, when known: `stream` refuses more frames; `step` counts as `dropped` what they cost."""
     track_window: int = 8
     """Frames that the streaming tracker sees: the query frame and the last ones."""
     dtype: str | None = None
