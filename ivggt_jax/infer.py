@@ -118,7 +118,8 @@ def _precision(config: InferConfig) -> str | None:
 
 def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinished: Unfinished | None) -> int:
     """Run from the beginning, or from where the unfinished run was saved."""
-    weights = weights_fingerprint(model)
+    weights, again = weights_fingerprint(model), comes_again(config.source.frames)
+    length = source.expected_length or config.source.max_frames
     if unfinished and unfinished.frames:
         if unfinished.options.get("weights") != weights:
             raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
@@ -127,16 +128,13 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         decisive = unfinished.options
     else:
         frames, state = _started(config, model, source)
-        config = _with_frames(config, out, source.expected_length or config.source.max_frames, state)
+        config = _with_frames(config, out, length, state)
         decisive = {**decisive_options(config), "weights": weights}
         output_folder.begin_anew(out)
         unfinished = Unfinished(decisive)
-        if comes_again(config.source.frames):
+        if again:
             begin(out, decisive)
-    if "tracks" in config.heads and "npz" not in config.growing:
-        say("warning: tracks are predicted, but only npz writes them: add it to --export")
-    if note := note_on_demo(plain(for_records(config))):
-        say(note)
+    _say_notes(config)
 
     def save(run: Run) -> None:
         last = source.last_skipped  # before they are counted, for reading ahead goes on
@@ -147,16 +145,11 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         model,
         state,
         Writers(_growing(config, state), out, config.options, unfinished.frames, unfinished.writers),
-        Progress(
-            source.expected_length or config.source.max_frames,
-            unfinished.frames,
-            state,
-            live=not comes_again(config.source.frames),
-        ),
+        Progress(length, unfinished.frames, state, live=not again),
         points_from_depth=config.points_from == "depth",
         begin=unfinished.frames,
         next_index=unfinished.next_index,
-        save_state=save if comes_again(config.source.frames) else None,
+        save_state=save if again else None,
         save_every=config.save_every,
     )
     unfinished.release()
@@ -179,9 +172,17 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             finish(out)
             if view:
                 view.wait()
-        elif comes_again(config.source.frames):
+        elif again:
             say(f"stopped; --resume goes on from {'here' if run.saved else 'the last state that was saved'}")
     return 128 + interrupted[0] if interrupted else int(lost)
+
+
+def _say_notes(config: InferConfig) -> None:
+    """What the user may not expect of these options."""
+    if "tracks" in config.heads and "npz" not in config.growing:
+        say("warning: tracks are predicted, but only npz writes them: add it to --export")
+    if note := note_on_demo(plain(for_records(config))):
+        say(note)
 
 
 def _feed(config: InferConfig, run: Run, source: Source, frames: Iterator[Frame], interrupted: list[int]) -> bool:
@@ -200,14 +201,13 @@ def _feed(config: InferConfig, run: Run, source: Source, frames: Iterator[Frame]
 
 def _build(config: InferConfig, out: Path, run: Run, interrupted: list[int]) -> None:
     """What is made of saved frames: at the end and after Ctrl-C, but not when the system wants the process to go."""
-    loops = "loops" in run.writers.record()
-    moved = loops or config.align.trajectory
+    moved = config.mapping.loops or config.align.trajectory
     names = [name for name in config.outputs if name != "npz"] if moved else config.built
     if not names or not run.frames or interrupted not in ([], [signal.SIGINT]):
         return
     if not interrupted:
         run.save()  # a kill from here on costs none of the frames
-    saved, records = move(SavedRun(out), loops, config.align)
+    saved, records = move(SavedRun(out), config.mapping.loops, config.align)
     build(saved, names, config.options, write_records(records, out, apart=True))
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from ivggt_jax import Predictions, SubmapConfig, geometry
 from ivggt_jax.evaluate.walks import FIELD_OF_VIEW, Walk
+from ivggt_jax.mapping.pyramid import pyramid
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.mapping.submaps import PATIENCE, follow, is_due
 from ivggt_jax.trajectories.alignment import inverse
@@ -35,9 +36,10 @@ def rooms() -> list[tuple[np.ndarray, Predictions]]:
 @jax.jit
 def one_frame(position: MapState, frames: int, image: jax.Array, prediction: Predictions):
     """Whether the next submap begins with a frame, the map after it, and its predictions."""
-    due = is_due(CONFIG, position, image, frames)
+    levels = pyramid(image)
+    due = is_due(CONFIG, position, levels, frames)
     alone = jax.tree.map(lambda x: x[None], prediction)
-    return due, *follow(CONFIG, position, alone, alone, image[None], due)
+    return due, *follow(CONFIG, position, alone, alone, levels[None], due)
 
 
 def parts(images: np.ndarray, predictions: Predictions) -> np.ndarray:

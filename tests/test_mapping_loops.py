@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from ivggt_jax import geometry
 from ivggt_jax.mapping import loops
 from ivggt_jax.mapping.features import MOST, SIDE, find_features
-from ivggt_jax.mapping.loops import LoopConfig, LoopFinder, Proof, Scores, propose, prove
+from ivggt_jax.mapping.loops import LoopConfig, Proof, Scores, propose, prove
 from ivggt_jax.mapping.places import Place, Places, place_type
 from ivggt_jax.mapping.registration import register
 from ivggt_jax.transforms import Similarity, rotation_angle
@@ -189,12 +189,12 @@ def test_a_visit_compares_with_a_fixed_number_of_places_and_remembers(monkeypatc
 
     monkeypatch.setattr(loops, "prove", stand_in)
     places = remembered(np.zeros((0, 8)), most=16)
-    finder = LoopFinder(places, LoopConfig(candidates=2, apart=3))
+    config = LoopConfig(candidates=2, apart=3)
     descriptors = np.random.default_rng(0).normal(size=(40, 8))
     proofs = []
     for submap, descriptor in enumerate(descriptors):
         before = len(asked)
-        proofs += finder.visit(bare_place(submap, descriptor))
+        proofs += loops.visit(bare_place(submap, descriptor), places, config)
         assert len(asked) - before == min(2, max(0, submap - 2))
     assert [(proof.a, proof.b) for proof in proofs] == asked
     assert all(b - a >= 3 for a, b in asked)

@@ -13,8 +13,7 @@ from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, SubmapRecord, 
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.runs.run import make_result
 from ivggt_jax.sources.frame import Fit, Frame
-from ivggt_jax.trajectories.alignment import inverse
-from ivggt_jax.transforms import rotation_angle
+from ivggt_jax.transforms import Similarity, rotation_angle
 from ivggt_jax.writers import ExportOptions, Writers
 
 MOST_TURN, MOST_SHIFT = 20.0, 1.5
@@ -83,6 +82,5 @@ def _is_true(loop: Loop, submaps: list[SubmapRecord], found: np.ndarray, truth: 
 
 
 def _between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Camera [3,4] in the frame of another one, both in a world."""
-    back = inverse(one)
-    return np.concatenate((back[:, :3] @ other[:, :3], back[:, :3] @ other[:, 3:] + back[:, 3:]), axis=1)
+    """The second camera [3,4] in the frame of the first, both in a world."""
+    return np.asarray(Similarity(1.0, one[:, :3], one[:, 3]).inverse().poses(other))

@@ -58,7 +58,7 @@ class Correction:
 
 
 def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
-    """The map that agrees best with the chain of submaps and the pairs of them that were found to be one place.
+    """The map that agrees best with the chain of submaps, one at least, and the pairs that were found to be one place.
 
     Raises ValueError when a pair names a submap that is not there.
     """
@@ -66,12 +66,9 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
     solution = solve(chain, parts, loops, stretches=_stretches(submaps))
     moves = [after.after(before.inverse()) for after, before in zip(solution.nodes, chain, strict=True)]
-    far = [
-        np.linalg.norm(after.translation - before.translation)
-        for after, before in zip(solution.nodes, chain, strict=True)
-    ]
+    shifts = [after.translation - before.translation for after, before in zip(solution.nodes, chain, strict=True)]
     first = np.array([record.first for record in submaps])
-    return Correction(first, np.array(parts), moves, solution, float(max(far, default=0)))
+    return Correction(first, np.array(parts), moves, solution, float(np.linalg.norm(shifts, axis=-1).max()))
 
 
 def _stretches(submaps: list[SubmapRecord]) -> list[int]:

@@ -5,6 +5,7 @@ loop counts only where the chain could have drifted so far, and where a second l
 moves anything.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -106,12 +107,23 @@ class Judge:
     def verdicts(self) -> list[Verdict]:
         """Kept, as far as the chain and the other loops say."""
         plausible = [self._plausible(loop) for loop in self._loops]
-        believed = [loop for loop, fine in zip(self._loops, plausible, strict=True) if fine]
+        believed = defaultdict(list)
+        for loop, fine in zip(self._loops, plausible, strict=True):
+            if fine:
+                believed[self._cell(loop)].append(loop)
         found: list[Verdict] = []
         for loop, fine in zip(self._loops, plausible, strict=True):
-            supported = fine and (self._moves_little(loop) or any(self._agree(loop, other) for other in believed))
+            i, j = self._cell(loop)
+            # Those that could agree are in the cells around: all pairs would be too many on a long stream.
+            around = ((i + x, j + y) for x in (-1, 0, 1) for y in (-1, 0, 1))
+            near = (other for cell in around for other in believed.get(cell, ()))
+            supported = fine and (self._moves_little(loop) or any(self._agree(loop, other) for other in near))
             found.append("implausible" if not fine else "kept" if supported else "alone")
         return found
+
+    def _cell(self, loop: Loop) -> tuple[int, int]:
+        """A square of loops as wide as loops that can agree are apart."""
+        return loop.a // self._config.neighbours, loop.b // self._config.neighbours
 
     def _plausible(self, loop: Loop) -> bool:
         """Whether the chain can have drifted as far as the loop says; nothing is known across a cut."""

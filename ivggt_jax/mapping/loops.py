@@ -59,21 +59,18 @@ class Proof:
     verdict: Verdict
 
 
-class LoopFinder:
-    """Compares each new place with the earlier ones most like it, a fixed number at most, and remembers it."""
+def visit(place: Place, places: Places, config: LoopConfig) -> list[Proof]:
+    """Compares a new place with the earlier ones most like it, a fixed number at most, and remembers it.
 
-    def __init__(self, places: Places, config: LoopConfig | None = None):
-        self._places, self._config = places, config or LoopConfig()
-
-    def visit(self, place: Place) -> list[Proof]:
-        """Every pair that was compared with this place. Raises what `Places.add` does."""
-        focal = float(np.median([*self._places.focals, float(place.focal)]))
-        found = [
-            prove(self._places.read(submap), place, likeness, focal, self._config)
-            for submap, likeness in propose(place, self._places, self._config)
-        ]
-        self._places.add(place)
-        return found
+    Returns every pair that was compared. Raises what `Places.add` does.
+    """
+    focal = float(np.median([*places.focals, float(place.focal)]))
+    found = [
+        prove(places.read(submap), place, likeness, focal, config)
+        for submap, likeness in propose(place, places, config)
+    ]
+    places.add(place)
+    return found
 
 
 def propose(place: Place, places: Places, config: LoopConfig) -> list[tuple[int, float]]:

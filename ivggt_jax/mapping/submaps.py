@@ -15,7 +15,7 @@ from jax import lax
 from ivggt_jax import geometry
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.link import link
-from ivggt_jax.mapping.pyramid import pyramid, sharpness
+from ivggt_jax.mapping.pyramid import sharpness
 from ivggt_jax.mapping.refinement import LEAST_CORRELATION, keyframe, refine
 from ivggt_jax.mapping.state import MapRecord, MapState
 from ivggt_jax.model.vggt import Predictions
@@ -30,21 +30,21 @@ PATIENCE = 4
 the map begins."""
 
 
-def is_due(config: SubmapConfig, position: MapState, image: jax.Array, frames: jax.Array) -> jax.Array:
-    """Bool []: the next submap is to begin with this image [H,W,3], the newest of `frames` [] of the present one.
+def is_due(config: SubmapConfig, position: MapState, levels: jax.Array, frames: jax.Array) -> jax.Array:
+    """Bool []: the next submap is to begin with this image, levels [level,H,W], the newest of `frames` [] of the present one.
 
     A blurred image is passed over for a while, one that shows nothing always.
     """
-    sharp = sharpness(pyramid(image))
+    sharp = sharpness(levels)
     clear = (sharp >= CLEAR * position.sharpness) | (frames >= config.frames + config.delay)
     full = (frames >= config.frames) & clear
     return (full | (position.lost >= PATIENCE)) & (sharp > BLANK * position.sharpness)
 
 
 def follow(
-    config: SubmapConfig, position: MapState, seen: Predictions, again: Predictions, images: jax.Array, due: jax.Array
+    config: SubmapConfig, position: MapState, seen: Predictions, again: Predictions, levels: jax.Array, due: jax.Array
 ) -> tuple[MapState, Predictions]:
-    """S frames [S,H,W,3] of one stream, in [0,1], NaN where nothing is still, put into its world.
+    """S frames of one stream, levels [S,level,H,W] (`pyramid`), NaN where nothing is still, put into its world.
 
     `seen` [S,…] is what the present submap says of them; `again` what the next one says, whose anchor is the last of
     them, where `due` [] is set. Returns the map after these frames and their predictions in the world, with `map`.
@@ -56,11 +56,11 @@ def follow(
     def one(position: MapState, inputs: tuple[Predictions, jax.Array]) -> tuple[MapState, Predictions]:
         return _place(config, position, *inputs)
 
-    position, found = lax.scan(one, position, (seen, images))
-    still = jnp.isfinite(images[-1]).all(-1)
+    position, found = lax.scan(one, position, (seen, levels))
+    still = jnp.isfinite(levels[-1, -1])
     linked = _anchor(position, seen, again, found, lost, still)
     position = jax.tree.map(lambda new, old: jnp.where(due, new, old), linked, position)
-    last = jnp.arange(images.shape[0]) == images.shape[0] - 1
+    last = jnp.arange(levels.shape[0]) == levels.shape[0] - 1
     assert found.map is not None
     record = replace(
         found.map,
@@ -71,7 +71,7 @@ def follow(
 
 
 def _place(
-    config: SubmapConfig, position: MapState, seen: Predictions, image: jax.Array
+    config: SubmapConfig, position: MapState, seen: Predictions, levels: jax.Array
 ) -> tuple[MapState, Predictions]:
     """One frame put where the last ones lead and, where that lowers the residual, where its image says."""
     assert seen.pose_encoding is not None
@@ -79,7 +79,6 @@ def _place(
     cam_from_model, intrinsics = geometry.cameras_from_pose(seen.pose_encoding, *seen.depth.shape)
     model_from_cam = geometry.invert(cam_from_model)
     world_from_cam = position.world_from_model.poses(model_from_cam)
-    levels = pyramid(image)
     refined, agreement = jnp.zeros((), bool), jnp.zeros(())
     if config.refine:
         belief = position.focal.after(intrinsics)

@@ -13,6 +13,8 @@ from ivggt_jax.streaming.state import StreamState
 
 SECONDS_BETWEEN_LINES = 5.0
 """Between progress lines where there is no terminal."""
+SECONDS_BETWEEN_WORDS = 0.5
+"""Between changes of what stands beside a terminal's bar: the median of many times is not to be had for every frame."""
 KEPT_TIMES = 10_000
 """Frame times remembered for the percentiles in `run.json`."""
 FULL = 0.99
@@ -51,7 +53,8 @@ class Progress:
             say(f"the first frame is done, after {now - self._begun:.1f} s")
             self._line = now
         self._last = now
-        if self._bar.disable and now - self._line < SECONDS_BETWEEN_LINES:
+        self._bar.update(self._count - self._bar.n)
+        if now - self._line < (SECONDS_BETWEEN_LINES if self._bar.disable else SECONDS_BETWEEN_WORDS):
             return
         self._line = now
         filled = int(lengths.sum()) / self._room
@@ -62,7 +65,6 @@ class Progress:
             say(f"frame {self._count}{of}, {words}")
         else:
             self._bar.set_postfix_str(words, refresh=False)
-            self._bar.update(self._count - self._bar.n)
 
     def pause(self) -> None:
         """What happens until the next frame is not that frame's time."""

@@ -120,7 +120,9 @@ class Run:
             self.state, predictions = scan(self.model, self.state, images, self._masks(frames))
         else:
             masks = self._masks(frames)
-            self.state, predictions = step(self.model, self.state, images[0], masks=None if masks is None else masks[0])
+            self.state, predictions = step(
+                self.model, self.state, images[0], masks=masks if masks is None else masks[0]
+            )
             predictions = jax.tree.map(lambda x: x[None], predictions)
         before, self._pending = self._pending, (frames, predictions, self.state.lengths)
         self._computed += len(frames)
@@ -130,7 +132,8 @@ class Run:
         """What the map may look at, bool [T,1,H,W]; None without a map. Always given, so that one program is compiled."""
         if self.state.settings.submaps is None:
             return None
-        return np.stack([frame.image[..., 0] >= 0 if frame.mask is None else frame.mask for frame in frames])[:, None]
+        everything = np.ones(frames[0].image.shape[:2], bool)
+        return np.stack([everything if frame.mask is None else frame.mask for frame in frames])[:, None]
 
     def _compute_last(self, frames: list[Frame], stopped: bool) -> None:
         """The last frames, fewer than share a pass; left to the resumed run, with which they share one, if there can be one."""
@@ -208,7 +211,12 @@ def compile_step(model: Model, state: StreamState) -> None:
     settings = state.settings
     height, width, together = settings.height, settings.width, settings.cache.frames_per_step
     black = np.zeros((together, len(state.frame), height, width, 3), np.uint8)
-    _, predictions = scan(model, state, black) if together > 1 else step(model, state, black[0])
+    # As `Run` gives them: without, another program would be compiled.
+    masks = None if settings.submaps is None else np.ones(black.shape[:-1], bool)
+    if together > 1:
+        _, predictions = scan(model, state, black, masks)
+    else:
+        _, predictions = step(model, state, black[0], masks=masks if masks is None else masks[0])
     jax.block_until_ready(predictions)
 
 

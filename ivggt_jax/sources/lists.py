@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
@@ -165,7 +165,7 @@ def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[Imag
                 durations[len(names)] = float(rest)
         except ValueError:
             raise SourceError(f"{source}: `{text}` is no line that ffmpeg reads") from None
-    starts = [sum(durations.get(number, 0.0) for number in range(1, count + 1)) for count in range(len(names))]
+    starts = [*accumulate((durations.get(number, 0.0) for number in range(1, len(names))), initial=0.0)][: len(names)]
     timed = len(names) > 1 and durations.keys() >= set(range(1, len(names))) and rising(starts)
     for name, start in zip(names, starts, strict=True):
         yield ImageFile(_path([name], folder, source), name, start if timed else None)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ivggt_jax.mapping.pyramid import pyramid
 from ivggt_jax.mapping.submaps import follow, is_due
 from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
@@ -20,11 +21,12 @@ def mapped_pass(
     config, position = state.settings.submaps, state.map
     assert config is not None
     assert position is not None
-    due = jax.vmap(partial(is_due, config))(position, images[:, -1], state.frame + images.shape[1])
+    levels = jax.vmap(jax.vmap(pyramid))(images)
+    due = jax.vmap(partial(is_due, config))(position, levels[:, -1], state.frame + images.shape[1])
     if where is not None:
         due = due & where
     state, seen, again = _seen_twice(network, state, patches, due, where)
-    followed, found = jax.vmap(partial(follow, config))(position, seen, again, images, due)
+    followed, found = jax.vmap(partial(follow, config))(position, seen, again, levels, due)
     position = jax.tree.map(partial(choose, where), followed, position)
     if not state.settings.features:
         found = replace(found, features=None)  # type: ignore[arg-type]

@@ -23,6 +23,7 @@ from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.derivatives import guarded
+from ivggt_jax.streaming.groups import groups
 from ivggt_jax.streaming.mapped_pass import mapped_pass
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
@@ -198,7 +199,7 @@ def stream(
     state = None
     running: deque[tuple[Predictions, int]] = deque()
     try:
-        for group in _groups(islice(frames, most), chunk):
+        for group in groups(islice(frames, most), chunk):
             if state is None:
                 queries = None if query_points is None else jnp.asarray(query_points)[None]
                 state = init_stream(
@@ -319,31 +320,6 @@ def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: in
     if frames.ndim != axes or tuple(frames.shape[-4:]) != wanted:
         expected = ["T"] * (axes - 4) + list(wanted)
         raise ValueError(f"frames must be {expected} for this state, not {list(frames.shape)}")
-
-
-def _groups(frames: Iterable[FrameArray], size: int) -> Iterator[list[FrameArray]]:
-    """Frames in groups of `size`, the last perhaps shorter, also when there is no next frame because that raises.
-
-    Raises ValueError for a frame of another shape or type than the first.
-    """
-    group: list[FrameArray] = []
-    kind: tuple[tuple[int, ...], np.dtype] | None = None
-    try:
-        for frame in frames:
-            kind = kind or (frame.shape, frame.dtype)
-            if (frame.shape, frame.dtype) != kind:
-                wanted, found = (f"{list(shape)} {dtype}" for shape, dtype in (kind, (frame.shape, frame.dtype)))
-                raise ValueError(f"frames must all be {wanted} like the first, not {found}")
-            group.append(frame)
-            if len(group) == size:
-                yield group
-                group = []
-    except Exception:
-        if group:
-            yield group
-        raise
-    if group:
-        yield group
 
 
 def _all_unstacked(running: deque[tuple[Predictions, int]]) -> Iterator[Predictions]:

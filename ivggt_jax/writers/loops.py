@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ivggt_jax.mapping.loops import VERDICTS, LoopFinder
+from ivggt_jax.mapping.loops import VERDICTS, LoopConfig, visit
 from ivggt_jax.mapping.map_files import LOOP_COLUMNS, LOOPS_FILE, loop_line
 from ivggt_jax.mapping.places import Places, place_type
 from ivggt_jax.mapping.visits import PlaceMaker
@@ -51,9 +51,9 @@ class LoopsWriter(Writer):
         if place is None:
             return
         self._channels = len(place.descriptor)
-        finder = LoopFinder(self._places or self._open())
+        places = self._places or self._open()
         with naming(self._path):
-            proofs = finder.visit(place)
+            proofs = visit(place, places, LoopConfig())
         self._seen += 1
         for proof in proofs:
             self._file.append(loop_line(proof))

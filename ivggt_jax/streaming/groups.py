@@ -1,0 +1,31 @@
+"""Frames of a stream in groups that are computed together."""
+
+from collections.abc import Iterable, Iterator
+
+import jax
+import numpy as np
+
+
+def groups(frames: Iterable[jax.Array | np.ndarray], size: int) -> Iterator[list[jax.Array | np.ndarray]]:
+    """Frames in groups of `size`, the last perhaps shorter, also when there is no next frame because that raises.
+
+    Raises ValueError for a frame of another shape or type than the first.
+    """
+    group: list[jax.Array | np.ndarray] = []
+    kind: tuple[tuple[int, ...], np.dtype] | None = None
+    try:
+        for frame in frames:
+            kind = kind or (frame.shape, frame.dtype)
+            if (frame.shape, frame.dtype) != kind:
+                wanted, found = (f"{list(shape)} {dtype}" for shape, dtype in (kind, (frame.shape, frame.dtype)))
+                raise ValueError(f"frames must all be {wanted} like the first, not {found}")
+            group.append(frame)
+            if len(group) == size:
+                yield group
+                group = []
+    except Exception:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
