@@ -22,6 +22,7 @@ from ivggt_jax.bench.own import WARM_UP, Own
 from ivggt_jax.bench.process import measuring, requests
 from ivggt_jax.bench.stages import STAGES, make_inputs, run_stage
 from ivggt_jax.config import PRESETS
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import abstract_params, flatten, unflatten
 
 SMALL = Case(model="tiny", size=f"{WIDTH}x{HEIGHT}", budget=4 * 3 * TOKENS, heads=("camera", "depth"))
@@ -199,6 +200,15 @@ def test_flat_run(small: Case, tmp_path: Path):
     record = json.loads(out.read_text())
     assert record["first"]["frames"] == [4, 15] and record["last"]["frames"] == [103, 113]
     assert record["first"]["host"] > 50 * report.MEBIBYTE and record["first"]["seconds"] > 0
+    assert record["first"]["stream"] == record["last"]["stream"] > 10_000
+
+
+def test_a_flat_run_with_a_map(small: Case):
+    """Submaps of 20 frames, refined, and their places; frames of a rendered room."""
+    first, last = run_flat(small, 124, SubmapOptions(submaps="20", loops=True))
+    assert first.stream == last.stream
+    with pytest.raises(ValueError, match="are for --flat"):
+        BenchConfig(case=small, mapping=SubmapOptions(submaps="20"))
 
 
 def test_a_flat_run_that_is_too_short(small: Case):

@@ -14,8 +14,9 @@ import tyro
 
 from ivggt_jax.bench import device, own, report
 from ivggt_jax.bench.case import Case
-from ivggt_jax.bench.flat import run_flat
+from ivggt_jax.bench.flat import ONE_STREAM, run_flat
 from ivggt_jax.bench.process import measuring
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.runs.command import run_command, say
 
 SWEPT = ("size", "budget", "seen", "batch", "chunk", "frames_per_step", "cache_dtype")
@@ -37,6 +38,7 @@ class BenchConfig:
     """A clone of the PyTorch repository, to measure alternately with the same weights and frames on the same device."""
     flat: int | None = None
     """Instead: run so many frames from image files to outputs, and compare early and late ones."""
+    mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = ONE_STREAM
     json: Path = Path("bench.json")
     """File for all that was measured, in seconds and bytes."""
 
@@ -53,6 +55,8 @@ class BenchConfig:
             raise ValueError("--reference: the PyTorch code has the published shapes only; leave --model out")
         if self.flat is not None and (self.reference or self.sweep):
             raise ValueError("--flat goes without --reference and --sweep")
+        if self.flat is None and self.mapping != ONE_STREAM:
+            raise ValueError("--submaps, --no-refine and --loops are for --flat, which runs what infer does")
         if not self.json.parent.is_dir():
             raise ValueError(f"--json {self.json}: there is no folder {self.json.parent}")
         if self.json.is_dir():
@@ -80,9 +84,9 @@ def bench(config: BenchConfig) -> int:
     """Time and memory of a frame at a full cache, stage by stage, beside the floor and the PyTorch code."""
     record: dict[str, Any]
     if config.flat is not None:
-        first, last = run_flat(config.case, config.flat)
+        first, last = run_flat(config.case, config.flat, config.mapping)
         record = {"machine": device.describe(), "case": asdict(config.case)}
-        record |= {"first": asdict(first), "last": asdict(last)}
+        record |= {"mapping": asdict(config.mapping), "first": asdict(first), "last": asdict(last)}
         print(f"{report.machine_line(record['machine'])}\n\n{report.flat_table(first, last)}")
     else:
         results: list[dict[str, Any]] = []

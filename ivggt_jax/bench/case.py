@@ -11,6 +11,7 @@ from jax import lax
 
 from ivggt_jax.config import CacheConfig, ModelConfig, PresetName
 from ivggt_jax.kernels.attention import CHUNK
+from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.model.parameters import Model, cast
 from ivggt_jax.streaming.state import StreamState
@@ -113,11 +114,11 @@ def make_frames(case: Case, config: ModelConfig, count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def start(case: Case, model: Model) -> StreamState:
+def start(case: Case, model: Model, submaps: SubmapConfig | None = None) -> StreamState:
     """A fresh state."""
     height, width = case.image_size(model.config)
     cache = case.cache(model.config)
-    return init_stream(model, cache, height=height, width=width, batch=case.batch, heads=case.heads)
+    return init_stream(model, cache, height=height, width=width, batch=case.batch, heads=case.heads, submaps=submaps)
 
 
 @partial(jax.jit, static_argnames="seen", donate_argnames="state")

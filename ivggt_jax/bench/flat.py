@@ -11,6 +11,8 @@ from PIL import Image
 
 from ivggt_jax.bench import device
 from ivggt_jax.bench.case import Case, make_frames, make_model, start
+from ivggt_jax.evaluate.walks import ROUTES, Walk
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.run import Run
 from ivggt_jax.sources import Frame, SourceConfig, open_source
@@ -19,7 +21,9 @@ from ivggt_jax.writers import ExportOptions, Writers
 OUTPUTS = ("tum", "intrinsics", "ply")
 """What `infer` writes by default."""
 IMAGES = 16
-"""Different frames, taken in turn."""
+"""Different frames, taken in turn: noise, for what is in a picture does not change the time it takes."""
+ONE_STREAM = SubmapOptions(submaps="off")
+"""No map. With one, frames are those of a walk around a room, again and again, so that there is something to align."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,17 @@ class Window:
     """First and last."""
     seconds: float
     """Median, from one frame to the next."""
+    mean: float
+    """Mean of the same: frames that begin a submap or are compared with places take longer."""
     host: int
     """Median of the bytes that the process holds."""
     device: int | None
     """Median of the bytes that arrays take on the device; None where the backend does not count them."""
+    stream: int
+    """Most bytes of all that the stream remembers."""
 
 
-def run_flat(case: Case, count: int) -> tuple[Window, Window]:
+def run_flat(case: Case, count: int, mapping: SubmapOptions = ONE_STREAM) -> tuple[Window, Window]:
     """The first and the last tenth of what follows the frame at which the budget is reached.
 
     Raises ValueError when the run is too short for that, or the case has more than one stream.
@@ -44,17 +52,20 @@ def run_flat(case: Case, count: int) -> tuple[Window, Window]:
     if case.batch != 1 or case.chunk != 1 or "camera" not in case.heads or "depth" not in case.heads:
         raise ValueError("--flat runs what infer does: one stream, frame by frame, with camera and depth")
     model = make_model(case)
-    state = start(case, model)
+    state = start(case, model, mapping.choose(model.config, None))
     settings = state.settings
     reached = -(-(settings.cache.total_budget or 0) // (settings.model.depth * settings.tokens)) + 1
     tenth = (count - reached) // 10
     if tenth < 10:
         raise ValueError(f"--flat {count}: the budget is reached at frame {reached}; a tenth of the rest is too short")
-    clock = _Clock()
+    mapped = settings.submaps is not None
+    outputs = [*OUTPUTS, *(("submaps",) if mapped else ()), *(("loops",) if mapping.loops else ())]
     with tempfile.TemporaryDirectory() as folder:
-        listed = _write_images(Path(folder), make_frames(case, model.config, IMAGES)[:, 0, 0], count)
-        writers = Writers(OUTPUTS, Path(folder) / "out", ExportOptions())
+        images = _room(case.image_size(model.config)) if mapped else make_frames(case, model.config, IMAGES)[:, 0, 0]
+        listed = _write_images(Path(folder), images, count)
+        writers = Writers(outputs, Path(folder) / "out", ExportOptions())
         run = Run(model, state, writers, Progress(count, 0, state), points_from_depth=True)
+        clock = _Clock(run)
         with open_source(SourceConfig(frames=str(listed), size=settings.width)) as source:
             run.feed(clock.watch(iter(source)), [])
     return clock.window(reached, reached + tenth), clock.window(count - tenth, count - 1)
@@ -63,18 +74,30 @@ def run_flat(case: Case, count: int) -> tuple[Window, Window]:
 class _Clock:
     """Notes when each frame is asked for, and what is held then."""
 
-    def __init__(self) -> None:
-        self._notes: list[tuple[float, int, int]] = []
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._notes: list[tuple[float, int, int, int]] = []
 
     def watch(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         for frame in frames:
-            self._notes.append((time.perf_counter(), device.resident(), device.device_bytes() or 0))
+            held = device.resident(), device.device_bytes() or 0, self._run.state.nbytes
+            self._notes.append((time.perf_counter(), *held))
             yield frame
 
     def window(self, first: int, last: int) -> Window:
-        times, host, on_device = np.array(self._notes[first : last + 1]).T
+        times, host, on_device, stream = np.array(self._notes[first : last + 1]).T
         held = int(np.median(on_device)) or None
-        return Window((first, last), float(np.median(np.diff(times))), int(np.median(host)), held)
+        steps = np.diff(times)
+        median, mean = float(np.median(steps)), float(np.mean(steps))
+        return Window((first, last), median, mean, int(np.median(host)), held, int(stream.max()))
+
+
+def _room(size: tuple[int, int]) -> np.ndarray:
+    """One round of a walk around a room, uint8 [N,H,W,3]."""
+    period = ROUTES["loop"].period
+    assert period is not None
+    walk = Walk("loop", 0, *size)
+    return np.concatenate([walk.part(first, 10).images for first in range(0, period, 10)])
 
 
 def _write_images(folder: Path, images: np.ndarray, count: int) -> Path:

@@ -20,10 +20,13 @@ def result_tables(result: Mapping[str, Any]) -> str:
 
 def flat_table(first: Window, last: Window) -> str:
     """Two windows of a long run and their ratios."""
+    both = first, last
     rows = [
-        ["ms/frame, median", *(f"{1000 * window.seconds:.2f}" for window in (first, last)), _ratio(last.seconds, first.seconds)],
-        ["host memory", _memory(first.host), _memory(last.host), _ratio(last.host, first.host)],
-    ]  # fmt: skip
+        ["ms/frame, median", *(_milliseconds(window.seconds) for window in both), _ratio(last.seconds, first.seconds)],
+        ["ms/frame, mean", *(_milliseconds(window.mean) for window in both), _ratio(last.mean, first.mean)],
+        ["host memory", *(_memory(window.host) for window in both), _ratio(last.host, first.host)],
+        ["bytes of the stream", *(f"{window.stream:,}" for window in both), _ratio(last.stream, first.stream)],
+    ]
     if first.device and last.device:
         rows.append(["device memory", _memory(first.device), _memory(last.device), _ratio(last.device, first.device)])
     return _table(["", *(f"frames {a:,} to {b:,}" for a, b in (first.frames, last.frames)), "ratio"], rows)

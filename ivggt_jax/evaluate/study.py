@@ -1,4 +1,4 @@
-"""The memory study: policies × budgets × lengths, and one option changed at a time, all on the same endless videos.
+"""The memory study: policies × budgets × lengths, one option changed at a time, and submaps, all on the same endless videos.
 
 A stream's first frames do not know how long it will be, so one run gives all lengths. Each cell of the study is a file;
 a study that was stopped goes on where it was, and one whose settings changed measures those cells anew.
@@ -22,6 +22,7 @@ from ivggt_jax.evaluate.records import Record, curves, measures, record_clip, ru
 from ivggt_jax.evaluate.stream import native_size
 from ivggt_jax.evaluate.study_report import write_study
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
+from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.memory.policies import POLICIES
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.command import say
@@ -32,6 +33,8 @@ from ivggt_jax.writers.files import replacing
 FULL_FRAMES = 10_000
 LONGEST_REMEMBERED = 2_000
 """Frames of walks that are rendered once and held in memory for all cells: 65 kB each at 84×112."""
+SUBMAPS = (8, 16, 32, 48, 80)
+"""Frames of a submap that are compared."""
 LONGEST_CLIP = 300
 """Frames that the offline reference sees at once; its time grows with their square."""
 
@@ -77,6 +80,10 @@ class Cell:
     """The table that it belongs to."""
     cache: CacheConfig | None
     """None: whole clips at once, every frame seeing all."""
+    submaps: SubmapConfig | None = None
+    """None: one stream."""
+    loops: bool = False
+    """Measure the path as loops have corrected it in the end."""
 
 
 def run_study(config: Study) -> int:
@@ -141,6 +148,11 @@ def cells(config: Study, tokens: int) -> Iterator[Cell]:
     }
     for name, changed in options.items():
         yield Cell(name, f"options, {smallest} frames a layer", bounded(smallest, **changed))
+    group, usual = f"maps, {smallest} frames a layer", SubmapConfig()
+    for frames in SUBMAPS:
+        yield Cell(f"submaps of {frames}", group, bounded(smallest), SubmapConfig(frames=frames))
+    yield Cell(f"submaps of {usual.frames}, not refined", group, bounded(smallest), replace(usual, refine=False))
+    yield Cell(f"submaps of {usual.frames}, loops closed", group, bounded(smallest), usual, loops=True)
 
 
 def _chosen(every: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
@@ -152,7 +164,9 @@ def _chosen(every: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 def _records(model: Model, cell: Cell, walks: Sequence[Walk], lengths: Sequence[int]) -> dict[int, list[Record]]:
     """The records from which each length's errors are taken."""
     if cell.cache is not None:
-        return dict.fromkeys(lengths, run_walks(model, cell.cache, walks, lengths[-1]))
+        records = run_walks(model, cell.cache, walks, lengths[-1], cell.submaps, cell.loops)
+        corrected = [replace(r, found=r.loops.corrected) if r.loops else r for r in records]
+        return dict.fromkeys(lengths, corrected)
     return {n: [record_clip(model, walk, n) for walk in walks] for n in lengths if n <= LONGEST_CLIP}
 
 
@@ -178,7 +192,8 @@ def _short(value: float) -> float | None:
 def _settings(config: Study, cell: Cell, model: Model, walks: Sequence[Walk]) -> dict[str, Any]:
     """What a cell's numbers depend on, as JSON knows it."""
     cache = None if cell.cache is None else {name: str(value) for name, value in asdict(cell.cache).items()}
-    return {
+    mapping = {} if cell.submaps is None else {"submaps": asdict(cell.submaps), "loops": cell.loops}
+    return mapping | {
         "weights": weights_fingerprint(model),
         "dtype": str(jax.tree.leaves(model.params)[0].dtype),
         "device": jax.devices()[0].device_kind,

@@ -44,14 +44,14 @@ def write_study(out: Path, results: Mapping[str, Result], smallest: int) -> None
 def tables(results: Mapping[str, Result], smallest: int) -> str:
     """A Markdown table for each group of cells; numbers are means over the streams, errors at several lengths.
 
-    Every cell is compared, stream by stream, with the `diversity` of its table; what changes an option with that at the
-    smallest budget, which heads its table.
+    Every cell is compared, stream by stream, with the `diversity` of its table; what changes an option, or has submaps, with
+    that at the smallest budget, which heads its table.
     """
     groups: dict[str, list[str]] = {}
     baseline = _cell_name("diversity", smallest)
     for name, result in results.items():
         names = groups.setdefault(result["group"], [])
-        if not names and result["group"].startswith("options") and baseline in results:
+        if not names and result["group"].startswith(("options", "maps")) and baseline in results:
             names.append(baseline)
         names.append(name)
     first = next(iter(results.values()))
