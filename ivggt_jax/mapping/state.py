@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.refinement import Focal, Keyframe, empty_keyframes
+from ivggt_jax.mapping.seam import Seam
 from ivggt_jax.transforms import Similarity
 
 
@@ -46,6 +47,8 @@ class MapState:
     """[B,R,…]: the last keyframes, in the world's frame and unit."""
     valid: jax.Array
     """[B,R] bool: which of them there are; keyframe k is in slot k mod R."""
+    seam: Seam
+    """[B] what is left of the step in depth at the newest anchor."""
     alive: jax.Array | None
     """[B,N] bool: query points whose track was visible at every anchor so far; None without tracks."""
 
@@ -67,6 +70,7 @@ class MapState:
             agreement=jnp.zeros(batch, jnp.float32),
             keyframes=empty_keyframes((batch, config.keyframes), height, width),
             valid=jnp.zeros((batch, config.keyframes), bool),
+            seam=Seam.none(batch, height, width),
             alive=None if points is None else jnp.ones((batch, points), bool),
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.link import link
 from ivggt_jax.mapping.pyramid import sharpness
 from ivggt_jax.mapping.refinement import LEAST_CORRELATION, keyframe, refine
+from ivggt_jax.mapping.seam import Seam
 from ivggt_jax.mapping.state import MapRecord, MapState
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.transforms import Similarity, multiply, rotate
@@ -87,7 +88,7 @@ def _place(
         position = replace(position, focal=found.focal)
         intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
     world_from_model = _putting(model_from_cam, world_from_cam, position.world_from_model.scale)
-    depth = world_from_model.scale * seen.depth
+    depth, seam = position.seam.close(world_from_model.scale * seen.depth, world_from_cam, intrinsics)
     position = _remember(config, position, levels, depth, world_from_cam, agreement)
     record = MapRecord(
         submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
@@ -102,7 +103,7 @@ def _place(
         visibility=None if seen.visibility is None else _while_alive(position, seen.visibility),
         map=record,
     )
-    return replace(position, world_from_model=world_from_model, frame=position.frame + 1), moved
+    return replace(position, world_from_model=world_from_model, seam=seam, frame=position.frame + 1), moved
 
 
 def _while_alive(position: MapState, visibility: jax.Array) -> jax.Array:
@@ -144,6 +145,7 @@ def _anchor(
 ) -> MapState:
     """The map after the next submap began with the last frame, of which the pixels `still` [H,W] may link the two."""
     assert seen.depth is not None
+    assert found.depth is not None
     assert again.depth is not None
     assert again.pose_encoding is not None
     assert found.pose_encoding is not None
@@ -154,13 +156,15 @@ def _anchor(
     scale = position.world_from_model.scale * joined.scale
     placed = _putting(geometry.invert(anchor), geometry.invert(camera), scale)
     broken = lost | ~joined.sound
+    seam = Seam.between(found.depth[-1], scale * again.depth[-1], geometry.invert(camera))
+    seam = replace(seam, step=jnp.where(broken, 0, seam.step))
     alive = position.alive
     if alive is not None:
         assert seen.visibility is not None
         alive = alive & (seen.visibility[-1] > 0.5)
     return replace(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
-        part=position.part + broken, lost=jnp.zeros_like(position.lost), alive=alive,
+        part=position.part + broken, lost=jnp.zeros_like(position.lost), seam=seam, alive=alive,
         link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
         valid=jnp.where(broken, False, position.valid), agreement=jnp.where(broken, 0, position.agreement),
     )  # fmt: skip
