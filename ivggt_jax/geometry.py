@@ -9,11 +9,17 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Real
 
 from ivggt_jax.transforms import Similarity, rotate
 
+AnyArray = jax.Array | np.ndarray
 
-def cameras_from_pose(pose_encoding: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
+
+def cameras_from_pose(
+    pose_encoding: Real[AnyArray, "..."], height: int, width: int
+) -> tuple[Real[Array, "*axes 3 4"], Real[Array, "*axes 3 3"]]:
     """Decode pose encodings into cameras for an image size in pixels.
 
     pose_encoding [..., 9]: translation 3, quaternion xyzw of any length 4, vertical and horizontal field of view in
@@ -28,7 +34,9 @@ def cameras_from_pose(pose_encoding: jax.Array, height: int, width: int) -> tupl
     return cam_from_world, _intrinsics(focal[..., 1], focal[..., 0], width, height)
 
 
-def pose_from_cameras(cam_from_world: jax.Array, intrinsics: jax.Array, height: int, width: int) -> jax.Array:
+def pose_from_cameras(
+    cam_from_world: Float[AnyArray, "..."], intrinsics: Float[AnyArray, "..."], height: int, width: int
+) -> Float[Array, "*axes 9"]:
     """Encode cameras as pose encodings [..., 9]; the inverse of `cameras_from_pose`.
 
     cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels of a height × width image, of which only the focal
@@ -47,13 +55,15 @@ def pose_from_cameras(cam_from_world: jax.Array, intrinsics: jax.Array, height: 
     return jnp.concatenate((cam_from_world[..., 3], quaternion, field_of_view), axis=-1)
 
 
-def intrinsics_from_field_of_view(horizontal: jax.Array, height: int, width: int) -> jax.Array:
+def intrinsics_from_field_of_view(
+    horizontal: float | Float[AnyArray, "*axes"], height: int, width: int
+) -> Float[Array, "*axes 3 3"]:
     """Intrinsics [..., 3, 3] of square pixels from a horizontal field of view [...] in radians."""
     focal = width / 2 / jnp.tan(jnp.asarray(horizontal) / 2)
     return _intrinsics(focal, focal, width, height)
 
 
-def rotation_from_quaternion(quaternion: jax.Array) -> jax.Array:
+def rotation_from_quaternion(quaternion: Float[AnyArray, "*axes 4"]) -> Float[Array, "*axes 3 3"]:
     """Rotation matrices [..., 3, 3] from quaternions xyzw [..., 4] of any length but zero."""
     x, y, z, w = (quaternion[..., i] for i in range(4))
     s = 2 / jnp.sum(quaternion * quaternion, axis=-1)
@@ -65,7 +75,7 @@ def rotation_from_quaternion(quaternion: jax.Array) -> jax.Array:
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def quaternion_from_rotation(rotation: jax.Array) -> jax.Array:
+def quaternion_from_rotation(rotation: Float[AnyArray, "*axes 3 3"]) -> Float[Array, "*axes 4"]:
     """Unit quaternions xyzw [..., 4] with w ≥ 0 from rotation matrices [..., 3, 3].
 
     4·q·qᵀ is linear in the rotation. Its row with the largest diagonal is a multiple of q of length ≥ 2, so that
@@ -89,29 +99,37 @@ def quaternion_from_rotation(rotation: jax.Array) -> jax.Array:
     return jnp.where(row[..., 3:] < 0, -row, row)
 
 
-def invert(transform: jax.Array) -> jax.Array:
+def invert(transform: Float[AnyArray, "*axes 3 4"]) -> Float[Array, "*axes 3 4"]:
     """Inverse [..., 3, 4] of rigid transforms [..., 3, 4]: world_from_cam from cam_from_world, and back."""
     rotation = jnp.swapaxes(transform[..., :3], -1, -2)
     return _join(rotation, -rotate(rotation, transform[..., 3]))
 
 
-def compose(a_from_b: jax.Array, b_from_c: jax.Array) -> jax.Array:
+def compose(
+    a_from_b: Float[AnyArray, "*#axes 3 4"], b_from_c: Float[AnyArray, "*#axes 3 4"]
+) -> Float[Array, "*axes 3 4"]:
     """a_from_c [..., 3, 4] from two rigid transforms [..., 3, 4]; leading axes broadcast."""
     rotation = jnp.matmul(a_from_b[..., :3], b_from_c[..., :3], precision="highest")
     return _join(rotation, transform_points(a_from_b, b_from_c[..., None, :, 3])[..., 0, :])
 
 
-def relative_to_first(cam_from_world: jax.Array) -> jax.Array:
+def relative_to_first(cam_from_world: Float[AnyArray, "*axes T 3 4"]) -> Float[Array, "*axes T 3 4"]:
     """Cameras [..., T, 3, 4] of a sequence, expressed in the frame of its first camera."""
     return compose(cam_from_world, invert(cam_from_world[..., :1, :, :]))
 
 
-def transform_points(transform: jax.Array, points: jax.Array) -> jax.Array:
+def transform_points(
+    transform: Float[AnyArray, "... 3 4"], points: Float[AnyArray, "... N 3"]
+) -> Float[Array, "... N 3"]:
     """Points [..., N, 3] moved by rigid transforms [..., 3, 4]; leading axes broadcast."""
     return rotate(transform[..., None, :, :3], points) + transform[..., None, :, 3]
 
 
-def project(points: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array) -> tuple[jax.Array, jax.Array]:
+def project(
+    points: Float[AnyArray, "... N 3"],
+    cam_from_world: Float[AnyArray, "... 3 4"],
+    intrinsics: Float[AnyArray, "... 3 3"],
+) -> tuple[Float[Array, "*axes N 2"], Float[Array, "*axes N"]]:
     """Pixels [..., N, 2] as (u, v), and depths [..., N], of world points [..., N, 3].
 
     cam_from_world [..., 3, 4], intrinsics [..., 3, 3] without skew; leading axes broadcast. Points with a depth ≤ 0
@@ -123,7 +141,9 @@ def project(points: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array)
     return in_camera[..., :2] / depth[..., None] * focal[..., None, :] + centre[..., None, :], depth
 
 
-def unproject(depth: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array) -> jax.Array:
+def unproject(
+    depth: Float[AnyArray, "*axes H W"], cam_from_world: Float[AnyArray, "..."], intrinsics: Float[AnyArray, "..."]
+) -> Float[Array, "*axes H W 3"]:
     """World points [..., H, W, 3] of depth maps [..., H, W] (z in the camera, not distance).
 
     cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels, without skew. Raises ValueError when the leading
@@ -143,7 +163,9 @@ def unproject(depth: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array
     return rotate(jnp.swapaxes(rotation, -1, -2), in_camera - translation)
 
 
-def pixel_rays(intrinsics: jax.Array, height: int, width: int) -> jax.Array:
+def pixel_rays(
+    intrinsics: Float[AnyArray, "*axes 3 3"], height: int, width: int
+) -> Float[Array, "*axes {height} {width} 3"]:
     """Directions [..., H, W, 3] in the camera, with z = 1, through every pixel (integer index) of an image."""
     grid = jnp.meshgrid(jnp.arange(width), jnp.arange(height))
     pixels = jnp.stack(grid, axis=-1).astype(intrinsics.dtype)
@@ -153,9 +175,9 @@ def pixel_rays(intrinsics: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def align(
-    source: jax.Array,
-    target: jax.Array,
-    weights: jax.Array | None = None,
+    source: Float[AnyArray, "..."],
+    target: Float[AnyArray, "..."],
+    weights: Float[AnyArray, "..."] | None = None,
     kind: Literal["similarity", "rigid", "scale"] = "similarity",
 ) -> Similarity:
     """Least-squares alignment of corresponding points (Umeyama, PAMI 1991, equations 40 to 43).
@@ -214,21 +236,21 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 1)
 
 
-def _join(rotation: jax.Array, translation: jax.Array) -> jax.Array:
+def _join(rotation: AnyArray, translation: AnyArray) -> jax.Array:
     return jnp.concatenate((rotation, translation[..., None]), axis=-1)
 
 
-def _focal_and_centre(intrinsics: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _focal_and_centre(intrinsics: AnyArray) -> tuple[AnyArray, AnyArray]:
     focal = jnp.stack((intrinsics[..., 0, 0], intrinsics[..., 1, 1]), axis=-1)
     return focal, intrinsics[..., :2, 2]
 
 
-def _intrinsics(focal_x: jax.Array, focal_y: jax.Array, width: int, height: int) -> jax.Array:
+def _intrinsics(focal_x: AnyArray, focal_y: AnyArray, width: int, height: int) -> jax.Array:
     zero, one = jnp.zeros_like(focal_x), jnp.ones_like(focal_x)
     rows = ((focal_x, zero, one * (width / 2)), (zero, focal_y, one * (height / 2)), (zero, zero, one))
     return jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def _check_shape(name: str, array: jax.Array, trailing: tuple[int, ...]) -> None:
+def _check_shape(name: str, array: AnyArray, trailing: tuple[int, ...]) -> None:
     if array.shape[-len(trailing) :] != trailing:
         raise ValueError(f"{name} must end in axes {list(trailing)}, but its shape is {list(array.shape)}")

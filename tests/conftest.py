@@ -10,9 +10,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 import pytest
+from checked import checking_shapes
 from recipe import GOLDEN, Recipe
 
-from ivggt_jax import Model, ModelConfig
+with checking_shapes():
+    from ivggt_jax import Model, ModelConfig
 from ivggt_jax.convert import from_torch
 
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".jax_cache"))

@@ -261,8 +261,8 @@ def test_cells_of_a_study(full):
     budgets = (6,) if full else config.budgets
     assert {f"{policy}, {n} frames" for policy in POLICIES for n in budgets} <= {cell.name for cell in cells}
     assert len({study._file(Path(), cell) for cell in cells}) == len(cells)
-    assert len({cell.cache for cell in cells}) == len(cells)
-    assert len(cells) == (7 if full else 2 + 14 + 9)
+    assert len({(cell.cache, cell.submaps, cell.loops) for cell in cells}) == len(cells)
+    assert len(cells) == (7 if full else 2 + 14 + 9 + 7)
 
 
 def test_no_training_has_these_seeds():

@@ -39,7 +39,7 @@ GAIN, OFFSET = 0.3, 0.1
 LEAST_SEEN = 0.1
 """Share of the keyframes' pixels that must lie in the new image."""
 LEAST_CORRELATION = 0.3
-"""Correlation of the keyframes with the image, at the pose found, below which the two do not show one scene."""
+"""Correlation of the keyframes with the image, at the pose found, below which nothing is refined."""
 LONGEST_STEP = 0.1
 """Longest step of one iteration, in radians and in mean depths."""
 
@@ -99,6 +99,8 @@ class Refined:
     """[] share of the keyframes' pixels that lie in the new image."""
     correlation: jax.Array
     """[] of their brightness there and here, at the pose returned; 0 where none is seen."""
+    detail: jax.Array
+    """[] the same of what only the sharpest level shows: two scenes with light above and floor below agree in the rest."""
 
 
 def keyframe(levels: jax.Array, depth: jax.Array, world_from_cam: jax.Array, mask: jax.Array | None = None) -> Keyframe:
@@ -162,6 +164,7 @@ def refine(
         after=after.residual,
         seen=pick(after.seen, before.seen),
         correlation=pick(after.correlation, before.correlation),
+        detail=pick(after.detail, before.detail),
     )
 
 
@@ -172,6 +175,7 @@ class _Look:
     residual: jax.Array
     seen: jax.Array
     correlation: jax.Array
+    detail: jax.Array
 
 
 class _Projection(NamedTuple):
@@ -219,21 +223,12 @@ class _Problem:
 
     def look(self, pose: jax.Array, stretch: jax.Array) -> _Look:
         """What the sharpest level says of a pose and a focal length, with the gain and offset that fit best."""
-        _, _, _, seen, here = self._project(-1, pose, stretch)
-        there = self.keyframes.brightness[:, -1]
-        count = jnp.maximum(jnp.sum(seen, axis=-1, keepdims=True), 1)
-        here, there = (
-            jnp.where(seen, x - jnp.sum(jnp.where(seen, x, 0), axis=-1, keepdims=True) / count, 0)
-            for x in (here, there)
-        )
-        product, square = (jnp.sum(x * there, axis=-1, keepdims=True) for x in (here, there))
-        difference = jnp.abs(here - product / jnp.maximum(square, 1e-9) * there)
-        spread = jnp.sqrt(jnp.maximum(jnp.sum(here**2) * jnp.sum(square), 1e-12))
-        return _Look(
-            residual=jnp.sum(jnp.minimum(difference, 0.1)) / jnp.maximum(jnp.sum(seen), 1),
-            seen=jnp.sum(seen) / jnp.maximum(jnp.sum(self.known), 1),
-            correlation=jnp.sum(product) / spread,
-        )
+        sharp, blurred = self._project(-1, pose, stretch), self._project(0, pose, stretch)
+        there = self.keyframes.brightness
+        seen = sharp.seen & blurred.seen
+        residual, correlation = _match(sharp.brightness, there[:, -1], seen)
+        _, detail = _match(sharp.brightness - blurred.brightness, there[:, -1] - there[:, 0], seen)
+        return _Look(residual, jnp.sum(seen) / jnp.maximum(jnp.sum(self.known), 1), correlation, detail)
 
     def _project(self, level: int | jax.Array, pose: jax.Array, stretch: jax.Array) -> _Projection:
         focal, keys = self.focal.length * jnp.exp(stretch), self.keyframes
@@ -301,6 +296,18 @@ class _Problem:
         axis = jnp.stack((turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1])) / 2
         shift = rotate(pose[:, :3].T, pose[:, 3] - self.guess[:, 3]) / self.unit
         return jnp.concatenate((axis, shift, stretch[None]))
+
+
+def _match(here: jax.Array, there: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of brightness [R,N] here and in R keyframes, after gain and offset: mean absolute difference, cut at 0.1; correlation."""
+    count = jnp.maximum(jnp.sum(seen, axis=-1, keepdims=True), 1)
+    here, there = (
+        jnp.where(seen, x - jnp.sum(jnp.where(seen, x, 0), axis=-1, keepdims=True) / count, 0) for x in (here, there)
+    )
+    product, square = (jnp.sum(x * there, axis=-1, keepdims=True) for x in (here, there))
+    difference = jnp.abs(here - product / jnp.maximum(square, 1e-9) * there)
+    spread = jnp.sqrt(jnp.maximum(jnp.sum(here**2) * jnp.sum(square), 1e-12))
+    return jnp.sum(jnp.minimum(difference, 0.1)) / jnp.maximum(jnp.sum(seen), 1), jnp.sum(product) / spread
 
 
 def _centre(levels: jax.Array) -> jax.Array:

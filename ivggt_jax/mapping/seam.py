@@ -49,6 +49,7 @@ class Seam:
         later = replace(self, age=self.age + 1)
         points = geometry.unproject(depth, geometry.invert(world_from_cam), intrinsics)
         pixels, distance = geometry.project(points, geometry.invert(self.world_from_anchor), intrinsics)
-        step = sample(self.step, pixels)
+        corner = jnp.asarray(self.step.shape[::-1], jnp.float32) - 1
+        step = sample(self.step, jnp.clip(pixels, 0, corner))  # what the anchor did not see goes on from its edge
         share = jnp.maximum(1 - later.age / FADE, 0)
         return depth * jnp.exp(share * jnp.where(jnp.isfinite(step) & (distance > 0), step, 0)), later

@@ -39,8 +39,6 @@ class MapState:
     """[B] float32: ... and the spread of the logarithm of the ratio of depths there."""
     sharpness: jax.Array
     """[B] float32: running mean of the sharpness of frames that show something."""
-    agreement: jax.Array
-    """[B] float32: correlation with the keyframes of the last frame that belonged to them; 0 before there is one."""
     lost: jax.Array
     """[B] int32: frames on end that do not belong to the keyframes."""
     keyframes: Keyframe
@@ -67,7 +65,6 @@ class MapState:
             link_share=jnp.zeros(batch, jnp.float32),
             link_spread=jnp.zeros(batch, jnp.float32),
             sharpness=jnp.zeros(batch, jnp.float32),
-            agreement=jnp.zeros(batch, jnp.float32),
             keyframes=empty_keyframes((batch, config.keyframes), height, width),
             valid=jnp.zeros((batch, config.keyframes), bool),
             seam=Seam.none(batch, height, width),
@@ -95,6 +92,6 @@ class MapRecord:
     refined: jax.Array
     """[…] bool: the pose is a refined one."""
     agreement: jax.Array
-    """[…] float32: correlation of the image with the keyframes, put where depth and pose say; 0 where none is seen."""
+    """[…] float32: correlation of the image's details with the keyframes', put where depth and pose say; 0 where none is seen."""
     token: jax.Array
     """[…,2·width] float32: the camera token of the newest submap, by which places are told apart."""

@@ -16,7 +16,7 @@ from ivggt_jax import geometry
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.link import link
 from ivggt_jax.mapping.pyramid import sharpness
-from ivggt_jax.mapping.refinement import LEAST_CORRELATION, keyframe, refine
+from ivggt_jax.mapping.refinement import LEAST_CORRELATION, Refined, keyframe, refine
 from ivggt_jax.mapping.seam import Seam
 from ivggt_jax.mapping.state import MapRecord, MapState
 from ivggt_jax.model.vggt import Predictions
@@ -24,8 +24,9 @@ from ivggt_jax.transforms import Similarity, multiply, rotate
 
 CLEAR, BLANK = 0.5, 0.05
 """Shares of the usual sharpness: from the first on a frame makes an anchor, below the second it shows nothing."""
-STRANGE = 0.6
-"""Share of the last frame's correlation with the keyframes below which a frame does not belong to them: it falls at once."""
+LEAST_DETAIL = 0.2
+"""Correlation of the details of a clear image with the keyframes' below which it shows another scene. Of frames of other
+rooms, and of mirrored ones, 99 % were below it on the walks that it was chosen on; the next frames of a walk never."""
 PATIENCE = 4
 """So many frames on end that do not belong to the keyframes are a break, such as a cut in the video: the next part of
 the map begins."""
@@ -80,20 +81,21 @@ def _place(
     cam_from_model, intrinsics = geometry.cameras_from_pose(seen.pose_encoding, *seen.depth.shape)
     model_from_cam = geometry.invert(cam_from_model)
     world_from_cam = position.world_from_model.poses(model_from_cam)
-    refined, agreement = jnp.zeros((), bool), jnp.zeros(())
+    found = None
     if config.refine:
         belief = position.focal.after(intrinsics)
         found = refine(position.keyframes, position.valid, levels, belief, world_from_cam)
-        world_from_cam, refined, agreement = found.world_from_cam, found.accepted, found.correlation
+        world_from_cam = found.world_from_cam
         position = replace(position, focal=found.focal)
         intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
     world_from_model = _putting(model_from_cam, world_from_cam, position.world_from_model.scale)
     depth, seam = position.seam.close(world_from_model.scale * seen.depth, world_from_cam, intrinsics)
-    position = _remember(config, position, levels, depth, world_from_cam, agreement)
+    position = _remember(config, position, levels, depth, world_from_cam, found)
     record = MapRecord(
         submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
         anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
-        refined=refined, agreement=agreement, token=jnp.zeros(()),
+        refined=found.accepted if found else jnp.zeros((), bool), agreement=found.detail if found else jnp.zeros(()),
+        token=jnp.zeros(()),
     )  # fmt: skip
     moved = replace(
         seen,
@@ -118,15 +120,16 @@ def _remember(
     levels: jax.Array,
     depth: jax.Array,
     world_from_cam: jax.Array,
-    agreement: jax.Array,
+    found: Refined | None,
 ) -> MapState:
     """The frame among the keyframes, if it is one, and in what is known of the stream's images."""
     sharp = sharpness(levels)
     first, shows = position.frame == 0, sharp > BLANK * position.sharpness
     usual = jnp.where(first, sharp, position.sharpness + jnp.where(shows, 0.1 * (sharp - position.sharpness), 0))
-    some = jnp.any(position.valid) & config.refine
-    strange = some & (agreement < jnp.maximum(LEAST_CORRELATION, STRANGE * position.agreement))
-    last_agreement = jnp.where(some & ~strange, agreement, position.agreement)
+    strange = jnp.zeros((), bool)
+    if found is not None:
+        other = (sharp >= CLEAR * usual) & (found.detail < LEAST_DETAIL)
+        strange = jnp.any(position.valid) & ((found.correlation < LEAST_CORRELATION) | other)
     lost = jnp.where(strange & shows, position.lost + 1, 0)
     slot = position.frame // config.keyframe_every % config.keyframes
     # A strange frame is no keyframe: the next ones would agree with it, and a cut in the video would go unnoticed.
@@ -137,7 +140,7 @@ def _remember(
         lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
     )
     valid = position.valid | chosen
-    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, agreement=last_agreement, lost=lost)
+    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, lost=lost)
 
 
 def _anchor(
@@ -166,7 +169,7 @@ def _anchor(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
         part=position.part + broken, lost=jnp.zeros_like(position.lost), seam=seam, alive=alive,
         link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
-        valid=jnp.where(broken, False, position.valid), agreement=jnp.where(broken, 0, position.agreement),
+        valid=jnp.where(broken, False, position.valid),
     )  # fmt: skip
 
 

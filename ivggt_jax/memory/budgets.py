@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Int
 
 
 def layer_capacity(total: int, layers: int, factor: float | None, temperature: float) -> int:
@@ -17,7 +18,7 @@ def layer_capacity(total: int, layers: int, factor: float | None, temperature: f
     return math.ceil(total / (1 + (layers - 1) * math.exp(-1 / temperature)))
 
 
-def adaptive_total(scores: jax.Array, least: int, most: int) -> jax.Array:
+def adaptive_total(scores: Float[Array, "batch layer"], least: int, most: int) -> Float[Array, " batch"]:
     """Total budget [batch] float32 from scores [batch,layer]: `most` where nothing repeats, `least` where all does.
 
     The scores' mean says how much of what is kept and of the newest frame is redundant; a stream that sees little new
@@ -27,8 +28,8 @@ def adaptive_total(scores: jax.Array, least: int, most: int) -> jax.Array:
 
 
 def layer_budgets(
-    scores: jax.Array, total: int | jax.Array, temperature: float, least: int, most: int
-) -> tuple[jax.Array, jax.Array]:
+    scores: Float[Array, "batch layer"], total: int | Float[Array, " batch"], temperature: float, least: int, most: int
+) -> tuple[Int[Array, "batch layer"], Int[Array, " batch"]]:
     """Budgets floor(total · softmax((1 − score)/τ)), int32 [batch,layer], from scores [batch,layer].
 
     Scores are cut to [0,1], which those of `diversity` never leave; NaN, of a broken stream, counts as 0. `total` is a
@@ -46,11 +47,17 @@ def layer_budgets(
     return jnp.floor(jnp.where(clipped[:, None] > 0, limited, shares)).astype(jnp.int32), clipped
 
 
-def _usable(scores: jax.Array) -> jax.Array:
+def _usable(scores: Float[Array, "batch layer"]) -> Float[Array, "batch layer"]:
     return jnp.clip(jnp.nan_to_num(scores.astype(jnp.float32)), 0, 1)
 
 
-def _share_within(shares: jax.Array, weights: jax.Array, total: jax.Array, least: int, most: int) -> jax.Array:
+def _share_within(
+    shares: Float[Array, "batch layer"],
+    weights: Float[Array, "batch layer"],
+    total: Float[Array, "any 1"],
+    least: int,
+    most: int,
+) -> Float[Array, "batch layer"]:
     """Shares of `total` [batch,1] in proportion to `weights` but within [least, most].
 
     Fix the violations, share the rest, and again. Fixing only the side whose violations weigh more makes it exact;

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Float, Float32, Int, Int8
 
 from ivggt_jax.kernels import platform
 from ivggt_jax.memory.largest import largest, places
@@ -48,20 +49,26 @@ class KVCache:
             scales=(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)) if quantised else None,
         )
 
-    def layer_keys(self, layer: jax.Array) -> jax.Array:
+    def layer_keys(self, layer: Int[Array, ""]) -> Float[Array, "batch slot head head_dim"]:
         """Keys [batch, slot, head, head_dim] of one layer, int8 ones as float32."""
         keys = self.keys[layer]
         return keys if self.scales is None else keys * self.scales[0][layer][..., None]
 
 
-def quantise(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def quantise(x: Float[Array, "*axes head_dim"]) -> tuple[Int8[Array, "*axes head_dim"], Float32[Array, "*axes"]]:
     """int8 of [...,head_dim], and the float32 scale [...] of each vector, so that its largest entry is ±127."""
     x = x.astype(jnp.float32)
     scale = jnp.abs(x).max(-1) / 127
     return jnp.round(x / jnp.maximum(scale, 1e-30)[..., None]).astype(jnp.int8), scale
 
 
-def append(cache: KVCache, layer: jax.Array, keys: jax.Array, values: jax.Array, origin: jax.Array) -> KVCache:
+def append(
+    cache: KVCache,
+    layer: Int[Array, ""],
+    keys: Float[Array, "batch token head head_dim"],
+    values: Float[Array, "batch token head head_dim"],
+    origin: Int[Array, "batch token"],
+) -> KVCache:
     """Put new tokens behind the live ones of one layer: keys, values [batch,token,head,head_dim], origin [batch,token].
 
     The buffers must have room: `length + tokens` slots.
@@ -88,7 +95,14 @@ def append(cache: KVCache, layer: jax.Array, keys: jax.Array, values: jax.Array,
     )
 
 
-def drop(cache: KVCache, layer: jax.Array, redundancy: jax.Array, budget: jax.Array, anchor: int, most: int) -> KVCache:
+def drop(
+    cache: KVCache,
+    layer: Int[Array, ""],
+    redundancy: Float[Array, "batch head slot"],
+    budget: Int[Array, " batch"],
+    anchor: int,
+    most: int,
+) -> KVCache:
     """Bring one layer down to `budget` [batch] tokens: in every head those of highest `redundancy` [batch,head,slot] go.
 
     Of equally redundant tokens the lowest slot goes first; the first `anchor` stay, and what is −∞ goes last. Victims go
@@ -130,8 +144,12 @@ def drop(cache: KVCache, layer: jax.Array, redundancy: jax.Array, budget: jax.Ar
 
 
 def _plan_moves(
-    redundancy: jax.Array, length: jax.Array, target: jax.Array, anchor: int, most: int
-) -> tuple[jax.Array, jax.Array]:
+    redundancy: Float[Array, "batch head slot"],
+    length: Int[Array, " batch"],
+    target: Int[Array, " batch"],
+    anchor: int,
+    most: int,
+) -> tuple[Int[Array, "batch head most"], Int[Array, "batch head most"]]:
     """Which survivors move where when the `length − target` most redundant candidates go.
 
     Holes are the victims' slots in [anchor, target), movers the survivors in [target, length): equally many in each

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.kernels import can_read
@@ -34,7 +35,9 @@ class Eviction:
     newest: jax.Array
     """[batch] int32: number of the stream's newest frame, from 0."""
 
-    def evict(self, cache: KVCache, layer: jax.Array, budget: jax.Array, score: jax.Array) -> tuple[KVCache, jax.Array]:
+    def evict(
+        self, cache: KVCache, layer: Int[Array, ""], budget: Int[Array, " batch"], score: Float[Array, " batch"]
+    ) -> tuple[KVCache, Float[Array, " batch"]]:
         """Bring one layer down to `budget` [batch] tokens by dropping, in every head, the most redundant candidates.
 
         Candidates are all live tokens but the first frame's, where that is an anchor, and the protected ones; `budget`
@@ -65,11 +68,17 @@ class Eviction:
         # A scalar predicate: streams that are all within their budget cost nothing here.
         return lax.cond(jnp.any(over), down, lambda cache: (cache, score), cache)
 
-    def origin(self, cache: KVCache, layer: jax.Array) -> Origin:
+    def origin(self, cache: KVCache, layer: Int[Array, ""]) -> Origin:
         """Where the tokens of a layer come from."""
         return Origin(cache.origin[layer], self.newest, self.tokens, self.special_tokens)
 
-    def redundancy(self, cache: KVCache, layer: jax.Array, live: jax.Array, candidates: jax.Array) -> jax.Array:
+    def redundancy(
+        self,
+        cache: KVCache,
+        layer: Int[Array, ""],
+        live: Bool[Array, "batch slot"],
+        candidates: Bool[Array, "batch head slot"],
+    ) -> Float[Array, "batch head slot"]:
         """What the policy says of a layer, float32 [batch,head,slot], for live [batch,slot] and candidates [batch,head,slot].
 
         Raises ValueError when it says it in another shape.
@@ -88,7 +97,9 @@ class Eviction:
         return redundancy.astype(jnp.float32)
 
 
-def protected(origin: Origin, budget: jax.Array, anchors: int, special: bool) -> jax.Array:
+def protected(
+    origin: Origin, budget: Int[Array, " batch"], anchors: int, special: bool
+) -> Bool[Array, "batch head slot"]:
     """Bool [batch,head,slot]: tokens of anchor frames, and with `special` camera and register tokens of recent frames.
 
     `budget` [batch] is that of the layer at hand; `anchors` counts the first frame, which is protected in any case. Camera
@@ -105,7 +116,7 @@ def protected(origin: Origin, budget: jax.Array, anchors: int, special: bool) ->
     return kept.transpose(0, 2, 1)
 
 
-def anchor_stride(frame: jax.Array, anchors: int) -> jax.Array:
+def anchor_stride(frame: Int[Array, " batch"], anchors: int) -> Int[Array, " batch"]:
     """Anchors are the frames 0, s, 2s, … with this s, int32 [batch]: the least power of 2 for at most `anchors` of them.
 
     When the stream outgrows them every second one is let go and s doubles. So they are spread evenly over the stream so

@@ -3,9 +3,9 @@
 A number's place in the order is a function of its bits, so the k-th largest is found digit by digit, exactly.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float32, Int, UInt32
 
 DIGIT = 4
 """Bits found in a pass over the numbers, which counts how many have each digit."""
@@ -15,7 +15,7 @@ BLOCK = 512
 """Marks whose running count one product with a triangle of ones gives."""
 
 
-def largest(numbers: jax.Array, count: jax.Array) -> jax.Array:
+def largest(numbers: Float32[Array, "*rows N"], count: Int[Array, "*rows"]) -> Bool[Array, "*rows N"]:
     """Marks, bool [...,N], the `count` [...] largest of float32 numbers [...,N]; of equal ones those that come first.
 
     In `lax.top_k`'s order: −NaN, −∞, …, −0, 0, …, ∞, NaN.
@@ -32,7 +32,7 @@ def largest(numbers: jax.Array, count: jax.Array) -> jax.Array:
     return (order > least[..., None]) | (equal & (running_count(equal) <= room[..., None]))
 
 
-def places(marks: jax.Array, most: int) -> jax.Array:
+def places(marks: Bool[Array, "*rows N"], most: int) -> Int[Array, "*rows most"]:
     """Where the marks [...,N] are: int32 [...,most], ascending, the first `most` of them, padded with N."""
     width = marks.shape[-1]
     rows = marks.reshape(-1, width)
@@ -42,7 +42,7 @@ def places(marks: jax.Array, most: int) -> jax.Array:
     return found.reshape(*marks.shape[:-1], most)
 
 
-def running_count(marks: jax.Array) -> jax.Array:
+def running_count(marks: Bool[Array, "*rows N"]) -> Int[Array, "*rows N"]:
     """How many of the marks [...,N] there are up to each, itself included, int32 [...,N]."""
     width = marks.shape[-1]
     blocks = jnp.pad(marks, [(0, 0)] * (marks.ndim - 1) + [(0, -width % BLOCK)])
@@ -54,7 +54,7 @@ def running_count(marks: jax.Array) -> jax.Array:
     return (within + before[..., None]).reshape(*marks.shape[:-1], -1)[..., :width]
 
 
-def _reaching(numbers: jax.Array) -> jax.Array:
+def _reaching(numbers: UInt32[Array, "*rows N"]) -> Int[Array, "*rows 16"]:
     """How many of uint32 [...,N] are in d…15, for each digit d: int32 [...,16]. Padding adds to the first."""
     blocks = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, -numbers.shape[-1] % COUNTED)])
     blocks = blocks.reshape(*numbers.shape[:-1], 1, -1, COUNTED)
@@ -67,7 +67,7 @@ def _reaching(numbers: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(counted[..., None], counts[..., None, :, :, :], 0), axis=(-3, -2, -1))
 
 
-def _order(numbers: jax.Array) -> jax.Array:
+def _order(numbers: Float32[Array, "*rows N"]) -> UInt32[Array, "*rows N"]:
     """uint32 [...,N] in the order of float32 numbers."""
     bits = lax.bitcast_convert_type(numbers, jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
 
 
 def period(tokens: int) -> int:
@@ -11,7 +12,7 @@ def period(tokens: int) -> int:
     return 1 << ((2**31 - 1) // tokens).bit_length() - 1
 
 
-def number_tokens(first: jax.Array, frames: int, tokens: int) -> jax.Array:
+def number_tokens(first: Int[Array, " batch"], frames: int, tokens: int) -> Int[Array, "batch {frames}*{tokens}"]:
     """Numbers [batch,frames·tokens] of the tokens of `frames` frames from number `first` [batch] on.
 
     frame · tokens + token, with frames counted modulo `period`.
@@ -21,7 +22,7 @@ def number_tokens(first: jax.Array, frames: int, tokens: int) -> jax.Array:
     return numbers.reshape(first.shape[0], frames * tokens)
 
 
-def places_after(numbers: jax.Array, first: jax.Array, tokens: int) -> jax.Array:
+def places_after(numbers: Int[Array, "..."], first: Int[Array, "..."], tokens: int) -> Int[Array, "..."]:
     """How many tokens after the one with number `first` those with `numbers` came, where that is less than a period."""
     return (numbers - first) % (period(tokens) * tokens)
 
@@ -40,7 +41,7 @@ class Origin:
     """Camera and register tokens, the first of a frame."""
 
     @property
-    def frame(self) -> jax.Array:
+    def frame(self) -> Int[Array, "batch slot head"]:
         """int32: the frame's number in its stream, from 0. One older than a `period` seems younger, by periods.
 
         At 518×392 that is a million frames, ten hours of 30 a second.
@@ -49,11 +50,11 @@ class Origin:
         return newest - (newest - self.number // self.tokens) % period(self.tokens)
 
     @property
-    def token(self) -> jax.Array:
+    def token(self) -> Int[Array, "batch slot head"]:
         """int32: the place in the frame; camera, registers, then patches row by row."""
         return self.number % self.tokens
 
     @property
-    def special(self) -> jax.Array:
+    def special(self) -> Bool[Array, "batch slot head"]:
         """bool: camera and register tokens."""
         return self.token < self.special_tokens

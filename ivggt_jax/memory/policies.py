@@ -12,11 +12,18 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from ivggt_jax.kernels import platform
 from ivggt_jax.memory.origin import Origin
 
-Policy = Callable[[jax.Array, jax.Array, jax.Array, Origin, Any], jax.Array]
+Keys = Float[Array, "batch slot head head_dim"]
+Live = Bool[Array, "batch slot"]
+Candidates = Bool[Array, "batch head slot"]
+Numbers = Float[Array, "batch slot head"]
+Redundancy = Float[Array, "batch head slot"]
+
+Policy = Callable[[Keys, Live, Candidates, Origin, Any], Redundancy]
 """(keys [batch,slot,head,head_dim], live [batch,slot], candidates [batch,head,slot], origin, extra) → redundancy
 [batch,head,slot] float32. What it says of slots that are no candidates is ignored, and what those hold may be NaN.
 `extra` is the number kept with every token, float32 [batch,slot,head], or None for a policy that asked for none."""
@@ -43,15 +50,13 @@ class Storing:
             )
 
     def __call__(
-        self, keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: jax.Array | None
-    ) -> jax.Array:
+        self, keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Numbers | None
+    ) -> Redundancy:
         """The redundancy."""
         return self.redundancy(keys, live, candidates, origin, extra)
 
 
-def diversity(
-    keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Any = None, extra: Any = None
-) -> jax.Array:
+def diversity(keys: Keys, live: Live, candidates: Candidates, origin: Any = None, extra: Any = None) -> Redundancy:
     """Cosine between a key and the mean of all candidates' normalised keys, per head (InfiniteVGGT, §3.2).
 
     Tokens close to the mean say what many others say. Float32 whatever the cache holds; no normalised copy of the keys.
@@ -72,12 +77,12 @@ def diversity(
     return jax.vmap(one_head, in_axes=(2, 1), out_axes=1)(keys, candidates)
 
 
-def segment(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
+def segment(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Any) -> Redundancy:
     """Age over the stream's: only the last frames stay (the recurrence of Transformer-XL, arXiv 1901.02860)."""
     return _relative_age(origin).transpose(0, 2, 1)
 
 
-def local_global(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
+def local_global(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Any) -> Redundancy:
     """A window of recent frames, and a longer one of camera and register tokens (Longformer, arXiv 2004.05150).
 
     Special tokens age slower by as much as they are fewer: each window takes about half of the slots, so neither crowds
@@ -88,13 +93,13 @@ def local_global(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin
     return jnp.where(origin.special, age * slower, age).transpose(0, 2, 1)
 
 
-def random(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
+def random(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Any) -> Redundancy:
     """Uniform numbers, others for every frame; a function of the frame's number alone, so runs repeat exactly."""
     drawn = jax.vmap(lambda frame: jax.random.fold_in(jax.random.key(0), frame))(origin.newest)
     return jax.vmap(lambda key: jax.random.uniform(key, candidates.shape[1:]))(drawn)
 
 
-def frame(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: Any) -> jax.Array:
+def frame(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Any) -> Redundancy:
     """Whole frames: the mean `diversity` redundancy of a frame's candidates, per head.
 
     Frames far from the others stay (after FrameVGGT, arXiv 2603.07690, which keeps complementary frames).
@@ -104,12 +109,12 @@ def frame(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origi
     return by_head(diversity(keys, live, candidates), frames, candidates)
 
 
-def residual(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: jax.Array) -> jax.Array:
+def residual(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Numbers) -> Redundancy:
     """1 / (1 + change): tokens that the MLP hardly changed go first (after OVGGT, arXiv 2603.05959). New ones stay."""
     return _falling(extra)
 
 
-def attention(keys: jax.Array, live: jax.Array, candidates: jax.Array, origin: Origin, extra: jax.Array) -> jax.Array:
+def attention(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Numbers) -> Redundancy:
     """1 / (1 + mass): tokens that received least attention so far go first (H2O, arXiv 2306.14048). New ones stay.
 
     For study: weighing every token costs as much as attention itself.

@@ -1,10 +1,11 @@
 """The camera head's cache: a ring over frames, the first frame pinned, an entry per trunk layer and iteration."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from ivggt_jax.kernels.attention import attend_once
 
@@ -26,7 +27,7 @@ class CameraRing:
         return cls(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
-def ring_slot(frame: jax.Array, frames: int) -> jax.Array:
+def ring_slot(frame: Int[Array, "*batch"], frames: int) -> Int[Array, "*batch"]:
     """Where a frame goes: 0 for the first, then round the others."""
     return jnp.where(frame == 0, 0, 1 + (frame - 1) % (frames - 1))
 
@@ -43,7 +44,13 @@ class CameraMemory:
     """`reference`: an iteration sees all of earlier frames and those of this frame so far; `per_iteration`: the same one
     of earlier frames and of this one."""
 
-    def attend(self, layer: jax.Array, query: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Self]:
+    def attend(
+        self,
+        layer: Int[Array, ""],
+        query: Float[Array, "batch 1 head head_dim"],
+        keys: Float[Array, "batch 1 head head_dim"],
+        values: Float[Array, "batch 1 head head_dim"],
+    ) -> tuple[Float[Array, "batch 1 head head_dim"], "CameraMemory"]:
         """Store keys and values [batch,1,head,head_dim] of layer iteration · layers + l, and attend to what it may see."""
         layers, batch, frames, iterations, heads, head_dim = self.ring.keys.shape
         iteration, layer = layer // layers, layer % layers

@@ -6,13 +6,18 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.origin import places_after
 
 
 def add_attention(
-    cache: KVCache, layer: jax.Array, query: jax.Array, length: jax.Array, where: jax.Array | None = None
+    cache: KVCache,
+    layer: Int[Array, ""],
+    query: Float[Array, "batch token head head_dim"],
+    length: Int[Array, " batch"],
+    where: Bool[Array, " batch"] | None = None,
 ) -> KVCache:
     """The cache with the attention that the first `length` [batch] tokens of a layer received from a query added.
 
@@ -27,7 +32,11 @@ def add_attention(
     return replace(cache, extra=cache.extra.at[layer].set(extra))
 
 
-def attention_received(query: jax.Array, keys: jax.Array, live: jax.Array) -> jax.Array:
+def attention_received(
+    query: Float[Array, "batch token head head_dim"],
+    keys: Float[Array, "batch slot head head_dim"],
+    live: Bool[Array, "batch slot"],
+) -> Float[Array, "batch slot head"]:
     """Float32 [batch,slot,head]: attention weights on keys [batch,slot,head,head_dim], summed over all queries.
 
     `live` [batch,slot]. One head after the other, so that no more than [token,slot] weights exist at a time.
@@ -45,7 +54,12 @@ def attention_received(query: jax.Array, keys: jax.Array, live: jax.Array) -> ja
 
 
 def store_residual(
-    cache: KVCache, layer: jax.Array, tokens: jax.Array, change: jax.Array, first: jax.Array, frames: int
+    cache: KVCache,
+    layer: Int[Array, ""],
+    tokens: Float[Array, "batch token width"],
+    change: Float[Array, "batch token width"],
+    first: Int[Array, " batch"],
+    frames: int,
 ) -> KVCache:
     """The cache with the relative change ‖change‖/‖tokens‖ of the newest tokens, wherever eviction put them.
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.attention import attend_layer
@@ -32,7 +32,13 @@ class TokenMemory:
     """[batch] bool: streams that take part, None for all. The others neither see nor remember the frames: what they
     attend to means nothing, and only slots behind their live tokens are written."""
 
-    def attend(self, layer: jax.Array, query: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Self]:
+    def attend(
+        self,
+        layer: Int[Array, ""],
+        query: Float[Array, "frame token head head_dim"],
+        keys: Float[Array, "frame token head head_dim"],
+        values: Float[Array, "frame token head head_dim"],
+    ) -> tuple[Float[Array, "frame token head head_dim"], "TokenMemory"]:
         """Add keys and values [batch·S,P,head,head_dim] to a layer, and let each frame see itself and what lies before it.
 
         Before or after that, as configured, the layer is brought down to its budget, if it is not to wait for the others.
@@ -60,7 +66,9 @@ class TokenMemory:
             memory = replace(memory, cache=replace(memory.cache, length=memory.cache.length.at[layer].set(length)))
         return jnp.stack(attended, axis=1).reshape(batch * frames, tokens, *keys.shape[2:]), memory
 
-    def note(self, layer: jax.Array, x: jax.Array, change: jax.Array) -> Self:
+    def note(
+        self, layer: Int[Array, ""], x: Float[Array, "frame token width"], change: Float[Array, "frame token width"]
+    ) -> "TokenMemory":
         """Keep what a policy asks of the MLP's `change` to tokens `x`, both [batch·S,P,width]."""
         if self._stored != "residual":
             return self
@@ -69,7 +77,7 @@ class TokenMemory:
         frames = count // self.eviction.tokens
         return replace(self, cache=store_residual(self.cache, layer, x, change, self.numbers[:, 0], frames))
 
-    def settle(self) -> Self:
+    def settle(self) -> "TokenMemory":
         """The memory within its budgets, when all layers have attended: what could wait until then is done now.
 
         All layers are brought down at once, as if they were so many streams of one layer: nothing of this depends on others.
@@ -104,7 +112,7 @@ class TokenMemory:
     def _stored(self) -> str | None:
         return None if self.budgets is None else stored_number(find_policy(self.eviction.config.policy))
 
-    def _within_budget(self, layer: jax.Array, after: Sequence[jax.Array] = ()) -> Self:
+    def _within_budget(self, layer: Int[Array, ""], after: Sequence[jax.Array] = ()) -> "TokenMemory":
         """The memory with one layer brought down to its budget, once the arrays `after` are computed."""
         if self.budgets is None:
             return self

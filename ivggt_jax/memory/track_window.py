@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from ivggt_jax.memory.ring import ring_slot
 
@@ -25,7 +26,9 @@ class TrackWindow:
     """[B,N,2] float32, pixels of the query frame."""
 
     @classmethod
-    def empty(cls, query_points: jax.Array, frames: int, height: int, width: int, features: int) -> "TrackWindow":
+    def empty(
+        cls, query_points: Float[Array, "batch N 2"], frames: int, height: int, width: int, features: int
+    ) -> "TrackWindow":
         """A window of `frames` feature maps height×width that holds none, for queries [B,N,2]."""
         batch, points, _ = query_points.shape
         return cls(
@@ -34,15 +37,15 @@ class TrackWindow:
             query_points=query_points,
         )
 
-    def slot(self, frame: jax.Array) -> jax.Array:
+    def slot(self, frame: Int[Array, " batch"]) -> Int[Array, " batch"]:
         """[B] int32: where the frame is."""
         return ring_slot(frame, self.maps.shape[1])
 
-    def live(self, frame: jax.Array) -> jax.Array:
+    def live(self, frame: Int[Array, " batch"]) -> Bool[Array, "batch W"]:
         """Bool [B,W]: the slots that hold a frame of this stream; what the others hold must not be looked at."""
         return jnp.arange(self.maps.shape[1]) <= frame[:, None]
 
-    def push(self, frame: jax.Array, feature_map: jax.Array) -> "TrackWindow":
+    def push(self, frame: Int[Array, " batch"], feature_map: Float[Array, "batch h w features"]) -> "TrackWindow":
         """The window with the frame's map [B,h,w,features] in its slot, its points where the previous frame's are."""
         entry, slot = jnp.arange(frame.shape[0]), self.slot(frame)
         previous = self.coordinates[entry, self.slot(frame - 1)]
@@ -52,7 +55,7 @@ class TrackWindow:
             coordinates=self.coordinates.at[entry, slot].set(previous),
         )
 
-    def start(self, frame: jax.Array) -> jax.Array:
+    def start(self, frame: Int[Array, " batch"]) -> Float[Array, "batch W N 2"]:
         """[B,W,N,2]: where the tracker starts from, once the frame was pushed.
 
         At the queries until a frame has left the window, as in a clip; then at the coordinates found last.
@@ -60,6 +63,6 @@ class TrackWindow:
         whole = (frame < self.maps.shape[1])[:, None, None, None]
         return jnp.where(whole, self.query_points[:, None], self.coordinates)
 
-    def store(self, tracks: jax.Array) -> "TrackWindow":
+    def store(self, tracks: Float[Array, "batch W N 2"]) -> "TrackWindow":
         """The window with the tracker's coordinates [B,W,N,2] of all its frames."""
         return replace(self, coordinates=tracks)

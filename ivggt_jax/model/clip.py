@@ -1,7 +1,7 @@
 """The seam between the network and what its blocks attend to: a clip's other frames here, a stream's past elsewhere."""
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
 
 import jax
 
@@ -11,6 +11,7 @@ ClipMode = Literal["offline", "causal"]
 """Whether a frame of a clip sees all frames, or itself and earlier ones only."""
 
 
+@runtime_checkable
 class Memory(Protocol):
     """What attention across frames reads and writes: a pytree that goes from layer to layer.
 
@@ -24,6 +25,7 @@ class Memory(Protocol):
         """
 
 
+@runtime_checkable
 class TokenMemory(Memory, Protocol):
     """A memory of the aggregator's tokens, which may also look at what becomes of them."""
 

@@ -1,7 +1,7 @@
 """`jax.jit` that type checkers see through: the function keeps its signature."""
 
 from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 
@@ -10,6 +10,7 @@ Returned = TypeVar("Returned")
 Returned_co = TypeVar("Returned_co", covariant=True)
 
 
+@runtime_checkable
 class Compiled(Protocol[Parameters, Returned_co]):
     """A function that is compiled when it is first called, for each kind of arguments."""
 
