@@ -31,7 +31,9 @@ LIMITS = Limits(age=60.0, silence=20.0, rate=10_000.0, frame_pixels=100_000, mes
 HELLO = {"type": "hello", "version": 1}
 
 
-def service(model: Model, clients: int = 3, limits: Limits = LIMITS, token: str | None = None, **options: Any) -> Service:
+def service(
+    model: Model, clients: int = 3, limits: Limits = LIMITS, token: str | None = None, **options: Any
+) -> Service:
     options = {"heads": ("camera", "depth"), **options}
     state = init_stream(model, CACHE, height=HEIGHT, width=WIDTH, batch=clients, **options)
     return Service(model, state, limits, token)

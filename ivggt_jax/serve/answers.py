@@ -43,13 +43,15 @@ def result(taken: Taken, hello: Hello) -> dict[str, Any]:
     """A frame's camera, and what the client asked for."""
     waiting, fit = taken.waiting, taken.waiting.frame.fit
     found = make_result(waiting.frame, taken.predictions, "points" in hello.want)
+    with np.errstate(invalid="ignore"):  # a field of view of zero is an infinite focal length
+        intrinsics = found.original_intrinsics
     message: dict[str, Any] = {
         "type": "result",
         "id": waiting.id,
         "timestamp": waiting.frame.timestamp,
         "number": taken.number,
-        "cam_from_world": found.cam_from_world.tolist(),
-        "intrinsics": found.original_intrinsics.tolist(),
+        "cam_from_world": _rows(found.cam_from_world),
+        "intrinsics": _rows(intrinsics),
         "scale": list(fit.scale),
         "offset": list(fit.offset),
     }
@@ -65,6 +67,11 @@ def result(taken: Taken, hello: Hello) -> dict[str, Any]:
         message["tracks"] = _in_original(found.tracks, fit)
         message["visibility"] = found.visibility
     return message
+
+
+def _rows(matrix: np.ndarray) -> list[list[float | None]]:
+    """A matrix row by row; None, for which JSON has a word, where it is not finite."""
+    return [[float(value) if np.isfinite(value) else None for value in row] for row in matrix]
 
 
 def _depth(found: Result, kind: DepthFormat) -> dict[str, Any] | np.ndarray:

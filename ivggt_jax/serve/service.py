@@ -69,10 +69,10 @@ def load_service(config: ServeConfig) -> Service:
 
 def _cache(config: ServeConfig, model: Model, width: int, height: int) -> CacheConfig:
     """What each client's stream may keep: the user's budget, or what the free memory holds of the default for all."""
-    cache = CacheConfig(total_budget=config.budget, policy=config.policy)
+    budget = config.budget or default_budget(model.config, height, width)
+    cache = CacheConfig(total_budget=budget, policy=config.policy)
     if config.budget is not None:
         return cache
-    cache = replace(cache, total_budget=default_budget(model.config, height, width))
     room = free_memory(mapped_bytes(jax.tree.leaves(model.params)))
     return free_cache(model, cache, height, width, replace(room, free=room.free // config.clients))
 
