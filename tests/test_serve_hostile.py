@@ -29,7 +29,7 @@ from ivggt_jax.serve.messages import MessageError, pack, parse_frame, parse_hell
 from ivggt_jax.serve.pictures import PictureError, Pictures
 from ivggt_jax.serve.service import Service
 
-SHORT = replace(LIMITS, silence=1.5, patience=1.0)
+SHORT = replace(LIMITS, silence=3.0, patience=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,7 @@ def test_what_is_too_large_or_too_fast(tiny: Model, serving, videos: np.ndarray)
             fast.send(frame(number, coded(videos[0, 0])))
         answers = [told(fast) for _ in range(12)]
     reasons = [answer.get("reason") for answer in answers]
-    assert reasons.count("rate") >= 5 and reasons.count(None) >= 1 and set(reasons) <= {"rate", "newer", None}
+    assert reasons.count("rate") >= 3 and reasons.count(None) >= 1 and set(reasons) <= {"rate", "newer", None}
 
 
 def test_frames_that_wait_too_long_are_dropped(tiny: Model, videos: np.ndarray):

@@ -17,6 +17,9 @@ SECONDS_OF_REQUEST = 20.0
 SECONDS_TO_LEAVE = 5.0
 """From the end of a client's session until its connection is gone, whether or not it takes what was sent last."""
 
+MOST_UNHEARD = 1 << 20
+"""Bytes that are read from a client that has been sent away, until it takes notice."""
+
 
 class Requests(H11Protocol):
     """Plain HTTP: what is slower than a deadline, byte by byte or by silence, is closed."""
@@ -40,7 +43,19 @@ class Requests(H11Protocol):
 
 
 class Clients(WebSocketsSansIOProtocol):
-    """WebSockets: one that is over does not stay open because its client takes no more."""
+    """WebSockets: one that is over does not stay open because its client takes no more, nor because it goes on talking."""
+
+    _unheard = 0
+    """Bytes that came after the end."""
+
+    def data_received(self, data: bytes) -> None:
+        """Something has come; what comes after the end would cost time for nothing."""
+        if self.close_sent:
+            self._unheard += len(data)
+            if self._unheard > MOST_UNHEARD:
+                self.transport.abort()
+                return
+        super().data_received(data)
 
     def on_task_complete(self, task: asyncio.Task[None]) -> None:
         """The session has ended."""

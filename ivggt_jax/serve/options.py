@@ -7,6 +7,7 @@ from typing import Annotated
 from tyro.conf import OmitArgPrefixes
 
 from ivggt_jax.config import PolicyName
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.sources.fit import PATCH
 
 
@@ -68,6 +69,13 @@ class ServeConfig:
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and (side < PATCH or side % PATCH):
                 raise ValueError(f"--{name} must be a positive multiple of {PATCH}, not {side}")
+
+        _ = self.mapping  # which checks its own
+
+    @property
+    def mapping(self) -> SubmapOptions:
+        """How streams are divided. Raises ValueError as `check` does."""
+        return SubmapOptions(submaps=self.submaps, refine=self.refine)
 
     def size(self, trained: int) -> tuple[int, int]:
         """Width and height of the model's input, for a model that was trained with so many pixels of width."""

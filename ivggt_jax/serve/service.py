@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from ivggt_jax.config import CacheConfig
-from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.fitting import default_budget, free_cache
@@ -59,7 +58,7 @@ def load_service(config: ServeConfig) -> Service:
         batch=config.clients,
         heads=heads,
         query_points=_grid(config, width, height) if config.track_grid else None,
-        submaps=SubmapOptions(submaps=config.submaps, refine=config.refine).choose(model.config, None),
+        submaps=config.mapping.choose(model.config, None),
     )
     say(
         f"{config.clients} streams of {width}×{height}, {cache.total_budget:,} tokens each; {state.nbytes / 1e6:.0f} MB"

@@ -2,9 +2,9 @@
 
 Starts `ivggt serve` with the demo model on loopback, and cameras that send frames of the example at a fixed rate, whatever comes
 back. After a quarter of the time, and for half of it, strangers join: random bytes, huge messages, half-open connections, messages
-in the wrong order, wrong tokens; one more slot is theirs. At the end the server is killed and started again on the same port. Printed are frames
-by what became of them, latency at the clients with and without strangers, the server's memory, how long all clients took to
-be back, and how far the first client's cameras are from those of `stream` on the frames that were taken.
+in the wrong order, wrong tokens; one more slot is theirs. At the end the server is killed and started again on the same port.
+Printed are frames by what became of them, latency at the clients with and without strangers, the server's memory, how long all
+clients took to be back, and how far the first client's cameras are from those of `stream` on the frames that were taken.
 """
 
 import argparse
