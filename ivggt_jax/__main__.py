@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("ivggt_jax.train.__main__", "distillation and supervised training"),
     "evaluate": ("ivggt_jax.evaluate.__main__", "how good a model is, and how well it remembers"),
     "bench": ("ivggt_jax.bench.__main__", "time and memory of a frame"),
+    "serve": ("ivggt_jax.serve.__main__", "cameras followed live, for programs and for a browser"),
     "doctor": ("ivggt_jax.doctor", "what is installed, what fits, what is wrong"),
 }
 """Modules with a `main(arguments, program)`, imported when they are asked for, and what they are for."""

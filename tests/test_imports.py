@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("options", "beside", "strict_json", "transforms", "config", "kernels", "depth_colours"),
+    ("options", "beside", "strict_json", "transforms", "config", "kernels", "depth_colours", "client"),
     ("geometry", "trajectories", "sources"),
     ("memory", "model", "synthetic"),
     ("mapping", "writers"),
@@ -18,7 +18,7 @@ FLOORS = (
     ("",),  # the package's face: what `import ivggt_jax` gives
     ("runs",),
     ("convert", "viewer"),
-    ("infer", "inference", "export", "view", "doctor", "evaluate", "bench"),
+    ("infer", "inference", "export", "view", "doctor", "evaluate", "bench", "serve"),
     ("train", "__main__"),
 )
 """Rooms from the ground up. A room imports those below it and, without a circle of modules, its neighbours."""

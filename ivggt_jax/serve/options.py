@@ -1,0 +1,91 @@
+"""The options of `serve`."""
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Annotated
+
+from tyro.conf import OmitArgPrefixes
+
+from ivggt_jax.config import PolicyName
+from ivggt_jax.mapping.options import SubmapOptions
+from ivggt_jax.sources.fit import PATCH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one client may take of the server."""
+
+    frame_pixels: int = 1 << 22
+    """Most pixels of a picture that a client sends, before it is scaled to the model's size."""
+    message_bytes: int = 1 << 22
+    """Most bytes of a message; a client that sends more is cut off."""
+    rate: float = 60.0
+    """Most frames a second from one client; those beyond are dropped."""
+    age: float = 1.0
+    """Seconds after which a frame that still waits is dropped."""
+    silence: float = 30.0
+    """Seconds without a message after which a client is cut off."""
+    patience: float = 5.0
+    """Seconds that a client has for its first message, and to take an answer, before it is cut off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Options of the command."""
+
+    checkpoint: str = "demo"
+    """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
+    host: str = "127.0.0.1"
+    """Address to listen at; one that other machines can reach needs --token."""
+    port: int = 8000
+    """Port to listen at; 0 takes a free one."""
+    token: str | None = None
+    """What clients must send to be let in."""
+    clients: int = 4
+    """Clients at once. Each has a stream of the batch, and a step costs what all of them cost, idle ones included."""
+    width: int | None = None
+    """Width of the model's input, a multiple of 14; by default what the model was trained with."""
+    height: int | None = None
+    """Height of it; by default three quarters of the width. Frames of another shape are centred on white."""
+    track_grid: int = 0
+    """Points along each side of a grid that clients may ask tracks of; 0: no tracks, which take time and memory."""
+    budget: int | None = None
+    """Tokens kept for each client over all layers; by default 48 frames' worth, or what fits in memory."""
+    policy: PolicyName = "diversity"
+    """Which tokens are forgotten first (docs/memory.md)."""
+    submaps: str = "auto"
+    """Frames of a submap; off: one stream for each client; auto: 32 for the demo model, else 48 (docs/mapping.md)."""
+    refine: bool = True
+    """Refine the poses of submaps by aligning the images themselves."""
+    limits: Annotated[Limits, OmitArgPrefixes] = field(default_factory=Limits)
+
+    def check(self) -> None:
+        """Raises ValueError for a value that makes no sense."""
+        for name, value in {**vars(self.limits), "clients": self.clients}.items():
+            if value <= 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+        if self.track_grid < 0:
+            raise ValueError(f"--track-grid must be 0 or more points, not {self.track_grid}")
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side is not None and (side < PATCH or side % PATCH):
+                raise ValueError(f"--{name} must be a positive multiple of {PATCH}, not {side}")
+
+        _ = self.mapping  # which checks its own
+
+    @property
+    def mapping(self) -> SubmapOptions:
+        """How streams are divided. Raises ValueError as `check` does."""
+        return SubmapOptions(submaps=self.submaps, refine=self.refine)
+
+    def size(self, trained: int) -> tuple[int, int]:
+        """Width and height of the model's input, for a model that was trained with so many pixels of width."""
+        width = self.width or trained
+        return width, self.height or max(PATCH, round(0.75 * width / PATCH) * PATCH)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address, or a name, is this machine's alone."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

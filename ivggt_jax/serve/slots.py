@@ -1,0 +1,92 @@
+"""Who holds which stream of the batch, and the newest frame of each that waits for the next step."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.sources.frame import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """A frame that waits for its step."""
+
+    id: int
+    """The client's own number."""
+    frame: Frame
+    arrived: float
+    """`time.monotonic()` when its message was there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Taken:
+    """A frame that its stream saw."""
+
+    waiting: Waiting
+    number: int
+    """How many frames of this client its stream had seen before."""
+    predictions: Predictions
+    """On the host, without leading axes."""
+
+
+Late = Waiting
+"""A frame that waited too long, and was not taken."""
+Answer = Callable[[Taken | Late], None]
+
+
+class Slot:
+    """A stream of the batch while one client holds it. Guarded by the lock of `Slots`."""
+
+    def __init__(self, number: int, answer: Answer):
+        self.number, self.answer = number, answer
+        self.waiting: Waiting | None = None
+        self.seen = 0
+        """Frames taken; before the first one the stream is reset."""
+
+
+class Slots:
+    """The streams of the batch: clients claim, fill and release them, and the worker takes what waits. Thread-safe."""
+
+    def __init__(self, count: int):
+        self.count = count
+        self._free = deque(range(count))
+        self._held: dict[int, Slot] = {}
+        self._changed = threading.Condition()
+
+    def claim(self, answer: Answer) -> Slot | None:
+        """A slot for a new client, or None when all are held. `answer` is called in the worker's thread."""
+        with self._changed:
+            if not self._free:
+                return None
+            slot = Slot(self._free.popleft(), answer)
+            self._held[slot.number] = slot
+            return slot
+
+    def release(self, slot: Slot) -> None:
+        """The client is gone; what it left waiting is forgotten."""
+        with self._changed:
+            del self._held[slot.number]
+            self._free.append(slot.number)
+
+    def put(self, slot: Slot, waiting: Waiting) -> Waiting | None:
+        """Have a frame wait for the next step. Returns the older one that waited in vain."""
+        with self._changed:
+            replaced, slot.waiting = slot.waiting, waiting
+            self._changed.notify()
+            return replaced
+
+    def take(self, timeout: float) -> list[tuple[Slot, Waiting]]:
+        """The frames that wait, at most one of each client; waits for so many seconds where there are none."""
+        with self._changed:
+            self._changed.wait_for(lambda: any(slot.waiting for slot in self._held.values()), timeout)
+            found = [(slot, slot.waiting) for slot in self._held.values() if slot.waiting]
+            for slot, _ in found:
+                slot.waiting = None
+            return found
+
+    @property
+    def held(self) -> int:
+        """How many clients hold a slot."""
+        return len(self._held)

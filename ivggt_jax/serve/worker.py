@@ -1,0 +1,101 @@
+"""The thread that computes: whatever frames wait go through one compiled step, and each stream's predictions to its client."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.runs.run import make_result
+from ivggt_jax.serve.meters import Meters
+from ivggt_jax.serve.slots import Slot, Slots, Taken, Waiting
+from ivggt_jax.sources.frame import Fit, Frame
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import reset, step
+
+SECONDS_BETWEEN_LOOKS = 0.25
+"""At whether to stop, while no frame comes."""
+
+
+class Worker:
+    """Feeds the frames of all slots to one state. A stream sees those of its client that were taken, and no other."""
+
+    def __init__(self, model: Model, state: StreamState, slots: Slots, meters: Meters, age: float):
+        """state: fresh, a stream for each slot. age: seconds after which a frame is too old to be taken."""
+        self._model, self._state, self._slots, self._meters, self._age = model, state, slots, meters, age
+        settings = state.settings
+        self._shape = (slots.count, settings.height, settings.width)
+        self._budget = settings.cache.total_budget or settings.slots * settings.model.depth
+        self._masked = settings.submaps is not None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="serve", daemon=True)
+        self.on_failure: Callable[[], object] = lambda: None
+        """Called in the thread when a step raises."""
+        self.failed: BaseException | None = None
+        """What ended the thread before its time."""
+
+    def start(self) -> None:
+        """Compile what will run, by black frames that no stream takes, and begin to wait for frames."""
+        nobody = np.zeros(self._shape[0], bool)
+        images = np.zeros((*self._shape, 3), np.uint8)
+        self._state = reset(self._state, nobody)
+        predictions = self._step(images, nobody, np.ones(self._shape, bool))
+        black = Frame(images[0], 0, None, "", Fit((1, 1), (1.0, 1.0), (0.0, 0.0)))
+        for points in (False, True):
+            make_result(black, jax.tree.map(lambda x: x[0], predictions), points)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the step at hand, and end."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                now = [
+                    (slot, waiting)
+                    for slot, waiting in self._slots.take(SECONDS_BETWEEN_LOOKS)
+                    if self._fresh(slot, waiting)
+                ]
+                if now:
+                    self._answer(now)
+        except BaseException as error:  # whatever it is, clients must not wait for answers that never come
+            self.failed = error
+            self.on_failure()
+
+    def _fresh(self, slot: Slot, waiting: Waiting) -> bool:
+        """Whether a frame is not too old; its client is told if it is."""
+        if time.monotonic() - waiting.arrived <= self._age:
+            return True
+        slot.answer(waiting)
+        return False
+
+    def _answer(self, now: list[tuple[Slot, Waiting]]) -> None:
+        """One step for these frames."""
+        images, masks = np.zeros((*self._shape, 3), np.uint8), np.ones(self._shape, bool)
+        where, begin = np.zeros(self._shape[0], bool), np.zeros(self._shape[0], bool)
+        for slot, waiting in now:
+            images[slot.number], where[slot.number] = waiting.frame.image, True
+            assert waiting.frame.mask is not None
+            masks[slot.number] = waiting.frame.mask
+            begin[slot.number] = slot.seen == 0
+        if begin.any():
+            self._state = reset(self._state, begin)
+        with self._meters.step.time():
+            predictions = self._step(images, where, masks)
+        lengths = np.asarray(self._state.lengths)
+        for slot, waiting in now:
+            own = jax.tree.map(lambda x, i=slot.number: x[i], predictions)
+            slot.answer(Taken(waiting, slot.seen, own))
+            slot.seen += 1
+            self._meters.cache_fill.labels(slot.number).set(lengths[slot.number].sum() / self._budget)
+
+    def _step(self, images: np.ndarray, where: np.ndarray, masks: np.ndarray) -> Predictions:
+        """Predictions on the host, [B,…]."""
+        # Masks always or never, as it is one program that is compiled; without a map nothing looks at them.
+        self._state, predictions = step(self._model, self._state, images, where, masks if self._masked else None)
+        return jax.device_get(predictions)
