@@ -42,7 +42,7 @@ def test_batches_are_what_the_losses_take() -> None:
         depth=jnp.asarray(batch["depth"]), depth_confidence=ones,
         points=jnp.asarray(batch["points"]), points_confidence=ones,
         tracks=jnp.asarray(batch["tracks"]), visibility=jnp.asarray(batch["visibility"], jnp.float32),
-        track_confidence=jnp.ones(batch["visibility"].shape),
+        track_confidence=jnp.ones(batch["visibility"].shape), motion=None,
     )  # fmt: skip
     total, _ = objective(LossConfig(task_weight=1.0, distillation_weight=0.0), perfect, batch)
     assert float(total) == pytest.approx(0, abs=1e-3)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -19,12 +20,17 @@ from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.records import path_errors
 from ivggt_jax.evaluate.stream import native_size
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk, WalkPart, depth_errors
+from ivggt_jax.mapping.moving import View, motion_from_views
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.runs.command import say
 from ivggt_jax.streaming.steps import init_stream, scan
 from ivggt_jax.synthetic import Sensor, measure
 from ivggt_jax.trajectories.alignment import inverse
+
+VIEWS = (-24, -16, -8, 8, 16, 24)
+"""Frames before and after one that tell what moves in it without training."""
+BETWEEN = 3
+"""Frames from one of which that is asked to the next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +75,8 @@ class Sensing:
     memory: Annotated[MemoryOptions, tyro.conf.arg(name="")] = field(default_factory=MemoryOptions)
 
     def __post_init__(self) -> None:
-        if self.frames < CHUNK:
-            raise ValueError(f"frames must be at least {CHUNK}, not {self.frames}")
+        if self.frames < 1 + VIEWS[-1] - VIEWS[0]:
+            raise ValueError(f"frames must be at least {1 + VIEWS[-1] - VIEWS[0]}, not {self.frames}")
 
 
 def evaluate_sensing(config: Sensing) -> int:
@@ -97,41 +103,64 @@ def _errors(
 ) -> dict[str, float]:
     """The errors of one stream, by name."""
     heads = tuple(head for head in ("camera", "depth", "motion") if head in model.config.predicts)
-    state = init_stream(model, cache, height=walk.size[0], width=walk.size[1], heads=heads)  # type: ignore[arg-type]
-    chunks, cameras, truth = [], [], []
+    state = init_stream(model, cache, height=walk.size[0], width=walk.size[1], heads=heads)
+    parts, seen, chunks = [], [], []
     for start in range(0, frames, CHUNK):
         part = walk.part(start, CHUNK)
         told = None if sensor is None else sensor.measured(seed, start, part.depth)
         state, found = scan(model, state, part.images[:, None], depth=None if told is None else told[:, None])
-        found = jax.tree.map(lambda x: np.asarray(x)[:, 0], found)
-        chunks.append(_chunk_errors(part, found, told))
-        cameras.append(inverse(np.asarray(_cameras(found.pose_encoding, *walk.size)[0], np.float64)))
-        truth.append(part.world_from_cam)
-    path = path_errors(np.concatenate(cameras)[:frames], np.concatenate(truth)[:frames])
-    errors = {name: float(np.nanmean([chunk[name] for chunk in chunks])) for name in chunks[0] if name != "overlap"}
-    if "overlap" in chunks[0]:
-        both, either = np.sum([chunk["overlap"] for chunk in chunks], axis=0)
-        errors["motion_overlap"] = both / either
-    return errors | {"path_error_percent": 100 * path.over_length}
+        seen.append(jax.tree.map(lambda x: np.asarray(x)[:, 0], found))
+        parts.append(part)
+        chunks.append(_chunk_errors(part, seen[-1].depth, told))
+    errors = {name: float(np.nanmean([chunk[name] for chunk in chunks])) for name in chunks[0]}
+    found = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    cam_from_world, intrinsics = map(np.asarray, _cameras(found.pose_encoding, *walk.size))
+    truth = np.concatenate([part.world_from_cam for part in parts])
+    path = path_errors(inverse(cam_from_world.astype(np.float64))[:frames], truth[:frames])
+    errors["path_error_percent"] = 100 * path.over_length
+    if parts[0].moving is None:
+        return errors
+    moving = np.concatenate([part.moving for part in parts if part.moving is not None])
+    if found.motion is not None:
+        errors["motion_overlap"] = _overlap(moving, found.motion > 0.5)
+    images = np.concatenate([part.images for part in parts]).astype(np.float32) / 255
+    views = View(*map(jnp.asarray, (images, found.depth, cam_from_world, intrinsics)))
+    by_views, judged = _motion_by_views(views)
+    return errors | {"motion_overlap_by_views": _overlap(moving[judged], by_views > 0.5)}
 
 
-def _chunk_errors(part: WalkPart, found: Predictions, told: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Of a part's frames: depth errors, and the pixels that move, both in truth and as said, and in either."""
+def _motion_by_views(views: View) -> tuple[np.ndarray, slice]:
+    """What other frames contradict of every `BETWEEN`-th one [F,H,W] that has frames before and after it, and which those are."""
+    judged = slice(-VIEWS[0], len(views.depth) - VIEWS[-1], BETWEEN)
+
+    def one(number: int) -> np.ndarray:
+        others = jax.tree.map(lambda x: x[number + np.array(VIEWS)], views)
+        return np.asarray(_by_views(jax.tree.map(lambda x: x[number], views), others))
+
+    return np.array([one(number) for number in range(len(views.depth))[judged]]), judged
+
+
+def _chunk_errors(part: WalkPart, depth: np.ndarray, told: np.ndarray | None) -> dict[str, float]:
+    """Errors of the depth [T,H,W] of a part's frames, of which a sensor told some."""
+    errors = {"depth_error": float(np.mean(depth_errors(depth, part.depth)[0]))}
+    if told is None:
+        return errors
     known = part.depth > 0
-    ratio = np.where(known, found.depth, np.nan) / np.where(known, part.depth, 1)
-    errors = {"depth_error": np.mean(depth_errors(found.depth, part.depth)[0])}
-    if told is not None:
-        holes = known & (told == 0) & (told > 0).any(axis=(1, 2), keepdims=True)
-        errors |= {
-            "metric_error": np.nanmean(np.abs(ratio - 1)),
-            "metric_error_in_holes": np.mean(np.abs(ratio[holes] - 1)) if holes.any() else np.float64(np.nan),
-            "scale_error": np.abs(np.nanmedian(ratio) - 1),
-        }
-    if part.moving is not None and found.motion is not None:
-        said = found.motion > 0.5
-        errors["overlap"] = np.array([np.sum(said & part.moving), np.sum(said | part.moving)])
-    return errors
+    ratio = np.where(known, depth, np.nan) / np.where(known, part.depth, 1)
+    holes = known & (told == 0) & (told > 0).any(axis=(1, 2), keepdims=True)
+    return errors | {
+        "metric_error": float(np.nanmean(np.abs(ratio - 1))),
+        "metric_error_in_holes": float(np.mean(np.abs(ratio[holes] - 1))) if holes.any() else np.nan,
+        "scale_error": float(np.abs(np.nanmedian(ratio) - 1)),
+    }
+
+
+def _overlap(truth: np.ndarray, said: np.ndarray) -> float:
+    """Pixels of bool [F,H,W] in both, over those in either; NaN where there are none."""
+    either = np.sum(truth | said)
+    return float(np.sum(truth & said) / either) if either else np.nan
 
 
 _cameras = jax.jit(geometry.cameras_from_pose, static_argnums=(1, 2))
 _measure = jax.jit(measure)
+_by_views = jax.jit(motion_from_views)
