@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ivggt_jax.config import ModelConfig
+from ivggt_jax.config import PUBLISHED_HEADS, ModelConfig
 from ivggt_jax.convert.names import name_table
-from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import abstract_model, compute_dtypes, flatten
 
 
@@ -21,7 +20,7 @@ class ConversionError(ValueError):
         self.problems = problems
 
 
-def torch_shapes(config: ModelConfig, heads: Iterable[str] = HEADS) -> dict[str, tuple[int, ...]]:
+def torch_shapes(config: ModelConfig, heads: Iterable[str] = PUBLISHED_HEADS) -> dict[str, tuple[int, ...]]:
     """Name and shape of every PyTorch tensor of a model with these heads."""
     table = name_table(config)
     found: dict[str, tuple[int, ...]] = {}
@@ -34,7 +33,9 @@ def torch_shapes(config: ModelConfig, heads: Iterable[str] = HEADS) -> dict[str,
     return found
 
 
-def find_mismatches(tensors: Mapping[str, np.ndarray], config: ModelConfig, heads: Iterable[str] = HEADS) -> list[str]:
+def find_mismatches(
+    tensors: Mapping[str, np.ndarray], config: ModelConfig, heads: Iterable[str] = PUBLISHED_HEADS
+) -> list[str]:
     """All missing, unexpected and misshapen tensors, a line each; empty when they are those of a model with these heads."""
     expected = torch_shapes(config, heads)
     problems = _name_mismatches(expected, tensors)
@@ -54,7 +55,7 @@ class Assembled(Mapping[str, np.ndarray]):
         tensors: Mapping[str, np.ndarray],
         config: ModelConfig,
         dtype: DTypeLike | None,
-        heads: Iterable[str] = HEADS,
+        heads: Iterable[str] = PUBLISHED_HEADS,
     ):
         """Take `dtype` for the trunk (`compute_dtypes`); reads nothing.
 

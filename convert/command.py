@@ -15,13 +15,12 @@ import tyro
 from tqdm import tqdm
 
 from ivggt_jax.beside import claimed, part_of
-from ivggt_jax.config import ModelConfig
+from ivggt_jax.config import PUBLISHED_HEADS, ModelConfig
 from ivggt_jax.convert.assembly import Assembled, torch_shapes
 from ivggt_jax.convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
 from ivggt_jax.convert.parameters import to_torch
 from ivggt_jax.convert.recognise import open_vggt
 from ivggt_jax.convert.torch_writer import write_torch
-from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, compute_dtypes, unflatten
 from ivggt_jax.weights import checkpoint, hub, loading
 from ivggt_jax.weights.checkpoint import check_place, is_checkpoint, replacing, write_directory
@@ -94,7 +93,7 @@ def run(command: Convert) -> int:
     size = sum(file.stat().st_size for file in files if file.is_file())
     trunk = next(dtype for name, (_, dtype) in done.layout.items() if name.startswith("aggregator"))
     print(f"{command.output}: {_count(done.layout):,} parameters, trunk {trunk}, {size / 1e9:.2f} GB")
-    if absent := [head for head in HEADS if head not in done.heads]:
+    if absent := [head for head in PUBLISHED_HEADS if head not in done.heads]:
         print(f"heads: {', '.join(done.heads) or 'none'}; the input has no {', '.join(absent)}")
     if done.source:
         licence = done.source.licence or "not recorded; that of the source applies"
@@ -146,6 +145,8 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
             convert_file(directory, mapped, dtype=dtype, overwrite=True)
             directory = mapped
         ours = _open_directory(directory, dtype)
+        if more := sorted({*ours.heads} - {*PUBLISHED_HEADS} | ({"depth_input"} if ours.config.depth_input else set())):
+            raise CheckpointError(f"{directory} has {', '.join(more)}, which PyTorch's network has not")
         trunk, others = ours.layout["aggregator/camera_token"][1], np.dtype(np.float32)
         layout = {
             name: (shape, trunk if name.startswith("aggregator.") else others)

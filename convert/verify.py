@@ -4,14 +4,13 @@ import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from ivggt_jax.config import CacheConfig, HeadName, ModelConfig
+from ivggt_jax.config import PUBLISHED_HEADS, CacheConfig, ModelConfig
 from ivggt_jax.convert.assembly import torch_shapes
 from ivggt_jax.convert.parameters import to_torch
 from ivggt_jax.convert.recognise import open_vggt
@@ -154,7 +153,7 @@ def _clip(model: Model, images: np.ndarray, queries: np.ndarray) -> dict[str, np
     patches, layers, tracks = inside(model, images)
     found = {"patch tokens": np.asarray(patches), "tracks, first iteration": np.asarray(tracks)}
     found |= {f"layer {i}": np.asarray(x) for i, x in zip(model.config.dpt_layers, layers, strict=True)}
-    predictions = infer_clip(model, images[None], "causal", queries[None], heads=get_args(HeadName))
+    predictions = infer_clip(model, images[None], "causal", queries[None], heads=PUBLISHED_HEADS)
     return found | _fields(jax.tree.map(lambda x: x[0], predictions))
 
 

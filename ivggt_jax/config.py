@@ -9,8 +9,10 @@ PolicyName = Literal["diversity", "segment", "local_global", "random", "frame", 
 """Those of `memory.policies.POLICIES`."""
 
 
-HeadName = Literal["camera", "depth", "points", "tracks"]
+HeadName = Literal["camera", "depth", "points", "tracks", "motion"]
 """Those of `model.heads.HEADS`."""
+PUBLISHED_HEADS: tuple[HeadName, ...] = ("camera", "depth", "points", "tracks")
+"""Those of the published networks."""
 
 
 PresetName = Literal["exact", "fast", "small"]
@@ -59,8 +61,10 @@ class ModelConfig:
     track_radius: int = 4
     track_iterations: int = 4
     track_virtual: int = 64
-    predicts: tuple[str, ...] = get_args(HeadName)
+    predicts: tuple[str, ...] = PUBLISHED_HEADS
     """The heads that the network has."""
+    depth_input: bool = False
+    """Whether it can be told what a depth sensor measured (`model.sensor`)."""
 
     def __post_init__(self) -> None:
         if self.predicts != tuple(head for head in get_args(HeadName) if head in self.predicts):
@@ -68,7 +72,7 @@ class ModelConfig:
                 f"predicts must be some of {', '.join(get_args(HeadName))} in this order, not {self.predicts}"
             )
         for name, value in vars(self).items():
-            if name == "predicts":
+            if name in ("predicts", "depth_input"):
                 continue
             least = 0 if name in ("register_tokens", "dpt_layers", "track_radius") else 1
             if min(value if isinstance(value, tuple) else (value,), default=least) < least:

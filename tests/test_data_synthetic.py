@@ -1,5 +1,6 @@
 """Synthetic batches: pure in seed and step, and in the form that the losses take. Sizes: 2 clips, 2–3 frames, 28×42."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -41,7 +42,7 @@ def test_batches_are_what_the_losses_take() -> None:
         depth=jnp.asarray(batch["depth"]), depth_confidence=ones,
         points=jnp.asarray(batch["points"]), points_confidence=ones,
         tracks=jnp.asarray(batch["tracks"]), visibility=jnp.asarray(batch["visibility"], jnp.float32),
-        track_confidence=jnp.ones(batch["visibility"].shape),
+        track_confidence=jnp.ones(batch["visibility"].shape), motion=None,
     )  # fmt: skip
     total, _ = objective(LossConfig(task_weight=1.0, distillation_weight=0.0), perfect, batch)
     assert float(total) == pytest.approx(0, abs=1e-3)
@@ -53,6 +54,26 @@ def test_without_query_points_there_are_no_tracks() -> None:
 
 
 def test_fields_out_of_range_are_errors() -> None:
-    for wrong in ({"batch_size": 0}, {"frames": (3, 2)}, {"speed": (0.0, 1.0)}, {"kinds": ()}):
+    for wrong in (
+        {"batch_size": 0},
+        {"frames": (3, 2)},
+        {"speed": (0.0, 1.0)},
+        {"kinds": ()},
+        {"bodies": 1, "query_points": 1},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SyntheticConfig(**wrong)
+
+
+def test_sensors_and_bodies_come_beside_the_same_clips() -> None:
+    """What a sensor measures is the clip's depth with a few per cent of noise, or nothing; bodies have their mask."""
+    plain = replace(CONFIG, query_points=0)
+    clips, told = (SyntheticBatches(config, steps=10)[1].arrays for config in (plain, replace(plain, sensor=True)))
+    assert told.keys() - clips.keys() == {"sensor_depth"}
+    np.testing.assert_array_equal(told["images"], clips["images"])
+    measured = told["sensor_depth"] > 0
+    assert 0 < measured.mean() < 1 and np.abs(told["sensor_depth"] / told["depth"] - 1)[measured].max() < 0.2
+    among = SyntheticBatches(replace(plain, bodies=2), steps=10)[1].arrays
+    assert among["moving"].dtype == bool and among["moving"].shape == among["depth"].shape
+    still = ~np.asarray(among["moving"])
+    np.testing.assert_array_equal(among["depth"][still], clips["depth"][still])

@@ -21,8 +21,11 @@ from ivggt_jax import Model
 from ivggt_jax.model.parameters import flatten, unflatten
 from ivggt_jax.train.distill import Plan, StepConfig, TrainState, differentiate, init_state, predict, train_step
 from ivggt_jax.train.losses import LossConfig
+from ivggt_jax.train.losses.motion import motion_loss
+from ivggt_jax.train.losses.task import task_losses
 from ivggt_jax.train.mesh import make_mesh
 from ivggt_jax.train.optimizer import OptimizerConfig
+from ivggt_jax.train.start import extended
 
 ALL_HEADS = ("camera", "depth", "points", "tracks")
 GROUPS = (
@@ -220,3 +223,54 @@ def test_tracks_are_predicted_only_where_they_are_trained(model: Model) -> None:
         found = jax.eval_shape(partial(predict, make_plan(heads=heads).step, mode="causal"), model, batch)
         assert (found.tracks is None) == ("tracks" not in heads)
         assert (found.points is None) == ("points" not in heads)
+
+
+def test_no_gradient_runs_through_a_trunk_that_is_frozen(model: Model) -> None:
+    """The motion head alone: nothing is scanned backwards. The depth branch lies below the trunk, so there the pairs of blocks are.
+
+    Kept for the backward pass is what the head needs, not what the trunk does.
+    """
+    batch = clips(0) | {"moving": np.zeros((4, 3, 28, 28), bool), "sensor_depth": clips(0)["depth"]}
+
+    def backwards(frozen: str, heads: tuple[str, ...], depth_input: bool) -> int:
+        student = extended(model, heads, depth_input, jax.random.key(0))
+        plan = dataclasses.replace(make_plan(heads=heads, frozen=(frozen,)), model=student.config)
+        state = jax.eval_shape(partial(init_state, plan), student)
+        program = jax.make_jaxpr(partial(differentiate, plan))((state.trainable, state.frozen, None), batch)
+        return str(program).count("reverse=True")
+
+    assert backwards("aggregator/.*", ("motion",), False) == 0
+    assert backwards("aggregator/(?!depth_patches/).*", ("depth",), True) == 1
+
+
+def test_a_student_is_extended_by_what_it_has_not(model: Model) -> None:
+    """What it has stays the same arrays; what is new begins with the key's; asked for nothing new it is itself."""
+    assert extended(model, ("camera", "tracks"), False, jax.random.key(0)) is model
+    more = extended(model.only_heads(("camera",)), ("motion",), True, jax.random.key(0))
+    assert more.config.predicts == ("camera", "motion") and more.config.depth_input
+    old, new = flatten(model.only_heads(("camera",)).params), flatten(more.params)
+    assert all(new[path] is x for path, x in old.items())
+    assert {path.rpartition("/mlp/")[0] or path.split("/")[0] for path in new.keys() - old.keys()} == {
+        "aggregator/depth_patches", "motion",
+    }  # fmt: skip
+
+
+def test_a_told_student_is_measured_in_the_sensor_unit(model: Model) -> None:
+    """Depth that is right but for the unit costs nothing where the first frame was not told, and all of it where it was."""
+    truth = {name: jnp.asarray(x) for name, x in clips(0, count=2).items()}
+    prediction = {"depth": 2 * truth["depth"], "depth_confidence": jnp.full(truth["depth"].shape, np.e)}
+    sensor = jnp.zeros_like(truth["depth"]).at[1, 0, 3, 4].set(2.0).at[0, 1].set(1.0)
+    for told, expected in (({}, 0.0), ({"sensor_depth": sensor}, np.e / 2)):
+        error = task_losses(prediction, truth | told)["depth"]["error"]
+        assert float(error) == pytest.approx(expected, rel=0.02, abs=1e-5)
+
+
+def test_the_loss_of_motion_is_focal_cross_entropy() -> None:
+    """By hand: −(1 − p)²·log p of what moves and is called so with p, mean over valid pixels; right is nothing, to 1e-6."""
+    moving, valid = np.array([[[[True, False, True]]]]), np.array([[[[True, True, False]]]])
+    motion = jnp.array([[[[0.9, 0.2, 0.5]]]])
+    expected = (-(0.1**2) * np.log(0.9) - 0.2**2 * np.log(0.8)) / 2
+    assert float(motion_loss(motion, moving, valid)["error"]) == pytest.approx(expected, rel=1e-5)
+    assert float(motion_loss(jnp.asarray(moving, jnp.float32), moving, valid)["error"]) == pytest.approx(0, abs=1e-6)
+    slope = jax.grad(lambda x: motion_loss(jax.nn.sigmoid(x), moving, valid)["error"])(jnp.full(moving.shape, -8.0))
+    assert slope[0, 0, 0, 0] < -0.4, "a pixel that is wrong for certain is felt"

@@ -3,8 +3,10 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from small_training import SMALL, random_model
@@ -12,8 +14,11 @@ from small_training import SMALL, random_model
 from ivggt_jax import load, save
 from ivggt_jax.model.parameters import flatten
 from ivggt_jax.train.__main__ import held_out_batches, main, training_batches
+from ivggt_jax.train.distill import Plan, init_state
+from ivggt_jax.train.mesh import make_mesh
 from ivggt_jax.train.optimizer import partition
 from ivggt_jax.train.presets import HELD_OUT_SEED, PRESETS, TrainConfig
+from ivggt_jax.train.start import extended
 
 SIZE = ("--synthetic.width", "28", "--synthetic.height", "28", "--synthetic.frames", "3", "3")
 """Of images that the small network takes."""
@@ -28,10 +33,24 @@ def preset(objective: str, name: str) -> TrainConfig:
 def test_presets_do_what_their_objective_says(objective: str, name: str) -> None:
     config = preset(objective, name)
     assert (config.teacher is not None) == (objective == "distill") == (config.step.loss.distillation_weight > 0)
-    trained, _ = partition(random_model(0).params, config.step.optimizer.frozen)
+    model = extended(random_model(0), config.step.heads, config.depth_input, jax.random.key(0))
+    trained, _ = partition(model.params, config.step.optimizer.frozen)
     modules = {path.split("/")[0] for path in flatten(trained)}
     heads = {"tracks": "tracker"}
-    assert {heads.get(head, head) for head in config.step.heads} <= modules, "a head that is asked for is frozen"
+    asked = {heads.get(head, head) for head in config.step.heads}
+    asked = {"aggregator"} if config.depth_input else asked  # by way of frozen heads
+    assert asked <= modules, "what is to be trained is frozen"
+
+
+def test_what_the_demo_model_has_stays_as_it_is() -> None:
+    """Told depth and taught what moves, it is trained in what is new alone."""
+    for name, new in (("demo_rgbd", "aggregator/depth_patches"), ("demo_motion", "motion")):
+        config = preset("supervised", name)
+        model = extended(random_model(0), config.step.heads, config.depth_input, jax.random.key(0))
+        plan = Plan(step=config.step, model=model.config, mesh=make_mesh(), updates=10)
+        trained = flatten(jax.eval_shape(partial(init_state, plan), model).trainable)
+        assert trained and all(path.startswith(f"{new}/") for path in trained)
+        assert config.student == "demo" and not flatten(random_model(0).params).keys() & trained.keys()
 
 
 def test_runs_have_folders_of_their_own() -> None:

@@ -118,3 +118,29 @@ def test_a_picture_shows_image_truth_prediction_and_error() -> None:
     np.testing.assert_allclose(picture[28:56, :28][valid].astype(int), picture[56:84, :28][valid], atol=2)
     assert (picture[84:, :28][valid] <= 1).all()
     np.testing.assert_array_equal(picture[84:, :28][~valid], np.tile((0, 0, 96), (np.sum(~valid), 1)))
+
+
+def test_depth_of_a_told_clip_is_judged_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10 % too large everywhere is a metric error of 0.1 and none after a scale; untold clips have no part in it."""
+    clip = perfect_clip() | {"sensor_depth": np.zeros((FRAMES, 28, 28), np.float32)}
+    clip["predicted_depth"] = 1.1 * clip["depth"]
+    assert np.isnan(measure(clip, monkeypatch)["metric_abs_rel"])
+    clip["sensor_depth"][0, 5, 5] = 2
+    errors = measure(clip, monkeypatch)
+    assert errors["metric_abs_rel"] == pytest.approx(0.1, rel=1e-4) and errors["abs_rel"] == pytest.approx(0, abs=1e-4)
+    clip["predicted_depth"][0, 0, 0], clip["valid"][0, 0, 0] = np.nan, True
+    assert np.isinf(measure(clip, monkeypatch)["metric_abs_rel"])
+
+
+def test_motion_is_judged_by_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows 0 to 7 move, rows 4 to 11 are said to: four of twelve agree. A clip in which nothing moves has no part."""
+    clip = perfect_clip() | {
+        "moving": np.zeros((FRAMES, 28, 28), bool),
+        "predicted_motion": np.full((FRAMES, 28, 28), 0.4),
+    }
+    clip["valid"] = np.ones_like(clip["valid"])
+    assert np.isnan(measure(clip, monkeypatch)["motion_error"])
+    clip["moving"][:, :8], clip["predicted_motion"][:, 4:12] = True, 0.6
+    assert measure(clip, monkeypatch)["motion_error"] == pytest.approx(1 - 4 / 12)
+    clip["predicted_motion"][0, 0, 0] = np.nan
+    assert np.isinf(measure(clip, monkeypatch)["motion_error"])

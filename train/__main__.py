@@ -67,7 +67,7 @@ def training_batches(config: TrainConfig, rows: slice) -> BatchSource:
     """The rows of a run's batches that this process gives. Raises ValueError for data that cannot be used."""
     tracked = config.clips.query_points if "tracks" in config.step.heads else 0
     if not config.data:
-        synthetic = replace(config.synthetic, query_points=tracked)
+        synthetic = replace(config.synthetic, query_points=tracked, sensor=config.depth_input)
         return SyntheticBatches(synthetic, config.steps, config.seed, rows)
     # The published recipe leaves pixels without true depth out of the teacher's maps too.
     labelled = config.step.loss.task_weight > 0 or config.has_labels
@@ -93,7 +93,9 @@ def held_out_batches(config: TrainConfig, rows: slice) -> list[Batch]:
         )
         source = ClipBatches(recorded, _datasets(config, "test"), count, HELD_OUT_SEED, rows)
     else:
-        synthetic = replace(config.synthetic, batch_size=size, frames=(most, most), query_points=0)
+        synthetic = replace(
+            config.synthetic, batch_size=size, frames=(most, most), query_points=0, sensor=config.depth_input
+        )
         source = SyntheticBatches(synthetic, count, HELD_OUT_SEED, rows)
     # On the host: they stay for the whole run.
     batches = (source[step] for step in range(count))

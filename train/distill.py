@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ivggt_jax.config import HeadName, ModelConfig
 from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, Params, cast
-from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.model.vggt import Predictions, in_unit
 from ivggt_jax.train.losses import LossConfig, guidance, objective
 from ivggt_jax.train.mesh import divide, mean_over_devices
 from ivggt_jax.train.optimizer import (
@@ -27,11 +27,12 @@ from ivggt_jax.train.optimizer import (
 )
 
 Batch = Mapping[str, jax.Array]
-"""`images` [B,S,H,W,3] in [0,1] or uint8, and what the objective asks for: see `train.losses.objective`."""
+"""`images` [B,S,H,W,3] in [0,1] or uint8, `sensor_depth` [B,S,H,W] where that is told, and what the objective asks for: see
+`train.losses.objective`."""
 Mode = Literal["offline", "causal"]
 Terms = dict[str, jax.Array]
 
-DENSE_HEADS = ("depth", "points", "track_features")
+DENSE_HEADS = ("depth", "points", "track_features", "motion")
 """Modules of the network whose maps, at image resolution, are most of what a backward pass needs."""
 
 
@@ -156,12 +157,13 @@ def _run(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> tuple[Pr
         images = images.astype(jnp.float32) / 255
     network = cast(model, config.precision).network
     if config.rematerialise == "full":
-        for name in DENSE_HEADS:
+        for name in filter(partial(hasattr, network), DENSE_HEADS):
             setattr(network, name, jax.checkpoint(getattr(network, name), static_argnums=(1, 2)))
-    outputs = network.aggregator.clip(images, mode, remat=config.rematerialise != "none")
+    depth = batch.get("sensor_depth") if model.config.depth_input else None
+    outputs, unit = network.see(images, mode, depth, remat=config.rematerialise != "none")
     queries = batch["query_points"] if "tracks" in config.heads else None
     height, width = images.shape[2:4]
-    return network.read(outputs, height, width, mode, config.heads, queries), outputs
+    return in_unit(network.read(outputs, height, width, mode, config.heads, queries), unit), outputs
 
 
 def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:

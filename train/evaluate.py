@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import jax
 import numpy as np
@@ -20,13 +21,23 @@ from ivggt_jax.trajectories.alignment import inverse
 FEWEST_FRAMES = 3
 """Fewest frames of a held-out clip: a shorter path has no shape to compare."""
 TRUTH = ("images", "depth", "valid", "points", "cam_from_world")
+GIVEN = ("sensor_depth", "moving")
+"""What of a batch is known beside `TRUTH`, where it is there."""
 
-JUDGED: dict[HeadName, str] = {"camera": "path_error", "depth": "abs_rel", "points": "point_error"}
-"""The error that tells how good a trained head is; all are shares of the scene's size, so that they can be added."""
+_EXTRA: tuple[HeadName, ...] = ("points", "motion")
+"""Heads that are judged where they are trained."""
+JUDGED: dict[HeadName, str] = {
+    "camera": "path_error",
+    "depth": "abs_rel",
+    "points": "point_error",
+    "motion": "motion_error",
+}
+"""The error that tells how good a trained head is; all are shares, of the scene's size or of the pixels, so that they can be
+added."""
 
 Clip = dict[str, np.ndarray]
 """What was predicted of one clip and what is true: `TRUTH`, predicted_depth [S,H,W], predicted_cameras [S,3,4] and,
-where the step trains the point head, predicted_points [S,H,W,3]."""
+where the step trains the point head, predicted_points [S,H,W,3], and where it trains the motion head, predicted_motion [S,H,W]."""
 
 
 def overall(plan: Plan, errors: Mapping[str, float]) -> float:
@@ -46,19 +57,23 @@ def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[s
     depth; `path_error`: ATE after Sim3 over the path's length; `rotation_error`: mean angle after Sim3, in degrees;
     `step_error` and `step_rotation_error`: RPE from frame to frame, over the mean step's length and in degrees;
     `point_error`, where the point head is trained: mean distance after the best scale, over the true points' mean
-    distance from the first camera.
-    A clip without depth or without motion has no part in their means. Predictions that are not finite make them infinite,
-    and so do depths or points that are all zero, to which no scale can be given.
+    distance from the first camera; `metric_abs_rel`, where a sensor's depth came with the first frame: of depth as it is, in
+    metres; `motion_error`, where the motion head is trained: 1 less the overlap of pixels that move and those said to, with more
+    than a half, over their union.
+    A clip without depth or without motion, of the camera or in the scene, has no part in their means. Predictions that are not
+    finite make them infinite, and so do depths or points that are all zero, to which no scale can be given.
     """
     clips = [clip for batch in batches for clip in _look(plan, model, batch)]
-    errors = [_depth_errors(clip) | _path_errors(clip) | _point_error(clip) for clip in clips]
+    judges = (_depth_errors, _sensed_errors, _path_errors, _point_error, _motion_error)
+    errors = [dict(chain.from_iterable(judge(clip).items() for judge in judges)) for clip in clips]
     known = {name: [error[name] for error in errors if not np.isnan(error[name])] for name in errors[0]}
     return {name: float(np.mean(values)) if values else float("nan") for name, values in known.items()}, clips[0]
 
 
 def _look(plan: Plan, model: Model, batch: Batch) -> Iterator[Clip]:
     """All clips of a batch, of which this process loaded its part."""
-    labelled = place(plan.mesh, {name: batch.arrays[name] for name in TRUTH})
+    names = [*TRUTH, *(name for name in GIVEN if name in batch.arrays)]
+    labelled = place(plan.mesh, {name: batch.arrays[name] for name in names})
     arrays = jax.device_get(_predict(plan, model, labelled))
     for clip in range(len(arrays["images"])):
         yield {name: array[clip] for name, array in arrays.items()}
@@ -67,13 +82,15 @@ def _look(plan: Plan, model: Model, batch: Batch) -> Iterator[Clip]:
 @partial(jax.jit, static_argnames="plan")
 def _predict(plan: Plan, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The batch with its predictions, whole on every device."""
-    heads: tuple[HeadName, ...] = ("camera", "depth", "points") if "points" in plan.step.heads else ("camera", "depth")
+    heads: tuple[HeadName, ...] = ("camera", "depth", *(head for head in _EXTRA if head in plan.step.heads))
     config = replace(plan.step, heads=heads)
     found = each_device(plan.mesh, lambda model, batch: predict(config, model, batch, config.mode))(model, batch)
     cameras, _ = cameras_from_pose(found.pose_encoding, *batch["images"].shape[2:4])
     predicted = {"predicted_depth": found.depth, "predicted_cameras": cameras}
     if found.points is not None:
         predicted["predicted_points"] = found.points
+    if found.motion is not None:
+        predicted["predicted_motion"] = found.motion
     return gather(plan.mesh, dict(batch) | predicted)
 
 
@@ -86,6 +103,16 @@ def _depth_errors(clip: Clip) -> dict[str, float]:
         return {"abs_rel": np.inf, "constant_abs_rel": constant}
     found = evaluate_depth(list(zip(clip["predicted_depth"], truth, strict=True)))
     return {"abs_rel": found.errors.abs_rel, "constant_abs_rel": constant}
+
+
+def _sensed_errors(clip: Clip) -> dict[str, float]:
+    """Without any alignment, over all pixels, those that the sensor left out among them."""
+    if "sensor_depth" not in clip:
+        return {}
+    if not clip["valid"].any() or not (clip["sensor_depth"][0] > 0).any():
+        return {"metric_abs_rel": np.nan}
+    truth, found = (clip[name][clip["valid"]].astype(np.float64) for name in ("depth", "predicted_depth"))
+    return {"metric_abs_rel": float(np.mean(np.abs(found - truth) / truth)) if np.isfinite(found).all() else np.inf}
 
 
 def _path_errors(clip: Clip) -> dict[str, float]:
@@ -117,6 +144,17 @@ def _point_error(clip: Clip) -> dict[str, float]:
         return {"point_error": np.inf}
     scale = np.sum(found * truth) / np.sum(np.square(found))
     return {"point_error": _mean_length(scale * found - truth) / _mean_length(truth)}
+
+
+def _motion_error(clip: Clip) -> dict[str, float]:
+    if "predicted_motion" not in clip or "moving" not in clip:
+        return {}
+    truth, found = (clip[name][clip["valid"]] for name in ("moving", "predicted_motion"))
+    if not truth.any():
+        return {"motion_error": np.nan}
+    if not np.isfinite(found).all():
+        return {"motion_error": np.inf}
+    return {"motion_error": 1 - float(np.sum(truth & (found > 0.5)) / np.sum(truth | (found > 0.5)))}
 
 
 def _mean_length(vectors: np.ndarray) -> float:

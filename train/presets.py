@@ -41,6 +41,15 @@ class TrainConfig(RunConfig):
         if "tracks" in self.step.heads and self.data and self.step.loss.distillation_weight <= 0:
             raise ValueError("step.heads include tracks, which recorded data do not have: only a teacher tells them")
 
+        if "motion" in self.step.heads and not self.synthetic.bodies and self.step.loss.task_weight > 0:
+            raise ValueError(
+                "step.heads include motion: synthetic.bodies must be at least 1, for nothing else tells what moves"
+            )
+        if self.depth_input and self.data:
+            raise ValueError(
+                "depth_input trains on simulated sensors, and data are recorded: leave out the one or the other"
+            )
+
     @property
     def has_labels(self) -> bool:
         """Whether all recorded data come with depth and cameras."""
@@ -103,6 +112,23 @@ DEMO_EXTRA = StepConfig(
         frozen=("aggregator/.*", "camera/.*", "depth/.*"),
         weight_decay=0.01,
     ),
+)
+DEMO_RGBD = StepConfig(
+    heads=("camera", "depth"),
+    precision="float32",
+    loss=SUPERVISED,
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3,
+        final_learning_rate=1e-5,
+        frozen=("aggregator/(?!depth_patches/).*", "camera/.*", "depth/.*"),
+        weight_decay=0.01,
+        average_decay=0.99,
+    ),
+)
+DEMO_MOTION = replace(
+    DEMO_RGBD,
+    heads=("motion",),
+    optimizer=replace(DEMO_RGBD.optimizer, frozen=("aggregator/.*",)),
 )
 FULL_SIZE = SyntheticConfig(batch_size=1, frames=(10, 10), width=518, height=392, query_points=64)
 PUBLISHED = TrainConfig(
@@ -199,6 +225,31 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
         "demo_steps_48": (
             "The same on clips of 48 frames.",
             _demo_steps("runs/demo_steps_24/best", frames=48, clips=1, steps=600),
+        ),
+        "demo_rgbd": (
+            "The shipped demo model is told what a depth sensor measures; all else in it stays as it is.",
+            replace(
+                DEMO,
+                out=Path("runs/demo_rgbd"),
+                student="demo",
+                teacher=None,
+                depth_input=True,
+                steps=1_500,
+                step=DEMO_RGBD,
+                synthetic=SyntheticConfig(batch_size=2, frames=(8, 8), speed=(1.0, 16.0), kinds=("room",)),
+            ),
+        ),
+        "demo_motion": (
+            "The shipped demo model learns to tell what moves, by a head on top of all else, which stays as it is.",
+            replace(
+                DEMO,
+                out=Path("runs/demo_motion"),
+                student="demo",
+                teacher=None,
+                steps=3_000,
+                step=DEMO_MOTION,
+                synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(0.5, 8.0), kinds=("room",), bodies=3),
+            ),
         ),
         "demo_heads": (
             "The tracker of the package's demo model, and its point head once more, on top of the finished student.",

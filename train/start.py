@@ -1,12 +1,15 @@
-"""Weights to start from where nothing was learned before."""
+"""Weights to start from where nothing, or not everything, was learned before."""
 
 import re
+from collections.abc import Iterable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, flatten, unflatten
 
 LAYER_SCALE = 0.5
@@ -35,6 +38,17 @@ def fresh_model(config: ModelConfig, key: jax.Array) -> Model:
             side = config.image_size // config.patch_size
             params[path] = value.at[1:].set(_positions(side, config.width, jax.random.fold_in(key, 1)))
     return Model(config, unflatten(params))
+
+
+def extended(model: Model, heads: Iterable[str], depth_input: bool, key: jax.Array) -> Model:
+    """The model with these heads too and, where `depth_input` asks for it, able to be told depth: random weights for what it
+    has not, its own for all else."""
+    asked = {*model.config.predicts, *heads}
+    predicts = tuple(head for head in HEADS if head in asked)
+    config = replace(model.config, predicts=predicts, depth_input=model.config.depth_input or depth_input)
+    if config == model.config:
+        return model
+    return Model(config, unflatten(flatten(Model.initialise(config, key).params) | flatten(model.params)))
 
 
 def _positions(side: int, width: int, key: jax.Array) -> jax.Array:

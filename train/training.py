@@ -25,7 +25,7 @@ from ivggt_jax.train.journal import Journal
 from ivggt_jax.train.mesh import gather, place, shardings
 from ivggt_jax.train.optimizer import describe
 from ivggt_jax.train.pictures import depth_picture
-from ivggt_jax.train.start import fresh_model
+from ivggt_jax.train.start import extended, fresh_model
 from ivggt_jax.train.stopping import Stop
 from ivggt_jax.weights.checkpoint import save
 from ivggt_jax.weights.hub import Source
@@ -40,7 +40,10 @@ class RunConfig:
     """Folder of the run: checkpoints/, student/ (newest) and best/, images/, config.json, metrics.jsonl. A run whose
     folder has checkpoints goes on from the newest."""
     student: str = "facebook/VGGT-1B"
-    """Where the student starts: a checkpoint or published name; random:demo, random:tiny or random:vggt_1b for fresh weights."""
+    """Where the student starts: a checkpoint or published name; random:demo, random:tiny or random:vggt_1b for fresh weights.
+    Heads that the step trains and a checkpoint has not begin with random weights."""
+    depth_input: bool = False
+    """Train with what a depth sensor measures; a student that cannot be told depth learns it from nothing."""
     teacher: str | None = "facebook/VGGT-1B"
     """Checkpoint or published name to learn from; None: from ground truth alone."""
     steps: int = 390_000
@@ -82,6 +85,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
     asked to stop; FloatingPointError when ten batches in a row gave no finite loss: the last checkpoint is good.
     """
     model = _load_student(config.student, config.seed)
+    model = extended(model, config.step.heads, config.depth_input, jax.random.key(config.seed))
     updates = max(config.steps // config.step.optimizer.accumulation, 1)
     plan = Plan(step=config.step, model=model.config, mesh=mesh, updates=updates)
     with Checkpoints(config.out, config.keep) as checkpoints:

@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.evaluate pose|depth|reconstruction|stream|study`: how good a model is, and how well it remembers."""
+"""`python -m ivggt_jax.evaluate pose|depth|reconstruction|stream|sensing|study`: how good a model is, and how well it remembers."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -13,6 +13,7 @@ from ivggt_jax.evaluate.benchmarks import (
     evaluate_poses,
     evaluate_reconstructions,
 )
+from ivggt_jax.evaluate.sensing import Sensing, evaluate_sensing
 from ivggt_jax.evaluate.stream import Stream, evaluate_streams
 from ivggt_jax.evaluate.study import Study, run_study
 from ivggt_jax.runs.command import run_command
@@ -22,6 +23,7 @@ Command = (
     | Annotated[Depth, subcommand("depth", description=evaluate_depths.__doc__)]
     | Annotated[Reconstruction, subcommand("reconstruction", description=evaluate_reconstructions.__doc__)]
     | Annotated[Stream, subcommand("stream", description=evaluate_streams.__doc__)]
+    | Annotated[Sensing, subcommand("sensing", description=evaluate_sensing.__doc__)]
     | Annotated[Study, subcommand("study", description=run_study.__doc__)]
 )
 
@@ -31,7 +33,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
     run_command(Command, evaluate, arguments, program)  # type: ignore[arg-type]
 
 
-def evaluate(config: Pose | Depth | Reconstruction | Stream | Study) -> int:
+def evaluate(config: Pose | Depth | Reconstruction | Stream | Sensing | Study) -> int:
     """Measure a model: on a data set, on endless synthetic videos, or its memory's policies against each other."""
     match config:
         case Pose():
@@ -42,6 +44,8 @@ def evaluate(config: Pose | Depth | Reconstruction | Stream | Study) -> int:
             return evaluate_reconstructions(config)
         case Stream():
             return evaluate_streams(config)
+        case Sensing():
+            return evaluate_sensing(config)
         case Study():
             return run_study(config)
 

@@ -21,9 +21,11 @@ from ivggt_jax.synthetic import (
     changing_light,
     each_camera,
     make_scene,
+    moving_bodies,
     render,
     returning_path,
 )
+from ivggt_jax.synthetic.primitives import Primitives
 from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.trajectories.alignment import inverse
 
@@ -33,7 +35,7 @@ CHUNK = 10
 """Frames that are rendered and predicted at a time, and whose depth has one scale."""
 HELD_OUT_SEED = 1 << 20
 """The first of the seeds that no training uses."""
-RouteName = Literal["loop", "return", "corridor", "street", "doors"]
+RouteName = Literal["loop", "return", "corridor", "street", "doors", "crowd"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Route:
     varied: bool = False
     """Comes back to its places in other ways and in other light: `returning_path`, whose look is always "aside"."""
     speed: float = 2.0
+    bodies: int = 0
+    """How many move about; with the same seed, scene and camera are those of a route without any."""
 
 
 ROUTES: dict[RouteName, Route] = {
@@ -55,6 +59,7 @@ ROUTES: dict[RouteName, Route] = {
     "corridor": Route("corridor", "ahead", period=None),
     "street": Route("street", "ahead", period=None),
     "doors": Route("doors", "ahead", period=None),
+    "crowd": Route("room", "aside", period=400, bodies=3),
 }
 
 
@@ -68,6 +73,8 @@ class WalkPart:
     """float32 [T,H,W] in metres, 0 where unknown."""
     world_from_cam: np.ndarray
     """float64 [T,3,4]"""
+    moving: np.ndarray | None = None
+    """bool [T,H,W]: what belongs to a moving body; None on routes without any."""
 
     @cached_property
     def constant_depth_error(self) -> np.ndarray:
@@ -90,10 +97,10 @@ class Walk:
         """The frames from number `start` on."""
         if self._remembered is not None and (start, frames) in self._remembered:
             return self._remembered[start, frames]
-        images, depth, cam_from_world = jax.device_get(
+        images, depth, cam_from_world, moving = jax.device_get(
             _render(self._scene, self._path_key, start, frames, self._route, *self.size)
         )
-        part = WalkPart(images, depth, inverse(cam_from_world.astype(np.float64)))
+        part = WalkPart(images, depth, inverse(cam_from_world.astype(np.float64)), moving)
         if self._remembered is not None:
             self._remembered[start, frames] = part
         return part
@@ -121,24 +128,28 @@ def depth_errors(depth: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))
 def _render(
     scene: Scene, path_key: jax.Array, start: int, frames: int, route: Route, height: int, width: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Images uint8 [T,H,W,3], depth [T,H,W] and cam_from_world [T,3,4]."""
-    light = None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
+    """Images uint8 [T,H,W,3], depth [T,H,W], cam_from_world [T,3,4] and, where bodies move, what belongs to them [T,H,W]."""
+    light = bodies = None
     if route.varied:
         cameras = returning_path(path_key, scene, frames, start=start, speed=route.speed)
         light = changing_light(jax.random.fold_in(path_key, 1), scene, frames, start=start)
     else:
-        cameras = camera_path(
-            path_key, scene, frames, start=start, speed=route.speed, look=route.look, period=route.period
-        )
+        path = partial(camera_path, path_key, scene, speed=route.speed, look=route.look, period=route.period)
+        cameras = path(frames, start=start)
+        if route.bodies:
+            key = jax.random.fold_in(path_key, 2)
+            bodies = moving_bodies(key, scene, path, frames, count=route.bodies, start=start, speed=route.speed)
     intrinsics = geometry.intrinsics_from_field_of_view(jnp.deg2rad(FIELD_OF_VIEW), height, width)
 
-    def one(view: tuple[jax.Array, Light | None]) -> tuple[jax.Array, jax.Array]:
-        camera, light = view
+    def one(
+        view: tuple[jax.Array, Light | None, tuple[Primitives, Primitives] | None],
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        camera, light, bodies = view
         lit = scene if light is None else replace(scene, lighting=light.lighting)
-        frame = render(lit, camera, intrinsics, height, width)
+        frame = render(lit, camera, intrinsics, height, width, bodies=bodies)
         image = frame.image if light is None else frame.image * light.exposure
-        return jnp.round(255 * jnp.clip(image, 0, 1)).astype(jnp.uint8), frame.depth
+        return jnp.round(255 * jnp.clip(image, 0, 1)).astype(jnp.uint8), frame.depth, frame.moving
 
-    images, depth = each_camera(one, (cameras, light), height * width)
-    return images, depth, cameras
+    images, depth, moving = each_camera(one, (cameras, light, bodies), height * width)
+    return images, depth, cameras, moving

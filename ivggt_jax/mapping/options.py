@@ -36,7 +36,7 @@ class SubmapOptions:
         if self.submaps != "auto":
             return SubmapConfig(frames=int(self.submaps), refine=self.refine)
         demo = ModelConfig.demo()
-        if replace(model, predicts=demo.predicts) == demo:  # whichever of its heads are used
+        if replace(model, predicts=demo.predicts, depth_input=False) == demo:  # whichever of its parts are used
             return SubmapConfig(refine=self.refine)
         if length is not None and length <= LONG and not self.loops:
             return None

@@ -11,10 +11,14 @@ from ivggt_jax.model.clip import Clip, ClipMode, TokenMemoryT
 from ivggt_jax.model.encoder import Encoder
 from ivggt_jax.model.layers import Block, stack, unrolled
 from ivggt_jax.model.rope import Rotation, rotation_table
+from ivggt_jax.model.sensor import DepthPatches
 
 
 class Aggregator(nnx.Module):
     """Encoder and the pairs of frame and global block, stacked over layers and scanned."""
+
+    depth_patches: DepthPatches
+    """Only of a network that can be told depth."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         def block(rngs: nnx.Rngs) -> Block:
@@ -27,21 +31,30 @@ class Aggregator(nnx.Module):
         self.register_token = nnx.Param(normal(rngs.params(), (2, config.register_tokens, config.width)))
         self.frame_blocks = stack(block, config.depth, rngs=rngs)
         self.global_blocks = stack(block, config.depth, rngs=rngs)
+        if config.depth_input:
+            self.depth_patches = DepthPatches(config, rngs=rngs)
 
-    def clip(self, images: jax.Array, mode: ClipMode, remat: bool = False) -> jax.Array:
+    def clip(self, images: jax.Array, mode: ClipMode, remat: bool = False, depth: jax.Array | None = None) -> jax.Array:
         """A whole clip at once: images [B,S,H,W,3] → outputs of `dpt_layers` [layer,B,S,P,2·width].
 
         `offline`: global blocks see all frames; `causal`: frame t sees frames ≤ t. With `remat` the backward pass
-        recomputes each block from its input instead of keeping what is inside.
+        recomputes each block from its input instead of keeping what is inside. `depth` [B,S,H,W] is that of `DepthPatches`.
         """
         batch, frames, height, width, _ = images.shape
         patches = self.encoder(images.reshape(batch * frames, height, width, 3))
         patches = patches.reshape(batch, frames, *patches.shape[1:])
+        if depth is not None:
+            patches = self.tell(patches, depth)
         first = jnp.broadcast_to(jnp.arange(frames) == 0, (batch, frames))
 
         tokens = self.tokens(patches, first)
         outputs, _ = self.alternate(tokens, height, width, Clip(frames, mode), remat)
         return outputs
+
+    def tell(self, patches: jax.Array, depth: jax.Array) -> jax.Array:
+        """Patch tokens [B,S,N,width] with what depth [B,S,H,W] in the stream's unit says of them."""
+        flat = patches.reshape(-1, *patches.shape[2:])
+        return self.depth_patches(flat, depth.reshape(-1, *depth.shape[2:])).reshape(patches.shape)
 
     def tokens(self, patches: jax.Array, first: jax.Array) -> jax.Array:
         """Camera and register tokens in front of patch tokens [B,S,N,width]; `first` [B,S] marks first frames."""

@@ -1,10 +1,11 @@
 """The network as a whole, and what it predicts. No jit and no files here."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
@@ -16,6 +17,7 @@ from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.heads.camera import CameraHead
 from ivggt_jax.model.heads.dpt import DenseHead, FeatureHead
 from ivggt_jax.model.heads.track import Tracker
+from ivggt_jax.model.sensor import SensorUnit
 
 PIXELS_AT_ONCE = 1 << 20
 """Dense heads run on so many pixels at a time, at least a frame: their maps are what fills the memory."""
@@ -34,7 +36,7 @@ class Predictions:
     pose_encoding: jax.Array = None  # type: ignore[assignment]
     """[…,9] camera-from-world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal)."""
     depth: jax.Array = None  # type: ignore[assignment]
-    """[…,H,W] up to the scene's scale."""
+    """[…,H,W] up to the scene's scale; a sensor's unit where the first frame was given with its depth, as all lengths are."""
     depth_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,H,W] ≥ 1"""
     points: jax.Array = None  # type: ignore[assignment]
@@ -47,6 +49,8 @@ class Predictions:
     """[…,N] in [0,1]"""
     track_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,N] in [0,1]"""
+    motion: jax.Array = None  # type: ignore[assignment]
+    """[…,H,W] in [0,1]: how likely what is seen there moves in the world, of its own."""
     features: jax.Array = None  # type: ignore[assignment]
     """[…,P,2·width] the last layer's tokens: camera, registers, patches in rows."""
     map: Any = None
@@ -67,6 +71,7 @@ class VGGT(nnx.Module):
     points: DenseHead
     track_features: FeatureHead
     tracker: Tracker
+    motion: DenseHead
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.aggregator = Aggregator(config, rngs=rngs)
@@ -82,12 +87,21 @@ class VGGT(nnx.Module):
         heads: Collection[str],
         query_points: jax.Array | None = None,
         features: bool = False,
-        remat: bool = False,
+        depth: jax.Array | None = None,
     ) -> Predictions:
-        """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame."""
+        """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame, depth [B,S,H,W] a sensor's."""
         height, width = images.shape[2:4]
-        outputs = self.aggregator.clip(images, mode, remat)
-        return self.read(outputs, height, width, mode, heads, query_points, features)
+        outputs, unit = self.see(images, mode, depth)
+        return in_unit(self.read(outputs, height, width, mode, heads, query_points, features), unit)
+
+    def see(
+        self, images: jax.Array, mode: ClipMode, depth: jax.Array | None = None, remat: bool = False
+    ) -> tuple[jax.Array, SensorUnit | None]:
+        """Layer outputs [layer,B,S,P,2·width] of a clip, and the unit that its sensor's depth [B,S,H,W] gives it."""
+        if depth is None:
+            return self.aggregator.clip(images, mode, remat), None
+        unit = SensorUnit.empty(depth.shape[0]).after(depth, jnp.zeros(depth.shape[0], jnp.int32))
+        return self.aggregator.clip(images, mode, remat, unit.relative(depth)), unit
 
     def read(
         self,
@@ -115,8 +129,8 @@ class VGGT(nnx.Module):
         found: dict[str, jax.Array] = {}
         for name, head in HEADS.items():
             if head.activate is not None and name in heads:
-                raw, confidence = self._map_frames(getattr(self, name), outputs, height, width)
-                found |= dict(zip(head.fields, (head.activate(raw), confidence), strict=True))
+                raw, *confidence = self._map_frames(getattr(self, name), outputs, height, width)
+                found |= dict(zip(head.fields, (head.activate(raw), *confidence), strict=True))
         return found
 
     def track_maps(self, outputs: jax.Array, height: int, width: int) -> jax.Array:
@@ -138,3 +152,20 @@ class VGGT(nnx.Module):
                 batch_size=at_once,
             )
         return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[1:]), found)
+
+
+def in_unit(found: Predictions, unit: SensorUnit | None) -> Predictions:
+    """Predictions [B,…] of the network with their lengths in the unit that its streams give them in."""
+    if unit is None:
+        return found
+    lengths = {name: getattr(found, name) for name in ("depth", "points")}
+    scaled = {name: _times(unit.given, x) for name, x in lengths.items() if x is not None}
+    if found.pose_encoding is not None:
+        moved = _times(unit.given, found.pose_encoding[..., :3])
+        scaled["pose_encoding"] = jnp.concatenate([moved, found.pose_encoding[..., 3:]], axis=-1)
+    return replace(found, **scaled)
+
+
+def _times(factor: jax.Array, x: jax.Array) -> jax.Array:
+    """x [B,…] by factors [B]."""
+    return x * factor.reshape(-1, *(1,) * (x.ndim - 1))

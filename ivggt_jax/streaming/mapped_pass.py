@@ -15,7 +15,12 @@ from ivggt_jax.streaming.state import StreamState
 
 
 def mapped_pass(
-    network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
+    network: VGGT,
+    state: StreamState,
+    patches: jax.Array,
+    images: jax.Array,
+    where: jax.Array | None = None,
+    depth: jax.Array | None = None,
 ) -> tuple[StreamState, Predictions]:
     """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are of the world."""
     config, position = state.settings.submaps, state.map
@@ -25,7 +30,7 @@ def mapped_pass(
     due = jax.vmap(partial(is_due, config))(position, levels[:, -1], state.frame + images.shape[1])
     if where is not None:
         due = due & where
-    state, seen, again = _seen_twice(network, state, patches, due, where)
+    state, seen, again = _seen_twice(network, state, patches, due, where, depth)
     followed, found = jax.vmap(partial(follow, config))(position, seen, again, levels, due)
     position = jax.tree.map(partial(choose, where), followed, position)
     if not state.settings.features:
@@ -34,13 +39,18 @@ def mapped_pass(
 
 
 def _seen_twice(
-    network: VGGT, state: StreamState, patches: jax.Array, due: jax.Array, where: jax.Array | None
+    network: VGGT,
+    state: StreamState,
+    patches: jax.Array,
+    due: jax.Array,
+    where: jax.Array | None,
+    depth: jax.Array | None,
 ) -> tuple[StreamState, Predictions, Predictions]:
     """The pass for the streams `where` [B] marks, and a second one for those of them that are `due` [B], afresh.
 
     Returns the state and the predictions of both.
     """
-    nothing = jax.eval_shape(lambda: one_pass(network, state, patches)[1])
+    nothing = jax.eval_shape(lambda: one_pass(network, state, patches, None, depth)[1])
     seen = again = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing)
 
     # A loop of one or two turns: the network is compiled once, and XLA keeps the buffers of a loop in place, where it would
@@ -53,7 +63,7 @@ def _seen_twice(
         first = ~second if where is None else ~second & where
         points = None if seen.tracks is None else seen.tracks[:, -1]
         state = fresh(state, due & second, points)
-        state, again = one_pass(network, state, patches, due | first)
+        state, again = one_pass(network, state, patches, due | first, depth)
         seen = jax.tree.map(lambda old, new: jnp.where(second, old, new), seen, again)
         return state, seen, again
 

@@ -1,6 +1,7 @@
 """Frames of a stream through the network, against what the stream remembers: state in, state and predictions out."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from ivggt_jax.memory.origin import number_tokens
 from ivggt_jax.memory.ring import CameraMemory, CameraRing
 from ivggt_jax.memory.token_memory import TokenMemory
 from ivggt_jax.memory.track_window import TrackWindow
-from ivggt_jax.model.vggt import VGGT, Predictions
+from ivggt_jax.model.sensor import SensorUnit
+from ivggt_jax.model.vggt import VGGT, Predictions, in_unit
 from ivggt_jax.streaming.state import StreamState
 
 FrameMemory = tuple[jax.Array, CameraRing | None, TrackWindow | None]
@@ -20,15 +22,23 @@ FrameMemory = tuple[jax.Array, CameraRing | None, TrackWindow | None]
 
 
 def one_pass(
-    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None = None
+    network: VGGT,
+    state: StreamState,
+    patches: jax.Array,
+    where: jax.Array | None = None,
+    depth: jax.Array | None = None,
 ) -> tuple[StreamState, Predictions]:
     """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…].
+
+    `depth` [B,S,H,W] is what a sensor measured.
 
     With `where` [B] bool only the streams it marks see and remember the frames. The others stay as they were, at the cost
     of the pass but of no copy, and what is predicted for them means nothing.
     """
     settings = state.settings
     height, width = settings.height, settings.width
+    if depth is not None:
+        state, patches = _tell(network, state, patches, where, depth)
     state, outputs = _aggregate(network, state, patches, where)
     found = network.dense(outputs, height, width, settings.heads)
     if settings.features or settings.submaps is not None:
@@ -57,7 +67,7 @@ def one_pass(
     memory = (state.frame, state.camera, state.tracks)
     (frame, camera, tracks), each = lax.scan(one_frame, memory, (outputs[-1, :, :, 0].swapaxes(0, 1), maps))
     found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
-    return replace(state, frame=frame, camera=camera, tracks=tracks), Predictions(**found)
+    return replace(state, frame=frame, camera=camera, tracks=tracks), in_unit(Predictions(**found), state.sensor)
 
 
 def fresh(state: StreamState, where: jax.Array, query_points: jax.Array | None = None) -> StreamState:
@@ -71,6 +81,9 @@ def fresh(state: StreamState, where: jax.Array, query_points: jax.Array | None =
     if tracks is not None and query_points is not None:
         points = jnp.where(where[:, None, None], query_points, tracks.query_points)
         tracks = replace(tracks, query_points=points)
+    sensor = state.sensor
+    if sensor is not None:
+        sensor = jax.tree.map(partial(choose, where), SensorUnit.empty(where.shape[0]), sensor)
     return replace(
         state,
         cache=replace(state.cache, length=jnp.where(where, 0, state.cache.length)),
@@ -78,6 +91,7 @@ def fresh(state: StreamState, where: jax.Array, query_points: jax.Array | None =
         budgets=jnp.where(where[:, None], state.settings.slots, state.budgets),
         frame=jnp.where(where, 0, state.frame),
         tracks=tracks,
+        sensor=sensor,
     )
 
 
@@ -94,6 +108,16 @@ def token_memory(state: StreamState, frames: int, where: jax.Array | None = None
         ),
         where=where,
     )
+
+
+def _tell(
+    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None, depth: jax.Array
+) -> tuple[StreamState, jax.Array]:
+    """Patch tokens with what a sensor measured in their frames, and the unit that its first depth gave the stream."""
+    assert state.sensor is not None
+    sensor = state.sensor.after(depth, state.frame)
+    patches = network.aggregator.tell(patches, sensor.relative(depth))
+    return replace(state, sensor=jax.tree.map(partial(choose, where), sensor, state.sensor)), patches
 
 
 def _aggregate(

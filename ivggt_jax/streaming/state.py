@@ -14,6 +14,7 @@ from ivggt_jax.memory.policies import Extra, find_policy, stored_number
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.brief import megabytes, shape
+from ivggt_jax.model.sensor import SensorUnit
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class StreamState:
     tracks: TrackWindow | None
     map: MapState | None = None
     """Where the stream is in its world; None without submaps."""
+    sensor: SensorUnit | None = None
+    """In what unit depth comes and goes; None for a model that cannot be told depth."""
 
     def __repr__(self) -> str:
         settings, cache, frame = self.settings, self.settings.cache, self.frame

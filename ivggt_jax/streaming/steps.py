@@ -20,15 +20,15 @@ from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.clip import ClipMode
 from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
+from ivggt_jax.model.sensor import SensorUnit
 from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.groups import groups
+from ivggt_jax.streaming.inputs import FrameArray, depth_of, sensor_depth, still, unit
 from ivggt_jax.streaming.mapped_pass import mapped_pass
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
-
-FrameArray = jax.Array | np.ndarray
 
 
 def infer_clip(
@@ -38,11 +38,13 @@ def infer_clip(
     query_points: FrameArray | None = None,
     heads: Iterable[HeadName] | None = None,
     features: bool = False,
+    depth: FrameArray | None = None,
 ) -> Predictions:
     """Predictions for a whole clip at once, images [B,S,H,W,3], float32 in [0,1] or uint8.
 
     `offline`: every frame sees all frames (VGGT); `causal`: only itself and earlier ones (StreamVGGT). Query points
-    [B,N,2] are (x, y) pixels of the first frame. Raises ValueError for sizes that are no multiples of the patch size.
+    [B,N,2] are (x, y) pixels of the first frame; `depth` [B,S,H,W] is that of `step`. Raises ValueError for sizes that are no
+    multiples of the patch size.
     """
     if images.ndim != 5 or images.shape[-1] != 3 or not all(images.shape[:2]):
         raise ValueError(f"images must be [B,S,H,W,3] with at least one frame, not {list(images.shape)}")
@@ -50,7 +52,8 @@ def infer_clip(
         raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
     model.config.patch_grid(*images.shape[2:4])
     queries = None if query_points is None else _queries(query_points, images.shape[0])
-    return _clip(model, images, queries, mode, _heads(model, heads, queries is not None), features)
+    measured = sensor_depth(model, depth, images)
+    return _clip(model, images, queries, measured, mode, _heads(model, heads, queries is not None), features)
 
 
 def init_stream(
@@ -110,6 +113,7 @@ def init_stream(
         camera=camera,
         tracks=tracks,
         map=None if submaps is None else _map(submaps, batch, height, width, queries),
+        sensor=SensorUnit.empty(batch) if config.depth_input else None,
     )
 
 
@@ -120,6 +124,7 @@ def step(
     frame: FrameArray,
     where: FrameArray | None = None,
     masks: FrameArray | None = None,
+    depth: FrameArray | None = None,
 ) -> tuple[StreamState, Predictions]:
     """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
 
@@ -127,25 +132,35 @@ def step(
     them means nothing. `masks` [B,H,W] bool mark pixels of the still scene: submaps are linked, and their poses refined, by
     those alone; the network sees the whole frame. A frame that is not finite breaks its own stream until `reset`.
 
-    Raises ValueError for frames or masks of another shape, for the state of a model of another configuration, and for
+    `depth` [B,H,W] is what a sensor measured, for a model with `depth_input`; where it is 0, not finite or negative that is
+    nothing, and any frame may lack it. If a stream's first frame has depth, what is predicted is in the sensor's unit, else in
+    one of the network's own.
+
+    Raises ValueError for frames, masks or depth of another shape, for the state of a model of another configuration, and for
     heads of the state that the model has not.
     """
     _check_frames(model, state, frame, 4)
     where = None if where is None else _marks(state, where)
-    model, images = guarded(state.settings, (model, _unit(frame)))
+    model, images = guarded(state.settings, (model, unit(frame)))
     network = model.network
-    still = _still(images, masks)
-    state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], still[:, None], where)
+    measured = sensor_depth(model, depth, images)
+    measured = None if measured is None else measured[:, None]
+    patches = network.aggregator.encoder(images)[:, None]
+    state, predictions = _pass(network, state, patches, still(images, masks)[:, None], measured, where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
 @compiled(donate="state")
 def scan(
-    model: Model, state: StreamState, frames: FrameArray, masks: FrameArray | None = None
+    model: Model,
+    state: StreamState,
+    frames: FrameArray,
+    masks: FrameArray | None = None,
+    depth: FrameArray | None = None,
 ) -> tuple[StreamState, Predictions]:
     """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
 
-    Equals T steps, with `masks` [T,B,H,W]; the encoder, which knows no order, sees the frames together. With
+    Equals T steps, with `masks` and `depth` [T,B,H,W]; the encoder, which knows no order, sees the frames together. With
     `frames_per_step` = n, every n frames share a pass. Raises ValueError when T is no multiple of n.
 
     Has derivatives where nothing is forgotten: an unbounded cache, no submaps, on a CPU; raises ValueError elsewhere when
@@ -156,13 +171,16 @@ def scan(
     each = state.settings.cache.frames_per_step
     if count % each or not count:
         raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
-    model, images = guarded(state.settings, (model, _unit(frames)))
+    model, images = guarded(state.settings, (model, unit(frames)))
     network = model.network
     patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
-    passes = jax.tree.map(
-        lambda x: x.reshape(count // each, each, batch, *x.shape[-(2 if x is patches else 3) :]).swapaxes(1, 2),
-        (patches, _still(images, masks)),
-    )
+
+    def grouped(x: jax.Array, axes: int) -> jax.Array:
+        return x.reshape(count // each, each, batch, *x.shape[-axes:]).swapaxes(1, 2)
+
+    measured = sensor_depth(model, depth, images)
+    measured = None if measured is None else grouped(measured, 2)
+    passes = (grouped(patches, 2), grouped(still(images, masks), 3), measured)
     state, predictions = lax.scan(lambda state, inputs: _pass(network, state, *inputs), state, passes)
     return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
 
@@ -178,13 +196,15 @@ def stream(
     heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
+    depth: Iterable[FrameArray | None] | None = None,
 ) -> Iterator[Predictions]:
     """Predictions of one stream, frame by frame, as host arrays without batch axis.
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
     as `frames_per_step` needs. `lookahead` chunks are computed while one is handed out; with 0 its predictions come before
     the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream
-    (`init_stream`). Raises ValueError past `max_frames`, before the frame, and what `frames` raises,
+    (`init_stream`). `depth` has what a sensor measured of each frame, [H,W], or None (`step`). Raises ValueError past
+    `max_frames`, before the frame, and what `frames` or `depth` raises,
     when all frames before it are handed out.
     """
     cache_config = cache_config or CacheConfig()
@@ -195,7 +215,7 @@ def stream(
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
     # With submaps no more frames than those of one are remembered, however long the stream.
     most = cache_config.max_frames if submaps is None else None
-    frames = iter(frames)
+    frames, depths = iter(frames), None if depth is None else iter(depth)
     state = None
     running: deque[tuple[Predictions, int]] = deque()
     try:
@@ -208,7 +228,7 @@ def stream(
                 )  # fmt: skip
             # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
             padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
-            state, predictions = scan(model, state, padded)
+            state, predictions = scan(model, state, padded, depth=depth_of(depths, group, chunk))
             running.append((predictions, len(group)))
             if len(running) > lookahead:
                 yield from _unstacked(*running.popleft())
@@ -248,42 +268,31 @@ def _clip(
     model: Model,
     images: FrameArray,
     query_points: jax.Array | None,
+    depth: jax.Array | None,
     mode: ClipMode,
     heads: tuple[str, ...],
     features: bool,
 ) -> Predictions:
-    return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
+    network = model.network
+    return network.clip(unit(images), mode=mode, heads=heads, query_points=query_points, features=features, depth=depth)
 
 
 def _pass(
-    network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
+    network: VGGT,
+    state: StreamState,
+    patches: jax.Array,
+    images: jax.Array,
+    depth: jax.Array | None,
+    where: jax.Array | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """The next frames [B,S,H,W,3] of each stream, NaN where they are masked, and their patch tokens [B,S,N,width]."""
+    """The next frames [B,S,H,W,3] of each stream, NaN where masked, their patch tokens [B,S,N,width] and depth [B,S,H,W]."""
     if state.settings.submaps is None:
-        return one_pass(network, state, patches, where)
-    return mapped_pass(network, state, patches, images, where)
+        return one_pass(network, state, patches, where, depth)
+    return mapped_pass(network, state, patches, images, where, depth)
 
 
 def _map(submaps: SubmapConfig, batch: int, height: int, width: int, queries: jax.Array | None) -> MapState:
     return MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
-
-
-def _unit(images: FrameArray) -> jax.Array:
-    """Float32 in [0,1] from that or from uint8. Raises ValueError for other whole numbers."""
-    if images.dtype == jnp.uint8:
-        return jnp.asarray(images).astype(jnp.float32) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images must be uint8, or floats in [0,1], not {images.dtype}")
-    return jnp.asarray(images, jnp.float32)
-
-
-def _still(images: jax.Array, masks: FrameArray | None) -> jax.Array:
-    """The images [...,H,W,3] with NaN, which the map takes for unknown, where masks [...,H,W] say that nothing is still."""
-    if masks is None:
-        return images
-    if masks.shape != images.shape[:-1] or masks.dtype != bool:
-        raise ValueError(f"masks must be bool {list(images.shape[:-1])}, not {masks.dtype} {list(masks.shape)}")
-    return jnp.where(masks[..., None], images, jnp.nan)
 
 
 def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tuple[str, ...]:

@@ -1,17 +1,23 @@
 """Training clips: a new scene, a walk through it, and all ground truth, from one key."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
 from .. import geometry
+from ..transforms import rotate
+from .bodies import moving_bodies
 from .paths import Look, camera_path
-from .rendering import each_camera, render, tracks
+from .primitives import Primitives
+from .rendering import SyntheticFrame, each_camera, render, tracks
 from .scenes import Kind, make_scene
 
 _FIELD_OF_VIEW = (45.0, 75.0)
 """Horizontal, in degrees."""
+_BODIES = 4
+"""Sets the random stream of moving bodies apart."""
 
 
 @jax.tree_util.register_dataclass
@@ -39,6 +45,10 @@ class Clip:
     """[T, N, 2] in pixels."""
     visibility: jax.Array
     """bool [T, N]"""
+    moving: jax.Array | None = None
+    """bool [T, H, W]: what belongs to a moving body; None where there can be none."""
+    flow: jax.Array | None = None
+    """[T, H, W, 3]: how far what is seen moves until the next frame; None as above."""
 
 
 def clip(
@@ -51,21 +61,32 @@ def clip(
     look: Look = "ahead",
     speed: float | jax.Array = 1.0,
     queries: int = 0,
+    bodies: int = 0,
 ) -> Clip:
     """A random clip: a pure function of its key, made to be jitted and mapped over keys.
 
-    Scene, path, horizontal field of view (45 to 75 degrees) and `queries` points to track are drawn from the key. See
-    `make_scene` and `camera_path` for the options, and for what they raise.
+    Scene, path, horizontal field of view (45 to 75 degrees) and `queries` points to track are drawn from the key, and with
+    `bodies` from none to so many that move (`moving_bodies`); all else is the same without them. See `make_scene` and
+    `camera_path` for the options, and for what they raise. Raises ValueError for queries among bodies, which tracks know not.
     """
+    if queries and bodies:
+        raise ValueError(f"{queries} points cannot be tracked among {bodies} moving bodies: tracks are of still scenes")
     scene_key, path_key, view_key, query_key = jax.random.split(key, 4)
     scene = make_scene(scene_key, kind)
-    cam_from_world = camera_path(path_key, scene, frames, speed=speed, look=look)
+    path = partial(camera_path, path_key, scene, speed=speed, look=look)
+    cam_from_world = path(frames)
     low, high = _FIELD_OF_VIEW
     field_of_view = jnp.deg2rad(jax.random.uniform(view_key, (), minval=low, maxval=high))
     intrinsics = geometry.intrinsics_from_field_of_view(field_of_view, height, width)
-    rendered = each_camera(
-        lambda camera: render(scene, camera, intrinsics, height, width), cam_from_world, height * width
-    )
+    around = None
+    if bodies:
+        body_key = jax.random.fold_in(key, _BODIES)
+        around = moving_bodies(body_key, scene, path, frames, count=bodies, least=0, speed=speed)
+
+    def one(view: tuple[jax.Array, tuple[Primitives, Primitives] | None]) -> SyntheticFrame:
+        return render(scene, view[0], intrinsics, height, width, bodies=view[1])
+
+    rendered = each_camera(one, (cam_from_world, around), height * width)
     query_points = jax.random.uniform(query_key, (queries, 2)) * jnp.asarray((width - 1, height - 1))
     track, visibility = tracks(scene, query_points, cam_from_world, intrinsics, height, width)
     relative = geometry.relative_to_first(cam_from_world)
@@ -81,4 +102,6 @@ def clip(
         query_points=query_points,
         tracks=track,
         visibility=visibility,
+        moving=rendered.moving,
+        flow=None if rendered.flow is None else rotate(cam_from_world[0, :, :3], rendered.flow),
     )

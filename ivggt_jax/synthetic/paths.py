@@ -29,14 +29,16 @@ def camera_path(
     frames: int,
     *,
     start: int | jax.Array = 0,
+    stride: int | jax.Array = 1,
     speed: float | jax.Array = 1.0,
     look: Look = "ahead",
     period: int | None = None,
 ) -> jax.Array:
     """cam_from_world [frames, 3, 4] of a handheld camera that walks through a scene and touches nothing.
 
-    At speed 1 a step is 1 to 5 cm on average and a turn up to 3 degrees a frame, drawn from the key. `start` is the number of the
-    first frame: a path is a pure function of key, scene and frame number, so that its chunks join without a seam.
+    At speed 1 a step is 1 to 5 cm on average and a turn up to 3 degrees a frame, drawn from the key. `start` is the number of
+    the first frame, `stride` leads from one to the next: a path is a pure function of key, scene and frame number, so that
+    its chunks join without a seam.
     `look` is "ahead" along the way, or "aside": to the middle of a room, to one side of a street. With a `period`, from
     32 to 32,768 frames, the path is a loop that comes back exactly: around a room, to and fro along a street. Without,
     it goes on (around and around in a room). Raises ValueError for an unknown look or a period out of range.
@@ -45,7 +47,7 @@ def camera_path(
         raise ValueError(f"look must be one of {', '.join(get_args(Look))}, not {look!r}")
     if period is not None and not 32 <= period <= _OPEN_PERIOD:
         raise ValueError(f"period must be None or from 32 to {_OPEN_PERIOD} frames, not {period}")
-    waves = Waves(_draws(key), _numbers(start, frames), period or _OPEN_PERIOD, jnp.asarray(speed, jnp.float32))
+    waves = Waves(_draws(key), _numbers(start, frames, stride), period or _OPEN_PERIOD, jnp.asarray(speed, jnp.float32))
     carriage = _STEADY if scene.kind == "room" else replace(_STEADY, wander=(0.2, 0.7))
     return _carried(scene, waves, carriage, look, closed=period is not None)
 
@@ -94,9 +96,9 @@ def _draws(key: jax.Array) -> Draws:
     return Draws(jax.random.bits(key, (), jnp.uint32), count=80)
 
 
-def _numbers(start: int | jax.Array, frames: int) -> jax.Array:
+def _numbers(start: int | jax.Array, frames: int, stride: int | jax.Array = 1) -> jax.Array:
     """int32 [frames]"""
-    return jnp.asarray(start, jnp.int32) + jnp.arange(frames, dtype=jnp.int32)
+    return jnp.asarray(start, jnp.int32) + jnp.arange(frames, dtype=jnp.int32) * stride
 
 
 def _carried(scene: Scene, waves: Waves, carriage: _Carriage, look: Look, closed: bool) -> jax.Array:

@@ -1,7 +1,7 @@
 """Frames, depth and tracks of a scene, exact to float rounding."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .. import geometry
 from ..kernels import platform
 from ..transforms import rotate
-from .primitives import cast
+from .primitives import Primitives, cast, concatenate, to_local, to_world
 from .scenes import Scene, visible_primitives
 from .shading import shade
 
@@ -38,34 +38,58 @@ class SyntheticFrame:
     """[3, 4]"""
     intrinsics: jax.Array
     """[3, 3] in pixels."""
+    moving: jax.Array | None = None
+    """bool [H, W]: it belongs to a moving body; None of a scene rendered without any."""
+    flow: jax.Array | None = None
+    """[H, W, 3]: how far what is seen moves in the world until the next frame, in metres; None as above."""
 
 
 def render(
-    scene: Scene, cam_from_world: jax.Array, intrinsics: jax.Array, height: int, width: int, supersample: int = 1
+    scene: Scene,
+    cam_from_world: jax.Array,
+    intrinsics: jax.Array,
+    height: int,
+    width: int,
+    supersample: int = 1,
+    bodies: tuple[Primitives, Primitives] | None = None,
 ) -> SyntheticFrame:
     """Render one frame: cam_from_world [3, 4], intrinsics [3, 3] in pixels of a height × width image.
 
     Depth belongs to the ray through the integer index of a pixel. With `supersample` n, colours are means over n × n
-    rays about it: smooth edges at n² times the cost.
+    rays about it: smooth edges at n² times the cost. `bodies` are moving ones in this frame and in the next.
     """
     world_from_cam = geometry.invert(cam_from_world)
     origin, rotation = world_from_cam[:, 3], world_from_cam[:, :3]
     rays = geometry.pixel_rays(intrinsics, height, width)
     primitives = visible_primitives(scene, origin, rotate(rotation, rays))
+    still = primitives.shape.shape[0]
+    if bodies is not None:
+        primitives = concatenate([primitives, bodies[0]])
     pixel = 1 / intrinsics[0, 0]
 
-    def shoot(shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def shoot(shift: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         directions = rotate(rotation, rays + jnp.append(shift * pixel, 0))
         return shade(scene, primitives, origin, directions, pixel)
 
-    image, depth = shoot(jnp.zeros(2))
+    image, depth, index = shoot(jnp.zeros(2))
     if supersample > 1:
         steps = (jnp.arange(supersample) - (supersample - 1) / 2) / supersample
         shifts = jnp.stack(jnp.meshgrid(steps, steps), axis=-1).reshape(-1, 2)
         image = jnp.mean(jax.lax.map(lambda shift: shoot(shift)[0], shifts), axis=0)
     valid = depth > 0
     points = jnp.where(valid[..., None], geometry.unproject(depth, cam_from_world, intrinsics), 0)
-    return SyntheticFrame(image, depth, points, valid, cam_from_world, intrinsics)
+    frame = SyntheticFrame(image, depth, points, valid, cam_from_world, intrinsics)
+    if bodies is None:
+        return frame
+    moving = valid & (index >= still)
+    flow = jnp.where(moving[..., None], _carried(*bodies, jnp.maximum(index - still, 0), points) - points, 0)
+    return replace(frame, moving=moving, flow=flow)
+
+
+def _carried(now: Primitives, later: Primitives, index: jax.Array, points: jax.Array) -> jax.Array:
+    """Where points [..., 3] on the primitives index [...] are later."""
+    before, after = (jax.tree.map(lambda array: array[index], primitives) for primitives in (now, later))
+    return after.centre + to_world(to_local(points - before.centre, before.yaw), after.yaw)
 
 
 def each_camera(function: Callable[[Camera], Rendered], cameras: Camera, pixels: int) -> Rendered:

@@ -14,8 +14,8 @@ _SHADOW_OFFSET = 2e-3
 
 def shade(
     scene: Scene, primitives: Primitives, origin: jax.Array, directions: jax.Array, pixel: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Colours [..., 3] and depths [...] (0 for a miss) along rays from origin [3].
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Colours [..., 3], depths [...] (0 for a miss) and the primitives' numbers [...] along rays from origin [3].
 
     directions [..., 3] along the world's axes, with z = 1 in the camera; `pixel` is the size of a pixel at depth 1.
     """
@@ -30,7 +30,7 @@ def shade(
     fade = jnp.where(valid, jnp.clip(2.5 * distance / scene.far - 1.5, 0, 1), 1)
     if scene.kind != "room":
         shaded += fade[..., None] * (_background(scene, directions / length[..., None]) - shaded)
-    return jnp.clip(shaded, 0, 1), depth
+    return jnp.clip(shaded, 0, 1), depth, index
 
 
 def _surface(

@@ -63,6 +63,10 @@ def _check(field: "dataclasses.Field[Any]", value: object, what: str) -> None:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise CheckpointError(f"{what}: predicts is {repr(value)[:80]}, expected something like {field.default!r}")
         return
+    if isinstance(field.default, bool):
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{what}: {field.name} is {repr(value)[:80]}, expected true or false")
+        return
     items: list[Any] = value if isinstance(value, list) else [value]
     sound = isinstance(value, list) == isinstance(field.default, tuple) and len(items) < 100
     for item in items:

@@ -7,13 +7,16 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
-from ivggt_jax.synthetic import Clip, clip
+from ivggt_jax.synthetic import Clip, clip, measure, random_sensor
 from ivggt_jax.synthetic.paths import Look
 from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.train.data.batches import Batch
 
 FIELDS = ("images", "depth", "valid", "points", "cam_from_world", "intrinsics", "query_points", "tracks", "visibility")
+_SENSOR = 1
+"""Sets the random stream of a clip's sensor apart from the clip's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +38,18 @@ class SyntheticConfig:
     """Slowest and fastest camera, relative to a walk at 30 frames per second."""
     query_points: int = 0
     """Points of the first frame that are tracked."""
+    bodies: int = 0
+    """Most bodies that move through a clip; from none to so many do."""
+    sensor: tyro.conf.Suppress[bool] = False  # The command derives it from the model.
+    """Give what a depth sensor would measure too, another for every clip (`synthetic.random_sensor`)."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+        if self.bodies and self.query_points:
+            raise ValueError(
+                f"points are tracked in still scenes: of bodies {self.bodies} and query_points {self.query_points} one is 0"
+            )
         for name in ("frames", "speed"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -78,7 +89,7 @@ class SyntheticBatches:
                 parts.append(
                     _render(
                         self._seed, step, jnp.asarray(rows), jnp.asarray(speeds[rows]),
-                        frames, config.height, config.width, kind, look, config.query_points,
+                        frames, kind, look, config,
                     )
                 )  # fmt: skip
             names += [f"synthetic {kind} looking {look}, clip {row}, seed {self._seed}, step {step}" for row in rows]
@@ -86,27 +97,37 @@ class SyntheticBatches:
         return Batch({name: array for name, array in arrays.items() if array.size}, tuple(names))
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7, 8, 9))
+@partial(jax.jit, static_argnums=(4, 5, 6, 7))
 def _render(
     seed: int,
     step: int,
     rows: jax.Array,
     speeds: jax.Array,
     frames: int,
-    height: int,
-    width: int,
     kind: Kind,
     look: Look,
-    queries: int,
+    config: SyntheticConfig,
 ) -> dict[str, jax.Array]:
     """The arrays of the clips of some rows by name, images rounded to uint8 as a camera does."""
     of_step = jax.random.fold_in(jax.random.key(seed), step)
 
     def one(row: jax.Array, speed: jax.Array) -> Clip:
         return clip(
-            jax.random.fold_in(of_step, row), frames, height, width, kind=kind, look=look, speed=speed, queries=queries
-        )
+            jax.random.fold_in(of_step, row), frames, config.height, config.width,
+            kind=kind, look=look, speed=speed, queries=config.query_points, bodies=config.bodies,
+        )  # fmt: skip
 
     clips = jax.vmap(one)(rows, speeds)
     images = jnp.round(255 * jnp.clip(clips.images, 0, 1)).astype(jnp.uint8)
-    return {name: getattr(clips, name) for name in FIELDS} | {"images": images}
+    arrays = {name: getattr(clips, name) for name in FIELDS} | {"images": images}
+    if config.bodies:
+        arrays["moving"] = clips.moving
+    if config.sensor:
+        arrays["sensor_depth"] = jax.vmap(partial(_measured, of_step))(rows, clips.depth)
+    return arrays
+
+
+def _measured(of_step: jax.Array, row: jax.Array, depth: jax.Array) -> jax.Array:
+    """What the sensor of a row's clip measures of its depth [T,H,W]; the clip is the same without it."""
+    sensor_key, key = jax.random.split(jax.random.fold_in(jax.random.fold_in(of_step, row), _SENSOR))
+    return measure(key, random_sensor(sensor_key), depth)

@@ -39,6 +39,8 @@ class LossConfig:
     """Weight of the point head's losses."""
     tracks: float = 0.5
     """Weight of the tracker's losses."""
+    motion: float = 20.0
+    """Weight of the motion head's losses."""
     relative: float = 0.0
     """Weight of the relative poses of frames 1, 4 and 16 apart, against ground truth alone; see `relative_pose_loss`."""
     matching: float = 0.0
@@ -110,6 +112,8 @@ def distill_losses(
         elif head == "tracks":
             loss = reference_track_loss if reference else track_loss
             losses[head] = loss(ours[0], ours[1], ours[2], theirs[0], theirs[1])
+        elif head == "motion":
+            losses[head] = {"divergence": jnp.mean(bernoulli_divergence(ours[0], theirs[0]))}
         else:
             shape = (*ours[1].shape, -1)
             losses[head] = dense_loss(
@@ -120,7 +124,7 @@ def distill_losses(
 
 
 def kl_losses(student: Fields, teacher: Fields, valid: jax.Array | None = None) -> Terms:
-    """KL(student ‖ teacher) of depth, points and visibility; camera and track positions as in `distill_losses`."""
+    """KL(student ‖ teacher) of depth, points, visibility and motion; camera and track positions as in `distill_losses`."""
     losses: Terms = {}
     for head in _shared(student, teacher):
         ours, theirs = ([fields[name] for name in HEADS[head].fields] for fields in (student, teacher))
@@ -129,6 +133,8 @@ def kl_losses(student: Fields, teacher: Fields, valid: jax.Array | None = None) 
         elif head == "tracks":
             divergence = jnp.mean(bernoulli_divergence(ours[1], theirs[1]))
             losses[head] = track_loss(ours[0], ours[1], ours[2], theirs[0], theirs[1]) | {"visibility": divergence}
+        elif head == "motion":
+            losses[head] = {"divergence": jnp.mean(bernoulli_divergence(ours[0], theirs[0]))}
         else:
             shape = (*ours[1].shape, -1)
             pixels = laplace_divergence(ours[0].reshape(shape), ours[1], theirs[0].reshape(shape), theirs[1])

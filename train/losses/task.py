@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ivggt_jax.geometry import pose_from_cameras
 from ivggt_jax.train.losses.camera import camera_loss, relative_pose_loss
+from ivggt_jax.train.losses.motion import motion_loss
 from ivggt_jax.train.losses.reduce import masked_mean, norm
 from ivggt_jax.train.losses.tracks import track_loss
 
@@ -20,6 +21,7 @@ CAMERA_DELTA = 0.02
 """Where the camera's Huber distance turns linear: a step between video frames is a few hundredths of a scene's size, and
 within the distillation loss's 0.1 it would hardly be felt."""
 CLIP = (1, 2, 3)
+_LENGTHS = {"pose_encoding", "depth", "points"}
 
 
 def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
@@ -27,15 +29,36 @@ def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Arr
 
     prediction: fields of `Predictions` [B,S,…] by name. batch: valid bool [B,S,H,W], depth [B,S,H,W], points
     [B,S,H,W,3], cam_from_world [B,S,3,4], intrinsics [B,S,3,3], and where there are tracks, tracks [B,S,N,2] with
-    visibility [B,S,N]. Ground truth outside `valid` may be anything. Raises ValueError when neither depth nor points
-    are predicted, as nothing else fixes the scale.
+    visibility [B,S,N], and where bodies move, moving bool [B,S,H,W]. Ground truth outside `valid` may be anything. Where
+    `sensor_depth` [B,S,H,W] has any of the first frame, the scale is not free. Raises ValueError when cameras are predicted and
+    neither depth nor points, as nothing else fixes the scale.
     """
+    losses = _geometric_losses(prediction, batch) if _LENGTHS & set(prediction) else {}
+    if "tracks" in prediction and "tracks" in batch:
+        visible = batch["visibility"]
+        losses["tracks"] = track_loss(
+            prediction["tracks"], prediction["visibility"], prediction["track_confidence"],
+            batch["tracks"], visible.astype(jnp.float32), visible > 0.5,
+        )  # fmt: skip
+    if "motion" in prediction and "moving" in batch:
+        losses["motion"] = motion_loss(prediction["motion"], batch["moving"], batch["valid"])
+    return losses
+
+
+def _geometric_losses(
+    prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]
+) -> dict[str, dict[str, jax.Array]]:
+    """Those of `task_losses` that are about lengths, and so about a scale."""
     valid = batch["valid"]
     head = "points" if "points" in prediction else "depth"
     if head not in prediction:
         raise ValueError(f"the task loss needs predicted depth or points for its scale, not only {sorted(prediction)}")
     truth = {name: jnp.where(_match(valid, batch[name]), batch[name], 0.0) for name in ("depth", "points")}
     scale, true_scale = clip_scales(prediction[head], truth[head], prediction[f"{head}_confidence"], valid)
+    if "sensor_depth" in batch:
+        # Where the first frame was told, lengths have the sensor's unit, which is the truth's.
+        told = jnp.any(batch["sensor_depth"][:, :1] > 0, CLIP, keepdims=True)
+        scale = jnp.where(told, true_scale, scale)
     losses = {
         name: _dense_loss(prediction[name] / _match(scale, truth[name]), truth[name] / _match(true_scale, truth[name]),
                           prediction[f"{name}_confidence"], valid)
@@ -48,12 +71,6 @@ def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Arr
         wanted = _with_scale(pose, true_scale[..., 0, 0], known)
         losses["camera"] = camera_loss(found, wanted, delta=CAMERA_DELTA)
         losses["relative"] = relative_pose_loss(found, wanted)
-    if "tracks" in prediction and "tracks" in batch:
-        visible = batch["visibility"]
-        losses["tracks"] = track_loss(
-            prediction["tracks"], prediction["visibility"], prediction["track_confidence"],
-            batch["tracks"], visible.astype(jnp.float32), visible > 0.5,
-        )  # fmt: skip
     return losses
 
 

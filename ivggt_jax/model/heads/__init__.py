@@ -20,7 +20,7 @@ class Head:
     parts: Mapping[str, Callable[..., nnx.Module]]
     """The modules that it has for itself: the name among the parameters, and what makes it from (config, rngs=…)."""
     fields: tuple[str, ...]
-    """The fields of `Predictions` that it fills; of a dense head its values, then their confidence."""
+    """The fields of `Predictions` that it fills; of a dense head its values, then their confidence if it has one."""
     activate: Callable[[jax.Array], jax.Array] | None = None
     """Only of a dense head: from raw [B,S,H,W,channels] to its values."""
     by_default: bool = True
@@ -35,6 +35,10 @@ def _points(config: ModelConfig, *, rngs: nnx.Rngs) -> DenseHead:
     return DenseHead(config, 3, rngs=rngs)
 
 
+def _motion(config: ModelConfig, *, rngs: nnx.Rngs) -> DenseHead:
+    return DenseHead(config, 1, confidence=False, rngs=rngs)
+
+
 HEADS: dict[str, Head] = {
     "camera": Head({"camera": CameraHead}, ("pose_encoding",)),
     "depth": Head({"depth": _depth}, ("depth", "depth_confidence"), lambda raw: jnp.exp(raw[..., 0])),
@@ -46,6 +50,7 @@ HEADS: dict[str, Head] = {
         ("tracks", "visibility", "track_confidence"),
         by_default=False,
     ),
+    "motion": Head({"motion": _motion}, ("motion",), lambda raw: jax.nn.sigmoid(raw[..., 0])),
 }
 """By name, in the order of `config.HeadName`."""
 DEFAULT_HEADS = tuple(name for name, head in HEADS.items() if head.by_default)

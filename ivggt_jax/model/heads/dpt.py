@@ -16,22 +16,24 @@ UV_WEIGHT = 0.1
 
 
 class DenseHead(nnx.Module):
-    """DPT with an output per pixel: `channels` values and a confidence."""
+    """DPT with an output per pixel: `channels` values and, unless it is left out, a confidence."""
 
-    def __init__(self, config: ModelConfig, channels: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, channels: int, *, confidence: bool = True, rngs: nnx.Rngs):
         features = config.dpt_features
         self.pyramid = Pyramid(config, features, embed=True, rngs=rngs)
         self.reduce = conv(features, features // 2, rngs=rngs)
         self.output1 = conv(features // 2, 32, rngs=rngs)
-        self.output2 = linear(32, channels + 1, rngs=rngs)
+        self.output2 = linear(32, channels + confidence, rngs=rngs)
+        self.channels = channels
 
-    def __call__(self, layers: jax.Array, height: int, width: int) -> tuple[jax.Array, jax.Array]:
-        """Patch tokens [layer,B,N,2·width] → raw values [B,H,W,channels] and confidence ≥ 1 [B,H,W]."""
+    def __call__(self, layers: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
+        """Patch tokens [layer,B,N,2·width] → raw values [B,H,W,channels] and, if it has one, confidence ≥ 1 [B,H,W]."""
         x = self.reduce(self.pyramid(layers, height, width))
         x = resize_aligned(x, height, width)
         x = x + UV_WEIGHT * uv_embedding(height, width, x.shape[-1], width / height)
         x = self.output2(jax.nn.relu(self.output1(x)))
-        return x[..., :-1], 1 + jnp.exp(x[..., -1])
+        values = x[..., : self.channels]
+        return (values,) if x.shape[-1] == self.channels else (values, 1 + jnp.exp(x[..., -1]))
 
 
 class FeatureHead(nnx.Module):

@@ -1,0 +1,166 @@
+"""`evaluate sensing`: what a depth sensor is worth to a model that can be told of it, and how well moving things are told.
+
+On synthetic walks, with a simulated sensor beside the frames and without. Depth is compared as it is, in metres, and after
+one scale for every ten frames, over all pixels and over those that the sensor left out.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from ivggt_jax import geometry
+from ivggt_jax.config import CacheConfig
+from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
+from ivggt_jax.evaluate.records import path_errors
+from ivggt_jax.evaluate.stream import native_size
+from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk, WalkPart, depth_errors
+from ivggt_jax.mapping.moving import View, motion_from_views
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.runs.command import say
+from ivggt_jax.streaming.steps import init_stream, scan
+from ivggt_jax.synthetic import Sensor, measure
+from ivggt_jax.trajectories.alignment import inverse
+
+VIEWS = (-24, -16, -8, 8, 16, 24)
+"""Frames before and after one that tell what moves in it without training."""
+BETWEEN = 3
+"""Frames from one of which that is asked to the next."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensorOptions:
+    """The simulated sensor. Raises ValueError for shares that are none."""
+
+    noise: float = 0.02
+    """Standard deviation of a pixel's error, as a share of its depth."""
+    holes: float = 0.3
+    """Share of the pixels in holes."""
+    far: float = 4.0
+    """Largest depth that it measures, in metres."""
+    frames: float = 1.0
+    """Share of the frames that come with depth, the first always."""
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "holes", "frames"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share in [0, 1], not {getattr(self, name)}")
+
+    def measured(self, seed: int, start: int, depth: np.ndarray) -> np.ndarray:
+        """What it measures of the depth [T,H,W] of frames from number `start` on, 0 where that is nothing."""
+        first = 1.0 if start == 0 else self.frames
+        sensor = Sensor(noise=self.noise, holes=self.holes, near=0.1, far=self.far, frames=self.frames, first=first)
+        return np.asarray(_measure(jax.random.fold_in(jax.random.key(seed), start), sensor, depth))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensing:
+    """Options of `evaluate sensing`."""
+
+    routes: tuple[RouteName, ...] = ("loop", "crowd")
+    """As those of `evaluate stream`; bodies move along "crowd" alone."""
+    seeds: tuple[int, ...] = (HELD_OUT_SEED,)
+    """Seeds of scenes and paths. Training uses smaller seeds only."""
+    frames: int = 100
+    """Length of each walk."""
+    out: Path = Path("ivggt_out/sensing.json")
+    """File for the numbers."""
+    sensor: SensorOptions = field(default_factory=SensorOptions)
+    model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
+    memory: Annotated[MemoryOptions, tyro.conf.arg(name="")] = field(default_factory=MemoryOptions)
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 + VIEWS[-1] - VIEWS[0]:
+            raise ValueError(f"frames must be at least {1 + VIEWS[-1] - VIEWS[0]}, not {self.frames}")
+
+
+def evaluate_sensing(config: Sensing) -> int:
+    """Synthetic walks with a simulated depth sensor and without, and with moving bodies: errors of depth, path and masks."""
+    model = config.model.load()
+    size, cache = native_size(model.config), config.memory.cache_for(-(-config.frames // CHUNK) * CHUNK)
+    rows = []
+    for route in config.routes:
+        for seed in config.seeds:
+            walk = Walk(route, seed, *size)
+            for sensor in (None, config.sensor) if model.config.depth_input else (None,):
+                told = "none" if sensor is None else "sensor"
+                rows.append(
+                    {"walk": walk.name, "told": told} | _errors(model, cache, walk, seed, sensor, config.frames)
+                )
+                say(", ".join(f"{name} {x if isinstance(x, str) else f'{x:.4f}'}" for name, x in rows[-1].items()))
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    config.out.write_text(json.dumps({"sensor": asdict(config.sensor), "walks": rows}, indent=2) + "\n")
+    return 0
+
+
+def _errors(
+    model: Model, cache: CacheConfig, walk: Walk, seed: int, sensor: SensorOptions | None, frames: int
+) -> dict[str, float]:
+    """The errors of one stream, by name."""
+    heads = tuple(head for head in ("camera", "depth", "motion") if head in model.config.predicts)
+    state = init_stream(model, cache, height=walk.size[0], width=walk.size[1], heads=heads)
+    parts, seen, chunks = [], [], []
+    for start in range(0, frames, CHUNK):
+        part = walk.part(start, CHUNK)
+        told = None if sensor is None else sensor.measured(seed, start, part.depth)
+        state, found = scan(model, state, part.images[:, None], depth=None if told is None else told[:, None])
+        seen.append(jax.tree.map(lambda x: np.asarray(x)[:, 0], found))
+        parts.append(part)
+        chunks.append(_chunk_errors(part, seen[-1].depth, told))
+    errors = {name: float(np.nanmean([chunk[name] for chunk in chunks])) for name in chunks[0]}
+    found = jax.tree.map(lambda *x: np.concatenate(x), *seen)
+    cam_from_world, intrinsics = map(np.asarray, _cameras(found.pose_encoding, *walk.size))
+    truth = np.concatenate([part.world_from_cam for part in parts])
+    path = path_errors(inverse(cam_from_world.astype(np.float64))[:frames], truth[:frames])
+    errors["path_error_percent"] = 100 * path.over_length
+    if parts[0].moving is None:
+        return errors
+    moving = np.concatenate([part.moving for part in parts if part.moving is not None])
+    if found.motion is not None:
+        errors["motion_overlap"] = _overlap(moving, found.motion > 0.5)
+    images = np.concatenate([part.images for part in parts]).astype(np.float32) / 255
+    views = View(*map(jnp.asarray, (images, found.depth, cam_from_world, intrinsics)))
+    by_views, judged = _motion_by_views(views)
+    return errors | {"motion_overlap_by_views": _overlap(moving[judged], by_views > 0.5)}
+
+
+def _motion_by_views(views: View) -> tuple[np.ndarray, slice]:
+    """What other frames contradict of every `BETWEEN`-th one [F,H,W] that has frames before and after it, and which those are."""
+    judged = slice(-VIEWS[0], len(views.depth) - VIEWS[-1], BETWEEN)
+
+    def one(number: int) -> np.ndarray:
+        others = jax.tree.map(lambda x: x[number + np.array(VIEWS)], views)
+        return np.asarray(_by_views(jax.tree.map(lambda x: x[number], views), others))
+
+    return np.array([one(number) for number in range(len(views.depth))[judged]]), judged
+
+
+def _chunk_errors(part: WalkPart, depth: np.ndarray, told: np.ndarray | None) -> dict[str, float]:
+    """Errors of the depth [T,H,W] of a part's frames, of which a sensor told some."""
+    errors = {"depth_error": float(np.mean(depth_errors(depth, part.depth)[0]))}
+    if told is None:
+        return errors
+    known = part.depth > 0
+    ratio = np.where(known, depth, np.nan) / np.where(known, part.depth, 1)
+    holes = known & (told == 0) & (told > 0).any(axis=(1, 2), keepdims=True)
+    return errors | {
+        "metric_error": float(np.nanmean(np.abs(ratio - 1))),
+        "metric_error_in_holes": float(np.mean(np.abs(ratio[holes] - 1))) if holes.any() else np.nan,
+        "scale_error": float(np.abs(np.nanmedian(ratio) - 1)),
+    }
+
+
+def _overlap(truth: np.ndarray, said: np.ndarray) -> float:
+    """Pixels of bool [F,H,W] in both, over those in either; NaN where there are none."""
+    either = np.sum(truth | said)
+    return float(np.sum(truth & said) / either) if either else np.nan
+
+
+_cameras = jax.jit(geometry.cameras_from_pose, static_argnums=(1, 2))
+_measure = jax.jit(measure)
+_by_views = jax.jit(motion_from_views)

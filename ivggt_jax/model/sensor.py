@@ -1,0 +1,78 @@
+"""Depth that a sensor measured, as the network is told it: added to patch tokens, in a unit of the stream's own.
+
+A network knows lengths up to a scene's scale. So it is told depth in units of the first depth image's median, and answers
+in the same unit, which is put back behind it; where the first frame has no depth, its answers keep a unit of their own.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.layers import Mlp
+
+
+class DepthPatches(nnx.Module):
+    """Patch embedding of log depth and of where it is known, behind a projection that begins at zero.
+
+    A patch without any measured pixel stays what it was, to the bit.
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.patch_size = config.patch_size
+        self.mlp = Mlp(2 * config.patch_size**2, config.mlp_ratio * config.width, config.width, rngs=rngs)
+        self.mlp.fc2.kernel = nnx.Param(jnp.zeros_like(self.mlp.fc2.kernel[...]))
+
+    def __call__(self, patches: jax.Array, depth: jax.Array) -> jax.Array:
+        """Patch tokens [B,N,width] with what depth [B,H,W] in the stream's unit says of them, where it is `measured`."""
+        batch, height, width = depth.shape
+        size = self.patch_size
+        known = measured(depth)
+        pixels = jnp.stack([jnp.where(known, jnp.log(jnp.where(known, depth, 1)), 0), known], axis=-1)
+        pixels = pixels.reshape(batch, height // size, size, width // size, size, 2).transpose(0, 1, 3, 2, 4, 5)
+        pixels = pixels.reshape(*patches.shape[:2], -1)
+        told = self.mlp(pixels.astype(self.mlp.fc1.kernel.dtype)).astype(patches.dtype)
+        return jnp.where(jnp.any(pixels[..., 1::2] > 0, axis=-1, keepdims=True), patches + told, patches)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SensorUnit:
+    """In what units streams are told depth, and give it."""
+
+    told: jax.Array
+    """[B] float32: median of the first depth image in the sensor's unit; 0 until there is one."""
+    given: jax.Array
+    """[B] float32: what the network's lengths are multiplied by: `told` where the first frame had depth, else 1."""
+
+    @classmethod
+    def empty(cls, batch: int) -> Self:
+        """Of streams that have not begun."""
+        return cls(jnp.zeros(batch, jnp.float32), jnp.ones(batch, jnp.float32))
+
+    def after(self, depth: jax.Array, frame: jax.Array) -> Self:
+        """Once depth [B,S,H,W] has come with the frames from number `frame` [B] on."""
+        medians = _medians(depth)
+        first = jnp.argmax(medians > 0, axis=1)
+        told = jnp.where(self.told > 0, self.told, jnp.take_along_axis(medians, first[:, None], axis=1)[:, 0])
+        metric = (frame == 0) & (medians[:, 0] > 0)
+        return type(self)(told, jnp.where(metric, medians[:, 0], self.given))
+
+    def relative(self, depth: jax.Array) -> jax.Array:
+        """Depth [B,…] in the unit that the network is told it in; 0 where nothing is measured."""
+        unit = self.told.reshape(-1, *(1,) * (depth.ndim - 1))
+        return jnp.where(measured(depth) & (unit > 0), depth / jnp.where(unit > 0, unit, 1), 0)
+
+
+def measured(depth: jax.Array) -> jax.Array:
+    """Bool [...]: where a sensor's depth [...] is one; 0, negative numbers, infinity and NaN say nothing."""
+    return jnp.isfinite(depth) & (depth > 0)
+
+
+def _medians(depth: jax.Array) -> jax.Array:
+    """Median [B,S] of what depth images [B,S,H,W] measured, 0 where that is nothing."""
+    known = jnp.where(measured(depth), depth, jnp.nan)
+    return jnp.nan_to_num(jnp.nanmedian(known.reshape(*depth.shape[:2], -1), axis=-1))

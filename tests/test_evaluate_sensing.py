@@ -1,0 +1,75 @@
+"""`evaluate sensing`: its errors on depths that are known, and a run on a model whose branch and head are random."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from small_training import random_model
+
+from ivggt_jax import save
+from ivggt_jax.evaluate.__main__ import main
+from ivggt_jax.evaluate.sensing import SensorOptions, _chunk_errors, _overlap
+from ivggt_jax.evaluate.walks import WalkPart
+from ivggt_jax.train.start import extended
+
+
+def part(frames: int = 10) -> WalkPart:
+    """Depth of 2 m on the left and 4 m on the right, of which the left moves."""
+    depth = np.broadcast_to(np.repeat([2.0, 4.0], 4), (frames, 6, 8)).astype(np.float32)
+    cameras = np.broadcast_to(np.eye(3, 4), (frames, 3, 4))
+    return WalkPart(np.zeros((frames, 6, 8, 3), np.uint8), depth, cameras, moving=depth == 2)
+
+
+def test_errors_of_known_depth() -> None:
+    """10 % too far everywhere, 30 % on the right, where the sensor has nothing but in one frame that has no depth at all."""
+    truth = part()
+    depth = truth.depth * np.repeat([1.1, 1.3], 4).astype(np.float32)
+    told = np.where(truth.depth == 2, truth.depth, 0)
+    told[3] = 0
+    errors = _chunk_errors(truth, depth, told)
+    assert errors["metric_error"] == pytest.approx(0.2, rel=1e-5)
+    assert errors["metric_error_in_holes"] == pytest.approx(0.3, rel=1e-5)
+    assert errors["scale_error"] == pytest.approx(0.2, rel=1e-5)
+    assert _chunk_errors(truth, 7 * truth.depth, None) == pytest.approx({"depth_error": 0}, abs=1e-6)
+    assert np.isnan(_chunk_errors(truth, depth, truth.depth)["metric_error_in_holes"]), "a sensor without holes"
+
+
+def test_overlap_of_known_motion() -> None:
+    """Half of the left and half of the right are said to move: a third of either is both."""
+    motion = np.full((10, 6, 8), 0.2, np.float32)
+    motion[:, :, 2:6] = 0.7
+    assert _overlap(np.asarray(part().moving), motion > 0.5) == pytest.approx(1 / 3)
+    assert np.isnan(_overlap(motion > 1, motion > 1))
+
+
+def test_a_sensor_is_the_same_for_a_part_of_a_walk_and_its_first_frame_has_depth() -> None:
+    sensor, depth = SensorOptions(frames=0.0, holes=0.5), part().depth
+    first, later = sensor.measured(5, 0, depth), sensor.measured(5, 10, depth)
+    assert first[0].any() and not first[1:].any() and not later.any()
+    np.testing.assert_array_equal(first, sensor.measured(5, 0, depth))
+    with pytest.raises(ValueError, match="holes is a share in"):
+        SensorOptions(holes=1.2)
+
+
+def test_a_walk_with_a_sensor_and_without(tmp_path: Path) -> None:
+    """Fifty frames of 28×28 pixels among bodies; with a sensor lengths are metres, and the motion head is measured either way."""
+    save(extended(random_model(0), ("motion",), True, jax.random.key(0)), tmp_path / "model")
+    arguments = [
+        "--checkpoint",
+        str(tmp_path / "model"),
+        "--routes",
+        "crowd",
+        "--frames",
+        "50",
+        "--out",
+        str(tmp_path / "a.json"),
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        main(["sensing", *arguments])
+    assert not stopped.value.code
+    plain, told = json.loads((tmp_path / "a.json").read_text())["walks"]
+    assert (plain["told"], told["told"]) == ("none", "sensor") and plain["walk"] == told["walk"] == "crowd-1048576"
+    assert told.keys() - plain.keys() == {"metric_error", "metric_error_in_holes", "scale_error"}
+    assert 0 <= told["motion_overlap"] <= 1 and np.isfinite(list(told.values())[2:]).all()
