@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ivggt_jax.inference.earlier import for_records
 from ivggt_jax.inference.options import InferConfig
@@ -13,6 +14,7 @@ from ivggt_jax.runs.advice import next_steps
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.memory import peak_memory
 from ivggt_jax.runs.run import Run
+from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.weights import loading
 from ivggt_jax.writers.run_json import plain
 
@@ -43,6 +45,7 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         },
         "cache": settings.cache,
         "submaps": settings.submaps,
+        "camera": _camera(config, state),
         "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
         "frames": run.frames,
         "milliseconds_per_frame": run.progress.percentiles(),
@@ -55,4 +58,22 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
         "outputs": run.writers.record(),
         "doubt": run.writers.evidence.doubt(),
+    }
+
+
+def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
+    """What is known of a calibrated camera, and what the network thought of it; None without one."""
+    if config.source.camera is None or state.focal is None or state.frame.is_deleted():
+        return None
+    size = np.array((state.settings.width, state.settings.height))
+    known, said = np.asarray(state.focal.length[0]), np.asarray(state.focal.said[0])
+    frames = int(state.focal.frames[0])
+
+    def degrees(focal: np.ndarray) -> dict[str, float]:
+        return dict(zip(("horizontal", "vertical"), np.degrees(2 * np.arctan(size / 2 / focal)).tolist(), strict=True))
+
+    return {
+        "calibration": config.source.camera,
+        "field_of_view_degrees": degrees(known),
+        "predicted_field_of_view_degrees": degrees(np.exp(said / frames)) if frames else None,
     }

@@ -236,7 +236,9 @@ def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Res
     return Result(
         frame=frame,
         cam_from_world=np.asarray(cam_from_world, np.float64),
-        intrinsics=np.asarray(intrinsics, np.float64),
+        intrinsics=np.asarray(intrinsics, np.float64)
+        if frame.camera is None
+        else frame.camera.intrinsics(height, width),
         tracks=host.tracks,  # type: ignore[arg-type]
         visibility=host.visibility,  # type: ignore[arg-type]
         map=host.map,

@@ -26,11 +26,23 @@ def mapped_pass(
     if where is not None:
         due = due & where
     state, seen, again = _seen_twice(network, state, patches, due, where)
+    _, again = with_known_focal(state, again, where)
+    state, seen = with_known_focal(state, seen, where)
     followed, found = jax.vmap(partial(follow, config))(position, seen, again, levels, due)
     position = jax.tree.map(partial(choose, where), followed, position)
     if not state.settings.features:
         found = replace(found, features=None)  # type: ignore[arg-type]
     return replace(state, map=position), found
+
+
+def with_known_focal(
+    state: StreamState, found: Predictions, where: jax.Array | None
+) -> tuple[StreamState, Predictions]:
+    """Predictions [B,S,…] with the focal length that is known, and the state that has counted what they said."""
+    if state.focal is None:
+        return state, found
+    counted, found = state.focal.corrected(found)
+    return replace(state, focal=jax.tree.map(partial(choose, where), counted, state.focal)), found
 
 
 def _seen_twice(

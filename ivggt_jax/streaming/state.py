@@ -14,6 +14,7 @@ from ivggt_jax.memory.policies import Extra, find_policy, stored_number
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.brief import megabytes, shape
+from ivggt_jax.streaming.known_focal import KnownFocal
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class StreamState:
     tracks: TrackWindow | None
     map: MapState | None = None
     """Where the stream is in its world; None without submaps."""
+    focal: KnownFocal | None = None
+    """The focal length of a calibrated camera; None where the network's is believed."""
 
     def __repr__(self) -> str:
         settings, cache, frame = self.settings, self.settings.cache, self.frame

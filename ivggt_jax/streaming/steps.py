@@ -13,6 +13,7 @@ from jax import lax
 
 from ivggt_jax.config import CacheConfig, HeadName
 from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.refinement import Focal
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.ring import CameraRing
@@ -24,7 +25,8 @@ from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.groups import groups
-from ivggt_jax.streaming.mapped_pass import mapped_pass
+from ivggt_jax.streaming.known_focal import KnownFocal
+from ivggt_jax.streaming.mapped_pass import mapped_pass, with_known_focal
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
 
@@ -64,18 +66,21 @@ def init_stream(
     heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
+    focal: FrameArray | None = None,
 ) -> StreamState:
     """A fresh state for `batch` independent streams of height×width frames.
 
     Query points [B,N,2] are (x, y) pixels of each stream's first frame. With `submaps` the stream keeps one world and
-    unit however long it is. Raises ValueError when the size is no multiple of the patch size, the budget cannot hold one
-    frame in each layer, or submaps lack the heads `camera` and `depth`.
+    unit however long it is. `focal` [B,2] are the focal lengths of calibrated cameras along x and y, in pixels of the frames, whose
+    principal point is their middle: they replace the predicted ones. Raises ValueError when the size is no multiple of the
+    patch size, the budget cannot hold one frame in each layer, or submaps lack the heads `camera` and `depth`.
     """
     config, cache_config = model.config, cache_config or CacheConfig()
     queries = None if query_points is None else _queries(query_points, batch)
     chosen = _heads(model, heads, queries is not None)
     if submaps is not None and not {"camera", "depth"} <= set(chosen):
         raise ValueError(f"submaps are linked by the heads camera and depth; chosen are {', '.join(chosen)}")
+    known = None if focal is None else KnownFocal.of(_focal(focal, batch, chosen))
     settings = StreamSettings(config, cache_config, height, width, chosen, features, submaps)
     if cache_config.total_budget is not None:
         smallest, least = cache_config.least_budget or cache_config.total_budget, settings.budget_limits[0]
@@ -109,7 +114,8 @@ def init_stream(
         dropped=jnp.zeros(batch, jnp.int32),
         camera=camera,
         tracks=tracks,
-        map=None if submaps is None else _map(submaps, batch, height, width, queries),
+        map=None if submaps is None else _map(submaps, batch, height, width, queries, known),
+        focal=known,
     )
 
 
@@ -178,13 +184,14 @@ def stream(
     heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
+    focal: FrameArray | None = None,
 ) -> Iterator[Predictions]:
     """Predictions of one stream, frame by frame, as host arrays without batch axis.
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
     as `frames_per_step` needs. `lookahead` chunks are computed while one is handed out; with 0 its predictions come before
-    the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream
-    (`init_stream`). Raises ValueError past `max_frames`, before the frame, and what `frames` raises,
+    the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream, `focal` [2] is the focal
+    length that is known (`init_stream`). Raises ValueError past `max_frames`, before the frame, and what `frames` raises,
     when all frames before it are handed out.
     """
     cache_config = cache_config or CacheConfig()
@@ -205,6 +212,7 @@ def stream(
                 state = init_stream(
                     model, cache_config, height=group[0].shape[0], width=group[0].shape[1], query_points=queries,
                     heads=heads, features=features, submaps=submaps,
+                    focal=None if focal is None else jnp.asarray(focal)[None],
                 )  # fmt: skip
             # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
             padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
@@ -235,10 +243,14 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
         queries = _queries(query_points, where.shape[0])
     state = fresh(state, where, queries)
     state = replace(state, clipped=jnp.where(where, 0, state.clipped), dropped=jnp.where(where, 0, state.dropped))
+    known = state.focal
+    if known is not None:
+        known = jax.tree.map(partial(choose, where), KnownFocal.of(known.length), known)
+        state = replace(state, focal=known)
     if state.map is None:
         return state
     assert state.settings.submaps is not None
-    begun = _map(state.settings.submaps, where.shape[0], state.settings.height, state.settings.width, None)
+    begun = _map(state.settings.submaps, where.shape[0], state.settings.height, state.settings.width, None, known)
     begun = replace(begun, alive=None if state.map.alive is None else jnp.ones_like(state.map.alive))
     return replace(state, map=jax.tree.map(partial(choose, where), begun, state.map))
 
@@ -260,12 +272,16 @@ def _pass(
 ) -> tuple[StreamState, Predictions]:
     """The next frames [B,S,H,W,3] of each stream, NaN where they are masked, and their patch tokens [B,S,N,width]."""
     if state.settings.submaps is None:
-        return one_pass(network, state, patches, where)
+        state, found = one_pass(network, state, patches, where)
+        return with_known_focal(state, found, where)
     return mapped_pass(network, state, patches, images, where)
 
 
-def _map(submaps: SubmapConfig, batch: int, height: int, width: int, queries: jax.Array | None) -> MapState:
-    return MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
+def _map(
+    submaps: SubmapConfig, batch: int, height: int, width: int, queries: jax.Array | None, known: KnownFocal | None
+) -> MapState:
+    begun = MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
+    return begun if known is None else replace(begun, focal=Focal.known(known.length))
 
 
 def _unit(images: FrameArray) -> jax.Array:
@@ -309,6 +325,12 @@ def _queries(query_points: FrameArray, batch: int) -> jax.Array:
     if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
         raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
     return jnp.array(query_points, jnp.float32)  # A copy: the state is donated.
+
+
+def _focal(focal: FrameArray, batch: int, heads: tuple[str, ...]) -> jax.Array:
+    if focal.shape != (batch, 2) or not (np.asarray(focal) > 0).all() or "camera" not in heads:
+        raise ValueError(f"focal must be positive lengths [{batch},2] of streams with the camera head, not {focal}")
+    return jnp.array(focal, jnp.float32)  # A copy: the state is donated.
 
 
 def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
