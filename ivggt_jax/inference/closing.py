@@ -27,6 +27,9 @@ def say_end(config: InferConfig, out: Path, run: Run) -> None:
         saved = "npz" in config.growing
         for line in next_steps(out, plain(for_records(config)), frames_saved=saved, shown=config.view):
             say(line)
+    metric = _metric(config, run.state)
+    if metric and not metric["frames_with_depth"]:
+        say("warning: no frame's measured depth could be used, so results are right up to scale only (docs/sensors.md)")
     if doubt := run.writers.evidence.doubt():
         say(f"warning: {doubt}")
 
@@ -46,6 +49,7 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         "cache": settings.cache,
         "submaps": settings.submaps,
         "camera": _camera(config, state),
+        "metric": _metric(config, state),
         "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
         "frames": run.frames,
         "milliseconds_per_frame": run.progress.percentiles(),
@@ -76,4 +80,18 @@ def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
         "calibration": config.source.camera,
         "field_of_view_degrees": degrees(known),
         "predicted_field_of_view_degrees": degrees(np.exp(said / frames)) if frames else None,
+    }
+
+
+def _metric(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
+    """What a depth sensor has made of the unit; None without one."""
+    if config.source.depth is None or state.map is None or state.frame.is_deleted():
+        return None
+    known = state.map.metric
+    readings = int(known.readings[0])
+    return {
+        "unit": "metres" if readings else "unknown: no measured depth could be used",
+        "from_frame": int(known.first[0]),
+        "frames_with_depth": readings,
+        "relative_standard_deviation": float(known.deviation()[0]),
     }

@@ -117,11 +117,15 @@ class Run:
         """Start on frames that share a pass, and meanwhile hand those before to the writers."""
         images = np.stack([frame.image for frame in frames])[:, None]
         if len(frames) == self._together > 1:
-            self.state, predictions = scan(self.model, self.state, images, self._masks(frames))
+            self.state, predictions = scan(self.model, self.state, images, self._masks(frames), _depths(frames))
         else:
-            masks = self._masks(frames)
+            masks, depths = self._masks(frames), _depths(frames)
             self.state, predictions = step(
-                self.model, self.state, images[0], masks=masks if masks is None else masks[0]
+                self.model,
+                self.state,
+                images[0],
+                masks=None if masks is None else masks[0],
+                depth=None if depths is None else depths[0],
             )
             predictions = jax.tree.map(lambda x: x[None], predictions)
         before, self._pending = self._pending, (frames, predictions, self.state.lengths)
@@ -204,6 +208,12 @@ class Run:
         self._saved_at = time.perf_counter()
         self._seconds_to_save = self._saved_at - began
         self.progress.pause()
+
+
+def _depths(frames: list[Frame]) -> np.ndarray | None:
+    """What a sensor has measured, float32 [T,1,H,W]; None without a sensor. With one every frame has a map, perhaps of nothing."""
+    maps = [frame.depth for frame in frames if frame.depth is not None]
+    return np.stack(maps)[:, None] if maps else None
 
 
 def compile_step(model: Model, state: StreamState) -> None:

@@ -6,19 +6,22 @@ import os
 import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
+import numpy as np
 from PIL import Image
 
+from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.sources import camera
 from ivggt_jax.sources.ahead import read_ahead, read_on_request
 from ivggt_jax.sources.calibrated import Calibration, View
 from ivggt_jax.sources.camera import CameraReader
-from ivggt_jax.sources.fit import PATCH, Size, fit_image, fit_mask, model_size, nearest_size, plan_fit
+from ivggt_jax.sources.config import SourceConfig
+from ivggt_jax.sources.depths import Depths, fit_depth
+from ivggt_jax.sources.fit import Size, fit_image, fit_mask, model_size, plan_fit
 from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, left_out
 from ivggt_jax.sources.frame import Fit, Frame, Picture, RawFrame, Reader, SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, pages
@@ -43,69 +46,6 @@ ROWS_WITHOUT_A_WORD = 0.02
 
 NAMES_KEPT = 20
 """Skipped frames that are named one by one; further ones are only counted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Where frames come from and how they are prepared.
-
-    Raises SourceError when fields are out of range or contradict each other.
-    """
-
-    frames: str
-    """Folder of images, image, stack, quoted pattern, list (.txt .csv), video, - (paths on stdin), cam:N, rtsp, http or udp URL"""
-    mode: Literal["crop", "pad"] = "crop"
-    """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
-    size: int | None = None
-    """Width in pixels of what the model sees (pad: its side), a multiple of 14. None: 518, or the model's own."""
-    stride: int = 1
-    """Take every n-th frame."""
-    max_frames: int | None = None
-    """Stop after so many frames."""
-    fps: float | None = None
-    """Frames to take from each second of a video, instead of a stride."""
-    start: float = 0.0
-    """Where to start in a video, in seconds."""
-    end: float | None = None
-    """Where to end in a video, in seconds."""
-    masks: Path | None = None
-    """Folder of masks named like their frames (000000.png for video frames); black and transparent pixels are left out."""
-    camera: str | None = None
-    """Calibration: a file of COLMAP, OpenCV, ROS, Kalibr or nerfstudio, numbers, or equirectangular (docs/sensors.md)."""
-    camera_fov: float | None = None
-    """Degrees across that undistorted pictures show; by default as wide as they fill, 90 at most."""
-    camera_towards: tuple[float, ...] = (0.0,)
-    """Degrees to the right of the views that are cut out of each panorama."""
-    exif: bool = True
-    """Turn photographs upright by their EXIF orientation."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """What to do at an unreadable frame: stop, or leave it out, count it and go on."""
-
-    def __post_init__(self) -> None:
-        if self.size is not None and (self.size <= 0 or self.size % PATCH):
-            raise SourceError(
-                f"size {self.size} must be a multiple of {PATCH}; the nearest is {nearest_size(self.size)}"
-            )
-        if self.mode not in ("crop", "pad"):
-            raise SourceError(f"mode must be 'crop' or 'pad', not {self.mode!r}")
-        if self.on_error not in ("stop", "skip"):
-            raise SourceError(f"on_error must be 'stop' or 'skip', not {self.on_error!r}")
-        if self.stride < 1:
-            raise SourceError(f"stride must be at least 1, not {self.stride}")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise SourceError(f"max_frames must be at least 1, not {self.max_frames}")
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise SourceError(f"fps must be positive, not {self.fps}")
-        if self.fps is not None and self.stride != 1:
-            raise SourceError("fps and stride are two ways to thin out a video; give one of them")
-        if not 0 <= self.start < float("inf"):
-            raise SourceError(f"start must be 0 or more seconds, not {self.start}")
-        if self.camera is None and (self.camera_fov is not None or self.camera_towards != (0.0,)):
-            raise SourceError(
-                "camera_fov and camera_towards say what is made of a calibrated camera's pictures: give camera"
-            )
-        if self.end is not None and not self.start < self.end:
-            raise SourceError(f"end ({self.end} s) must come after start ({self.start} s)")
 
 
 def open_source(config: SourceConfig) -> "Source":
@@ -148,6 +88,9 @@ class Source:
         self._calibration = (
             None if config.camera is None else Calibration(config.camera, config.camera_fov, config.camera_towards)
         )
+        self._depths = None if config.depth is None else Depths(config.depth, config.depth_scale)
+        if self._depths is not None:
+            self._check_depths(self._depths)
         self._views = 1 if self._calibration is None else self._calibration.views
         self._warned_of_size = False
         self._warned_of_rows = False
@@ -261,7 +204,30 @@ class Source:
         masks = [mask for mask in (picture.opaque, *view.masks) if mask]
         mask = fit_mask(masks, fit, height, width)
         index = raw.index * self._views + number
-        return Frame(image, index, raw.timestamp, name, fit, mask, raw.path, picture.levels, view.camera)
+        depth = None if self._depths is None else self._depth(self._depths, raw, fit, height, width, view.camera)
+        return Frame(image, index, raw.timestamp, name, fit, mask, raw.path, picture.levels, view.camera, depth)
+
+    def _check_depths(self, depths: Depths) -> None:
+        if not self._reader.resumable:
+            raise SourceError("a live source has no depth maps beforehand: --depth is for recordings")
+        if self._calibration is not None and self._calibration.panorama:
+            raise SourceError(
+                "depth maps are for cameras, not for panoramas: leave --depth or --camera equirectangular out"
+            )
+        if self._reader.length is not None:
+            depths.check(self._reader.raw_frames())
+
+    def _depth(
+        self, depths: Depths, raw: RawFrame, fit: Fit, height: int, width: int, camera: KnownCamera | None
+    ) -> np.ndarray:
+        """Metres [H,W], NaN where nothing was measured, and everywhere in a frame without a map."""
+        path = depths.path_of(raw)
+        if path is None:
+            return np.full((height, width), np.nan, np.float32)
+        try:
+            return fit_depth(depths.read(path), fit, height, width, camera)
+        except SourceError as error:
+            raise SourceError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
     @property
     def _size(self) -> int:

@@ -33,7 +33,7 @@ class KnownFocal:
         depth is multiplied by c: then points keep their distance from the axis, and agree with pixels and poses.
         """
         pose = found.pose_encoding
-        height, width = found.depth.shape[-2:] if found.depth is not None else found.points.shape[-3:-1]
+        height, width = found.depth.shape[-2:]
         camera, said = geometry.cameras_from_pose(pose, height, width)
         lengths = jnp.stack((said[..., 0, 0], said[..., 1, 1]), axis=-1)
         ratio = jnp.sqrt(jnp.prod(self.length[:, None] / lengths, axis=-1))
@@ -50,6 +50,6 @@ class KnownFocal:
         return counted, replace(
             found,
             pose_encoding=jnp.concatenate((pose[..., :7], view), axis=-1),
-            depth=None if found.depth is None else found.depth * ratio[..., None, None],
+            depth=found.depth * ratio[..., None, None],
             points=points,
         )

@@ -15,9 +15,17 @@ from ivggt_jax.streaming.state import StreamState
 
 
 def mapped_pass(
-    network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
+    network: VGGT,
+    state: StreamState,
+    patches: jax.Array,
+    images: jax.Array,
+    where: jax.Array | None = None,
+    depth: jax.Array | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are of the world."""
+    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are of the world.
+
+    `depth` [B,S,H,W] in metres is what a sensor measured.
+    """
     config, position = state.settings.submaps, state.map
     assert config is not None
     assert position is not None
@@ -28,7 +36,7 @@ def mapped_pass(
     state, seen, again = _seen_twice(network, state, patches, due, where)
     _, again = with_known_focal(state, again, where)
     state, seen = with_known_focal(state, seen, where)
-    followed, found = jax.vmap(partial(follow, config))(position, seen, again, levels, due)
+    followed, found = jax.vmap(partial(follow, config))(position, seen, again, levels, due, depth)
     position = jax.tree.map(partial(choose, where), followed, position)
     if not state.settings.features:
         found = replace(found, features=None)  # type: ignore[arg-type]

@@ -25,12 +25,11 @@ from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.groups import groups
+from ivggt_jax.streaming.inputs import FrameArray, depth_of, focal_of, queries_of, sensor_depth, still, unit
 from ivggt_jax.streaming.known_focal import KnownFocal
 from ivggt_jax.streaming.mapped_pass import mapped_pass, with_known_focal
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
-
-FrameArray = jax.Array | np.ndarray
 
 
 def infer_clip(
@@ -51,7 +50,7 @@ def infer_clip(
     if mode not in ("offline", "causal"):
         raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
     model.config.patch_grid(*images.shape[2:4])
-    queries = None if query_points is None else _queries(query_points, images.shape[0])
+    queries = None if query_points is None else queries_of(query_points, images.shape[0])
     return _clip(model, images, queries, mode, _heads(model, heads, queries is not None), features)
 
 
@@ -76,11 +75,11 @@ def init_stream(
     patch size, the budget cannot hold one frame in each layer, or submaps lack the heads `camera` and `depth`.
     """
     config, cache_config = model.config, cache_config or CacheConfig()
-    queries = None if query_points is None else _queries(query_points, batch)
+    queries = None if query_points is None else queries_of(query_points, batch)
     chosen = _heads(model, heads, queries is not None)
     if submaps is not None and not {"camera", "depth"} <= set(chosen):
         raise ValueError(f"submaps are linked by the heads camera and depth; chosen are {', '.join(chosen)}")
-    known = None if focal is None else KnownFocal.of(_focal(focal, batch, chosen))
+    known = None if focal is None else KnownFocal.of(focal_of(focal, batch, chosen))
     settings = StreamSettings(config, cache_config, height, width, chosen, features, submaps)
     if cache_config.total_budget is not None:
         smallest, least = cache_config.least_budget or cache_config.total_budget, settings.budget_limits[0]
@@ -126,6 +125,7 @@ def step(
     frame: FrameArray,
     where: FrameArray | None = None,
     masks: FrameArray | None = None,
+    depth: FrameArray | None = None,
 ) -> tuple[StreamState, Predictions]:
     """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
 
@@ -133,25 +133,34 @@ def step(
     them means nothing. `masks` [B,H,W] bool mark pixels of the still scene: submaps are linked, and their poses refined, by
     those alone; the network sees the whole frame. A frame that is not finite breaks its own stream until `reset`.
 
-    Raises ValueError for frames or masks of another shape, for the state of a model of another configuration, and for
+    `depth` [B,H,W] is what a sensor measured, in metres, for a stream with submaps; where it is 0, not finite or negative that is
+    nothing, and any frame may lack it. From the first one on, all that is predicted is in metres (`mapping.metric`).
+
+    Raises ValueError for frames, masks or depth of another shape, for the state of a model of another configuration, and for
     heads of the state that the model has not.
     """
     _check_frames(model, state, frame, 4)
     where = None if where is None else _marks(state, where)
-    model, images = guarded(state.settings, (model, _unit(frame)))
+    model, images = guarded(state.settings, (model, unit(frame)))
     network = model.network
-    still = _still(images, masks)
-    state, predictions = _pass(network, state, network.aggregator.encoder(images)[:, None], still[:, None], where)
+    measured = sensor_depth(state.settings, depth, images)
+    measured = None if measured is None else measured[:, None]
+    patches = network.aggregator.encoder(images)[:, None]
+    state, predictions = _pass(network, state, patches, still(images, masks)[:, None], measured, where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
 @compiled(donate="state")
 def scan(
-    model: Model, state: StreamState, frames: FrameArray, masks: FrameArray | None = None
+    model: Model,
+    state: StreamState,
+    frames: FrameArray,
+    masks: FrameArray | None = None,
+    depth: FrameArray | None = None,
 ) -> tuple[StreamState, Predictions]:
     """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
 
-    Equals T steps, with `masks` [T,B,H,W]; the encoder, which knows no order, sees the frames together. With
+    Equals T steps, with `masks` and `depth` [T,B,H,W]; the encoder, which knows no order, sees the frames together. With
     `frames_per_step` = n, every n frames share a pass. Raises ValueError when T is no multiple of n.
 
     Has derivatives where nothing is forgotten: an unbounded cache, no submaps, on a CPU; raises ValueError elsewhere when
@@ -162,13 +171,16 @@ def scan(
     each = state.settings.cache.frames_per_step
     if count % each or not count:
         raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
-    model, images = guarded(state.settings, (model, _unit(frames)))
+    model, images = guarded(state.settings, (model, unit(frames)))
     network = model.network
     patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
-    passes = jax.tree.map(
-        lambda x: x.reshape(count // each, each, batch, *x.shape[-(2 if x is patches else 3) :]).swapaxes(1, 2),
-        (patches, _still(images, masks)),
-    )
+
+    def grouped(x: jax.Array, axes: int) -> jax.Array:
+        return x.reshape(count // each, each, batch, *x.shape[-axes:]).swapaxes(1, 2)
+
+    measured = sensor_depth(state.settings, depth, images)
+    measured = None if measured is None else grouped(measured, 2)
+    passes = (grouped(patches, 2), grouped(still(images, masks), 3), measured)
     state, predictions = lax.scan(lambda state, inputs: _pass(network, state, *inputs), state, passes)
     return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
 
@@ -185,14 +197,17 @@ def stream(
     features: bool = False,
     submaps: SubmapConfig | None = None,
     focal: FrameArray | None = None,
+    depth: Iterable[FrameArray | None] | None = None,
 ) -> Iterator[Predictions]:
     """Predictions of one stream, frame by frame, as host arrays without batch axis.
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
     as `frames_per_step` needs. `lookahead` chunks are computed while one is handed out; with 0 its predictions come before
     the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream, `focal` [2] is the focal
-    length that is known (`init_stream`). Raises ValueError past `max_frames`, before the frame, and what `frames` raises,
-    when all frames before it are handed out.
+    length that is known (`init_stream`), `depth` has what a sensor measured of each frame, [H,W], or None (`step`).
+
+    Raises ValueError past `max_frames`, before the frame, and what `frames` or `depth` raises, when all frames before it are
+    handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
@@ -202,7 +217,7 @@ def stream(
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
     # With submaps no more frames than those of one are remembered, however long the stream.
     most = cache_config.max_frames if submaps is None else None
-    frames = iter(frames)
+    frames, depths = iter(frames), None if depth is None else iter(depth)
     state = None
     running: deque[tuple[Predictions, int]] = deque()
     try:
@@ -216,7 +231,7 @@ def stream(
                 )  # fmt: skip
             # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
             padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
-            state, predictions = scan(model, state, padded)
+            state, predictions = scan(model, state, padded, depth=depth_of(depths, group, chunk))
             running.append((predictions, len(group)))
             if len(running) > lookahead:
                 yield from _unstacked(*running.popleft())
@@ -240,7 +255,7 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
         if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
             had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
             raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
-        queries = _queries(query_points, where.shape[0])
+        queries = queries_of(query_points, where.shape[0])
     state = fresh(state, where, queries)
     state = replace(state, clipped=jnp.where(where, 0, state.clipped), dropped=jnp.where(where, 0, state.dropped))
     known = state.focal
@@ -264,17 +279,22 @@ def _clip(
     heads: tuple[str, ...],
     features: bool,
 ) -> Predictions:
-    return model.network.clip(_unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
+    return model.network.clip(unit(images), mode=mode, heads=heads, query_points=query_points, features=features)
 
 
 def _pass(
-    network: VGGT, state: StreamState, patches: jax.Array, images: jax.Array, where: jax.Array | None = None
+    network: VGGT,
+    state: StreamState,
+    patches: jax.Array,
+    images: jax.Array,
+    depth: jax.Array | None,
+    where: jax.Array | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """The next frames [B,S,H,W,3] of each stream, NaN where they are masked, and their patch tokens [B,S,N,width]."""
+    """The next frames [B,S,H,W,3] of each stream, NaN where masked, their patch tokens [B,S,N,width] and depth [B,S,H,W]."""
     if state.settings.submaps is None:
         state, found = one_pass(network, state, patches, where)
         return with_known_focal(state, found, where)
-    return mapped_pass(network, state, patches, images, where)
+    return mapped_pass(network, state, patches, images, where, depth)
 
 
 def _map(
@@ -282,24 +302,6 @@ def _map(
 ) -> MapState:
     begun = MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
     return begun if known is None else replace(begun, focal=Focal.known(known.length))
-
-
-def _unit(images: FrameArray) -> jax.Array:
-    """Float32 in [0,1] from that or from uint8. Raises ValueError for other whole numbers."""
-    if images.dtype == jnp.uint8:
-        return jnp.asarray(images).astype(jnp.float32) / 255
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images must be uint8, or floats in [0,1], not {images.dtype}")
-    return jnp.asarray(images, jnp.float32)
-
-
-def _still(images: jax.Array, masks: FrameArray | None) -> jax.Array:
-    """The images [...,H,W,3] with NaN, which the map takes for unknown, where masks [...,H,W] say that nothing is still."""
-    if masks is None:
-        return images
-    if masks.shape != images.shape[:-1] or masks.dtype != bool:
-        raise ValueError(f"masks must be bool {list(images.shape[:-1])}, not {masks.dtype} {list(masks.shape)}")
-    return jnp.where(masks[..., None], images, jnp.nan)
 
 
 def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tuple[str, ...]:
@@ -319,18 +321,6 @@ def _marks(state: StreamState, where: FrameArray) -> jax.Array:
     if where.shape != (batch,):
         raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")
     return where
-
-
-def _queries(query_points: FrameArray, batch: int) -> jax.Array:
-    if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
-        raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
-    return jnp.array(query_points, jnp.float32)  # A copy: the state is donated.
-
-
-def _focal(focal: FrameArray, batch: int, heads: tuple[str, ...]) -> jax.Array:
-    if focal.shape != (batch, 2) or not (np.asarray(focal) > 0).all() or "camera" not in heads:
-        raise ValueError(f"focal must be positive lengths [{batch},2] of streams with the camera head, not {focal}")
-    return jnp.array(focal, jnp.float32)  # A copy: the state is donated.
 
 
 def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
