@@ -1,4 +1,4 @@
-"""The unit of a map by a depth sensor, and fused depth; seed 0, 28×42 pixels, a smooth scene of 1 to 5 metres."""
+"""The unit of a map by a depth sensor, and fused depth; seed 0, 84×112 pixels, a smooth scene of 1 to 5 metres."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ import pytest
 from ivggt_jax import CacheConfig, Model, SubmapConfig, cameras_from_pose, init_stream, reset, scan, stream
 from ivggt_jax.mapping.metric import WINDOW, Metric, Reading, fuse, read
 
-HEIGHT, WIDTH = 28, 42
+HEIGHT, WIDTH = 84, 112
 RNG = np.random.default_rng(0)
-TRUE = (3 + 1.5 * np.sin(np.arange(WIDTH) / 9) + 0.5 * np.cos(np.arange(HEIGHT) / 7)[:, None]).astype(np.float32)
+TRUE = (3 + 1.5 * np.sin(np.arange(WIDTH) / 25) + 0.5 * np.cos(np.arange(HEIGHT) / 20)[:, None]).astype(np.float32)
 HOLES = np.zeros((HEIGHT, WIDTH), bool)
 HOLES[5:12, 8:16] = HOLES[18:26, 30:36] = True
 NOISY = TRUE * (1 + 0.02 * RNG.normal(size=TRUE.shape).astype(np.float32))
 MEASURED = np.where(HOLES | (TRUE > 4), 0, NOISY).astype(np.float32)
-BENT = (TRUE / 2.5 * np.exp(0.15 * np.cos(np.arange(WIDTH) / 12))).astype(np.float32)
+BENT = (TRUE / 2.5 * np.exp(0.15 * np.cos(np.arange(WIDTH) / 30))).astype(np.float32)
 """What a network might predict: in a unit of 2.5 metres, and up to 15 % wrong along the width."""
 STILL = np.ones((HEIGHT, WIDTH), bool)
 

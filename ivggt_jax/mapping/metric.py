@@ -21,9 +21,9 @@ WINDOW = 4
 """Readings whose mean the unit follows."""
 KEPT = 2
 """Readings that what came before an anchor is worth after it: the link is as good as those."""
-REACH = 6.0
+REACH = 1.5
 """Pixels, of an image of `AREA`, over which measured pixels lend their ratio to others..."""
-FRAME_WEIGHT = 0.02
+FRAME_WEIGHT = 0.005
 """... and the weight of the frame's own ratio there, where a pixel amid measured ones has 1."""
 AGREED, NEIGHBOURS = 0.1, 3
 """A measured depth is believed where its logarithm is no further than this from so many of its eight neighbours', or from what the

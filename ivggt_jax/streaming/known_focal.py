@@ -36,6 +36,10 @@ class KnownFocal:
         height, width = found.depth.shape[-2:]
         camera, said = geometry.cameras_from_pose(pose, height, width)
         lengths = jnp.stack((said[..., 0, 0], said[..., 1, 1]), axis=-1)
+        sound = jnp.all(
+            (lengths > 0) & jnp.isfinite(lengths), axis=-1, keepdims=True
+        )  # no view of half a sphere or none
+        lengths = jnp.where(sound, lengths, self.length[:, None])
         ratio = jnp.sqrt(jnp.prod(self.length[:, None] / lengths, axis=-1))
         view = 2 * jnp.arctan(jnp.asarray((height, width)) / (2 * self.length[:, ::-1]))
         view = jnp.broadcast_to(view[:, None], (*pose.shape[:-1], 2))
@@ -45,7 +49,9 @@ class KnownFocal:
             flat = flat * jnp.stack((jnp.ones_like(ratio), jnp.ones_like(ratio), ratio), axis=-1)[..., None, :]
             points = geometry.transform_points(geometry.invert(camera), flat).reshape(points.shape)
         counted = replace(
-            self, said=self.said + jnp.sum(jnp.log(lengths), axis=1), frames=self.frames + lengths.shape[1]
+            self,
+            said=self.said + jnp.sum(jnp.where(sound, jnp.log(lengths), 0), axis=1),
+            frames=self.frames + jnp.sum(sound, axis=(1, 2)),
         )
         return counted, replace(
             found,
