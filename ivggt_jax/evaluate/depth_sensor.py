@@ -1,7 +1,7 @@
 """A simulated depth sensor on synthetic walks, and how metric a stream is that listens to it: nothing is aligned."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import jax
@@ -24,6 +24,8 @@ class MetricErrors:
 
     whole: np.ndarray
     """Of all pixels."""
+    near: np.ndarray
+    """Of pixels within the sensor's range."""
     holes: np.ndarray
     """Of pixels that the sensor has not measured, in frames that it has measured elsewhere."""
     near_holes: np.ndarray
@@ -44,14 +46,21 @@ def metric_errors(depth: np.ndarray, truth: np.ndarray, measured: np.ndarray) ->
     """Errors of depth [T,H,W] in metres, of which a sensor had `measured` [T,H,W], 0 where nothing."""
     known = truth > 0
     error = np.where(known, np.abs(depth - truth) / np.where(known, truth, 1), np.nan)
-    came = (measured > 0).any(axis=(1, 2))
+    came = np.asarray((measured > 0).any(axis=(1, 2)))
     hole = known & (measured <= 0) & came[:, None, None]
-    return MetricErrors(_means(error, known), _means(error, hole), _means(error, hole & (truth < SENSOR.far)), came)
+    near = truth < SENSOR.far
+    return MetricErrors(
+        whole=_means(error, known),
+        near=_means(error, known & near),
+        holes=_means(error, hole),
+        near_holes=_means(error, hole & near),
+        measured=came,
+    )
 
 
 def joined(parts: list[MetricErrors], frames: int) -> MetricErrors:
     """The first frames of parts of one stream."""
-    names = ("whole", "holes", "near_holes", "measured")
+    names = (field.name for field in fields(MetricErrors))
     return MetricErrors(**{name: np.concatenate([getattr(part, name) for part in parts])[:frames] for name in names})
 
 
@@ -71,6 +80,7 @@ def metric_measures(errors: MetricErrors, found: np.ndarray, truth: np.ndarray) 
         "local_scale_error_percent": 100 * np.mean(np.abs(np.array(scales) - 1)),
         "metric_position_error_metres": unaligned,
         "fused_depth_error": np.nanmean(errors.whole[errors.measured]),
+        "near_depth_error": np.nanmean(errors.near[errors.measured]),
         "hole_depth_error": np.nanmean(errors.holes),
         "near_hole_depth_error": np.nanmean(errors.near_holes),
     }

@@ -147,7 +147,7 @@ def record_clip(model: Model, walk: Walk, frames: int) -> Record:
     unknown = np.full(frames, np.nan)
     return Record(
         name=walk.name, milliseconds=unknown, tokens=unknown, host_megabytes=unknown, state_bytes=0, clipped=0, cloud=None,
-        loops=None,
+        loops=None, metric=None,
         **_look(part, jax.tree.map(lambda x: x[0], predictions)),
     )  # fmt: skip
 
