@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ivggt_jax.cameras.exif import offered_camera
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.export import build, move, write_records
 from ivggt_jax.inference.closing import record, say_end
@@ -57,7 +58,7 @@ def infer(config: InferConfig) -> int:
     with open_source(dataclasses.replace(config.source, max_frames=None) if live else config.source) as source:
         _check(config)
         out = config.out or output_folder.default_out(config.source.frames)
-        others = (config.source.masks, config.options.images, config.align.trajectory)
+        others = (config.source.masks, config.source.depth, config.options.images, config.align.trajectory)
         output_folder.check_inputs_outside(out, config.source.frames, others)
         if config.align.trajectory:
             read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
@@ -89,6 +90,16 @@ def _check(config: InferConfig) -> None:
         raise ValueError(f"--save-every must be 0 or more frames, not {config.save_every}")
     if config.memory.max_memory is not None:
         parse_memory(config.memory.max_memory)
+    if len(config.source.camera_towards) > 1 and (
+        config.mapping.loops or config.mapping.submaps not in ("auto", "off")
+    ):
+        raise ValueError(
+            "views of a panorama do not follow one another, as submaps and loops need: give one --camera-towards"
+        )
+    if config.source.depth and (config.mapping.submaps == "off" or "depth" not in config.heads):
+        raise ValueError(
+            "--depth makes the map of predicted depth metric: it needs --heads depth, and no --submaps off"
+        )
     if config.mapping.loops and "depth" not in config.heads:
         raise ValueError("--loops needs depth, which --heads leaves out: add it")
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
@@ -232,11 +243,14 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     if config.align.trajectory:
         frames = checked(frames, config.align.trajectory, source.expected_length)
     first = next(frames)
+    if first.path and not first.camera and (offer := offered_camera(first.path, first.fit.original_size)):
+        say(f"{first.name} was taken with a focal length that --camera {offer} would use (docs/sensors.md)")
     height, width, _ = first.image.shape
     length = source.length or config.source.max_frames
     cache = _cache(config, model, length, height, width)
     grid = _grid(config, height, width)
-    submaps = config.mapping.choose(model.config, length) if "depth" in config.predicted else None
+    one_way = "depth" in config.predicted and len(config.source.camera_towards) == 1
+    submaps = config.mapping.choose(model.config, length, needed=config.source.depth is not None) if one_way else None
     if submaps is not None:
         say(
             f"a new submap every {submaps.frames} frames keeps the camera; --submaps off is one stream (docs/mapping.md)"
@@ -250,6 +264,7 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
         heads=config.predicted,
         query_points=grid,
         submaps=submaps,
+        focal=None if first.camera is None or "depth" not in config.predicted else np.array([first.camera.focal]),
     )
     if comes_again(config.source.frames):
         say(f"compiling for {width}×{height} (once for each size and length), then the first frame")

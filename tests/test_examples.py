@@ -25,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
 
 
 def test_examples_are_numbered_and_short() -> None:
-    assert [name[:2] for name in EXAMPLES] == ["01", "02", "03", "04", "05"]
+    assert [name[:2] for name in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07"]
     for path in EXAMPLES.values():
         code = path.read_text()
         assert len(code.splitlines()) < 45
@@ -72,3 +72,13 @@ def test_an_own_policy_is_obeyed(run) -> None:
     assert kept[0] == kept[-1] == 53  # the first frame is the anchor, the last is new
     assert kept[1] == 0 and kept[-2] == 53
     assert any(0 < count < 53 for count in kept[2:-2])  # camera and register tokens of older frames
+
+
+def test_a_calibrated_camera_is_believed(run) -> None:
+    predicted, known = run("06_calibrated_camera")
+    assert known.startswith("known: 66") and predicted.startswith("predicted: ")
+
+
+def test_a_depth_sensor_gives_metres(run) -> None:
+    without, with_sensor = (int(line.split("off by ")[1].split("%")[0]) for line in run("07_depth_sensor"))
+    assert with_sensor < 25 < without

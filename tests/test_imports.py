@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = (
     ("options", "beside", "strict_json", "transforms", "config", "kernels", "depth_colours", "client"),
-    ("geometry", "trajectories", "sources"),
+    ("cameras", "geometry", "trajectories", "sources"),
     ("memory", "model", "synthetic"),
     ("mapping", "writers"),
     ("streaming", "weights"),

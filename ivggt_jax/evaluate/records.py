@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.evaluate.depth_sensor import MetricErrors, joined, measured_depth, metric_errors, metric_measures
 from ivggt_jax.evaluate.loops import Loops, MapFollower
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walk_cloud import WalkCloud, camera_points
@@ -68,6 +69,8 @@ class Record:
     """Points of one frame in every `CHUNK`; None for a clip."""
     loops: Loops | None
     """What was made of the path in the end, where loops were looked for."""
+    metric: MetricErrors | None = None
+    """Errors in metres, where a depth sensor was simulated."""
 
 
 def run_walks(
@@ -77,11 +80,13 @@ def run_walks(
     frames: int,
     submaps: SubmapConfig | None = None,
     loops: bool = False,
+    sensor_every: int | None = None,
 ) -> list[Record]:
     """Feeds the walks, all of one size, side by side as one batch of streams; returns a record of each.
 
     The last chunk is fed whole; what goes beyond `frames` is not recorded. With `loops`, which need submaps, each record
-    also has the path as they correct it.
+    also has the path as they correct it. With `sensor_every` n, which needs them too, every n-th frame comes with a simulated
+    sensor's depth (`depth_sensor`).
     """
     height, width = walks[0].size
     cache = replace(cache, max_frames=-(-frames // CHUNK) * CHUNK)
@@ -91,15 +96,23 @@ def run_walks(
     state_bytes = state.nbytes // len(walks)
     columns: list[list[dict[str, np.ndarray]]] = [[] for _ in walks]
     points: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in walks]
+    metric: list[list[MetricErrors]] = [[] for _ in walks]
     followers = [MapFollower() for _ in walks] if loops else []
     for start in range(0, frames, CHUNK):
         parts = [walk.part(start, CHUNK) for walk in walks]
-        state, predictions, seconds = _timed_scan(model, state, np.stack([part.images for part in parts], axis=1))
+        measured = None
+        if sensor_every is not None:
+            pairs = zip(walks, parts, strict=True)
+            measured = np.stack([measured_depth(walk, start, part.depth, sensor_every) for walk, part in pairs], axis=1)
+        images = np.stack([part.images for part in parts], axis=1)
+        state, predictions, seconds = _timed_scan(model, state, images, measured)
         taken = seconds * 1000 / CHUNK / len(walks) if start else np.nan
         for stream, part in enumerate(parts):
             own = jax.tree.map(lambda x, i=stream: x[:, i], predictions)
             if followers:
                 followers[stream].add(part.images, own)
+            if measured is not None:
+                metric[stream].append(metric_errors(own.depth, part.depth, measured[:, stream]))
             columns[stream].append(_look(part, own))
             points[stream].append(_first_points(part, own))
             columns[stream][-1] |= {
@@ -114,6 +127,7 @@ def run_walks(
             clipped=int(state.clipped[stream]),
             cloud=WalkCloud(np.arange(0, frames, CHUNK), *map(np.stack, zip(*points[stream], strict=True))),
             loops=None,
+            metric=joined(metric[stream], frames) if metric[stream] else None,
             **{name: np.concatenate([part[name] for part in columns[stream]])[:frames] for name in columns[stream][0]},
         )
         for stream, walk in enumerate(walks)
@@ -133,7 +147,7 @@ def record_clip(model: Model, walk: Walk, frames: int) -> Record:
     unknown = np.full(frames, np.nan)
     return Record(
         name=walk.name, milliseconds=unknown, tokens=unknown, host_megabytes=unknown, state_bytes=0, clipped=0, cloud=None,
-        loops=None,
+        loops=None, metric=None,
         **_look(part, jax.tree.map(lambda x: x[0], predictions)),
     )  # fmt: skip
 
@@ -209,6 +223,8 @@ def measures(record: Record, length: int) -> dict[str, float]:
 def map_measures(record: Record) -> dict[str, float]:
     """What is left of a whole stream's map: the distance of its cloud, and what loops have made of path and cloud."""
     numbers: dict[str, float] = {}
+    if record.metric is not None:
+        numbers |= metric_measures(record.metric, record.found, record.truth)
     if record.cloud is not None:
         numbers["cloud_error"] = record.cloud.distance(record.found, np.ones(len(record.found)), record.truth)
     if record.loops is not None:
@@ -247,10 +263,12 @@ def curves(record: Record) -> dict[str, np.ndarray]:
     }
 
 
-def _timed_scan(model: Model, state: StreamState, images: np.ndarray) -> tuple[StreamState, Predictions, float]:
+def _timed_scan(
+    model: Model, state: StreamState, images: np.ndarray, depth: np.ndarray | None
+) -> tuple[StreamState, Predictions, float]:
     """State and host predictions [T,B,…], and the seconds they took."""
     began = time.perf_counter()
-    state, predictions = scan(model, state, images)
+    state, predictions = scan(model, state, images, depth=depth)
     predictions = jax.device_get(predictions)
     return state, predictions, time.perf_counter() - began
 

@@ -28,6 +28,8 @@ class Stream:
     """Seeds of scenes and paths: each route is walked once for each seed. Training uses smaller seeds only."""
     frames: int = 1000
     """Length of each."""
+    depth_sensor: int | None = None
+    """Every n-th frame comes with the depth of a simulated sensor: up to 4 m, 2 % noise, holes in 30 % of the pixels."""
     out: Path = Path("ivggt_out/stream")
     """Folder for the report."""
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
@@ -37,6 +39,8 @@ class Stream:
     def __post_init__(self) -> None:
         if self.frames < 3:
             raise ValueError(f"frames must be at least 3, for a path to have a shape, not {self.frames}")
+        if self.depth_sensor is not None and (self.depth_sensor < 1 or self.mapping.submaps == "off"):
+            raise ValueError("depth-sensor is 1 for every frame, n for every n-th, and needs submaps")
         if not self.routes or not self.seeds:
             raise ValueError("routes and seeds need an entry each")
 
@@ -47,8 +51,8 @@ def evaluate_streams(config: Stream) -> int:
     size = native_size(model.config)
     walks = [Walk(route, seed, *size) for route in config.routes for seed in config.seeds]
     cache = config.memory.cache_for(config.frames)
-    submaps = config.mapping.choose(model.config, config.frames)
-    records = run_walks(model, cache, walks, config.frames, submaps, config.mapping.loops)
+    submaps = config.mapping.choose(model.config, config.frames, needed=config.depth_sensor is not None)
+    records = run_walks(model, cache, walks, config.frames, submaps, config.mapping.loops, config.depth_sensor)
     reports = [report_record(record, cache, submaps) for record in records]
     title = f"stream · {config.frames} frames"
     print(summary_table(title, reports))

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ivggt_jax.inference.earlier import for_records
 from ivggt_jax.inference.options import InferConfig
@@ -13,6 +14,7 @@ from ivggt_jax.runs.advice import next_steps
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.memory import peak_memory
 from ivggt_jax.runs.run import Run
+from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.weights import loading
 from ivggt_jax.writers.run_json import plain
 
@@ -25,6 +27,9 @@ def say_end(config: InferConfig, out: Path, run: Run) -> None:
         saved = "npz" in config.growing
         for line in next_steps(out, plain(for_records(config)), frames_saved=saved, shown=config.view):
             say(line)
+    metric = _metric(config, run.state)
+    if metric and not metric["frames_with_depth"]:
+        say("warning: no frame's measured depth could be used, so results are right up to scale only (docs/sensors.md)")
     if doubt := run.writers.evidence.doubt():
         say(f"warning: {doubt}")
 
@@ -43,6 +48,8 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         },
         "cache": settings.cache,
         "submaps": settings.submaps,
+        "camera": _camera(config, state),
+        "metric": _metric(config, state),
         "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
         "frames": run.frames,
         "milliseconds_per_frame": run.progress.percentiles(),
@@ -55,4 +62,36 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
         "outputs": run.writers.record(),
         "doubt": run.writers.evidence.doubt(),
+    }
+
+
+def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
+    """What is known of a calibrated camera, and what the network thought of it; None without one."""
+    if config.source.camera is None or state.focal is None or state.frame.is_deleted():
+        return None
+    size = np.array((state.settings.width, state.settings.height))
+    known, said = np.asarray(state.focal.length[0]), np.asarray(state.focal.said[0])
+    frames = int(state.focal.frames[0])
+
+    def degrees(focal: np.ndarray) -> dict[str, float]:
+        return dict(zip(("horizontal", "vertical"), np.degrees(2 * np.arctan(size / 2 / focal)).tolist(), strict=True))
+
+    return {
+        "calibration": config.source.camera,
+        "field_of_view_degrees": degrees(known),
+        "predicted_field_of_view_degrees": degrees(np.exp(said / frames)) if frames else None,
+    }
+
+
+def _metric(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
+    """What a depth sensor has made of the unit; None without one."""
+    if config.source.depth is None or state.map is None or state.frame.is_deleted():
+        return None
+    known = state.map.metric
+    readings = int(known.readings[0])
+    return {
+        "unit": "metres" if readings else "unknown: no measured depth could be used",
+        "from_frame": int(known.first[0]),
+        "frames_with_depth": readings,
+        "relative_standard_deviation": float(known.deviation()[0]),
     }

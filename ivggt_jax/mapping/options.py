@@ -29,8 +29,11 @@ class SubmapOptions:
         if self.loops and self.submaps == "off":
             raise ValueError("--loops joins submaps, and --submaps off has none: leave one of them out")
 
-    def choose(self, model: ModelConfig, length: int | None) -> SubmapConfig | None:
-        """The submaps for a stream of `length` frames, None where its end is not known. Returns None for one stream."""
+    def choose(self, model: ModelConfig, length: int | None, needed: bool = False) -> SubmapConfig | None:
+        """The submaps for a stream of `length` frames, None where its end is not known. Returns None for one stream.
+
+        `needed`: something else works on submaps alone, as loops do.
+        """
         if self.submaps == "off":
             return None
         if self.submaps != "auto":
@@ -38,6 +41,6 @@ class SubmapOptions:
         demo = ModelConfig.demo()
         if replace(model, predicts=demo.predicts, depth_input=False) == demo:  # whichever of its parts are used
             return SubmapConfig(refine=self.refine)
-        if length is not None and length <= LONG and not self.loops:
+        if length is not None and length <= LONG and not self.loops and not needed:
             return None
         return SubmapConfig(frames=PUBLISHED_FRAMES, refine=self.refine)

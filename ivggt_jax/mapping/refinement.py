@@ -11,6 +11,7 @@ Shapes and iterations are fixed, and whatever comes in the result is finite: wha
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -36,6 +37,8 @@ FOCAL, FOCAL_DRIFT = 0.1, 0.01
 """Standard deviation of the logarithm of the network's focal length, and the least of any later estimate: lenses zoom."""
 GAIN, OFFSET = 0.3, 0.1
 """The same of the change of brightness from frame to frame: factor and sum."""
+CERTAIN = 1e8
+"""Information of a focal length that is known: it is not searched for."""
 LEAST_SEEN = 0.1
 """Share of the keyframes' pixels that must lie in the new image."""
 LEAST_CORRELATION = 0.3
@@ -72,6 +75,11 @@ class Focal:
     """[2] along x and y, in pixels; their ratio stays."""
     information: jax.Array
     """[] inverse variance of the logarithm; 0 before the first frame."""
+
+    @classmethod
+    def known(cls, length: jax.Array) -> "Focal":
+        """Of calibrated cameras, lengths [..., 2]."""
+        return cls(jnp.array(length), jnp.full(length.shape[:-1], CERTAIN))
 
     def after(self, intrinsics: jax.Array) -> "Focal":
         """The belief when the network has said its first intrinsics [3,3]; later ones err as the first did."""
@@ -152,6 +160,7 @@ def refine(
     sound = (after.seen >= LEAST_SEEN) & (after.correlation >= LEAST_CORRELATION) & jnp.isfinite(pose).all()
     accepted = sound & (after.residual < before.residual) & jnp.isfinite(stretch + information)
     belief = Focal(focal.length * jnp.exp(stretch), jnp.clip(information, FOCAL**-2, FOCAL_DRIFT**-2))
+    belief = jax.tree.map(partial(jnp.where, focal.information < CERTAIN), belief, focal)
 
     def pick(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(accepted, new, old)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.metric import Metric
 from ivggt_jax.mapping.refinement import Focal, Keyframe, empty_keyframes
 from ivggt_jax.mapping.seam import Seam
 from ivggt_jax.transforms import Similarity
@@ -16,7 +17,8 @@ from ivggt_jax.transforms import Similarity
 class MapState:
     """Where B streams are in their worlds. Its size never changes.
 
-    The world of a stream is the frame of its first camera, in the unit of its first submap.
+    The world of a stream is the frame of its first camera, in the unit of its first submap; in metres once a depth sensor
+    has said what that is.
     """
 
     world_from_model: Similarity
@@ -47,6 +49,8 @@ class MapState:
     """[B,R] bool: which of them there are; keyframe k is in slot k mod R."""
     seam: Seam
     """[B] what is left of the step in depth at the newest anchor."""
+    metric: Metric
+    """[B] what a depth sensor has said of the unit."""
     alive: jax.Array | None
     """[B,N] bool: query points whose track was visible at every anchor so far; None without tracks."""
 
@@ -68,6 +72,7 @@ class MapState:
             keyframes=empty_keyframes((batch, config.keyframes), height, width),
             valid=jnp.zeros((batch, config.keyframes), bool),
             seam=Seam.none(batch, height, width),
+            metric=Metric.empty(batch),
             alive=None if points is None else jnp.ones((batch, points), bool),
         )  # fmt: skip
 
@@ -95,3 +100,5 @@ class MapRecord:
     """[…] float32: correlation of the image's details with the keyframes', put where depth and pose say; 0 where none is seen."""
     token: jax.Array
     """[…,2·width] float32: the camera token of the newest submap, by which places are told apart."""
+    measured: jax.Array | None = None
+    """[…] bool: a depth sensor's reading of the frame was used; None in a stream without a sensor."""

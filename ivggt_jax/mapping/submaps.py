@@ -15,6 +15,7 @@ from jax import lax
 from ivggt_jax import geometry
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.link import link
+from ivggt_jax.mapping.metric import read
 from ivggt_jax.mapping.pyramid import sharpness
 from ivggt_jax.mapping.refinement import LEAST_CORRELATION, Refined, keyframe, refine
 from ivggt_jax.mapping.seam import Seam
@@ -44,21 +45,30 @@ def is_due(config: SubmapConfig, position: MapState, levels: jax.Array, frames: 
 
 
 def follow(
-    config: SubmapConfig, position: MapState, seen: Predictions, again: Predictions, levels: jax.Array, due: jax.Array
+    config: SubmapConfig,
+    position: MapState,
+    seen: Predictions,
+    again: Predictions,
+    levels: jax.Array,
+    due: jax.Array,
+    measured: jax.Array | None = None,
 ) -> tuple[MapState, Predictions]:
     """S frames of one stream, levels [S,level,H,W] (`pyramid`), NaN where nothing is still, put into its world.
 
     `seen` [S,…] is what the present submap says of them; `again` what the next one says, whose anchor is the last of
-    them, where `due` [] is set. Returns the map after these frames and their predictions in the world, with `map`.
+    them, where `due` [] is set. `measured` [S,H,W] is depth in metres from a sensor, 0 or NaN where there is none: then the world
+    is in metres, and depth fused. Returns the map after these frames and their predictions in the world, with `map`.
     """
     assert seen.features is not None
     assert again.features is not None
     lost = position.lost >= PATIENCE
 
-    def one(position: MapState, inputs: tuple[Predictions, jax.Array]) -> tuple[MapState, Predictions]:
+    def one(
+        position: MapState, inputs: tuple[Predictions, jax.Array, jax.Array | None]
+    ) -> tuple[MapState, Predictions]:
         return _place(config, position, *inputs)
 
-    position, found = lax.scan(one, position, (seen, levels))
+    position, found = lax.scan(one, position, (seen, levels, measured))
     still = jnp.isfinite(levels[-1, -1])
     linked = _anchor(position, seen, again, found, lost, still)
     position = jax.tree.map(lambda new, old: jnp.where(due, new, old), linked, position)
@@ -73,11 +83,16 @@ def follow(
 
 
 def _place(
-    config: SubmapConfig, position: MapState, seen: Predictions, levels: jax.Array
+    config: SubmapConfig, position: MapState, seen: Predictions, levels: jax.Array, measured: jax.Array | None
 ) -> tuple[MapState, Predictions]:
     """One frame put where the last ones lead and, where that lowers the residual, where its image says."""
     assert seen.pose_encoding is not None
     assert seen.depth is not None
+    scale, depth, used = position.world_from_model.scale, position.world_from_model.scale * seen.depth, None
+    if measured is not None:
+        reading = read(position.metric, measured, seen.depth, scale, jnp.isfinite(levels[-1]), position.frame)
+        position = _grown(replace(position, metric=reading.metric), reading.grown)
+        scale, depth, used = reading.scale, reading.depth, reading.used
     cam_from_model, intrinsics = geometry.cameras_from_pose(seen.pose_encoding, *seen.depth.shape)
     model_from_cam = geometry.invert(cam_from_model)
     world_from_cam = position.world_from_model.poses(model_from_cam)
@@ -88,14 +103,16 @@ def _place(
         world_from_cam = found.world_from_cam
         position = replace(position, focal=found.focal)
         intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
-    world_from_model = _putting(model_from_cam, world_from_cam, position.world_from_model.scale)
-    depth, seam = position.seam.close(world_from_model.scale * seen.depth, world_from_cam, intrinsics)
+    world_from_model = _putting(model_from_cam, world_from_cam, scale)
+    seam = position.seam
+    if measured is None:  # a sensor has brought both submaps to its depths
+        depth, seam = seam.close(depth, world_from_cam, intrinsics)
     position = _remember(config, position, levels, depth, world_from_cam, found)
     record = MapRecord(
         submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
         anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
         refined=found.accepted if found else jnp.zeros((), bool), agreement=found.detail if found else jnp.zeros(()),
-        token=jnp.zeros(()),
+        token=jnp.zeros(()), measured=used,
     )  # fmt: skip
     moved = replace(
         seen,
@@ -153,10 +170,13 @@ def _anchor(
     assert again.pose_encoding is not None
     assert found.pose_encoding is not None
     size = seen.depth.shape[1:]
-    joined = link(seen.depth[-1], again.depth[-1], still)
+    assert found.map is not None
+    # Where there is a sensor, of the fused depth, which is in the world's unit: the new submap's unit is then measured, too.
+    sensor = found.map.measured is not None
+    joined = link(found.depth[-1] if sensor else seen.depth[-1], again.depth[-1], still)
     camera, _ = geometry.cameras_from_pose(found.pose_encoding[-1], *size)
     anchor, _ = geometry.cameras_from_pose(again.pose_encoding[-1], *size)
-    scale = position.world_from_model.scale * joined.scale
+    scale = joined.scale if sensor else position.world_from_model.scale * joined.scale
     placed = _putting(geometry.invert(anchor), geometry.invert(camera), scale)
     broken = lost | ~joined.sound
     seam = Seam.between(found.depth[-1], scale * again.depth[-1], geometry.invert(camera))
@@ -169,8 +189,24 @@ def _anchor(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
         part=position.part + broken, lost=jnp.zeros_like(position.lost), seam=seam, alive=alive,
         link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
-        valid=jnp.where(broken, False, position.valid),
+        metric=position.metric.anchored(broken), valid=jnp.where(broken, False, position.valid),
     )  # fmt: skip
+
+
+def _grown(position: MapState, factor: jax.Array) -> MapState:
+    """The map in a unit of which a former one has `factor` []."""
+
+    def longer(place: Similarity) -> Similarity:
+        return replace(place, scale=factor * place.scale, translation=factor * place.translation)
+
+    keys = position.keyframes
+    cameras = keys.world_from_cam.at[..., 3].multiply(factor)
+    return replace(
+        position,
+        world_from_model=longer(position.world_from_model),
+        world_from_submap=longer(position.world_from_submap),
+        keyframes=replace(keys, depth=factor * keys.depth, world_from_cam=cameras),
+    )
 
 
 def _putting(a_from_cam: jax.Array, b_from_cam: jax.Array, scale: jax.Array) -> Similarity:

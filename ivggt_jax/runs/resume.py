@@ -83,6 +83,7 @@ def save_state(out: Path, unfinished: Unfinished, state: StreamState, writers: M
         "width": settings.width,
         "heads": settings.heads,
         "submaps": dataclasses.asdict(settings.submaps) if settings.submaps else None,
+        "focal": None if state.focal is None else np.asarray(state.focal.length).tolist(),
     }
     leaves = {f"stream/{name}": leaf for name, leaf in _named_leaves(state).items()}
     arrays = {f"writers/{name}": array for name, array in writers.items()}
@@ -121,8 +122,11 @@ def restore_stream(
         stream = dict(unfinished.stream)
         cache = CacheConfig(**stream.pop("cache"))
         submaps = SubmapConfig(**found) if (found := stream.pop("submaps", None)) else None
+        focal = np.array(found, np.float32) if (found := stream.pop("focal", None)) else None
         points = query_points(stream["height"], stream["width"])
-        wanted = jax.eval_shape(lambda: init_stream(model, cache, query_points=points, submaps=submaps, **stream))
+        wanted = jax.eval_shape(
+            lambda: init_stream(model, cache, query_points=points, submaps=submaps, focal=focal, **stream)
+        )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"the saved stream cannot be restored: begin again with --overwrite ({error})") from None
     leaves = []

@@ -117,11 +117,15 @@ class Run:
         """Start on frames that share a pass, and meanwhile hand those before to the writers."""
         images = np.stack([frame.image for frame in frames])[:, None]
         if len(frames) == self._together > 1:
-            self.state, predictions = scan(self.model, self.state, images, self._masks(frames))
+            self.state, predictions = scan(self.model, self.state, images, self._masks(frames), _depths(frames))
         else:
-            masks = self._masks(frames)
+            masks, depths = self._masks(frames), _depths(frames)
             self.state, predictions = step(
-                self.model, self.state, images[0], masks=masks if masks is None else masks[0]
+                self.model,
+                self.state,
+                images[0],
+                masks=None if masks is None else masks[0],
+                depth=None if depths is None else depths[0],
             )
             predictions = jax.tree.map(lambda x: x[None], predictions)
         before, self._pending = self._pending, (frames, predictions, self.state.lengths)
@@ -206,6 +210,12 @@ class Run:
         self.progress.pause()
 
 
+def _depths(frames: list[Frame]) -> np.ndarray | None:
+    """What a sensor has measured, float32 [T,1,H,W]; None without a sensor. With one every frame has a map, perhaps of nothing."""
+    maps = [frame.depth for frame in frames if frame.depth is not None]
+    return np.stack(maps)[:, None] if maps else None
+
+
 def compile_step(model: Model, state: StreamState) -> None:
     """Have everything compiled that a run computes with, by a black frame; the state is used up."""
     settings = state.settings
@@ -236,7 +246,9 @@ def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Res
     return Result(
         frame=frame,
         cam_from_world=np.asarray(cam_from_world, np.float64),
-        intrinsics=np.asarray(intrinsics, np.float64),
+        intrinsics=np.asarray(intrinsics, np.float64)
+        if frame.camera is None
+        else frame.camera.intrinsics(height, width),
         tracks=host.tracks,  # type: ignore[arg-type]
         visibility=host.visibility,  # type: ignore[arg-type]
         map=host.map,

@@ -43,13 +43,20 @@ def fit_image(
         raise ValueError(f"size {size} must be a positive multiple of {PATCH}; the nearest is {nearest_size(size)}")
     if image.mode != "RGB":
         raise ValueError(f"image mode {image.mode!r} must be RGB; `to_rgb` converts it")
-    resized, canvas = _plan(image.size, size, mode, like)
+    fit, canvas = plan_fit(image.size, size, mode, like)
+    resized = _resized(fit)
+    return np.array(_place(image.resize(resized, Image.Resampling.BICUBIC), canvas, WHITE)), fit
+
+
+def plan_fit(original: Size, size: int, mode: str, like: Size | None) -> tuple[Fit, Size]:
+    """How `fit_image` fits an image of the original size, and the size of the result. Raises SourceError as it does."""
+    resized, canvas = _plan(original, size, mode, like)
     fit = Fit(
-        original_size=image.size,
-        scale=(resized[0] / image.width, resized[1] / image.height),
+        original_size=original,
+        scale=(resized[0] / original[0], resized[1] / original[1]),
         offset=((canvas[0] - resized[0]) // 2, (canvas[1] - resized[1]) // 2),
     )
-    return np.array(_place(image.resize(resized, Image.Resampling.BICUBIC), canvas, WHITE)), fit
+    return fit, canvas
 
 
 def fit_mask(masks: Sequence[Image.Image], fit: Fit, height: int, width: int) -> np.ndarray | None:
@@ -69,25 +76,26 @@ def fit_mask(masks: Sequence[Image.Image], fit: Fit, height: int, width: int) ->
     Raises:
         SourceError: a mask's shape is not the image's.
     """
-    original_width, original_height = fit.original_size
-    resized = (round(fit.scale[0] * original_width), round(fit.scale[1] * original_height))
+    resized = _resized(fit)
     if not masks:
         if resized[0] >= width and resized[1] >= height:
             return None
         masks = [Image.new("L", fit.original_size, 255)]
     kept = np.ones((height, width), bool)
     for mask in masks:
-        # Half a pixel of rounding on either side of the smaller one.
-        if (
-            abs(mask.width * original_height - mask.height * original_width)
-            > (max(mask.size) + max(fit.original_size)) / 2
-        ):
-            raise SourceError(
-                f"the mask has {mask.width}×{mask.height} pixels, its image {original_width}×{original_height}; "
-                "a mask may be smaller or larger than its image, but must have its shape"
-            )
+        check_shape(mask.size, fit.original_size)
         kept &= np.array(_place(mask.resize(resized, Image.Resampling.NEAREST), (width, height), 0)) > 0
     return kept
+
+
+def check_shape(own: Size, original: Size, what: str = "mask") -> None:
+    """Raises SourceError when a mask, or `what` else belongs to an image, has not the image's shape."""
+    # Half a pixel of rounding on either side of the smaller one.
+    if abs(own[0] * original[1] - own[1] * original[0]) > (max(own) + max(original)) / 2:
+        raise SourceError(
+            f"the {what} has {own[0]}×{own[1]} pixels, its image {original[0]}×{original[1]}; "
+            f"a {what} may be smaller or larger than its image, but must have its shape"
+        )
 
 
 def pad_to_largest(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -133,6 +141,11 @@ def _plan(original: Size, size: int, mode: str, like: Size | None) -> tuple[Size
             f"{width}×{height} pixels is less than one patch of {PATCH} high or wide at size {size}; use a larger size"
         )
     return resized, canvas
+
+
+def _resized(fit: Fit) -> Size:
+    """Width and height to which the original was brought, before it was cropped or padded."""
+    return round(fit.scale[0] * fit.original_size[0]), round(fit.scale[1] * fit.original_size[1])
 
 
 def _place(image: Image.Image, canvas: Size, fill: int | tuple[int, int, int]) -> Image.Image:

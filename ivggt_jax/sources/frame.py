@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from ivggt_jax.cameras.known import KnownCamera
+
 LARGEST_IMAGE = 134_217_728
 """Pixels (16,384 × 8,192): an image or video that claims more is refused before memory is taken for it."""
 
@@ -82,6 +84,10 @@ class Frame:
     """The image file that was read; None for a frame of a video, a stack or a camera."""
     levels: Levels | None = None
     """As in `Picture`: how to read the file as the model saw it."""
+    camera: KnownCamera | None = None
+    """Of a calibrated camera: then the image is undistorted, and `fit` is of the undistorted picture."""
+    depth: np.ndarray | None = None
+    """float32 [H,W] in metres, z in the camera, as a sensor measured it; NaN where it says nothing."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Masks:
         Raises SourceError when there is none, it cannot be read, or another frame has it too.
         """
         whole = PurePath(raw.name if raw.path is None else os.path.abspath(raw.path))
-        found = next((self._masks[name] for name in _names(whole) if name in self._masks), None)
+        found = next((self._masks[name] for name in names_of(whole) if name in self._masks), None)
         if found is None:
             wanted = self._folder / PurePath(raw.name).with_suffix(".png")
             raise SourceError(f"has no mask {wanted}; where all counts, make it white")
@@ -49,8 +49,8 @@ class Masks:
         return read_mask(found, self._exif)
 
 
-def _names(path: PurePath) -> list[str]:
-    """What a mask may be called, without its own ending: with as many folders as possible, and with the frame's ending."""
+def names_of(path: PurePath) -> list[str]:
+    """What a frame's mask or depth map may be called, its own ending left out: with as many folders as possible."""
     parts = [part for part in path.parts if part != path.anchor]
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
     return [name for tail in tails for name in (tail, tail.removesuffix(path.suffix))]

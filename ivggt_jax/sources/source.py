@@ -6,18 +6,24 @@ import os
 import re
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
+import numpy as np
+from PIL import Image
+
+from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.sources import camera
 from ivggt_jax.sources.ahead import read_ahead, read_on_request
+from ivggt_jax.sources.calibrated import Calibration, View
 from ivggt_jax.sources.camera import CameraReader
-from ivggt_jax.sources.fit import PATCH, Size, fit_image, fit_mask, model_size, nearest_size
+from ivggt_jax.sources.config import SourceConfig
+from ivggt_jax.sources.depths import Depths, fit_depth
+from ivggt_jax.sources.fit import Size, fit_image, fit_mask, model_size, plan_fit
 from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, left_out
-from ivggt_jax.sources.frame import Fit, Frame, RawFrame, Reader, SourceError
+from ivggt_jax.sources.frame import Fit, Frame, Picture, RawFrame, Reader, SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, pages
 from ivggt_jax.sources.lists import LIST_SUFFIXES, ImageFile, listed_images, named_images, streamed_images
 from ivggt_jax.sources.masks import Masks
@@ -40,59 +46,6 @@ ROWS_WITHOUT_A_WORD = 0.02
 
 NAMES_KEPT = 20
 """Skipped frames that are named one by one; further ones are only counted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """Where frames come from and how they are prepared.
-
-    Raises SourceError when fields are out of range or contradict each other.
-    """
-
-    frames: str
-    """Folder of images, image, stack, quoted pattern, list (.txt .csv), video, - (paths on stdin), cam:N, rtsp, http or udp URL"""
-    mode: Literal["crop", "pad"] = "crop"
-    """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
-    size: int | None = None
-    """Width in pixels of what the model sees (pad: its side), a multiple of 14. None: 518, or the model's own."""
-    stride: int = 1
-    """Take every n-th frame."""
-    max_frames: int | None = None
-    """Stop after so many frames."""
-    fps: float | None = None
-    """Frames to take from each second of a video, instead of a stride."""
-    start: float = 0.0
-    """Where to start in a video, in seconds."""
-    end: float | None = None
-    """Where to end in a video, in seconds."""
-    masks: Path | None = None
-    """Folder of masks named like their frames (000000.png for video frames); black and transparent pixels are left out."""
-    exif: bool = True
-    """Turn photographs upright by their EXIF orientation."""
-    on_error: Literal["stop", "skip"] = "stop"
-    """What to do at an unreadable frame: stop, or leave it out, count it and go on."""
-
-    def __post_init__(self) -> None:
-        if self.size is not None and (self.size <= 0 or self.size % PATCH):
-            raise SourceError(
-                f"size {self.size} must be a multiple of {PATCH}; the nearest is {nearest_size(self.size)}"
-            )
-        if self.mode not in ("crop", "pad"):
-            raise SourceError(f"mode must be 'crop' or 'pad', not {self.mode!r}")
-        if self.on_error not in ("stop", "skip"):
-            raise SourceError(f"on_error must be 'stop' or 'skip', not {self.on_error!r}")
-        if self.stride < 1:
-            raise SourceError(f"stride must be at least 1, not {self.stride}")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise SourceError(f"max_frames must be at least 1, not {self.max_frames}")
-        if self.fps is not None and not 0 < self.fps < float("inf"):
-            raise SourceError(f"fps must be positive, not {self.fps}")
-        if self.fps is not None and self.stride != 1:
-            raise SourceError("fps and stride are two ways to thin out a video; give one of them")
-        if not 0 <= self.start < float("inf"):
-            raise SourceError(f"start must be 0 or more seconds, not {self.start}")
-        if self.end is not None and not self.start < self.end:
-            raise SourceError(f"end ({self.end} s) must come after start ({self.start} s)")
 
 
 def open_source(config: SourceConfig) -> "Source":
@@ -132,18 +85,27 @@ class Source:
         """Called again and again while a camera or standard input has no next frame; what it raises ends the wait."""
         self._reader = reader
         self._masks = None if config.masks is None else Masks(config.masks, config.exif)
+        self._calibration = (
+            None if config.camera is None else Calibration(config.camera, config.camera_fov, config.camera_towards)
+        )
+        self._depths = None if config.depth is None else Depths(config.depth, config.depth_scale)
+        if self._depths is not None:
+            self._check_depths(self._depths)
+        self._views = 1 if self._calibration is None else self._calibration.views
         self._warned_of_size = False
         self._warned_of_rows = False
 
     @property
     def length(self) -> int | None:
         """Frames at most, where that is certain: known for image files, or by `max_frames`; None: perhaps endless."""
-        return _at_most(self._reader.length, self.config.max_frames)
+        length = _at_most(self._reader.length, self.config.max_frames)
+        return None if length is None else length * self._views
 
     @property
     def expected_length(self) -> int | None:
         """Frames to expect, for a progress bar: `length`, or a video's own claim, which can be wrong; None: unknown."""
-        return _at_most(self._reader.expected_length, self.length)
+        expected = self._reader.expected_length
+        return _at_most(None if expected is None else expected * self._views, self.length)
 
     @property
     def dropped(self) -> int:
@@ -192,10 +154,10 @@ class Source:
         if not self._reader.read_ahead:
             found = read_on_request(found, lambda: self.while_waiting())
         for raw in islice(found, self.config.max_frames):
-            if raw.index < start and first_size is not None:
+            if (raw.index + 1) * self._views <= start and first_size is not None:
                 continue
             try:
-                frame = self._finish(raw, first_size)
+                frames = self._finish(raw, first_size)
             except SourceError as error:
                 if self.config.on_error == "stop":
                     raise SourceError(f"{error}; --on-error skip goes on without it") from error
@@ -203,10 +165,9 @@ class Source:
                     self._count_skipped(str(error))
                     self.last_skipped = raw.index
                 continue
-            height, width, _ = frame.image.shape
+            height, width, _ = frames[0].image.shape
             first_size = (width, height)
-            if raw.index >= start:
-                yield frame
+            yield from (frame for frame in frames if frame.index >= start)
         if first_size is None:
             raise SourceError(
                 f"{self.config.frames}: none of its {self.skipped} frames can be read; the first: {self.skipped_names[0]}"
@@ -214,23 +175,63 @@ class Source:
                 else f"{self.config.frames}: there are no frames in it, or none between --start and --end"
             )
 
-    def _finish(self, raw: RawFrame, first_size: Size | None) -> Frame:
-        """Read a raw frame, fit it to the first one's size, and find its mask."""
-        size = self.config.size or 518
+    def _finish(self, raw: RawFrame, first_size: Size | None) -> list[Frame]:
+        """Read a raw frame, undistort it, fit it to the first one's size, and find its mask: one frame, of panoramas one a view."""
         picture = raw.read()
-        original = picture.image
         try:
-            own_size = model_size(original.size, size, self.config.mode)
-            if first_size is not None and own_size != first_size:
-                self._warn_of_size(raw.name, own_size, first_size)
-            image, fit = fit_image(original, size, self.config.mode, first_size)
-            height, width, _ = image.shape
-            self._warn_of_rows(raw.name, fit, height)
-            masks = [mask for mask in (picture.opaque, self._masks and self._masks.of(raw)) if mask]
-            mask = fit_mask(masks, fit, height, width)
+            masks = [] if self._masks is None else [self._masks.of(raw)]
+            views = self._undistorted(picture, masks, first_size)
+            return [self._fitted(raw, number, view, first_size) for number, view in enumerate(views)]
         except SourceError as error:
             raise SourceError(f"{raw.where}: {error}") from error
-        return Frame(image, raw.index, raw.timestamp, raw.name, fit, mask, raw.path, picture.levels)
+
+    def _undistorted(self, picture: Picture, masks: list[Image.Image], first_size: Size | None) -> list[View]:
+        if self._calibration is None:
+            return [View(picture, tuple(masks))]
+        return self._calibration.of(
+            picture, masks, lambda size: plan_fit(size, self._size, self.config.mode, first_size)
+        )
+
+    def _fitted(self, raw: RawFrame, number: int, view: View, first_size: Size | None) -> Frame:
+        """The frame of one view."""
+        picture, name = view.picture, raw.name + view.suffix
+        own_size = model_size(picture.image.size, self._size, self.config.mode)
+        if first_size is not None and own_size != first_size:
+            self._warn_of_size(name, own_size, first_size)
+        image, fit = fit_image(picture.image, self._size, self.config.mode, first_size)
+        height, width, _ = image.shape
+        self._warn_of_rows(name, fit, height)
+        masks = [mask for mask in (picture.opaque, *view.masks) if mask]
+        mask = fit_mask(masks, fit, height, width)
+        index = raw.index * self._views + number
+        depth = None if self._depths is None else self._depth(self._depths, raw, fit, height, width, view.camera)
+        return Frame(image, index, raw.timestamp, name, fit, mask, raw.path, picture.levels, view.camera, depth)
+
+    def _check_depths(self, depths: Depths) -> None:
+        if not self._reader.resumable:
+            raise SourceError("a live source has no depth maps beforehand: --depth is for recordings")
+        if self._calibration is not None and self._calibration.panorama:
+            raise SourceError(
+                "depth maps are for cameras, not for panoramas: leave --depth or --camera equirectangular out"
+            )
+        if self._reader.length is not None:
+            depths.check(self._reader.raw_frames())
+
+    def _depth(
+        self, depths: Depths, raw: RawFrame, fit: Fit, height: int, width: int, camera: KnownCamera | None
+    ) -> np.ndarray:
+        """Metres [H,W], NaN where nothing was measured, and everywhere in a frame without a map."""
+        path = depths.path_of(raw)
+        if path is None:
+            return np.full((height, width), np.nan, np.float32)
+        try:
+            return fit_depth(depths.read(path), fit, height, width, camera)
+        except SourceError as error:
+            raise SourceError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+    @property
+    def _size(self) -> int:
+        return self.config.size or 518
 
     def _warn_of_rows(self, name: str, fit: Fit, height: int) -> None:
         lost = 1 - height / (fit.scale[1] * fit.original_size[1])

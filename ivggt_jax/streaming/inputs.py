@@ -1,4 +1,4 @@
-"""What comes with frames on its way into the network: checked, and in the form that it is computed with."""
+"""What comes with frames on its way into a stream: checked, and in the form that it is computed with."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ivggt_jax.model.parameters import Model
+from ivggt_jax.streaming.state import StreamSettings
 
 FrameArray = jax.Array | np.ndarray
 
@@ -30,15 +31,21 @@ def still(images: jax.Array, masks: FrameArray | None) -> jax.Array:
     return jnp.where(masks[..., None], images, jnp.nan)
 
 
-def sensor_depth(model: Model, depth: FrameArray | None, images: FrameArray) -> jax.Array | None:
+def sensor_depth(
+    model: Model, settings: StreamSettings | None, depth: FrameArray | None, images: FrameArray
+) -> jax.Array | None:
     """Depth [...,H,W] float32 for images [...,H,W,3]; 0, NaN, infinity and negative numbers are where nothing was measured.
 
-    Raises ValueError for another shape, for whole numbers, whose unit nobody knows, and for a model that cannot be told depth.
+    `settings` are those of the stream, None for a clip. Raises ValueError for another shape, for whole numbers, whose unit
+    nobody knows, and where nothing could be made of it.
     """
     if depth is None:
         return None
-    if not model.config.depth_input:
-        raise ValueError("this model cannot be told depth: its configuration has no depth_input")
+    if not model.config.depth_input and (settings is None or settings.submaps is None):
+        raise ValueError(
+            "depth is for a stream with submaps, whose map it makes metric: init_stream(…, submaps=SubmapConfig()), "
+            "or for a model that is told it, which this one is not: its configuration has no depth_input"
+        )
     if depth.shape != images.shape[:-1] or not jnp.issubdtype(depth.dtype, jnp.floating):
         raise ValueError(f"depth must be floats {list(images.shape[:-1])}, not {depth.dtype} {list(depth.shape)}")
     return jnp.asarray(depth, jnp.float32)
@@ -60,3 +67,19 @@ def depth_of(depths: Iterator[FrameArray | None] | None, frames: Sequence[FrameA
         if depth.shape != nothing.shape:
             raise ValueError(f"depth must be {list(nothing.shape)} like its frame, not {list(depth.shape)}")
     return np.stack(maps + [nothing] * (count - len(maps)))[:, None]
+
+
+def queries_of(query_points: FrameArray, batch: int) -> jax.Array:
+    """Query points float32 [B,N,2]. Raises ValueError for others."""
+    if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
+        raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
+    return jnp.array(query_points, jnp.float32)  # A copy: the state is donated.
+
+
+def focal_of(focal: FrameArray, batch: int, heads: tuple[str, ...]) -> jax.Array:
+    """Known focal lengths float32 [B,2]. Raises ValueError for others, and where no camera is predicted."""
+    if focal.shape != (batch, 2) or not (np.asarray(focal) > 0).all() or not {"camera", "depth"} <= set(heads):
+        raise ValueError(
+            f"focal must be positive lengths [{batch},2] of streams with the heads camera and depth, not {focal}"
+        )
+    return jnp.array(focal, jnp.float32)  # A copy: the state is donated.

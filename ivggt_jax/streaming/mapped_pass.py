@@ -22,7 +22,10 @@ def mapped_pass(
     where: jax.Array | None = None,
     depth: jax.Array | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are of the world."""
+    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are of the world.
+
+    `depth` [B,S,H,W] in metres is what a sensor measured.
+    """
     config, position = state.settings.submaps, state.map
     assert config is not None
     assert position is not None
@@ -31,11 +34,23 @@ def mapped_pass(
     if where is not None:
         due = due & where
     state, seen, again = _seen_twice(network, state, patches, due, where, depth)
-    followed, found = jax.vmap(partial(follow, config))(position, seen, again, levels, due)
+    _, again = with_known_focal(state, again, where)
+    state, seen = with_known_focal(state, seen, where)
+    followed, found = jax.vmap(partial(follow, config))(position, seen, again, levels, due, depth)
     position = jax.tree.map(partial(choose, where), followed, position)
     if not state.settings.features:
         found = replace(found, features=None)  # type: ignore[arg-type]
     return replace(state, map=position), found
+
+
+def with_known_focal(
+    state: StreamState, found: Predictions, where: jax.Array | None
+) -> tuple[StreamState, Predictions]:
+    """Predictions [B,S,…] with the focal length that is known, and the state that has counted what they said."""
+    if state.focal is None:
+        return state, found
+    counted, found = state.focal.corrected(found)
+    return replace(state, focal=jax.tree.map(partial(choose, where), counted, state.focal)), found
 
 
 def _seen_twice(

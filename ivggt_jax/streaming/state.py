@@ -15,6 +15,7 @@ from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.brief import megabytes, shape
 from ivggt_jax.model.sensor import SensorUnit
+from ivggt_jax.streaming.known_focal import KnownFocal
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class StreamState:
     """Where the stream is in its world; None without submaps."""
     sensor: SensorUnit | None = None
     """In what unit depth comes and goes; None for a model that cannot be told depth."""
+    focal: KnownFocal | None = None
+    """The focal length of a calibrated camera; None where the network's is believed."""
 
     def __repr__(self) -> str:
         settings, cache, frame = self.settings, self.settings.cache, self.frame

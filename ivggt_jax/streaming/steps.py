@@ -13,6 +13,7 @@ from jax import lax
 
 from ivggt_jax.config import CacheConfig, HeadName
 from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.refinement import Focal
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.memory.cache import KVCache
 from ivggt_jax.memory.ring import CameraRing
@@ -25,8 +26,9 @@ from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.groups import groups
-from ivggt_jax.streaming.inputs import FrameArray, depth_of, sensor_depth, still, unit
-from ivggt_jax.streaming.mapped_pass import mapped_pass
+from ivggt_jax.streaming.inputs import FrameArray, depth_of, focal_of, queries_of, sensor_depth, still, unit
+from ivggt_jax.streaming.known_focal import KnownFocal
+from ivggt_jax.streaming.mapped_pass import mapped_pass, with_known_focal
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
 
@@ -51,8 +53,8 @@ def infer_clip(
     if mode not in ("offline", "causal"):
         raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
     model.config.patch_grid(*images.shape[2:4])
-    queries = None if query_points is None else _queries(query_points, images.shape[0])
-    measured = sensor_depth(model, depth, images)
+    queries = None if query_points is None else queries_of(query_points, images.shape[0])
+    measured = sensor_depth(model, None, depth, images)
     return _clip(model, images, queries, measured, mode, _heads(model, heads, queries is not None), features)
 
 
@@ -67,18 +69,21 @@ def init_stream(
     heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
+    focal: FrameArray | None = None,
 ) -> StreamState:
     """A fresh state for `batch` independent streams of height×width frames.
 
     Query points [B,N,2] are (x, y) pixels of each stream's first frame. With `submaps` the stream keeps one world and
-    unit however long it is. Raises ValueError when the size is no multiple of the patch size, the budget cannot hold one
-    frame in each layer, or submaps lack the heads `camera` and `depth`.
+    unit however long it is. `focal` [B,2] are the focal lengths of calibrated cameras along x and y, in pixels of the frames, whose
+    principal point is their middle: they replace the predicted ones. Raises ValueError when the size is no multiple of the
+    patch size, the budget cannot hold one frame in each layer, or submaps lack the heads `camera` and `depth`.
     """
     config, cache_config = model.config, cache_config or CacheConfig()
-    queries = None if query_points is None else _queries(query_points, batch)
+    queries = None if query_points is None else queries_of(query_points, batch)
     chosen = _heads(model, heads, queries is not None)
     if submaps is not None and not {"camera", "depth"} <= set(chosen):
         raise ValueError(f"submaps are linked by the heads camera and depth; chosen are {', '.join(chosen)}")
+    known = None if focal is None else KnownFocal.of(focal_of(focal, batch, chosen))
     settings = StreamSettings(config, cache_config, height, width, chosen, features, submaps)
     if cache_config.total_budget is not None:
         smallest, least = cache_config.least_budget or cache_config.total_budget, settings.budget_limits[0]
@@ -112,8 +117,9 @@ def init_stream(
         dropped=jnp.zeros(batch, jnp.int32),
         camera=camera,
         tracks=tracks,
-        map=None if submaps is None else _map(submaps, batch, height, width, queries),
+        map=None if submaps is None else _map(submaps, batch, height, width, queries, known),
         sensor=SensorUnit.empty(batch) if config.depth_input else None,
+        focal=known,
     )
 
 
@@ -132,9 +138,9 @@ def step(
     them means nothing. `masks` [B,H,W] bool mark pixels of the still scene: submaps are linked, and their poses refined, by
     those alone; the network sees the whole frame. A frame that is not finite breaks its own stream until `reset`.
 
-    `depth` [B,H,W] is what a sensor measured, for a model with `depth_input`; where it is 0, not finite or negative that is
-    nothing, and any frame may lack it. If a stream's first frame has depth, what is predicted is in the sensor's unit, else in
-    one of the network's own.
+    `depth` [B,H,W] is what a sensor measured, in metres; where it is 0, not finite or negative that is nothing, and any frame
+    may lack it. With submaps all that is predicted is in metres from the first one on (`mapping.metric`). A model with
+    `depth_input` is told it (`model.sensor`); without submaps its predictions are in metres if the first frame has depth.
 
     Raises ValueError for frames, masks or depth of another shape, for the state of a model of another configuration, and for
     heads of the state that the model has not.
@@ -143,7 +149,7 @@ def step(
     where = None if where is None else _marks(state, where)
     model, images = guarded(state.settings, (model, unit(frame)))
     network = model.network
-    measured = sensor_depth(model, depth, images)
+    measured = sensor_depth(model, state.settings, depth, images)
     measured = None if measured is None else measured[:, None]
     patches = network.aggregator.encoder(images)[:, None]
     state, predictions = _pass(network, state, patches, still(images, masks)[:, None], measured, where)
@@ -178,7 +184,7 @@ def scan(
     def grouped(x: jax.Array, axes: int) -> jax.Array:
         return x.reshape(count // each, each, batch, *x.shape[-axes:]).swapaxes(1, 2)
 
-    measured = sensor_depth(model, depth, images)
+    measured = sensor_depth(model, state.settings, depth, images)
     measured = None if measured is None else grouped(measured, 2)
     passes = (grouped(patches, 2), grouped(still(images, masks), 3), measured)
     state, predictions = lax.scan(lambda state, inputs: _pass(network, state, *inputs), state, passes)
@@ -196,16 +202,18 @@ def stream(
     heads: Iterable[HeadName] | None = None,
     features: bool = False,
     submaps: SubmapConfig | None = None,
+    focal: FrameArray | None = None,
     depth: Iterable[FrameArray | None] | None = None,
 ) -> Iterator[Predictions]:
     """Predictions of one stream, frame by frame, as host arrays without batch axis.
 
     `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
     as `frames_per_step` needs. `lookahead` chunks are computed while one is handed out; with 0 its predictions come before
-    the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream
-    (`init_stream`). `depth` has what a sensor measured of each frame, [H,W], or None (`step`). Raises ValueError past
-    `max_frames`, before the frame, and what `frames` or `depth` raises,
-    when all frames before it are handed out.
+    the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream, `focal` [2] is the focal
+    length that is known (`init_stream`), `depth` has what a sensor measured of each frame, [H,W], or None (`step`).
+
+    Raises ValueError past `max_frames`, before the frame, and what `frames` or `depth` raises, when all frames before it are
+    handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
@@ -225,6 +233,7 @@ def stream(
                 state = init_stream(
                     model, cache_config, height=group[0].shape[0], width=group[0].shape[1], query_points=queries,
                     heads=heads, features=features, submaps=submaps,
+                    focal=None if focal is None else jnp.asarray(focal)[None],
                 )  # fmt: skip
             # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
             padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
@@ -252,13 +261,17 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
         if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
             had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
             raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
-        queries = _queries(query_points, where.shape[0])
+        queries = queries_of(query_points, where.shape[0])
     state = fresh(state, where, queries)
     state = replace(state, clipped=jnp.where(where, 0, state.clipped), dropped=jnp.where(where, 0, state.dropped))
+    known = state.focal
+    if known is not None:
+        known = jax.tree.map(partial(choose, where), KnownFocal.of(known.length), known)
+        state = replace(state, focal=known)
     if state.map is None:
         return state
     assert state.settings.submaps is not None
-    begun = _map(state.settings.submaps, where.shape[0], state.settings.height, state.settings.width, None)
+    begun = _map(state.settings.submaps, where.shape[0], state.settings.height, state.settings.width, None, known)
     begun = replace(begun, alive=None if state.map.alive is None else jnp.ones_like(state.map.alive))
     return replace(state, map=jax.tree.map(partial(choose, where), begun, state.map))
 
@@ -287,12 +300,16 @@ def _pass(
 ) -> tuple[StreamState, Predictions]:
     """The next frames [B,S,H,W,3] of each stream, NaN where masked, their patch tokens [B,S,N,width] and depth [B,S,H,W]."""
     if state.settings.submaps is None:
-        return one_pass(network, state, patches, where, depth)
+        state, found = one_pass(network, state, patches, where, depth)
+        return with_known_focal(state, found, where)
     return mapped_pass(network, state, patches, images, where, depth)
 
 
-def _map(submaps: SubmapConfig, batch: int, height: int, width: int, queries: jax.Array | None) -> MapState:
-    return MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
+def _map(
+    submaps: SubmapConfig, batch: int, height: int, width: int, queries: jax.Array | None, known: KnownFocal | None
+) -> MapState:
+    begun = MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
+    return begun if known is None else replace(begun, focal=Focal.known(known.length))
 
 
 def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tuple[str, ...]:
@@ -312,12 +329,6 @@ def _marks(state: StreamState, where: FrameArray) -> jax.Array:
     if where.shape != (batch,):
         raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")
     return where
-
-
-def _queries(query_points: FrameArray, batch: int) -> jax.Array:
-    if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
-        raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
-    return jnp.array(query_points, jnp.float32)  # A copy: the state is donated.
 
 
 def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:

@@ -1,7 +1,9 @@
 """`sparse/0/`: a COLMAP model (cameras.bin, images.bin, points3D.bin) beside the `images/` that it refers to.
 
-Camera-from-world, quaternion wxyz, the corner of the first pixel at (0, 0), PINHOLE cameras; points with tracks of at
-least three views (`tracks`), and after them points of the fused cloud, without tracks, to start splats from. https://colmap.github.io/format.html#binary-file-format
+Camera-from-world, quaternion wxyz, the corner of the first pixel at (0, 0). Cameras are PINHOLE; those of a calibrated run
+whose pictures are the distorted originals are OPENCV, FULL_OPENCV or OPENCV_FISHEYE. Points with tracks of at least three
+views (`tracks`), and after them points of the fused cloud, without tracks, to start splats from.
+https://colmap.github.io/format.html#binary-file-format
 """
 
 import logging
@@ -12,8 +14,9 @@ from typing import BinaryIO
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.cameras.models import Camera
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.images import Pictures, View, shared_intrinsics
+from ivggt_jax.writers.images import Pictures, View, lenses
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.tracks import REACH, NewPoints, Tracker
 from ivggt_jax.writers.writer import ExportOptions
@@ -22,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 FEW = 100
 """Tracked points under which a model is thin."""
-PINHOLE = 1
-"""COLMAP's number of the camera model with fx, fy, cx, cy."""
+PINHOLE, OPENCV, OPENCV_FISHEYE, FULL_OPENCV = 1, 4, 5, 6
+"""COLMAP's numbers of the camera models with fx, fy, cx, cy, and their distortion."""
 
 
 def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
@@ -36,7 +39,9 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
     pictures = Pictures(out / "images", options.images)
     views = [pictures.place(result) for result in run.cameras()]
     pictures.check()
-    _write_cameras(model / "cameras.bin", views, options.shared_camera)
+    cameras = lenses(views, options.shared_camera)
+    numbers = {lens: number for number, lens in enumerate(dict.fromkeys(cameras), start=1)}
+    _write_cameras(model / "cameras.bin", list(numbers))
     tracker = Tracker(options)
     points = 0
     with replacing(model / "points3D.bin") as points_file, replacing(model / "images.bin") as images_file:
@@ -50,8 +55,7 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
                 points += len(new.numbers)
                 _write_points(points_file, new)
             if 0 <= (done := position - REACH) < len(run):
-                camera = 1 if options.shared_camera else done + 1
-                _write_image(images_file, done + 1, camera, views[done], *tracker.observations())
+                _write_image(images_file, done + 1, numbers[cameras[done]], views[done], *tracker.observations())
         dense = _write_dense(points_file, run, options, points)
         points_file.seek(0)
         points_file.write(struct.pack("<Q", points + dense))
@@ -62,15 +66,24 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
         )  # fmt: skip
 
 
-def _write_cameras(path: Path, views: list[View], shared: bool) -> None:
-    """cameras.bin: one camera a view, or one for all."""
-    cameras = [(view.size, view.intrinsics) for view in views]
-    if shared:
-        cameras = [(views[0].size, shared_intrinsics(views))]
+def _write_cameras(path: Path, cameras: list[Camera]) -> None:
+    """cameras.bin: each different camera, numbered from 1."""
     with replacing(path) as file:
         file.write(struct.pack("<Q", len(cameras)))
-        for number, ((width, height), k) in enumerate(cameras, start=1):
-            file.write(struct.pack("<iiQQ4d", number, PINHOLE, width, height, k[0, 0], k[1, 1], k[0, 2], k[1, 2]))
+        for number, lens in enumerate(cameras, start=1):
+            assert lens.size is not None
+            model, distortion = _model(lens)
+            values = (*lens.focal, *(place + 0.5 for place in lens.centre), *distortion)
+            file.write(struct.pack(f"<iiQQ{len(values)}d", number, model, *lens.size, *values))
+
+
+def _model(lens: Camera) -> tuple[int, tuple[float, ...]]:
+    """COLMAP's model, the plainest that has all of the lens, and its distortion."""
+    if lens.kind == "fisheye":
+        return OPENCV_FISHEYE, lens.distortion
+    if lens.kind == "pinhole":
+        return PINHOLE, ()
+    return (FULL_OPENCV, lens.distortion) if any(lens.distortion[4:]) else (OPENCV, lens.distortion[:4])
 
 
 def _write_image(file: BinaryIO, number: int, camera: int, view: View, pixels: np.ndarray, points: np.ndarray) -> None:

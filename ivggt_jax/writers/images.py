@@ -5,7 +5,8 @@ the same file under a second name (or a copy, on another disk), so that the expo
 What those tools would read otherwise than the model did is written anew as the model took it: pictures that lie turned in
 their file, grey ones, deeper than eight bits, with an alpha channel, or of a kind that few programs know. Frames of a video
 or a camera have no picture file, and one that has another size by now is not the one that the model saw: such frames are
-written as the model saw them, with cameras in those pixels. Either way picture and camera belong together.
+written as the model saw them, with cameras in those pixels. Either way picture and camera belong together. The original of a
+calibrated camera is distorted, so its camera is the calibrated one with its lens.
 """
 
 import logging
@@ -18,6 +19,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
+from ivggt_jax.cameras.known import KnownCamera
+from ivggt_jax.cameras.models import Camera
 from ivggt_jax.sources.frame import Fit, Frame, SourceError
 from ivggt_jax.sources.image_file import read_image
 from ivggt_jax.writers.files import naming, replacing
@@ -44,6 +47,18 @@ class View:
     """float64 [3, 3] in the picture's pixels, counted from the corner of the first pixel, as COLMAP does."""
     cam_from_world: np.ndarray
     """float64 [3, 4]"""
+    camera: KnownCamera | None = None
+    """The calibration, where the picture is distorted; `fit` is then from the undistorted picture of the same size."""
+    model_size: tuple[int, int] = (0, 0)
+    """Width and height of the model's input."""
+
+    @property
+    def lens(self) -> Camera:
+        """The camera of the picture, by integer index as all of them."""
+        if self.camera is not None:
+            return self.camera.original
+        k = self.intrinsics
+        return Camera("pinhole", (k[0, 0], k[1, 1]), (k[0, 2] - 0.5, k[1, 2] - 0.5), (), self.size)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -52,7 +67,15 @@ class View:
 
     def from_model(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [N, 2] of the model's input (integer index = centre) in the picture, counted from the corner."""
+        if self.camera is not None:
+            return self.camera.to_original(pixels, self.model_size[1], self.model_size[0]) + 0.5
         return (pixels + 0.5 - self.fit.offset) / self.fit.scale
+
+    def to_model(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels [..., 2] of the picture, counted from the corner, in the model's input, counted from its corner."""
+        if self.camera is not None:
+            return self.camera.from_original(pixels - 0.5, self.model_size[1], self.model_size[0]) + 0.5
+        return pixels * self.fit.scale + self.fit.offset
 
 
 class Pictures:
@@ -72,14 +95,15 @@ class Pictures:
         frame = result.frame
         original = self._original(frame)
         name = None if original is None else self._place_original(original, frame)
-        fit = frame.fit
+        fit, camera = frame.fit, frame.camera
+        size = (frame.image.shape[1], frame.image.shape[0])
         if name is None:
             name = self._take(self._own_name(frame), None, frame)
-            fit = Fit((frame.image.shape[1], frame.image.shape[0]), (1.0, 1.0), (0.0, 0.0))
+            fit, camera = Fit(size, (1.0, 1.0), (0.0, 0.0)), None
             _write_png(self._folder / name, Image.fromarray(frame.image))
         from_corner = fit.intrinsics_to_original(result.intrinsics)
         from_corner[:2, 2] += 0.5
-        return View(name, fit, from_corner, result.cam_from_world)
+        return View(name, fit, from_corner, result.cam_from_world, camera, size)
 
     def check(self) -> None:
         """To be called at the end: says what may surprise. Raises ValueError when the user's folder has none of the pictures."""
@@ -102,7 +126,9 @@ class Pictures:
             )  # fmt: skip
 
     def _original(self, frame: Frame) -> Path | None:
-        """The frame's original image, where it is at hand."""
+        """The frame's original image, where it is at hand; of a panorama none, since no program takes a part of it."""
+        if frame.camera is not None and frame.camera.original.kind == "equirectangular":
+            return None
         if self._originals is None:
             return frame.path if frame.path and frame.path.is_file() else None
         name = _safe(frame.name)
@@ -152,13 +178,19 @@ class Pictures:
         return str(name)
 
 
-def shared_intrinsics(views: list[View]) -> np.ndarray:
-    """The median [3, 3] of all views' intrinsics. Raises ValueError when the pictures differ in size."""
+def lenses(views: list[View], shared: bool) -> list[Camera]:
+    """The camera of each view; with `shared` the median of all. Raises ValueError when the pictures then differ in size."""
+    own = [view.lens for view in views]
+    if not shared or len(set(own)) == 1:
+        return own
     sizes = sorted({view.size for view in views})
     if len(sizes) > 1:
         listed = ", ".join(f"{width}x{height}" for width, height in sizes[:4])
         raise ValueError(f"--shared-camera needs pictures of one size, but these have {len(sizes)}: {listed}")
-    return np.median([view.intrinsics for view in views], axis=0)
+    if any(lens.kind != "pinhole" for lens in own):
+        raise ValueError("--shared-camera: some pictures are distorted originals, others are as the model saw them")
+    fx, fy, cx, cy = np.median([(*lens.focal, *lens.centre) for lens in own], axis=0).tolist()
+    return [Camera("pinhole", (fx, fy), (cx, cy), (), views[0].size)] * len(views)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from ivggt_jax.cameras.models import Camera
 from ivggt_jax.writers.depth import depth_to_16_bit, write_depth_png
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.images import Pictures, View, shared_intrinsics
+from ivggt_jax.writers.images import Pictures, View, lenses
 from ivggt_jax.writers.ply import write_ply
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun
@@ -49,11 +50,12 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
             "thin: nerfstudio measures a scene by the distances of its cameras, and opens none of one picture"
         )
     write_ply(out / "nerfstudio.ply", *run.cloud(options).cloud())
-    scene: dict[str, Any] = {"camera_model": "OPENCV", "ply_file_path": "nerfstudio.ply"}
-    if options.shared_camera:
-        scene |= _camera(views[0], shared_intrinsics(views))
+    cameras = lenses(views, options.shared_camera)
+    scene: dict[str, Any] = {"camera_model": _model(cameras), "ply_file_path": "nerfstudio.ply"}
+    if len(set(cameras)) == 1 and (options.shared_camera or cameras[0].distortion):
+        scene |= _camera(cameras[0])
     else:
-        frames = [_camera(view, view.intrinsics) | frame for view, frame in zip(views, frames, strict=True)]
+        frames = [_camera(lens) | frame for lens, frame in zip(cameras, frames, strict=True)]
     pieces = json.JSONEncoder(indent=1).iterencode({**scene, "frames": frames})  # all at once would take much memory
     with replacing(out / "transforms.json") as file:
         file.writelines(piece.encode() for piece in pieces)
@@ -66,24 +68,36 @@ def _transform(result: Result) -> np.ndarray:
     return np.concatenate((top, [[0.0, 0.0, 0.0, 1.0]]))
 
 
-def _camera(view: View, k: np.ndarray) -> dict[str, float]:
-    """A camera in nerfstudio's words."""
-    width, height = view.size
-    return {"w": width, "h": height, "fl_x": k[0, 0], "fl_y": k[1, 1], "cx": k[0, 2], "cy": k[1, 2]}
+def _model(cameras: list[Camera]) -> str:
+    """nerfstudio's name for the kind of all cameras: it knows one for a scene. Raises ValueError where there are two."""
+    fisheyes = {lens.kind == "fisheye" for lens in cameras}
+    if len(fisheyes) > 1:
+        raise ValueError(
+            "some pictures are a fisheye's originals, others are as the model saw them: --images names their folder"
+        )
+    return "OPENCV_FISHEYE" if fisheyes == {True} else "OPENCV"
+
+
+def _camera(lens: Camera) -> dict[str, float]:
+    """A camera in nerfstudio's words. Raises ValueError for distortion that it has none for."""
+    assert lens.size is not None
+    (width, height), (fx, fy), (cx, cy) = lens.size, lens.focal, lens.centre
+    if any(lens.distortion[5:]):
+        raise ValueError("nerfstudio has no rational distortion (k4, k5, k6); colmap has it")
+    names = ("k1", "k2", "k3", "k4") if lens.kind == "fisheye" else ("k1", "k2", "p1", "p2", "k3")
+    camera = {"w": width, "h": height, "fl_x": fx, "fl_y": fy, "cx": cx + 0.5, "cy": cy + 0.5}
+    return camera | dict(zip(names, lens.distortion, strict=False))
 
 
 def _depth_of_picture(result: Result, view: View) -> np.ndarray:
     """16-bit depth of the whole picture at the model's resolution: the nearest pixel, 0 where the model saw nothing."""
     assert result.depth is not None
-    size = np.array(view.size)
-    scale, offset = np.array(view.fit.scale), np.array(view.fit.offset)
-    columns, rows = (
-        np.floor((np.arange(count) + 0.5) * whole / count * scale_ + offset_).astype(int)
-        for count, whole, scale_, offset_ in zip(
-            np.maximum(1, np.rint(size * scale)).astype(int), size, scale, offset, strict=True
-        )
-    )
+    size, scale = np.array(view.size), np.array(view.fit.scale)
+    counts = np.maximum(1, np.rint(size * scale)).astype(int)
+    along = [(np.arange(count) + 0.5) * whole / count for count, whole in zip(counts, size, strict=True)]
+    place = np.floor(view.to_model(np.stack(np.meshgrid(*along), axis=-1)))
     height, width = result.depth.shape
+    seen = ((place >= 0) & (place < (width, height))).all(axis=-1)
+    columns, rows = np.moveaxis(np.where(seen[..., None], place, 0).astype(int), -1, 0)
     steps = depth_to_16_bit(result.depth, DEPTH_UNIT, result.frame.mask)
-    seen = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
-    return np.where(seen, steps[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)], 0)
+    return np.where(seen, steps[rows, columns], 0)

@@ -2,7 +2,9 @@
 
 Arrays as in `Result`: image, cam_from_world, intrinsics, depth, depth_confidence, points, points_confidence, tracks,
 visibility, mask (those that there are); and the frame's index, name, timestamp (NaN where the source has none),
-original_size, scale and offset; and, where there are any, the path of the image file and the levels of its 16-bit grey.
+original_size, scale and offset; and, where there are any, the path of the image file, the levels of its 16-bit grey, and the
+calibration: camera_kind, camera (focal lengths, centre and distortion of the original picture, `cameras.models`), camera_size and
+camera_focal (of the saved image).
 Later exports are built from these files alone, and from the original images where those are still there (`saved_run`).
 """
 
@@ -13,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from ivggt_jax.cameras.known import KnownCamera
+from ivggt_jax.cameras.models import COEFFICIENTS, Camera
 from ivggt_jax.writers.files import NumberedFiles, replacing
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer
@@ -71,6 +75,30 @@ def _arrays(result: Result) -> dict[str, Any]:
         "mask": frame.mask,
         "path": None if frame.path is None else np.str_(frame.path.absolute()),
         "levels": None if frame.levels is None else np.array(frame.levels, np.float64),
+        **({} if frame.camera is None else camera_arrays(frame.camera)),
     }
     arrays |= {name: getattr(result, name) for name in OPTIONAL}
     return {name: array for name, array in arrays.items() if array is not None}
+
+
+def camera_arrays(camera: KnownCamera) -> dict[str, Any]:
+    """A calibration as arrays by name; `camera_of` reads them back."""
+    lens = camera.original
+    return {
+        "camera_kind": np.str_(lens.kind),
+        "camera": np.array((*lens.focal, *lens.centre, *lens.distortion), np.float64),
+        "camera_size": np.array(lens.size, np.int64),
+        "camera_focal": np.array(camera.focal, np.float64),
+    }
+
+
+def camera_of(arrays: Mapping[str, np.ndarray]) -> KnownCamera | None:
+    """The calibration among a file's arrays; None without one. Raises ValueError or KeyError where it is none."""
+    if "camera_kind" not in arrays:
+        return None
+    kind, numbers = str(arrays["camera_kind"]), arrays["camera"].tolist()
+    size, focal = arrays["camera_size"].tolist(), arrays["camera_focal"].tolist()
+    if kind not in COEFFICIENTS or len(numbers) != 4 + COEFFICIENTS[kind] or len(size) != 2 or not min(focal) > 0:
+        raise ValueError("its calibration is none")
+    lens = Camera(kind, tuple(numbers[:2]), tuple(numbers[2:4]), tuple(numbers[4:]), tuple(size))  # type: ignore[arg-type]
+    return KnownCamera(lens, tuple(focal))

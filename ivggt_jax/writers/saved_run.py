@@ -12,7 +12,7 @@ from ivggt_jax.trajectories.alignment import inverse
 from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.fusion import VoxelGrid
-from ivggt_jax.writers.npz import DENSE, OPTIONAL
+from ivggt_jax.writers.npz import DENSE, OPTIONAL, camera_of
 from ivggt_jax.writers.ply import fuse
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions
@@ -146,6 +146,7 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
         mask=arrays.get("mask"),
         path=Path(str(arrays["path"])) if "path" in arrays else None,
         levels=tuple(arrays["levels"].tolist()) if "levels" in arrays else None,
+        camera=camera_of(arrays),
     )
     fields: dict[str, Any] = {name: arrays[name] for name in OPTIONAL if name in arrays}
     return Result(frame=frame, cam_from_world=arrays["cam_from_world"], intrinsics=arrays["intrinsics"], **fields)

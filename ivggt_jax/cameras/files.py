@@ -1,0 +1,242 @@
+"""Calibrations as other programs write them: COLMAP, OpenCV, ROS, Kalibr, nerfstudio, or plain numbers."""
+
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from ivggt_jax.cameras.models import COEFFICIENTS, Camera, CameraError, Kind
+from ivggt_jax.strict_json import read_json
+
+COLMAP = {
+    0: ("SIMPLE_PINHOLE", 3),
+    1: ("PINHOLE", 4),
+    2: ("SIMPLE_RADIAL", 4),
+    3: ("RADIAL", 5),
+    4: ("OPENCV", 8),
+    5: ("OPENCV_FISHEYE", 8),
+    6: ("FULL_OPENCV", 12),
+    8: ("SIMPLE_RADIAL_FISHEYE", 4),
+    9: ("RADIAL_FISHEYE", 5),
+}
+"""COLMAP's camera models that are read, by number: name, and how many parameters."""
+KINDS: dict[str, Kind] = {
+    "plumb_bob": "brown", "rational_polynomial": "brown", "radtan": "brown", "brown": "brown", "none": "pinhole",
+    "pinhole": "pinhole", "equidistant": "fisheye", "fisheye": "fisheye", "equi": "fisheye",
+}  # fmt: skip
+"""What ROS, Kalibr and people call distortions."""
+WAYS = (
+    "COLMAP's cameras.txt or cameras.bin, YAML of OpenCV, ROS (camera_info) or Kalibr, nerfstudio's transforms.json, "
+    "fx,fy,cx,cy[,k1,k2,p1,p2,…], or equirectangular"
+)
+"""What `--camera` takes, for error messages."""
+
+
+def read_camera(text: str) -> Camera:
+    """The camera that `--camera` names: a file, numbers, or `equirectangular`.
+
+    `fisheye:` before either says that four coefficients are those of a fisheye; `#NAME` behind a file which of its cameras is
+    meant. Raises CameraError for anything else.
+    """
+    kind, _, rest = text.rpartition(":") if text.startswith(("fisheye:", "brown:", "pinhole:")) else ("", "", text)
+    if rest == "equirectangular":
+        return Camera("equirectangular", (1.0, 1.0), (0.0, 0.0))
+    if re.fullmatch(r"[-+0-9.eE,\s]+", rest) and "," in rest:
+        return _of_numbers(rest, kind)
+    name, _, which = rest.partition("#") if not Path(rest).expanduser().exists() else (rest, "", "")
+    path = Path(name).expanduser()
+    try:
+        cameras = _read(path)
+        if kind:
+            cameras = {key: _another_kind(camera, KINDS[kind]) for key, camera in cameras.items()}
+        return _the_one(cameras, which)
+    except CameraError as error:
+        raise CameraError(f"{path}: {error}") from None
+    except OSError as error:
+        raise CameraError(f"{path}: cannot be read ({error.strerror}); --camera takes {WAYS}") from None
+    except (KeyError, TypeError, ValueError, IndexError, struct.error, yaml.YAMLError, RecursionError) as error:
+        raise CameraError(f"{path}: is no calibration ({_one_line(error)}); --camera takes {WAYS}") from None
+
+
+def _of_numbers(text: str, kind: str) -> Camera:
+    try:
+        numbers = [float(word) for word in text.split(",")]
+        if len(numbers) < 4:
+            raise CameraError(f"{len(numbers)} numbers")
+        return _camera(KINDS[kind or "brown"], numbers[:4], numbers[4:], None)
+    except ValueError as error:
+        raise CameraError(f"--camera {text}: is not fx,fy,cx,cy[,k1,k2,p1,p2,…] ({error})") from None
+
+
+def _read(path: Path) -> dict[str, Camera]:
+    """The cameras of a file by their names in it."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise CameraError(f"there is no such file; --camera takes {WAYS}")
+    if suffix == ".bin":
+        return _colmap_binary(path.read_bytes())
+    if suffix == ".txt":
+        return _colmap_text(path.read_text())
+    if suffix == ".json":
+        record = read_json(path)
+        return _nerfstudio(record) if "frames" in record or "fl_x" in record else _of_yaml(record)
+    if suffix in (".yaml", ".yml"):
+        # OpenCV's first line, %YAML:1.0, and its name of a matrix are none that YAML knows.
+        text = re.sub(r"\A%YAML:.*|!!opencv-matrix", "", path.read_text())
+        return _of_yaml(yaml.safe_load(text))
+    raise CameraError(f"its ending tells no calibration; --camera takes {WAYS}")
+
+
+def _the_one(cameras: Mapping[str, Camera], which: str) -> Camera:
+    """The camera called so; without a name the only one, all the same ones counting as one."""
+    if which:
+        if which not in cameras:
+            raise CameraError(f"it has no camera {which}, but {', '.join(list(cameras)[:8])}")
+        return cameras[which]
+    different = set(cameras.values())
+    if len(different) != 1:
+        named = f": add #{next(iter(cameras))} or another name to the file's" if cameras else ""
+        raise CameraError(f"it holds {len(different)} different cameras{named}")
+    return different.pop()
+
+
+def _camera(
+    kind: Kind,
+    intrinsics: Sequence[float],
+    distortion: Sequence[float],
+    size: Sequence[int] | None,
+    corner: float = 0.0,
+) -> Camera:
+    """A checked camera; `corner` is what the file's pixel coordinates are ahead of integer indices."""
+    fx, fy, cx, cy = (float(value) for value in intrinsics)
+    coefficients = [float(value) for value in distortion]
+    most = COEFFICIENTS[kind]
+    if any(coefficients[most:]):
+        raise CameraError(f"it has {len(coefficients)} coefficients of distortion, of which {most} are known here")
+    if not np.isfinite([fx, fy, cx, cy, *coefficients]).all() or fx <= 0 or fy <= 0:
+        raise CameraError("its focal length is not positive, or a number is not finite")
+    width, height = (0, 0) if size is None else (int(value) for value in size)
+    if size is not None and (width <= 0 or height <= 0):
+        raise CameraError(f"its pictures would have {width}×{height} pixels")
+    padded = tuple((coefficients + [0.0] * most)[:most])
+    if kind == "brown" and not any(padded):
+        kind, padded = "pinhole", ()
+    return Camera(kind, (fx, fy), (cx - corner, cy - corner), padded, None if size is None else (width, height))
+
+
+def _another_kind(camera: Camera, kind: Kind) -> Camera:
+    """The camera with its coefficients taken for those of another kind."""
+    size = camera.size
+    return _camera(kind, (*camera.focal, *camera.centre), [*camera.distortion[:4]], size)
+
+
+def _of_colmap(model: str, width: int, height: int, values: Sequence[float]) -> Camera:
+    size = (width, height)
+    if model not in [name for name, _ in COLMAP.values()]:
+        raise CameraError(
+            f"COLMAP's model {model} is not known here, but {', '.join(name for name, _ in COLMAP.values())}"
+        )
+    if len(values) != dict(COLMAP.values())[model]:
+        raise CameraError(f"{model} has {dict(COLMAP.values())[model]} parameters, not {len(values)}")
+    two = model in ("PINHOLE", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV")
+    head = values[:4] if two else (values[0], *values[:3])
+    rest = list(values[4:] if two else values[3:])
+    if model.endswith("FISHEYE"):
+        return _camera("fisheye", head, rest, size, 0.5)
+    return _camera("brown", head, rest, size, 0.5)
+
+
+def _colmap_text(text: str) -> dict[str, Camera]:
+    rows = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return {row[0]: _of_colmap(row[1], int(row[2]), int(row[3]), [float(word) for word in row[4:]]) for row in rows}
+
+
+def _colmap_binary(data: bytes) -> dict[str, Camera]:
+    (count,), at, cameras = struct.unpack_from("<Q", data), 8, {}
+    for _ in range(count):
+        number, model, width, height = struct.unpack_from("<iiQQ", data, at)
+        if model not in COLMAP:
+            raise CameraError(f"COLMAP's model number {model} is not known here")
+        name, parameters = COLMAP[model]
+        values = struct.unpack_from(f"<{parameters}d", data, at + 24)
+        cameras[str(number)] = _of_colmap(name, width, height, values)
+        at += 24 + 8 * parameters
+    return cameras
+
+
+def _nerfstudio(record: Mapping[str, Any]) -> dict[str, Camera]:
+    """Cameras of frames where they have their own, else the one of all."""
+    shared = {name: value for name, value in record.items() if name != "frames"}
+    frames = [frame for frame in record.get("frames", []) if "fl_x" in frame] or [{}]
+    return {str(frame.get("file_path", "0")): _of_nerfstudio({**shared, **frame}) for frame in frames}
+
+
+def _of_nerfstudio(values: Mapping[str, Any]) -> Camera:
+    model = values.get("camera_model", "OPENCV")
+    if model == "EQUIRECTANGULAR":
+        return Camera("equirectangular", (1.0, 1.0), (0.0, 0.0))
+    if model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "OPENCV_FISHEYE"):
+        raise CameraError(f"nerfstudio's model {model} is not known here")
+    fx = values["fl_x"]
+    intrinsics = (fx, values.get("fl_y", fx), values["cx"], values["cy"])
+    k1, k2, k3, k4, p1, p2 = (values.get(name, 0.0) for name in ("k1", "k2", "k3", "k4", "p1", "p2"))
+    size = (values["w"], values["h"])
+    if model == "OPENCV_FISHEYE":
+        return _camera("fisheye", intrinsics, (k1, k2, k3, k4), size, 0.5)
+    if k4:  # of r⁸, which OpenCV's polynomial does not have
+        raise CameraError("its k4 is not known here")
+    return _camera("brown", intrinsics, (k1, k2, p1, p2, k3), size, 0.5)
+
+
+def _of_yaml(record: Any) -> dict[str, Camera]:
+    """Of ROS, OpenCV or Kalibr, whichever the names tell."""
+    if not isinstance(record, dict):
+        raise CameraError(f"is no calibration; --camera takes {WAYS}")
+    of_kalibr = {name: _of_kalibr(value) for name, value in record.items() if re.fullmatch(r"cam\d+", str(name))}
+    if of_kalibr:
+        return of_kalibr
+    matrix = _first(record, "camera_matrix", "K", "k", "cameraMatrix", "M1", "intrinsic_matrix")
+    if matrix is None:
+        raise CameraError(f"has no camera_matrix, K or cam0; --camera takes {WAYS}")
+    numbers = _numbers(matrix)
+    if len(numbers) != 9:
+        raise CameraError(f"its camera matrix has {len(numbers)} numbers, not 9")
+    found = _first(record, "distortion_coefficients", "distCoeffs", "dist_coeffs", "D", "d", "D1")
+    name = _first(record, "distortion_model", "camera_model", "model")
+    kind = _kind(name or "brown")
+    width = _first(record, "image_width", "width", "imageWidth")
+    height = _first(record, "image_height", "height", "imageHeight")
+    size = None if width is None or height is None else (width, height)
+    intrinsics = (numbers[0], numbers[4], numbers[2], numbers[5])
+    return {"0": _camera(kind, intrinsics, [] if found is None else _numbers(found), size)}
+
+
+def _of_kalibr(values: Mapping[str, Any]) -> Camera:
+    if values["camera_model"] != "pinhole":
+        raise CameraError(f"Kalibr's camera model {values['camera_model']} is not known here, but pinhole")
+    kind = _kind(values.get("distortion_model", "none"))
+    return _camera(kind, values["intrinsics"], values.get("distortion_coeffs", ()), values["resolution"])
+
+
+def _kind(name: Any) -> Kind:
+    if str(name).lower() not in KINDS:
+        raise CameraError(f"its distortion model {name} is not known here, but {', '.join(KINDS)}")
+    return KINDS[str(name).lower()]
+
+
+def _first(record: Mapping[str, Any], *names: str) -> Any:
+    return next((record[name] for name in names if record.get(name) is not None), None)
+
+
+def _numbers(value: Any) -> list[float]:
+    """Numbers of a matrix as ROS and OpenCV write it, with its data, or as rows."""
+    return np.asarray(value["data"] if isinstance(value, dict) else value, np.float64).reshape(-1).tolist()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:120]}"

@@ -1,0 +1,77 @@
+"""Where frames come from, and how they are prepared."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from ivggt_jax.sources.fit import PATCH, nearest_size
+from ivggt_jax.sources.frame import SourceError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Where frames come from and how they are prepared.
+
+    Raises SourceError when fields are out of range or contradict each other.
+    """
+
+    frames: str
+    """Folder of images, image, stack, quoted pattern, list (.txt .csv), video, - (paths on stdin), cam:N, rtsp, http or udp URL"""
+    mode: Literal["crop", "pad"] = "crop"
+    """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
+    size: int | None = None
+    """Width in pixels of what the model sees (pad: its side), a multiple of 14. None: 518, or the model's own."""
+    stride: int = 1
+    """Take every n-th frame."""
+    max_frames: int | None = None
+    """Stop after so many frames."""
+    fps: float | None = None
+    """Frames to take from each second of a video, instead of a stride."""
+    start: float = 0.0
+    """Where to start in a video, in seconds."""
+    end: float | None = None
+    """Where to end in a video, in seconds."""
+    masks: Path | None = None
+    """Folder of masks named like their frames (000000.png for video frames); black and transparent pixels are left out."""
+    camera: str | None = None
+    """Calibration: a file of COLMAP, OpenCV, ROS, Kalibr or nerfstudio, numbers, or equirectangular (docs/sensors.md)."""
+    camera_fov: float | None = None
+    """Degrees across that undistorted pictures show; by default as wide as they fill, 90 at most."""
+    camera_towards: tuple[float, ...] = (0.0,)
+    """Degrees to the right of the views that are cut out of each panorama."""
+    depth: Path | None = None
+    """Depth maps of a sensor, registered to the frames: a folder, named like them or by times, or a list with times (TUM)."""
+    depth_scale: float = 1000.0
+    """Values of a metre in depth maps of whole numbers: 1000 where they are millimetres, 5000 of TUM."""
+    exif: bool = True
+    """Turn photographs upright by their EXIF orientation."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What to do at an unreadable frame: stop, or leave it out, count it and go on."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and (self.size <= 0 or self.size % PATCH):
+            raise SourceError(
+                f"size {self.size} must be a multiple of {PATCH}; the nearest is {nearest_size(self.size)}"
+            )
+        if self.mode not in ("crop", "pad"):
+            raise SourceError(f"mode must be 'crop' or 'pad', not {self.mode!r}")
+        if self.on_error not in ("stop", "skip"):
+            raise SourceError(f"on_error must be 'stop' or 'skip', not {self.on_error!r}")
+        if self.stride < 1:
+            raise SourceError(f"stride must be at least 1, not {self.stride}")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise SourceError(f"max_frames must be at least 1, not {self.max_frames}")
+        if self.fps is not None and not 0 < self.fps < float("inf"):
+            raise SourceError(f"fps must be positive, not {self.fps}")
+        if self.fps is not None and self.stride != 1:
+            raise SourceError("fps and stride are two ways to thin out a video; give one of them")
+        if not 0 <= self.start < float("inf"):
+            raise SourceError(f"start must be 0 or more seconds, not {self.start}")
+        if self.camera is None and (self.camera_fov is not None or self.camera_towards != (0.0,)):
+            raise SourceError(
+                "camera_fov and camera_towards say what is made of a calibrated camera's pictures: give camera"
+            )
+        if not 0 < self.depth_scale < float("inf"):
+            raise SourceError(f"depth_scale must be positive, not {self.depth_scale}")
+        if self.end is not None and not self.start < self.end:
+            raise SourceError(f"end ({self.end} s) must come after start ({self.start} s)")

@@ -1,0 +1,126 @@
+"""Depth of a sensor: which map belongs to which frame, and its metres at the pixels of the model's input."""
+
+import os
+import zipfile
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from ivggt_jax.cameras.known import KnownCamera
+from ivggt_jax.sources.fit import check_shape
+from ivggt_jax.sources.frame import Fit, RawFrame, SourceError
+from ivggt_jax.sources.image_file import grey_16_of
+from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images, named_images
+from ivggt_jax.sources.masks import names_of
+from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time
+
+PICTURES = (".png", ".tif", ".tiff", ".pgm")
+ARRAYS = (".npz", ".npy")
+LARGEST = 1 << 28
+"""Values of a map: more are refused before memory is taken for them."""
+LOOKED_AT = 2000
+"""Frames that are looked at for one with depth before any is read."""
+
+
+class Depths:
+    """A folder of depth maps that are called as their frames, or a list with times (TUM's depth.txt), or files named by times."""
+
+    def __init__(self, where: Path, scale: float):
+        """scale: values of a metre, of whole numbers. Raises SourceError when there is no map."""
+        self._where, self._scale = where, scale
+        if where.is_dir():
+            paths = sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
+            files = (
+                named_images([path for path in paths if path.suffix.lower() in (*PICTURES, *ARRAYS)], where)
+                if paths
+                else []
+            )
+            if not files:
+                found = ", ".join(sorted({path.suffix for path in paths})[:6]) or "nothing"
+                raise SourceError(
+                    f"{where}: holds no depth maps (.png with 16 bits, .npz, .npy), but {found}{_way(paths)}"
+                )
+        elif where.is_file() and where.suffix.lower() in LIST_SUFFIXES:
+            files = listed_images(where)
+        else:
+            raise SourceError(f"{where}: is neither a folder of depth maps nor a list of them (.txt, .csv)")
+        self._named = {PurePath(file.name).with_suffix("").as_posix(): file.path for file in files}
+        timed = sorted((file.timestamp, file.path) for file in files if file.timestamp is not None)
+        self._times = np.array([time for time, _ in timed], np.float64)
+        self._timed = [path for _, path in timed]
+
+    def path_of(self, raw: RawFrame) -> Path | None:
+        """The map of a frame: called as it is, else within 0.02 s of it; None where there is none."""
+        whole = PurePath(raw.name if raw.path is None else os.path.abspath(raw.path))
+        named = next((self._named[name] for name in names_of(whole) if name in self._named), None)
+        if named is not None or raw.timestamp is None or not self._timed:
+            return named
+        (nearest,) = nearest_in_time(np.array([raw.timestamp]), self._times)
+        return self._timed[nearest] if nearest >= 0 else None
+
+    def check(self, raws: Iterable[RawFrame]) -> None:
+        """Raises SourceError when none of the first frames has a map."""
+        first = list(islice(raws, LOOKED_AT))
+        if first and all(self.path_of(raw) is None for raw in first):
+            times = [raw.timestamp for raw in first if raw.timestamp is not None]
+            own = f"from {times[0]:.3f} to {times[-1]:.3f}" if times else "none"
+            their = f"from {self._times[0]:.3f} to {self._times[-1]:.3f}" if len(self._times) else "none"
+            raise SourceError(
+                f"{self._where}: no depth map belongs to a frame: none is called as one, like {first[0].name}, nor within "
+                f"{ASSOCIATION_SECONDS} s of one (frames' times: {own}, depth's: {their})"
+            )
+
+    def read(self, path: Path) -> np.ndarray:
+        """A map float32 [h,w] in metres, NaN where nothing was measured. Raises SourceError when the file is none."""
+        values = _array(path) if path.suffix.lower() in ARRAYS else grey_16_of(path)
+        if values is None:
+            raise SourceError(f"{path}: is no depth map: 16 bits of grey are needed{_way([path])}")
+        whole = not np.issubdtype(values.dtype, np.floating)
+        metres = values.astype(np.float32) / np.float32(self._scale if whole else 1)
+        return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
+
+
+def fit_depth(depth: np.ndarray, fit: Fit, height: int, width: int, camera: KnownCamera | None) -> np.ndarray:
+    """A map [h,w], registered to the picture, at the pixels of the model's input: the nearest measured, NaN outside.
+
+    Raises SourceError when it has not the picture's shape.
+    """
+    original = camera.original.size if camera is not None else fit.original_size
+    assert original is not None
+    own = (depth.shape[1], depth.shape[0])
+    check_shape(own, original, "depth map")
+    pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+    undone = (pixels + 0.5 - fit.offset) / fit.scale
+    corner = undone if camera is None else camera.to_original(pixels, height, width) + 0.5
+    place = np.floor(corner * own / np.asarray(original))
+    inside = ((place >= 0) & (place < own)).all(axis=-1)
+    column, row = np.moveaxis(np.where(inside[..., None], place, 0).astype(int), -1, 0)
+    return np.where(inside, depth[row, column], np.float32(np.nan))
+
+
+def _array(path: Path) -> np.ndarray:
+    """The array of a .npy or .npz file, there the one called depth, or the only one."""
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                values = loaded
+            else:
+                with loaded:
+                    name = "depth" if "depth" in loaded.files else loaded.files[0] if len(loaded.files) == 1 else None
+                    if name is None or max(entry.file_size for entry in loaded.zip.infolist()) > 8 * LARGEST:
+                        raise ValueError(f"it holds {', '.join(loaded.files) or 'nothing'}, and no array called depth")
+                    values = loaded[name]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path}: is no depth map ({' '.join(str(error).split())})") from None
+    if values.ndim != 2 or values.size > LARGEST or not np.issubdtype(values.dtype, np.number):
+        raise SourceError(f"{path}: is no depth map, but {values.dtype} {list(values.shape)}")
+    return values
+
+
+def _way(paths: Iterable[Path]) -> str:
+    if any(path.suffix.lower() == ".exr" for path in paths):
+        return "; EXR is not read: write its metres as .npz, np.savez_compressed(name, depth=metres)"
+    return ""

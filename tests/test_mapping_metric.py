@@ -1,0 +1,153 @@
+"""The unit of a map by a depth sensor, and fused depth; seed 0, 84×112 pixels, a smooth scene of 1 to 5 metres."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ivggt_jax import CacheConfig, Model, SubmapConfig, cameras_from_pose, init_stream, reset, scan, stream
+from ivggt_jax.mapping.metric import WINDOW, Metric, Reading, fuse, read
+
+HEIGHT, WIDTH = 84, 112
+RNG = np.random.default_rng(0)
+TRUE = (3 + 1.5 * np.sin(np.arange(WIDTH) / 25) + 0.5 * np.cos(np.arange(HEIGHT) / 20)[:, None]).astype(np.float32)
+HOLES = np.zeros((HEIGHT, WIDTH), bool)
+HOLES[5:12, 8:16] = HOLES[18:26, 30:36] = True
+NOISY = TRUE * (1 + 0.02 * RNG.normal(size=TRUE.shape).astype(np.float32))
+MEASURED = np.where(HOLES | (TRUE > 4), 0, NOISY).astype(np.float32)
+BENT = (TRUE / 2.5 * np.exp(0.15 * np.cos(np.arange(WIDTH) / 30))).astype(np.float32)
+"""What a network might predict: in a unit of 2.5 metres, and up to 15 % wrong along the width."""
+STILL = np.ones((HEIGHT, WIDTH), bool)
+
+
+def one(metric: Metric | None = None) -> Metric:
+    return jax.tree.map(lambda x: x[0], Metric.empty(1)) if metric is None else metric
+
+
+def reading(
+    metric: Metric | None = None, measured=MEASURED, predicted=BENT, scale=1.0, still=STILL, frame=7
+) -> Reading:
+    return read(one(metric), *map(jnp.asarray, (measured, predicted, scale, still, frame)))
+
+
+def error(depth, where) -> float:
+    return float(np.mean(np.abs(np.asarray(depth) - TRUE)[where] / TRUE[where]))
+
+
+def test_the_first_reading_decides_and_everything_before_it_grows() -> None:
+    found = reading(scale=1.0)
+    assert bool(found.used) and int(found.metric.first) == 7 and int(found.metric.readings) == 1
+    assert float(found.scale) == pytest.approx(2.5, rel=0.1)
+    assert float(found.grown) == pytest.approx(float(found.scale))
+    assert int(found.metric.compared) == 0 and float(found.metric.surprise) == 0
+
+
+def test_later_ones_move_the_unit_by_their_share() -> None:
+    metric, scale = one(), jnp.asarray(1.0)
+    for number in range(6):
+        found = reading(metric, predicted=TRUE / 2, measured=TRUE * (1.0 if number else 1.1), scale=scale, frame=number)
+        metric, scale = found.metric, found.scale
+        if number == 0:
+            assert float(scale) == pytest.approx(2.2, rel=1e-3)
+        if number == 1:
+            assert float(scale) == pytest.approx(2.2 / 1.1**0.5, rel=1e-3), "the mean of two"
+    assert 2.0 < float(scale) < 2.04
+    assert int(metric.recent) == WINDOW and int(metric.compared) == 5
+    wanted = [np.log(1.1) * factor for factor in (1, 1 / 2, 1 / 3, 1 / 4, 3 / 16)]
+    assert float(metric.surprise) == pytest.approx(np.sum(np.square(wanted)), rel=1e-3)
+    kept = metric.anchored(jnp.asarray(False))
+    assert 0 < int(kept.recent) < WINDOW and int(metric.anchored(jnp.asarray(True)).recent) == 0
+
+
+def test_fused_depth_is_the_sensors_where_it_has_measured_and_drawn_to_it_elsewhere() -> None:
+    found = reading()
+    seen = MEASURED > 0
+    np.testing.assert_array_equal(np.asarray(found.depth)[seen], MEASURED[seen])
+    assert error(found.depth, HOLES & (TRUE < 4)) < 0.4 * error(found.scale * BENT, HOLES & (TRUE < 4))
+    assert np.isfinite(np.asarray(found.depth)).all()
+    nowhere = np.asarray(fuse(jnp.zeros((HEIGHT, WIDTH)), jnp.asarray(TRUE)))
+    np.testing.assert_allclose(nowhere, TRUE, rtol=1e-6)
+
+
+def test_a_speck_is_not_believed_and_a_surface_is() -> None:
+    """A pixel alone at half the depth; five by five at half the depth, where the network has missed something."""
+    speck, surface = NOISY.copy(), NOISY.copy()
+    speck[14, 20] /= 2
+    surface[12:17, 18:23] /= 2
+    found = np.asarray(fuse(jnp.asarray(speck), jnp.asarray(TRUE)))
+    assert found[14, 20] == pytest.approx(TRUE[14, 20], rel=0.05)
+    np.testing.assert_array_equal(
+        np.asarray(fuse(jnp.asarray(surface), jnp.asarray(TRUE)))[13:16, 19:22], surface[13:16, 19:22]
+    )
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [np.zeros_like(TRUE), np.full_like(TRUE, np.nan), -TRUE, np.where(np.arange(WIDTH) == 3, np.inf, 0) * TRUE],
+)
+def test_depth_that_says_nothing_changes_nothing(measured: np.ndarray) -> None:
+    found = reading(measured=measured, scale=1.7)
+    assert not bool(found.used) and int(found.metric.readings) == 0 and int(found.metric.first) == -1
+    np.testing.assert_allclose(found.depth, 1.7 * BENT, rtol=1e-6)
+    assert float(found.scale) == np.float32(1.7) and float(found.grown) == 1
+
+
+def test_depth_of_another_scene_is_not_used() -> None:
+    """Each pixel's from another place, as of a sensor that is not registered."""
+    mixed = RNG.permutation(NOISY.reshape(-1)).reshape(TRUE.shape) * np.exp(RNG.normal(size=TRUE.shape)).astype(
+        np.float32
+    )
+    assert not bool(reading(measured=mixed).used)
+    moving = np.where(STILL & (np.arange(WIDTH) < 3), True, False)
+    assert float(reading(still=moving, measured=np.where(moving, 2 * TRUE, 9 * TRUE)).scale) == pytest.approx(
+        5, rel=0.2
+    )
+
+
+CACHE = CacheConfig(total_budget=None, max_frames=8)
+SUBMAPS = SubmapConfig(frames=4, delay=2, refine=False, keyframes=2, keyframe_every=2)
+
+
+def test_a_stream_is_metric_from_its_first_reading_on(tiny: Model, videos: np.ndarray) -> None:
+    """Depth of the second of two streams, three times the network's, first in frame 1; random weights."""
+    plain, wanted = scan(tiny, begin(tiny), videos[:8, :2])
+    depth = np.zeros((8, 2, 28, 42), np.float32)
+    depth[1:, 1] = 3 * np.asarray(wanted.depth[1:, 1])
+    state, found = scan(tiny, begin(tiny), videos[:8, :2], depth=depth)
+    np.testing.assert_allclose(found.depth[:, 0], wanted.depth[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found.depth[0, 1], wanted.depth[0, 1], rtol=1e-5)
+    np.testing.assert_allclose(found.depth[1:, 1], depth[1:, 1], rtol=1e-4)
+    cameras, metres = (np.asarray(cameras_from_pose(p.pose_encoding, 28, 42)[0]) for p in (wanted, found))
+    np.testing.assert_allclose(metres[2:, 1, :, 3], 3 * cameras[2:, 1, :, 3], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(state.map.world_from_model.scale[1], 3 * plain.map.world_from_model.scale[1], rtol=1e-4)
+    assert state.map.metric.first.tolist() == [-1, 1] and state.map.metric.readings.tolist() == [0, 7]
+    assert np.asarray(found.map.measured).sum(axis=0).tolist() == [0, 7]
+    assert wanted.map.measured is None
+    assert reset(state, np.array([True, True])).map.metric.first.tolist() == [-1, -1]
+
+
+def begin(model: Model, **options):
+    options = {"submaps": SUBMAPS, **options}
+    return init_stream(model, CACHE, height=28, width=42, batch=2, heads=("camera", "depth"), **options)
+
+
+def test_some_frames_of_a_stream_have_depth(tiny: Model, videos: np.ndarray) -> None:
+    depths = [None, np.full((28, 42), 2.0, np.float32), None]
+    options = {"heads": ("camera", "depth"), "submaps": SUBMAPS}
+    found = list(stream(tiny, videos[:3, 0], CACHE, depth=depths, **options))
+    assert [bool(p.map.measured) for p in found] == [False, True, False]
+    with pytest.raises(ValueError, match="depth ended before the frames"):
+        list(stream(tiny, videos[:3, 0], CACHE, depth=depths[:2], **options))
+
+
+@pytest.mark.parametrize(
+    ("depth", "options", "words"),
+    [
+        (np.ones((8, 2, 28, 41), np.float32), {}, r"depth must be floats \[8, 2, 28, 42\]"),
+        (np.ones((8, 2, 28, 42), np.uint16), {}, "depth must be floats"),
+        (np.ones((8, 2, 28, 42), np.float32), {"submaps": None}, "depth makes a map metric"),
+    ],
+)
+def test_depth_that_cannot_be(tiny: Model, videos: np.ndarray, depth: np.ndarray, options: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        scan(tiny, begin(tiny, **options), videos[:8, :2], depth=depth)

@@ -1,0 +1,123 @@
+"""Depth maps beside frames: by name, by time, by list; where their pixels go; and what is none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ivggt_jax.sources import Frame, SourceConfig, SourceError, open_source
+
+RAMP = (1000 + 10 * np.arange(80)[None] + 5 * np.arange(60)[:, None]).astype(np.uint16)
+
+
+def pictures(folder: Path, names: list[str], size: tuple[int, int] = (80, 60)) -> Path:
+    folder.mkdir()
+    for name in names:
+        Image.new("RGB", size, (9, 99, 199)).save(folder / name)
+    return folder
+
+
+def depths(folder: Path, names: list[str], values: np.ndarray = RAMP) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        if name.endswith(".npz"):
+            np.savez_compressed(folder / name, depth=values)
+        elif name.endswith(".npy"):
+            np.save(folder / name, values)
+        else:
+            Image.fromarray(values).save(folder / name)
+    return folder
+
+
+def frames_of(folder: Path, depth: Path, **config) -> list[Frame]:
+    with open_source(SourceConfig(frames=str(folder), size=56, depth=depth, **config)) as source:
+        return list(source)
+
+
+def test_by_name_and_in_metres(tmp_path: Path) -> None:
+    """56×42 of 80×60: the nearest pixel, of 16 bits in millimetres and, in floats, metres."""
+    folder = pictures(tmp_path / "rgb", ["0.png", "1.png", "2.jpg", "3.png"])
+    where = depths(tmp_path / "d", ["0.png", "1.npz"])
+    depths(where, ["2.npy"], (RAMP / 1000).astype(np.float32))
+    found = frames_of(folder, where)
+    column, row = np.floor((np.arange(56) + 0.5) / 0.7).astype(int), np.floor((np.arange(42) + 0.5) / 0.7).astype(int)
+    for frame in found[:3]:
+        np.testing.assert_allclose(frame.depth, RAMP[np.ix_(row, column)] / 1000, rtol=1e-6)
+    assert found[3].depth is not None and np.isnan(found[3].depth).all(), "a frame may have none"
+    np.testing.assert_allclose(frames_of(folder, where, depth_scale=5000)[0].depth, found[0].depth / 5, rtol=1e-6)
+
+
+def test_zero_is_nothing_and_a_map_may_be_smaller(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "rgb", ["0.png"], (160, 240))
+    values = np.full((60, 40), 1500, np.uint16)
+    values[:, :20] = 0
+    (frame,) = frames_of(folder, depths(tmp_path / "d", ["0.png"], values))
+    assert frame.image.shape == (56, 56, 3) and np.isnan(frame.depth[:, :28]).all()
+    np.testing.assert_allclose(frame.depth[:, 28:], 1.5)
+
+
+def test_by_time_as_tum_has_it(tmp_path: Path) -> None:
+    """The nearest within 0.02 s; files named by times in a folder do as well as its list."""
+    times = [1305031102.175304, 1305031102.211214, 1305031102.243211, 1305031102.4]
+    folder = pictures(tmp_path / "rgb", [f"{time:.6f}.png" for time in times])
+    later = [f"{time + shift:.6f}.png" for time, shift in zip(times, (-0.015, 0.012, 0.002, 0.05), strict=True)]
+    where = tmp_path / "depth"
+    for number, name in enumerate(later):
+        depths(where, [name], np.full((60, 80), 5000 * (number + 1), np.uint16))
+    (tmp_path / "depth.txt").write_text("# depth maps\n" + "".join(f"{name[:-4]} depth/{name}\n" for name in later))
+    for place in (where, tmp_path / "depth.txt"):
+        found = [frame.depth for frame in frames_of(folder, place, depth_scale=5000)]
+        assert [float(depth[20, 20]) for depth in found[:3]] == [1, 2, 3]
+        assert np.isnan(found[3]).all()
+
+
+def test_of_a_distorted_camera_it_goes_through_the_same_lens(tmp_path: Path) -> None:
+    """A map that is near right of a straight edge of the scene: it is straight in the frame, where the camera puts it."""
+    camera = "fisheye:40,40,39.5,29.5,0.05,0,0,0"
+    folder = pictures(tmp_path / "rgb", ["0.png"])
+    from ivggt_jax.cameras.files import read_camera
+
+    lens = read_camera(camera).of_size(80, 60)
+    rays = lens.unproject(np.stack(np.meshgrid(np.arange(80), np.arange(60)), axis=-1))
+    values = np.where(rays[..., 0] > 0.3 * rays[..., 2], 1000, 2000).astype(np.uint16)
+    (frame,) = frames_of(folder, depths(tmp_path / "d", ["0.png"], values), camera=camera)
+    assert frame.camera is not None and frame.depth is not None
+    edge = 28 + 0.3 * frame.camera.focal[0]
+    wanted = np.broadcast_to(np.where(np.arange(56) > edge, 1.0, 2.0), (42, 56))
+    assert (frame.depth == wanted).mean() > 0.98
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "config", "words"),
+    [
+        (["7.png"], RAMP, {}, "no depth map belongs to a frame: none is called as one, like 0.png"),
+        (["0.png"], RAMP[:, :50], {}, r"0.png: .*the depth map has 50×60 pixels, its image 80×60"),
+        (["0.png"], RAMP.astype(np.uint8), {}, "is no depth map: 16 bits of grey are needed"),
+        (["0.npy"], np.ones((60, 80, 3)), {}, r"is no depth map, but float64 \[60, 80, 3\]"),
+        (["0.png"], RAMP, {"depth_scale": 0.0}, "depth_scale must be positive"),
+        (["0.png"], RAMP, {"camera": "equirectangular"}, "not for panoramas"),
+    ],
+)
+def test_what_is_no_depth(names: list[str], values: np.ndarray, config: dict, words: str, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "rgb", ["0.png", "1.png"])
+    with pytest.raises(SourceError, match=words):
+        frames_of(folder, depths(tmp_path / "d", names, values), **config)
+
+
+def test_other_times_missing_folders_exr_and_damage(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "rgb", ["1305031102.175304.png", "1305031102.275304.png"])
+    where = depths(tmp_path / "late", ["1305039999.0.png", "1305039999.1.png"])
+    with pytest.raises(SourceError, match=r"frames' times: from 1305031102.175 to .*, depth's: from 1305039999.000"):
+        frames_of(folder, where)
+    with pytest.raises(SourceError, match="is neither a folder of depth maps nor a list"):
+        frames_of(folder, tmp_path / "nowhere")
+    (tmp_path / "exr").mkdir()
+    (tmp_path / "exr" / "0.exr").write_bytes(b"v/1\1")
+    with pytest.raises(SourceError, match="EXR is not read: write its metres as .npz"):
+        frames_of(folder, tmp_path / "exr")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "1305031102.175304.npz").write_bytes(b"PK\3\4")
+    with pytest.raises(SourceError, match="is no depth map"):
+        frames_of(folder, tmp_path / "bad")
+    assert len(frames_of(folder, tmp_path / "bad", on_error="skip")) == 1
