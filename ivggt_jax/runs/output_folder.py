@@ -32,6 +32,10 @@ USUAL_NAMES = {"frames", "images", "image", "imgs", "img", "rgb", "color", "colo
 """Names of folders that hold the pictures of a scene; the scene's name is that of the folder around them."""
 
 
+class Busy(ValueError):
+    """Another process writes to the folder."""
+
+
 @dataclass(frozen=True)
 class EarlierRun:
     """What lies in a folder."""
@@ -139,7 +143,7 @@ def check_inputs_outside(out: Path, frames: str, others: Iterable[Path | None] =
 def locked(out: Path, option: str = "--out") -> Iterator[None]:
     """The folder, made if needed, for this process alone; removed at the end if it is still empty.
 
-    `option` is what names another. Raises ValueError when another process has it, WriteError when it cannot be made.
+    `option` is what names another. Raises Busy when another process has it, WriteError when it cannot be made.
     """
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,7 @@ def locked(out: Path, option: str = "--out") -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"another run is writing to {out}: wait for it, or choose another {option}") from None
+            raise Busy(f"another run is writing to {out}: wait for it, or choose another {option}") from None
     try:
         yield
     finally:
