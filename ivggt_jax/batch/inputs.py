@@ -3,7 +3,7 @@
 import glob
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -75,6 +75,8 @@ def local(source: str, folder: Path) -> Iterator[str]:
         yield str(place)
     finally:
         remove(place)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _inputs(name: str) -> Iterator[Input]:

@@ -14,6 +14,9 @@ from ivggt_jax.writers.files import replacing
 Status = Literal["waiting", "done", "failed", "stopped"]
 """Stopped: the job was, and the source goes on when it is started again."""
 
+RESERVED = ("manifest.jsonl", "manifest.parquet", "workers", "inputs")
+"""What else lies in the folder of a job."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -75,7 +78,7 @@ def with_earlier(sources: Iterable[str], earlier: Iterable[Row]) -> list[Row]:
         if source not in known:
             name = default_out(source.rstrip("/")).name
             path, number = name, 1
-            while path in taken or path in ("manifest.jsonl", "manifest.parquet", "workers"):
+            while path in taken or path in RESERVED:
                 number += 1
                 path = f"{name}-{number}"
             taken.add(path)
