@@ -58,6 +58,18 @@ def test_what_names_stand_for(tmp_path):
             find_inputs((place + name if name == "*.avi" else name,))
 
 
+def test_who_does_not_wait_leaves_no_process(faked, tmp_path):
+    """As when the manifest cannot be written, or after a second Ctrl-C: nothing is waited for."""
+    touch(tmp_path, "in/a", "in/slow", "in/deaf")
+    tasks = [worker.Task(Row(str(tmp_path / "in" / name), name)) for name in ("a", "slow", "deaf")]
+    rows = here.rows_here(job(tmp_path, workers=3), tmp_path, tasks)
+    assert next(rows).path == "a"
+    begun = time.monotonic()
+    rows.close()
+    assert time.monotonic() - begun < 30
+    assert not (tmp_path / "slow" / "run.json").exists()
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
 def test_a_table_has_options_of_its_own_for_each(tmp_path, ending):
     rows = [

@@ -84,7 +84,8 @@ class JobProgress:
         self._done += 1
         self._frames += row.frames or 0
         if row.status == "failed":
-            say(f"failed: {row.source}: {row.error}")
+            error = row.error or ""
+            say(f"failed: {error if row.source in error else f'{row.source}: {error}'}")
         seconds = time.monotonic() - self._begun
         pace = f"{self._frames / seconds:.3g} frames/s"
         self._bar.update()

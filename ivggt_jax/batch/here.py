@@ -27,22 +27,32 @@ def rows_here(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterator
         finally:
             free.put(worker)
 
-    with ThreadPoolExecutor(len(workers)) as threads:
-        futures: list[Future[Row]] = [threads.submit(run, task) for task in tasks]
-        given = set()
-        try:
-            for future in as_completed(futures):
-                given.add(future)
-                yield future.result()
-        except KeyboardInterrupt:
-            left = [future for future in futures if future not in given and not future.cancel()]
-            for worker in workers:
-                worker.stop()
-            for future in as_completed(left):
-                yield future.result()
-            raise
-        finally:
-            for future in futures:
-                future.cancel()
-            for worker in workers:
-                worker.close()
+    try:
+        with ThreadPoolExecutor(len(workers)) as threads:
+            futures: list[Future[Row]] = [threads.submit(run, task) for task in tasks]
+            try:
+                yield from _as_they_come(futures, workers)
+            finally:
+                if not all(future.done() for future in futures):  # nobody waits for them
+                    for future in futures:
+                        future.cancel()
+                    for worker in workers:
+                        worker.stop(at_once=True)
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _as_they_come(futures: list[Future[Row]], workers: list[Worker]) -> Iterator[Row]:
+    given = set()
+    try:
+        for future in as_completed(futures):
+            given.add(future)
+            yield future.result()
+    except KeyboardInterrupt:
+        left = [future for future in futures if future not in given and not future.cancel()]
+        for worker in workers:
+            worker.stop()
+        for future in as_completed(left):
+            yield future.result()
+        raise

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,14 +40,16 @@ def rows_on_ray(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterat
         from ray.data import ActorPoolStrategy, DataContext, from_items
     except ImportError as error:
         raise ValueError("--ray needs Ray: pip install 'ivggt_jax[ray]'") from error
-    begin = partial(ray.init, ignore_reinit_error=True, log_to_driver=False)
+    begin = partial(ray.init, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     if config.ray == "local":
         begin(address="local", num_cpus=config.workers, include_dashboard=False)
     else:
         begin(address=config.ray)
     DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     most = min(config.workers, len(tasks))
-    pool = ActorPoolStrategy(min_size=min(config.fewest, most), max_size=most, max_tasks_in_flight_per_actor=1)
+    # A second task waits at each actor: without, Ray takes none for busy, and never adds one.
+    pool = ActorPoolStrategy(min_size=min(config.fewest, most), max_size=most, max_tasks_in_flight_per_actor=2)
     gpus = min(1, ray.cluster_resources().get("GPU", 0)) if config.gpus is None else config.gpus
     items = [{"task": json.dumps([dataclasses.asdict(task.row), task.options])} for task in tasks]
     rows = from_items(items, override_num_blocks=len(items)).map_batches(

@@ -60,10 +60,10 @@ class Worker:
         changes = {"frames": None, "error": None, "worker": self._name(), **outcome}
         return dataclasses.replace(task.row, seconds=round(time.perf_counter() - begun, 3), **changes)
 
-    def stop(self) -> None:
-        """Have the video at hand stopped and saved; from another thread."""
+    def stop(self, at_once: bool = False) -> None:
+        """Have the video at hand stopped, and saved unless that is to be at once; from another thread. The last thing it does."""
         self._stopping.set()
-        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def close(self) -> None:
         """End the process."""
@@ -76,9 +76,9 @@ class Worker:
     def _attempts(self, config: InferConfig) -> dict[str, Any]:
         deaths: list[str] = []
         while len(deaths) < ATTEMPTS:
-            if self._stopping.is_set():
-                return {"status": "stopped"}
             channel = self._started()
+            if self._stopping.is_set():  # here, so that a process which was not there to be signalled gets no work
+                return {"status": "stopped"}
             try:
                 channel.send(config)
                 if channel.poll(self._config.time_limit):
