@@ -190,10 +190,17 @@ def test_what_is_no_recording_is_said(tmp_path, name, content):
     if name == "bag":
         path.mkdir()
         (path / "metadata.yaml").write_bytes(content)
+        (path / "a.db3").write_bytes(content)
     else:
         path.write_bytes(content)
     with pytest.raises(SourceError, match=f"{name}: is not a recording that can be read"):
         frames_of(path)
+
+
+def test_a_folder_of_pictures_may_describe_itself(tmp_path):
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    (tmp_path / "metadata.yaml").write_text("camera: mine\n")
+    assert [frame.name for frame in frames_of(tmp_path)] == ["a.png"]
 
 
 def test_a_recording_without_pictures_is_said(tmp_path):

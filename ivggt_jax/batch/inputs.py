@@ -11,8 +11,8 @@ from typing import Any
 from ivggt_jax.beside import remove, written_beside
 from ivggt_jax.sources import SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES
-from ivggt_jax.sources.recording import FOLDER_HAS
 from ivggt_jax.sources.recording import SUFFIXES as RECORDINGS
+from ivggt_jax.sources.recording import is_bag
 
 MOVING = (
     *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
@@ -108,7 +108,7 @@ def _inputs(name: str) -> Iterator[Input]:
 def _of_folder(folder: str, inside: list[str]) -> list[str]:
     """The folder itself where it holds pictures or is a recording, else the videos and recordings in it."""
     kinds = {PurePosixPath(item).suffix.lower() for item in inside}
-    if kinds & set(IMAGE_SUFFIXES) or any(PurePosixPath(item).name == FOLDER_HAS for item in inside):
+    if kinds & set(IMAGE_SUFFIXES) or is_bag(PurePosixPath(item).name for item in inside):
         return [folder]
     return [item for item in inside if PurePosixPath(item).suffix.lower() in MOVING] or [folder]
 

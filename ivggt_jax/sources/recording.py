@@ -5,7 +5,7 @@ of recording where nobody stamped it.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -22,8 +22,6 @@ from ivggt_jax.sources.levels import FIRST, Stretch
 
 SUFFIXES = (".bag", ".mcap", ".db3")
 """Endings of recordings in one file."""
-FOLDER_HAS = "metadata.yaml"
-"""What tells the folder of a ROS 2 bag from one of pictures."""
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 ENCODINGS = {
@@ -37,8 +35,16 @@ anything in it."""
 
 
 def is_recording(path: Path) -> bool:
-    """Whether a path is a recording, by its ending or, a folder, by the file that describes it."""
-    return (path.suffix.lower() in SUFFIXES and path.is_file()) or (path / FOLDER_HAS).is_file()
+    """Whether a path is a recording, by its ending or, a folder, by what it holds."""
+    if path.is_dir():
+        return is_bag(item.name for item in path.iterdir())
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def is_bag(names: Iterable[str]) -> bool:
+    """Whether a folder with files of these names is a ROS 2 bag: it describes itself, and has storage, compressed perhaps."""
+    names = set(names)
+    return "metadata.yaml" in names and any(name.removesuffix(".zstd").endswith(SUFFIXES) for name in names)
 
 
 class RecordingReader:

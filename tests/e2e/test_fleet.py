@@ -4,10 +4,10 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from commands import PATIENCE, run, start, write_frames
@@ -19,10 +19,7 @@ from ivggt_jax.infer import main as infer
 from ivggt_jax.runs.output_folder import locked
 from ivggt_jax.weights import loading
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from sample_video import write_video
-
-OPTIONS = ("--budget", 290, "--export", "tum", "npz", "ply", "--size", 56, "--submaps", 4)
+OPTIONS = ("--budget", 290, "--export", "tum", "npz", "ply", "--submaps", 4)
 DIFFER = ("run.json", ".ivggt_jax")
 
 
@@ -67,8 +64,8 @@ def test_a_folder_in_use_is_waited_for(checkpoint: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.slow
-def test_forty_videos_on_ray_with_kills(checkpoint: Path, tmp_path: Path) -> None:
-    """Videos of 6 to 8 frames, 64×48, of which three are broken, on two workers of a local cluster. A worker's process is killed,
+def test_forty_videos_on_ray_with_kills(checkpoint: Path, frames: np.ndarray, tmp_path: Path) -> None:
+    """Videos of 6 to 8 frames, 70×56, of which three are broken, on two workers of a local cluster. A worker's process is killed,
     an actor, then the whole job; started again, every good video is finished, once, with the files of `infer`."""
     pytest.importorskip("ray")
     videos, out = tmp_path / "videos", tmp_path / "job"
@@ -76,7 +73,7 @@ def test_forty_videos_on_ray_with_kills(checkpoint: Path, tmp_path: Path) -> Non
     broken = {"07", "19", "33"}
     for number in range(40):
         path = videos / f"{number:02d}.mp4"
-        write_video(path, count=6 + number % 3, first=number)
+        write_video(path, np.roll(frames, number, axis=0)[: 6 + number % 3])
         if path.stem in broken:
             path.write_bytes(path.read_bytes()[:100])
     arguments = (videos, "--checkpoint", checkpoint, *OPTIONS, "--out", out, "--ray", "local", "--workers", 2)
@@ -107,6 +104,17 @@ def test_forty_videos_on_ray_with_kills(checkpoint: Path, tmp_path: Path) -> Non
         alone = tmp_path / "alone" / name
         assert run(infer, videos / f"{name}.mp4", "--checkpoint", checkpoint, *OPTIONS, "--out", alone) == 0
         assert files(out / rows[name].path) == files(alone), name
+
+
+def write_video(path: Path, frames: np.ndarray) -> None:
+    """Frames [S,H,W,3] in [0,1], ten a second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        _, stream.height, stream.width, _ = frames.shape
+        stream.pix_fmt = "yuv420p"
+        for frame in np.round(255 * frames).astype(np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def finished(out: Path) -> int:
