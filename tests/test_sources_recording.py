@@ -10,7 +10,7 @@ from ivggt_jax.sources import SourceConfig, SourceError, open_source
 
 typesys = pytest.importorskip("rosbags.typesys")
 from rosbags.rosbag1 import Writer as Writer1  # noqa: E402
-from rosbags.rosbag2 import StoragePlugin  # noqa: E402
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin  # noqa: E402
 from rosbags.rosbag2 import Writer as Writer2  # noqa: E402
 
 SIDE = 28
@@ -38,7 +38,7 @@ def compressed(pixels, name, text=None, **options):
     return "CompressedImage", {"format": text or name.lower(), "data": np.frombuffer(file.getvalue(), np.uint8)}
 
 
-def write(folder, kind, topics):
+def write(folder, kind, topics, compression=None):
     """A bag of a kind with the messages of each topic, half a second apart, and one topic without pictures."""
     store = typesys.get_typestore(typesys.Stores.ROS1_NOETIC if kind == "ros1" else typesys.Stores.ROS2_HUMBLE)
     extra = {"seq": 0} if kind == "ros1" else {}
@@ -51,6 +51,8 @@ def write(folder, kind, topics):
         writer = Writer2(
             path, version=9, storage_plugin=StoragePlugin.SQLITE3 if kind == "sqlite" else StoragePlugin.MCAP
         )
+    if compression is not None:
+        writer.set_compression(*compression)
     pack = store.serialize_ros1 if kind == "ros1" else store.serialize_cdr
     with writer:
         talk = writer.add_connection("/talk", "std_msgs/msg/String", typestore=store)
@@ -84,6 +86,19 @@ def test_a_bag_of_each_kind(tmp_path, kind):
         assert source.length == source.expected_length == 3
         assert [frame.index for frame in source] == [0, 2, 4]
         assert [frame.index for frame in source.frames(start=3)] == [4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "compression"),
+    [
+        *(("ros1", (packing,)) for packing in Writer1.CompressionFormat),
+        *(("sqlite", (mode, CompressionFormat.ZSTD)) for mode in (CompressionMode.FILE, CompressionMode.MESSAGE)),
+        ("mcap", (CompressionMode.STORAGE, CompressionFormat.ZSTD)),
+    ],
+)
+def test_compressed_bags(tmp_path, kind, compression):
+    path = write(tmp_path, kind, {"/camera": [image(COLOURS, "rgb8")] * 2}, compression)
+    assert [np.array_equal(frame.image, COLOURS) for frame in frames_of(path)] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,8 @@ class Worker:
             with local(task.row.source, self._job / "inputs" / task.row.path) as frames:
                 config = self._config.of(frames, self._job / task.row.path, task.options)
                 outcome = self._attempts(config)
-        except (ValueError, OSError) as error:
-            outcome = {"status": "failed", "error": str(error)}
+        except Exception as error:  # one that leaves an actor would end the whole job on Ray
+            outcome = {"status": "failed", "error": str(error) or type(error).__name__}
         changes = {"frames": None, "error": None, "worker": self._name(), **outcome}
         return dataclasses.replace(task.row, seconds=round(time.perf_counter() - begun, 3), **changes)
 
