@@ -11,6 +11,7 @@ from ivggt_jax.runs.command import run_command
 COMMANDS = {
     "view": ("ivggt_jax.view", "a run in the browser, while it goes on or afterwards"),
     "export": ("ivggt_jax.export", "files for other tools, from a run's saved frames"),
+    "batch": ("ivggt_jax.batch.__main__", "many videos, on the processes of one machine or on a Ray cluster"),
     "convert": ("ivggt_jax.convert.__main__", "PyTorch's checkpoints to ours and back"),
     "train": ("ivggt_jax.train.__main__", "distillation and supervised training"),
     "evaluate": ("ivggt_jax.evaluate.__main__", "how good a model is, and how well it remembers"),

@@ -24,7 +24,19 @@ from ivggt_jax.runs.memory import Room, free_memory, gigabytes
 from ivggt_jax.streaming.steps import infer_clip, stream
 from ivggt_jax.weights.hub import cache_folder
 
-SHOWN = ("ivggt_jax", "jax", "jaxlib", "flax", "numpy", "pillow", "av", "viser", "rerun-sdk", "opencv-python-headless")
+SHOWN = (
+    "ivggt_jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "numpy",
+    "pillow",
+    "av",
+    "viser",
+    "rerun-sdk",
+    "opencv-python-headless",
+    "rosbags",
+)
 HEIGHT, WIDTH = 392, 518
 """Size of the frames that budgets are quoted for: what a 4:3 video becomes at the published size."""
 
@@ -74,7 +86,7 @@ def versions(installed: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("ok", f"Python {platform.python_version()} on {platform.platform()}")
     found = [(name, installed.get(name.replace("_", "-"))) for name in SHOWN]
     yield Finding("ok", ", ".join(f"{name} {version}" for name, version in found if version))
-    extras = {"rerun-sdk": "rerun", "opencv-python-headless": "camera"}
+    extras = {"rerun-sdk": "rerun", "opencv-python-headless": "camera", "rosbags": "ros"}
     for name, version in found:
         if name in extras and not version:
             yield Finding("note", f"{name} is not installed: pip install 'ivggt_jax[{extras[name]}]' if you need it")

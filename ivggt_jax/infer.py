@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -50,7 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_command(InferConfig, infer, source_first(arguments), "python -m ivggt_jax.infer")
 
 
-def infer(config: InferConfig) -> int:
+Load = Callable[[str, str | None], Model]
+"""Gives the model of a checkpoint, its trunk of a type."""
+
+
+def infer(config: InferConfig, load: Load = loading.load) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
     # What is cheap to find out comes first: the source, the options, the folder; then what is downloaded, read and compiled.
     live = not comes_again(config.source.frames)
@@ -62,10 +66,10 @@ def infer(config: InferConfig) -> int:
         output_folder.check_inputs_outside(out, config.source.frames, others)
         if config.align.trajectory:
             read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
-        return _in_folder(config, out, source)
+        return _in_folder(config, out, source, load)
 
 
-def _in_folder(config: InferConfig, out: Path, source: Source) -> int:
+def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> int:
     """The run, unless the folder holds another one."""
     with output_folder.locked(out):
         output_folder.check_replaceable(out)
@@ -76,7 +80,7 @@ def _in_folder(config: InferConfig, out: Path, source: Source) -> int:
         unfinished = to_resume(config, out, earlier)
         config = as_begun(config, unfinished) if unfinished else config
         say(f"loading {config.checkpoint}")
-        model = loading.load(config.checkpoint, _precision(config)).only_heads(config.predicted)
+        model = load(config.checkpoint, _precision(config)).only_heads(config.predicted)
         source.config = dataclasses.replace(source.config, size=config.source.size or model.config.image_size)
         return _infer(config, out, model, source, unfinished)
 

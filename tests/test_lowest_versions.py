@@ -40,7 +40,7 @@ def test_the_lowest_versions_that_are_allowed(tmp_path: Path) -> None:
             "--resolution",
             "lowest-direct",
             "-e",
-            f"{ROOT}[test,camera,rerun]",
+            f"{ROOT}[test,camera,rerun,ros]",
         ],
         check=True,
     )

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from writer_scene import result
 from ivggt_jax.writers import WRITERS, ExportOptions, ResumeError, Writers
 
 FRAMES = 9
-SAME_BYTES = ("depth", "intrinsics", "kitti", "npz", "ply", "tum")
+MCAP = ("mcap",) if find_spec("mcap") and find_spec("foxglove") else ()
+SAME_BYTES = ("depth", "intrinsics", "kitti", *MCAP, "npz", "ply", "tum")
 """Outputs whose files are equal, byte for byte, when the results are."""
 
 
 def test_every_writer_is_tested():
     # The others in test_writers_recordings.py and test_writers_map.py.
-    assert {*SAME_BYTES, "video", "rrd", "submaps", "loops"} == set(WRITERS)
+    assert {*SAME_BYTES, "video", "rrd", "mcap", "submaps", "loops"} == set(WRITERS)
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subcommand
 
+from ivggt_jax.batch.options import BatchConfig
 from ivggt_jax.bench.__main__ import BenchConfig
 from ivggt_jax.convert.command import Convert
 from ivggt_jax.doctor import DoctorConfig
@@ -33,6 +34,7 @@ class _Program(InferConfig):
     command: (
         Annotated[ViewConfig, subcommand("view")]
         | Annotated[ExportConfig, subcommand("export")]
+        | Annotated[BatchConfig, subcommand("batch")]
         | Annotated[Convert, subcommand("convert")]
         | Annotated[_Train, subcommand("train")]
         | Annotated[_Evaluate, subcommand("evaluate")]

@@ -6,7 +6,7 @@ from typing import Literal
 
 BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
 """What is built from all saved frames."""
-MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd", BuiltOutput]
+MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd", "mcap", BuiltOutput]
 """What can be made of saved frames."""
 Output = Literal["npz", MadeOutput]
 """What a run can write: the saved frames themselves, too."""

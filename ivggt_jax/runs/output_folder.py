@@ -24,12 +24,16 @@ MARKER = ".ivggt_jax"
 OUTPUTS = (
     *("trajectory.txt", "kitti.txt", "intrinsics.txt", "frames", "points.ply", "depth", "video.mp4", "recording*.rrd"),
     *("sparse", "images", "transforms.json", "nerfstudio_depth", "nerfstudio.ply", "scene.glb", "scene.html"),
-    *("aligned", ".*.part", "run.json", STATE_FILE, MARKER),
+    *("recording.mcap", "aligned", ".*.part", "run.json", STATE_FILE, MARKER),
 )
 """Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""
 LOCK = ".lock"
 USUAL_NAMES = {"frames", "images", "image", "imgs", "img", "rgb", "color", "colour", "pictures", "input", "data"}
 """Names of folders that hold the pictures of a scene; the scene's name is that of the folder around them."""
+
+
+class Busy(ValueError):
+    """Another process writes to the folder."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def check_inputs_outside(out: Path, frames: str, others: Iterable[Path | None] =
 def locked(out: Path, option: str = "--out") -> Iterator[None]:
     """The folder, made if needed, for this process alone; removed at the end if it is still empty.
 
-    `option` is what names another. Raises ValueError when another process has it, WriteError when it cannot be made.
+    `option` is what names another. Raises Busy when another process has it, WriteError when it cannot be made.
     """
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,7 @@ def locked(out: Path, option: str = "--out") -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"another run is writing to {out}: wait for it, or choose another {option}") from None
+            raise Busy(f"another run is writing to {out}: wait for it, or choose another {option}") from None
     try:
         yield
     finally:

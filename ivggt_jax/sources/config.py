@@ -16,7 +16,7 @@ class SourceConfig:
     """
 
     frames: str
-    """Folder of images, image, stack, quoted pattern, list (.txt .csv), video, - (paths on stdin), cam:N, rtsp, http or udp URL"""
+    """Folder of images, image, stack, quoted pattern, list (.txt .csv), video, ROS bag, MCAP, - (paths on stdin), cam:N or URL"""
     mode: Literal["crop", "pad"] = "crop"
     """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
     size: int | None = None
@@ -31,6 +31,8 @@ class SourceConfig:
     """Where to start in a video, in seconds."""
     end: float | None = None
     """Where to end in a video, in seconds."""
+    topic: str | None = None
+    """Whose pictures to take from a robot's recording (.bag, .mcap, folder); needed where several topics have some."""
     masks: Path | None = None
     """Folder of masks named like their frames (000000.png for video frames); black and transparent pixels are left out."""
     camera: str | None = None

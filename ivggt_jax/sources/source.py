@@ -27,6 +27,7 @@ from ivggt_jax.sources.frame import Fit, Frame, Picture, RawFrame, Reader, Sourc
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, pages
 from ivggt_jax.sources.lists import LIST_SUFFIXES, ImageFile, listed_images, named_images, streamed_images
 from ivggt_jax.sources.masks import Masks
+from ivggt_jax.sources.recording import RecordingReader, is_recording
 from ivggt_jax.sources.stack import StackReader
 from ivggt_jax.sources.video import VideoReader
 
@@ -262,12 +263,17 @@ class Source:
 def _reader(config: SourceConfig) -> Reader:
     """The reader for what `config.frames` names."""
     spec, path = config.frames, Path(config.frames).expanduser()
-    plays = "://" not in spec and path.is_file() and path.suffix.lower() not in LIST_SUFFIXES
+    recording = "://" not in spec and is_recording(path)
+    if config.topic is not None and not recording:
+        raise SourceError(f"{spec}: --topic is for recordings (.bag, .mcap, .db3, a ROS 2 bag's folder)")
+    plays = not recording and "://" not in spec and path.is_file() and path.suffix.lower() not in LIST_SUFFIXES
     images = pages(path) if plays and path.suffix.lower() != ".gif" else []
     if plays and not images and path.suffix.lower() not in STILLS:
         return VideoReader(path, config.stride, config.fps, config.start, config.end)
     if config.fps is not None or config.start or config.end is not None:
         raise SourceError(f"{spec}: --fps, --start and --end are for video files; use --stride and --max-frames")
+    if recording:
+        return RecordingReader(path, config.topic, config.stride)
     if spec.startswith("http") and spec.partition("?")[0].lower().endswith(WHOLE):
         raise SourceError(f"{spec}: of http only live pictures (MJPEG) are read; download the file and name it")
     if spec.startswith(LIVE):

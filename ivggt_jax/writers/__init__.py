@@ -14,6 +14,7 @@ from ivggt_jax.writers.files import ResumeError, WriteError
 from ivggt_jax.writers.intrinsics import IntrinsicsWriter
 from ivggt_jax.writers.kitti import KittiWriter
 from ivggt_jax.writers.loops import LoopsWriter
+from ivggt_jax.writers.mcap import McapWriter
 from ivggt_jax.writers.npz import NpzWriter
 from ivggt_jax.writers.ply import PlyWriter
 from ivggt_jax.writers.result import Result
@@ -47,6 +48,7 @@ WRITERS: dict[str, type[Writer]] = {
         DepthWriter,
         VideoWriter,
         RrdWriter,
+        McapWriter,
         SubmapsWriter,
         LoopsWriter,
     )

@@ -25,7 +25,22 @@ from ivggt_jax.writers.tum import TumWriter
 
 FRAMES = 12
 RERUN = ("rrd",) if find_spec("rerun") else ()
-EXPORTS = ("tum", "kitti", "intrinsics", "npz", "ply", "depth", "video", *RERUN, "colmap", "nerfstudio", "glb", "html")
+MCAP = ("mcap",) if find_spec("mcap") and find_spec("foxglove") else ()
+EXPORTS = (
+    "tum",
+    "kitti",
+    "intrinsics",
+    "npz",
+    "ply",
+    "depth",
+    "video",
+    *RERUN,
+    *MCAP,
+    "colmap",
+    "nerfstudio",
+    "glb",
+    "html",
+)
 DIFFER = ("settings", "milliseconds_per_frame", "peak_memory_bytes")
 """What run.json says of the process and not of its results."""
 

@@ -1,0 +1,104 @@
+"""`python -m ivggt_jax.batch SOURCES… --out DIR`: `infer` for each of many videos, on processes here or on a Ray cluster."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ivggt_jax.batch import manifest
+from ivggt_jax.batch.here import rows_here
+from ivggt_jax.batch.inputs import find_inputs
+from ivggt_jax.batch.manifest import Row
+from ivggt_jax.batch.on_ray import rows_on_ray
+from ivggt_jax.batch.options import BatchConfig, ray_word
+from ivggt_jax.batch.worker import Task
+from ivggt_jax.runs.command import run_command, say
+from ivggt_jax.runs.output_folder import locked
+
+SECONDS_BETWEEN_WRITES = 2.0
+"""Between two manifests; what a kill leaves out of one is found in the folders."""
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.batch") -> None:
+    """The command."""
+    run_command(BatchConfig, batch, ray_word(sys.argv[1:] if arguments is None else arguments), program)
+
+
+def batch(config: BatchConfig) -> int:
+    """Run infer for each of many videos. Started again, it does what is missing; exits with 1 when any source failed."""
+    if config.out is None:
+        raise ValueError("--out is missing: the folder of the job, in which each source has its own")
+    if config.workers < 1 or config.fewest < 1:
+        raise ValueError("--workers and --fewest must be at least 1")
+    if config.time_limit is not None and not config.time_limit > 0:
+        raise ValueError(f"--time-limit must be positive, not {config.time_limit:g}")
+    inputs = find_inputs(config.sources)
+    options = {item.source: item.options for item in inputs}
+    job = config.out.expanduser().absolute()
+    with locked(job):
+        rows = {row.source: row for row in manifest.with_earlier(options, manifest.read(job))}
+        tasks = [Task(row, options[row.source]) for row in rows.values() if config.overwrite or not _done(job, row)]
+        if len(tasks) < len(rows):
+            say(f"{len(rows) - len(tasks)} of {len(rows)} sources are done already")
+        _run(config, job, rows, tasks)
+    counts = Counter(row.status for row in rows.values())
+    say(f"{', '.join(f'{count} {status}' for status, count in sorted(counts.items()))} → {job / 'manifest.jsonl'}")
+    return int(counts["done"] < len(rows))
+
+
+def _run(config: BatchConfig, job: Path, rows: dict[str, Row], tasks: list[Task]) -> None:
+    """Runs the tasks and keeps the manifest; `rows` are replaced as they come."""
+    manifest.write(job, rows.values())
+    if not tasks:
+        return
+    run = rows_here if config.ray is None else rows_on_ray
+    written, progress = time.monotonic(), JobProgress(len(tasks))
+    try:
+        for row in run(config, job, tasks):
+            rows[row.source] = row
+            progress.advance(row)
+            if time.monotonic() - written > SECONDS_BETWEEN_WRITES:
+                manifest.write(job, rows.values())
+                written = time.monotonic()
+    finally:
+        progress.close()
+        manifest.write(job, rows.values())
+
+
+def _done(job: Path, row: Row) -> bool:
+    return row.status == "done" and (job / row.path / "run.json").is_file()
+
+
+class JobProgress:
+    """A bar on a terminal, elsewhere a line a source: what is done, how fast, and the time left."""
+
+    def __init__(self, total: int):
+        self._bar = tqdm(total=total, unit="video", disable=not sys.stderr.isatty(), dynamic_ncols=True)
+        self._total, self._done, self._frames, self._begun = total, 0, 0, time.monotonic()
+
+    def advance(self, row: Row) -> None:
+        """One more source came to its end."""
+        self._done += 1
+        self._frames += row.frames or 0
+        if row.status == "failed":
+            error = row.error or ""
+            say(f"failed: {error if row.source in error else f'{row.source}: {error}'}")
+        seconds = time.monotonic() - self._begun
+        pace = f"{self._frames / seconds:.3g} frames/s"
+        self._bar.update()
+        if self._bar.disable:
+            left = tqdm.format_interval(seconds / self._done * (self._total - self._done))
+            say(f"{self._done}/{self._total} videos, {self._done / seconds:.3g} videos/s, {pace}, {left} left")
+        else:
+            self._bar.set_postfix_str(pace)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+
+if __name__ == "__main__":
+    main()

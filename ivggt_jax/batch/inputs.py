@@ -1,0 +1,184 @@
+"""What a job is made of: sources from folders, patterns, lists and manifests, here or at addresses that fsspec knows."""
+
+import glob
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ivggt_jax.beside import remove, written_beside
+from ivggt_jax.sources import SourceError
+from ivggt_jax.sources.image_file import IMAGE_SUFFIXES
+from ivggt_jax.sources.recording import SUFFIXES as RECORDINGS
+from ivggt_jax.sources.recording import is_bag
+
+MOVING = (
+    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
+    *(".3gp", ".ogv", ".mxf", ".insv"),
+    *RECORDINGS,
+)
+"""Endings of files of which each is a source, where a folder of them is named."""
+LIVE = ("cam:", "rtsp://", "rtsps://", "udp://")
+TABLES = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Input:
+    """A source, and what is said for it alone, as words of `infer`'s command line."""
+
+    source: str
+    options: tuple[str, ...] = ()
+
+
+def find_inputs(names: tuple[str, ...]) -> list[Input]:
+    """The sources that names stand for, in order, each once; paths from the root.
+
+    Raises SourceError for a pattern without matches, a live source, and a list that is none; what is wrong with a
+    source itself shows when it is its turn.
+    """
+    found: dict[str, Input] = {}
+    for name in names:
+        for item in _inputs(name):
+            found.setdefault(item.source, item)
+    if not found:
+        raise SourceError("there are no sources: name videos, folders, patterns or lists")
+    return list(found.values())
+
+
+@contextmanager
+def local(source: str, folder: Path) -> Iterator[str]:
+    """Where a source lies on this machine: itself, or a copy of what lies at an address, below `folder` until the block ends.
+
+    Raises SourceError when it cannot be had.
+    """
+    if "://" not in source:
+        yield source
+        return
+    files, path = _opened(source)
+    place = folder / (PurePosixPath(path.rstrip("/")).name or "input")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        whole_folder = files.isdir(path)
+        with written_beside(place, folder=whole_folder) as part:
+            if whole_folder:
+                for inside in files.find(path):
+                    target = part / PurePosixPath(inside).relative_to(PurePosixPath(path))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    files.get_file(inside, str(target))
+            else:
+                files.get_file(path, str(part))
+    except Exception as error:  # each kind of address has errors of its own
+        raise SourceError(f"{source}: cannot be fetched ({_words(error)})") from error
+    try:
+        yield str(place)
+    finally:
+        remove(place)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _inputs(name: str) -> Iterator[Input]:
+    if name.startswith(LIVE) or name == "-":
+        raise SourceError(f"{name}: a camera is no part of a job: run it with infer")
+    if "://" in name:
+        yield from _at_address(name)
+        return
+    path = Path(name).expanduser().absolute()
+    if path.suffix.lower() in TABLES and path.is_file():
+        yield from _of_table(path)
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        lines = (line.strip() for line in path.read_text("utf-8").splitlines())
+        for line in lines:
+            if line and not line.startswith("#"):
+                yield from _inputs(_from(path.parent, line))
+    elif path.is_dir():
+        inside = sorted(item for item in path.iterdir() if not item.name.startswith("."))
+        yield from map(Input, _of_folder(str(path), [str(item) for item in inside]))
+    elif not path.exists() and glob.has_magic(name):
+        matches = sorted(glob.glob(str(path), recursive=True))
+        if not matches:
+            raise SourceError(f"{name}: nothing matches")
+        yield from map(Input, matches)
+    else:
+        yield Input(str(path))
+
+
+def _of_folder(folder: str, inside: list[str]) -> list[str]:
+    """The folder itself where it holds pictures or is a recording, else the videos and recordings in it."""
+    kinds = {PurePosixPath(item).suffix.lower() for item in inside}
+    if kinds & set(IMAGE_SUFFIXES) or is_bag(PurePosixPath(item).name for item in inside):
+        return [folder]
+    return [item for item in inside if PurePosixPath(item).suffix.lower() in MOVING] or [folder]
+
+
+def _at_address(address: str) -> Iterator[Input]:
+    if address.startswith(("http://", "https://")):  # where there are no folders to look into
+        yield Input(address)
+        return
+    files, path = _opened(address)
+    try:
+        if glob.has_magic(address):
+            found = sorted(files.glob(path))
+        else:
+            found = _of_folder(path, sorted(files.ls(path, detail=False))) if files.isdir(path) else [path]
+    except Exception as error:
+        raise SourceError(f"{address}: cannot be looked at ({_words(error)})") from error
+    if not found:
+        raise SourceError(f"{address}: nothing matches")
+    yield from (Input(files.unstrip_protocol(item)) for item in found)
+
+
+def _of_table(path: Path) -> Iterator[Input]:
+    """Rows of a manifest: the column `source`, others are options of `infer`; empty ones are not given."""
+    try:
+        if path.suffix.lower() == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        else:
+            from pyarrow import parquet
+
+            rows = parquet.read_table(path).to_pylist()
+    except ImportError:
+        raise SourceError(f"{path}: Parquet needs pyarrow: pip install 'ivggt_jax[ray]'") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: is not a table of sources ({_words(error)})") from error
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("source"), str):
+            raise SourceError(f"{path}, row {number}: has no source: a column of that name must hold it")
+        yield Input(_from(path.parent, row["source"]), _words_of(row))
+
+
+def _words_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    words: list[str] = []
+    for name, value in row.items():
+        option = name.replace("_", "-")
+        if name == "source" or value is None:
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    return tuple(words)
+
+
+def _from(folder: Path, name: str) -> str:
+    """A name as a list means it: relative paths start from the list's folder."""
+    return name if "://" in name or name.startswith(LIVE) else str(folder / Path(name).expanduser())
+
+
+def _opened(address: str) -> tuple[Any, str]:
+    """The file system of an address and the path there."""
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise SourceError(f"{address}: addresses need fsspec: pip install 'ivggt_jax[ray]'") from None
+    try:
+        files, path = url_to_fs(address)
+    except Exception as error:
+        raise SourceError(f"{address}: is no address that fsspec knows ({_words(error)})") from error
+    return files, path
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

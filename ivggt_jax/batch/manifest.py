@@ -1,0 +1,87 @@
+"""`manifest.jsonl` and `manifest.parquet`: a row for every source of a job, and what became of it."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+
+from ivggt_jax.runs.output_folder import default_out
+from ivggt_jax.writers.files import replacing
+
+Status = Literal["waiting", "done", "failed", "stopped"]
+"""Stopped: the job was, and the source goes on when it is started again."""
+
+RESERVED = ("manifest.jsonl", "manifest.parquet", "workers", "inputs")
+"""What else lies in the folder of a job."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One source."""
+
+    source: str
+    path: str
+    """Its folder, below the job's."""
+    status: Status = "waiting"
+    frames: int | None = None
+    seconds: float | None = None
+    """Of the last attempt."""
+    worker: str | None = None
+    """Host and process of the last attempt."""
+    error: str | None = None
+
+
+def read(out: Path) -> list[Row]:
+    """The rows of an earlier start of the job in a folder; none where there was none. Raises ValueError for other files."""
+    path = out / "manifest.jsonl"
+    if not path.is_file():
+        return []
+    try:
+        rows = [Row(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+        if not all(isinstance(row.source, str) and isinstance(row.path, str) for row in rows):
+            raise TypeError("a source or a path is no text")
+        if not all(row.status in get_args(Status) for row in rows):
+            raise TypeError("a status is none")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not the manifest of a job ({error}): choose another --out") from error
+    return rows
+
+
+def write(out: Path, rows: Iterable[Row]) -> None:
+    """Replaces the manifest, as JSON lines, and as Parquet where pyarrow is installed. Raises WriteError on a full disk."""
+    records = [dataclasses.asdict(row) for row in rows]
+    with replacing(out / "manifest.jsonl") as file:
+        file.writelines(f"{json.dumps(record, ensure_ascii=False)}\n".encode() for record in records)
+    if records and find_spec("pyarrow"):
+        import pyarrow
+        from pyarrow import parquet
+
+        kinds = {"frames": pyarrow.int64(), "seconds": pyarrow.float64()}
+        names = [entry.name for entry in dataclasses.fields(Row)]
+        schema = pyarrow.schema([(name, kinds.get(name, pyarrow.string())) for name in names])
+        with replacing(out / "manifest.parquet") as file:
+            parquet.write_table(pyarrow.Table.from_pylist(records, schema), file)
+
+
+def with_earlier(sources: Iterable[str], earlier: Iterable[Row]) -> list[Row]:
+    """A row for each source once: that of the earlier start, or a new one with a folder of its own.
+
+    The folder is called as `infer` would call it, with a number where the name is taken.
+    """
+    known = {row.source: row for row in earlier}
+    taken = {row.path for row in known.values()}
+    rows = {}
+    for source in dict.fromkeys(sources):
+        if source not in known:
+            name = default_out(source.rstrip("/")).name
+            path, number = name, 1
+            while path in taken or path in RESERVED:
+                number += 1
+                path = f"{name}-{number}"
+            taken.add(path)
+            known[source] = Row(source, path)
+        rows[source] = known[source]
+    return list(rows.values())

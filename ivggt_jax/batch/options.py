@@ -1,0 +1,72 @@
+"""The options of `batch`: those of `infer`, which hold for every source, and how the work is shared out."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional, Suppress
+
+from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.sources import SourceConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EachSource(SourceConfig):
+    """How the frames of every source are prepared."""
+
+    frames: Suppress[str] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchConfig(InferConfig):
+    """Options of the command."""
+
+    sources: Positional[tuple[str, ...]]
+    """Videos, recordings, folders of pictures or of videos, quoted patterns, addresses (s3://…), lists (.txt .jsonl .parquet)."""
+    workers: int = 1
+    """Processes here, each with a model of its own; with --ray at most so many on the cluster."""
+    ray: str | None = None
+    """Run on a Ray cluster: its address, auto (or nothing) for the one that is there, local to start one here."""
+    fewest: int = 1
+    """With --ray: workers that stay while others come and go with the cluster."""
+    gpus: float | None = None
+    """With --ray: GPUs of a worker, such as 1 or 0.5; by default 1 where the cluster has any."""
+    out: Path | None = None
+    """Folder of the job, in which each source has its own; with --ray on a file system that all workers see."""
+    overwrite: bool = False
+    """Do all sources anew, instead of those that are missing."""
+    time_limit: float | None = None
+    """Seconds that a video may take in one attempt; then it is stopped, and goes on when the job is started again."""
+    source: Annotated[
+        EachSource, tyro.conf.arg(name="frame", help="How the frames of every source are prepared."), OmitArgPrefixes
+    ] = field(default_factory=EachSource)
+    resume: Suppress[bool] = True
+    view: Suppress[bool] = False
+    port: Suppress[int] = 8080
+
+    def of(self, frames: str, out: Path, options: Sequence[str] = ()) -> InferConfig:
+        """The options of `infer` for one source and its folder, changed by words of a command line.
+
+        Raises ValueError for words that `infer` does not take.
+        """
+        names = [entry.name for entry in dataclasses.fields(SourceConfig) if entry.name != "frames"]
+        source = SourceConfig(frames=frames, **{name: getattr(self.source, name) for name in names})
+        names = [entry.name for entry in dataclasses.fields(InferConfig)]
+        values = {name: getattr(self, name) for name in names} | {"source": source, "out": out}
+        values["resume"] = not self.overwrite
+        config = InferConfig(**values)
+        if not options:
+            return config
+        try:
+            return tyro.cli(InferConfig, args=list(options), default=config, console_outputs=False)
+        except SystemExit:
+            raise ValueError(f"{' '.join(options)} are no options of infer: ivggt --help lists them") from None
+
+
+def ray_word(words: Sequence[str]) -> list[str]:
+    """The command line with the address that a bare `--ray` stands for: auto."""
+    following = [*words[1:], "-"]
+    return ["--ray=auto" if word == "--ray" and following[i][:1] == "-" else word for i, word in enumerate(words)]

@@ -1,0 +1,87 @@
+"""`python -m ivggt_jax.batch.process`: runs one video after another, with one loaded model and one program for each size."""
+
+import os
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any
+
+from tyro.conf import Positional
+
+from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.runs.command import USER_ERRORS, run_command
+from ivggt_jax.writers.run_json import read_run_json, recorded
+
+SECONDS_TO_END = 30.0
+"""For which a folder is waited for whose last worker was killed and is not gone yet."""
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """How the process is told what to do."""
+
+    channel: Positional[int]
+    """Number of the open file over which options of `infer` come and what became of them goes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    run_command(ProcessConfig, serve, arguments, "python -m ivggt_jax.batch.process")
+
+
+def serve(options: ProcessConfig) -> int:
+    """Runs what comes over the channel, until that is closed; this ends the process even in the middle of a video."""
+    from ivggt_jax.weights import loading
+
+    channel: Connection[Any, Any] = Connection(options.channel)
+    waiting: SimpleQueue[InferConfig] = SimpleQueue()
+    threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
+    load = lru_cache(maxsize=1)(loading.load)
+    while True:
+        channel.send(outcome(waiting.get(), load))
+
+
+def _listen(channel: "Connection[Any, Any]", waiting: "SimpleQueue[InferConfig]") -> None:
+    while True:
+        try:
+            waiting.put(channel.recv())
+        except (EOFError, OSError):
+            # Nobody is there any more, and another worker may go on with this video at once. What is on disk is whole.
+            os._exit(0)
+
+
+def outcome(config: InferConfig, load: Any) -> dict[str, Any]:
+    """Run a video; what the manifest says of it: its status, and its frames or its error."""
+    from ivggt_jax.infer import infer
+    from ivggt_jax.runs.output_folder import Busy
+
+    assert config.out is not None
+    until = time.monotonic() + SECONDS_TO_END
+    try:
+        while True:
+            try:
+                code = infer(config, load)
+                break
+            except Busy:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+        if code >= 128:
+            return {"status": "stopped"}
+        return {"status": "done", "frames": recorded(read_run_json(config.out), "frames")}
+    except KeyboardInterrupt:
+        return {"status": "stopped"}
+    except USER_ERRORS as error:
+        return {"status": "failed", "error": str(error)}
+    except Exception as error:  # one video must not end the job
+        traceback.print_exc()
+        return {"status": "failed", "error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+
+
+if __name__ == "__main__":
+    main()

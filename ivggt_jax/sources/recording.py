@@ -1,0 +1,174 @@
+"""Robots' recordings as a source, without ROS: ROS 1 bags, ROS 2 bags (SQLite, MCAP) (extra `ros`).
+
+Messages are sensor_msgs/Image and sensor_msgs/CompressedImage. A frame's time is the stamp of its header, and the time
+of recording where nobody stamped it.
+"""
+
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from ivggt_jax.sources.frame import LARGEST_IMAGE, Picture, RawFrame, SourceError
+from ivggt_jax.sources.image_file import FORMATS, decode, grey_16, is_grey_16, reason, to_picture
+from ivggt_jax.sources.levels import FIRST, Stretch
+
+SUFFIXES = (".bag", ".mcap", ".db3")
+"""Endings of recordings in one file."""
+RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+
+ENCODINGS = {
+    **{"rgb8": ("rgb24", 3), "bgr8": ("bgr24", 3), "8UC3": ("bgr24", 3), "rgba8": ("rgba", 4), "bgra8": ("bgra", 4)},
+    **{"8UC4": ("bgra", 4), "mono8": ("gray", 1), "8UC1": ("gray", 1), "mono16": ("gray16", 1), "16UC1": ("gray16", 1)},
+    **{f"bayer_{order}8": (f"bayer_{order}8", 1) for order in ("rggb", "bggr", "gbrg", "grbg")},
+    **{"yuv422": ("uyvy422", 2), "uyvy": ("uyvy422", 2), "yuv422_yuy2": ("yuyv422", 2), "yuyv": ("yuyv422", 2)},
+}
+"""Of sensor_msgs/image_encodings: FFmpeg's name of the pixels, and their values a pixel. Alpha is not looked at: cameras leave
+anything in it."""
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a path is a recording, by its ending or, a folder, by what it holds."""
+    if path.is_dir():
+        return is_bag(item.name for item in path.iterdir())
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+def is_bag(names: Iterable[str]) -> bool:
+    """Whether a folder with files of these names is a ROS 2 bag: it describes itself, and has storage, compressed perhaps."""
+    names = set(names)
+    return "metadata.yaml" in names and any(name.removesuffix(".zstd").endswith(SUFFIXES) for name in names)
+
+
+class RecordingReader:
+    """Reads the pictures of one topic, in the order in which they were recorded, one message in memory at a time."""
+
+    resumable = True
+    read_ahead = True
+    dropped = 0
+    left_out = 0
+
+    def __init__(self, path: Path, topic: str | None = None, stride: int = 1):
+        """Check that the recording has pictures, and of which topic they are to be taken.
+
+        topic: None takes the only one that has pictures. Raises SourceError when the recording cannot be read, has no
+        pictures, or has several topics of them and none of those is named.
+        """
+        self._path, self._stride = path, stride
+        with self._open() as bag:
+            counts = {c.topic: 0 for c in bag.connections if c.msgtype in (RAW, COMPRESSED)}
+            for connection in bag.connections:
+                if connection.topic in counts:
+                    counts[connection.topic] += connection.msgcount
+        self._topic = _chosen(path, counts, topic)
+        self.length = -(-counts[self._topic] // stride)
+        self.expected_length = self.length
+        self._stretch = Stretch(str(path), self._first_grey)
+
+    def raw_frames(self) -> Iterator[RawFrame]:
+        """One raw frame for every stride-th message; one that is damaged raises when it is read."""
+        index = -1
+        try:
+            with self._open() as bag:
+                for index, (recorded, message) in enumerate(self._messages(bag)):
+                    if index % self._stride:
+                        continue
+                    where = f"{self._path}, {self._topic}, frame {index}"
+                    content = bag.deserialize(*message)
+                    stamp = content.header.stamp
+                    nanoseconds = stamp.sec * 1_000_000_000 + stamp.nanosec
+                    read = partial(self._read, content, where)
+                    yield RawFrame(index, (nanoseconds or recorded) / 1_000_000_000, f"{index:06d}", where, read)
+        except Exception as error:  # readers raise almost anything on a damaged file
+            where = f"{self._path}, {self._topic}, frame {index + 1}"
+            yield RawFrame(index + 1, None, f"{index + 1:06d}", where, partial(_fail, where, error))
+
+    def close(self) -> None:
+        """Nothing is held open outside `raw_frames`."""
+
+    def _open(self) -> closing[Any]:
+        """The recording, open for a `with` block."""
+        try:
+            from rosbags.highlevel import AnyReader
+            from rosbags.typesys import Stores, get_typestore
+        except ImportError:
+            raise SourceError(f"{self._path}: recordings need rosbags: pip install 'ivggt_jax[ros]'") from None
+        try:
+            # Old ROS 2 bags do not say what their messages look like; those of pictures never changed.
+            bag = AnyReader([self._path], default_typestore=get_typestore(Stores.LATEST))
+            bag.open()
+        except Exception as error:
+            raise SourceError(f"{self._path}: is not a recording that can be read ({reason(error)})") from error
+        return closing(bag)
+
+    def _messages(self, bag: Any) -> Iterator[tuple[int, tuple[bytes, str]]]:
+        """Time of recording in ns, and the raw message with its type."""
+        connections = [connection for connection in bag.connections if connection.topic == self._topic]
+        for connection, recorded, data in bag.messages(connections):
+            yield recorded, (data, connection.msgtype)
+
+    def _read(self, message: Any, where: str) -> Picture:
+        try:
+            return to_picture(_picture(message), exif=False, stretch=self._stretch)
+        except SourceError as error:
+            raise SourceError(f"{where}: {error}") from None
+        except Exception as error:  # decoders raise almost anything on damaged data
+            raise SourceError(f"{where}: is damaged or truncated ({reason(error)})") from error
+
+    def _first_grey(self) -> Iterator[np.ndarray]:
+        with self._open() as bag:
+            for _, message in islice(self._messages(bag), 0, FIRST * self._stride, self._stride):
+                try:
+                    image = _picture(bag.deserialize(*message))
+                except Exception:  # told when it is its turn
+                    continue
+                if is_grey_16(image):
+                    yield grey_16(image)
+
+
+def _chosen(path: Path, counts: dict[str, int], topic: str | None) -> str:
+    """The topic to read, of those with pictures."""
+    if not counts:
+        raise SourceError(f"{path}: holds no pictures: no topic is a sensor_msgs/Image or CompressedImage")
+    there = ", ".join(f"{name} ({count} frames)" for name, count in sorted(counts.items()))
+    if topic is None and len(counts) > 1:
+        raise SourceError(f"{path}: holds pictures of several topics; name one with --topic: {there}")
+    if topic is not None and topic not in counts:
+        raise SourceError(f"{path}: holds no pictures of a topic {topic}; there is {there}")
+    return topic or next(iter(counts))
+
+
+def _picture(message: Any) -> Image.Image:
+    """The decoded picture of a message. Raises SourceError for what is not read, whatever a decoder does for damage."""
+    if not hasattr(message, "encoding"):
+        if "compressedDepth" in message.format:
+            raise SourceError("is a depth map (compressedDepth), not a picture: name another --topic")
+        image = Image.open(io.BytesIO(message.data.tobytes()), formats=FORMATS)
+        decode(image)
+        return image
+    if message.encoding not in ENCODINGS:
+        raise SourceError(f"its encoding {message.encoding} is none of {', '.join(ENCODINGS)}")
+    if message.width * message.height > LARGEST_IMAGE:
+        raise SourceError(f"{message.width}×{message.height} pixels are too many; scale it down first")
+    pixels, channels = ENCODINGS[message.encoding]
+    dtype = np.dtype("u2" if pixels == "gray16" else "u1").newbyteorder(">" if message.is_bigendian else "<")
+    rows = message.data[: message.height * message.step].reshape(message.height, message.step)  # which may be padded
+    values = rows[:, : message.width * channels * dtype.itemsize].copy().view(dtype)
+    if pixels == "gray16":
+        return Image.fromarray(values.astype(np.uint16))
+    values = values.reshape(message.height, message.width, channels)
+    if pixels == "uyvy422":
+        pixels, values = "yuyv422", np.ascontiguousarray(values[..., ::-1])
+    frame = av.VideoFrame.from_ndarray(values[..., 0] if channels == 1 else values, format=pixels)
+    return Image.fromarray(frame.to_ndarray(format="rgb24"))
+
+
+def _fail(where: str, error: Exception) -> Picture:
+    raise SourceError(f"{where}: the recording cannot be read further ({reason(error)})") from error

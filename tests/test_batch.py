@@ -1,0 +1,245 @@
+"""Many videos: what a job is made of, who does it, what dies, and what is recorded. The videos themselves are played by
+`fake_process`; tests/e2e/test_fleet.py runs them."""
+
+import functools
+import http.server
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ivggt_jax.batch import here, manifest, worker
+from ivggt_jax.batch.__main__ import batch
+from ivggt_jax.batch.inputs import Input, find_inputs, local
+from ivggt_jax.batch.manifest import Row
+from ivggt_jax.batch.options import BatchConfig, ray_word
+from ivggt_jax.sources import SourceError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def faked(monkeypatch):
+    monkeypatch.setattr(worker, "PROCESS", "fake_process")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"), prepend=":")
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def job(out, *sources, **options):
+    return BatchConfig(sources=tuple(map(str, sources)), out=out, **options)
+
+
+def rows_of(out):
+    return {Path(row.source).name: row for row in manifest.read(out)}
+
+
+def test_what_names_stand_for(tmp_path):
+    touch(tmp_path, "videos/b.mp4", "videos/a.MOV", "videos/c.mcap", "videos/notes.md", "videos/.d.mp4")
+    touch(tmp_path, "room/1.png", "room/film.mp4", "bag/metadata.yaml", "bag/a.mcap", "empty/notes.md")
+    place = f"{tmp_path}/"
+    found = find_inputs((place + "videos", place + "room", place + "bag", place + "empty", place + "videos/b.mp4"))
+    names = ["videos/a.MOV", "videos/b.mp4", "videos/c.mcap", "room", "bag", "empty"]
+    assert found == [Input(place + name) for name in names]
+    assert find_inputs((place + "videos/*.mp4", place + "missing.mp4")) == [
+        Input(place + "videos/b.mp4"), Input(place + "missing.mp4"),
+    ]  # fmt: skip
+    (tmp_path / "list.txt").write_text("# mine\nvideos/b.mp4\n\nroom\n")
+    assert find_inputs((place + "list.txt",)) == [Input(place + "videos/b.mp4"), Input(place + "room")]
+    for name, words in (("*.avi", "nothing matches"), ("cam:0", "run it with infer"), ("rtsp://a/b", "with infer")):
+        with pytest.raises(SourceError, match=words):
+            find_inputs((place + name if name == "*.avi" else name,))
+
+
+def test_who_does_not_wait_leaves_no_process(faked, tmp_path):
+    """As when the manifest cannot be written, or after a second Ctrl-C: nothing is waited for."""
+    touch(tmp_path, "in/a", "in/slow", "in/deaf")
+    tasks = [worker.Task(Row(str(tmp_path / "in" / name), name)) for name in ("a", "slow", "deaf")]
+    rows = here.rows_here(job(tmp_path, workers=3), tmp_path, tasks)
+    assert next(rows).path == "a"
+    begun = time.monotonic()
+    rows.close()
+    assert time.monotonic() - begun < 30
+    assert not (tmp_path / "slow" / "run.json").exists()
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_a_table_has_options_of_its_own_for_each(tmp_path, ending):
+    rows = [
+        {"source": "a.mp4", "fps": 2.5, "heads": ["camera"], "exif": False, "on_error": None},
+        {"source": "/b.mp4", "fps": None, "heads": None, "exif": None, "on_error": "skip"},
+    ]
+    path = tmp_path / f"table.{ending}"
+    if ending == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        import pyarrow
+
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    first, second = find_inputs((str(path),))
+    assert (first.source, second.source) == (str(tmp_path / "a.mp4"), "/b.mp4")
+    config = job(tmp_path, checkpoint="x").of(first.source, tmp_path / "o", first.options)
+    assert (config.source.fps, config.heads, config.source.exif, config.checkpoint) == (2.5, ("camera",), False, "x")
+    assert config.source.frames == str(tmp_path / "a.mp4") and config.resume and not config.view
+    assert job(tmp_path).of("/b", tmp_path, second.options).source.on_error == "skip"
+    with pytest.raises(ValueError, match="--colour red are no options of infer"):
+        job(tmp_path).of("/b", tmp_path, ("--colour", "red"))
+    path.write_bytes(b"{}\n" if ending == "jsonl" else b"nonsense")
+    with pytest.raises(SourceError, match="has no source|is not a table"):
+        find_inputs((str(path),))
+
+
+def test_folders_keep_their_sources(tmp_path):
+    first = manifest.with_earlier(["/x/cam0/a.mp4", "/x/cam1/a.mp4", "s3://b/manifest.jsonl"], [])
+    assert [row.path for row in first] == ["a", "a-2", "b-manifest.jsonl"]
+    manifest.write(tmp_path, first)
+    again = manifest.with_earlier(["/x/cam2/a.mp4", "/x/cam1/a.mp4"], manifest.read(tmp_path))
+    assert [row.path for row in again] == ["a-3", "a-2"]
+    (tmp_path / "manifest.jsonl").write_text('{"source": 1, "path": "a"}\n')
+    with pytest.raises(ValueError, match="is not the manifest of a job"):
+        manifest.read(tmp_path)
+
+
+def test_both_manifests_say_the_same(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [Row("/a", "a", "done", 5, 1.5, "host:1"), Row("/b", "b", "failed", error="no file"), Row("/ä", "c")]
+    manifest.write(tmp_path, rows)
+    assert manifest.read(tmp_path) == rows
+    table = parquet.read_table(tmp_path / "manifest.parquet")
+    assert table.column_names == ["source", "path", "status", "frames", "seconds", "worker", "error"]
+    assert [Row(**record) for record in table.to_pylist()] == rows
+
+
+def test_a_bare_ray_is_auto():
+    assert ray_word(["a", "--ray", "--out", "b"]) == ["a", "--ray=auto", "--out", "b"]
+    assert ray_word(["a", "--ray"]) == ["a", "--ray=auto"]
+    assert ray_word(["--ray", "local", "a"]) == ["--ray", "local", "a"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_job_records_each_source_and_does_what_is_missing(faked, tmp_path, workers, capsys):
+    touch(tmp_path, "in/a.mp4", "in/bad", "in/clumsy", "in/mortal", "in/b.mp4")
+    sources = sorted((tmp_path / "in").iterdir())
+    out = tmp_path / "out"
+    assert batch(job(out, *sources, workers=workers)) == 1
+    rows = rows_of(out)
+    assert {name: row.status for name, row in rows.items()} == {
+        **dict.fromkeys(("a.mp4", "b.mp4", "clumsy"), "done"), **dict.fromkeys(("bad", "mortal"), "failed"),
+    }  # fmt: skip
+    assert rows["a.mp4"].frames == 7 and rows["bad"].error == "it is bad" and rows["a.mp4"].seconds > 0
+    assert rows["mortal"].error == "its worker died 3 times: signal 9, signal 9, signal 9"
+    assert sorted(path.name for path in (out / "clumsy").glob("try*")) == ["try1", "try2", "try3"]
+    assert len({row.worker for row in rows.values() if row.status == "done"}) <= workers + 5
+    assert "failed: " in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("try*")}
+    assert batch(job(out, *sources, workers=workers)) == 1
+    again = {path for path in out.rglob("try*") if before.get(path) != path.stat().st_mtime_ns}
+    assert {path.parent.name for path in again} == {"bad", "mortal"}
+    (out / "a" / "run.json").unlink()
+    assert batch(job(out, sources[0])) == 0
+    assert (out / "a" / "try2").read_text() == "True False demo"
+    assert batch(job(out, sources[0], overwrite=True)) == 0
+    assert (out / "a" / "try3").read_text() == "False True demo"
+
+
+@pytest.mark.parametrize("name", ["slow", "deaf"])
+def test_a_video_that_takes_too_long_is_stopped_and_the_next_is_done(faked, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(worker, "SECONDS_TO_SAVE", 0.5)
+    touch(tmp_path, f"in/{name}", "in/z.mp4")
+    assert batch(job(tmp_path / "out", tmp_path / "in" / name, tmp_path / "in/z.mp4", time_limit=1.5)) == 1
+    rows = rows_of(tmp_path / "out")
+    assert (rows[name].status, rows[name].error) == ("failed", "not done after 1.5 s")
+    assert rows["z.mp4"].status == "done"
+
+
+def test_ctrl_c_stops_what_runs_and_leaves_what_waits(faked, tmp_path):
+    touch(tmp_path, "in/a", "in/slow", "in/z")
+    tasks = [worker.Task(Row(str(tmp_path / "in" / name), name)) for name in ("a", "slow", "z")]
+    rows = here.rows_here(job(tmp_path), tmp_path, tasks)
+    assert next(rows).status == "done"
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "slow" / "try1").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    row = rows.throw(KeyboardInterrupt)
+    assert (row.path, row.status) == ("slow", "stopped")
+    with pytest.raises(KeyboardInterrupt):
+        next(rows)
+    assert not (tmp_path / "z").exists()
+
+
+def test_addresses(tmp_path, monkeypatch):
+    """file://, memory:// and an HTTP server on the loopback interface; a folder comes whole, and copies go again."""
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("aiohttp")
+    touch(tmp_path, "in/a.mp4", "in/room/1.png", "in/room/deep/2.png")
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/videos/b.mp4": b"b", "/videos/c.mp4": b"c", "/videos/notes.md": b""})
+    files = f"file://{tmp_path}/in"
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "in"))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        found = find_inputs((files, f"{files}/room", "memory://videos", "memory://videos/*.mp4", f"{address}/a.mp4"))
+        assert [item.source for item in found] == [
+            f"{files}/a.mp4", f"{files}/room", "memory:///videos/b.mp4", "memory:///videos/c.mp4", f"{address}/a.mp4",
+        ]  # fmt: skip
+        for item, content in zip(found, (b"x", None, b"b", b"c", b"x"), strict=True):
+            with local(item.source, tmp_path / "inputs") as place:
+                if content is None:
+                    inside = sorted(str(path.relative_to(place)) for path in Path(place).rglob("*.png"))
+                    assert inside == ["1.png", "deep/2.png"]
+                else:
+                    assert Path(place).read_bytes() == content
+            assert not Path(place).exists()
+        for missing in (f"{address}/none.mp4", "memory://none.mp4", "nonsense://a/b"):
+            with (
+                pytest.raises(SourceError, match="cannot be fetched|no address that fsspec knows"),
+                local(missing, tmp_path / "inputs"),
+            ):
+                pass
+        server.shutdown()
+    memory.rm("/videos", recursive=True)
+
+
+def test_what_is_fetched_is_run_and_what_cannot_be_is_recorded(faked, tmp_path):
+    fsspec = pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").pipe("/some/a.mp4", b"a")
+    assert batch(job(tmp_path / "out", "memory://some/a.mp4", "memory://some/none.mp4")) == 1
+    rows = {row.path: row for row in manifest.read(tmp_path / "out")}
+    assert rows["some-a.mp4"].status == "done" and "cannot be fetched" in rows["some-none.mp4"].error
+    fsspec.filesystem("memory").rm("/some", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [({"out": None}, "--out is missing"), ({"workers": 0}, "at least 1"), ({"time_limit": 0.0}, "must be positive")],
+)
+def test_options_that_make_no_sense(tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        batch(job(**{"out": tmp_path / "out", **options}))
+    with pytest.raises(SourceError, match="there are no sources"):
+        batch(job(tmp_path / "out"))
+
+
+def test_examples_are_whole():
+    """YAML that loads and a script that bash parses; no cluster is started."""
+    yaml = pytest.importorskip("yaml")
+    import subprocess
+
+    folder = ROOT / "examples" / "ray"
+    cluster = yaml.safe_load((folder / "cluster.yaml").read_text())
+    assert cluster["available_node_types"].keys() >= {cluster["head_node_type"]}
+    (kube,) = yaml.safe_load_all((folder / "kuberay.yaml").read_text())
+    assert kube["kind"] == "RayJob" and "ivggt batch" in kube["spec"]["entrypoint"]
+    subprocess.run(["bash", "-n", folder / "slurm.sh"], check=True)
+    assert "ivggt batch" in (folder / "slurm.sh").read_text()
