@@ -52,7 +52,7 @@ def by_nerfstudio(folder: Path, colmap: bool) -> dict:
     return {
         "pictures": pictures,
         "from_world": [*transform.tolist(), [0, 0, 0, 1]],
-        "points": len(outputs.metadata["points3D_xyz"]),
+        "points": len(outputs.metadata.get("points3D_xyz", [])),
         "depths": [str(path.relative_to(folder)) for path in outputs.metadata.get("depth_filenames") or []],
     }
 

@@ -213,7 +213,7 @@ def _opened(path: Path, exif: bool, page: int = 0) -> Iterator[Image.Image]:
     """Open and decode a file; whatever goes wrong here or with the image inside becomes a SourceError with its name."""
     try:
         if not path.is_file():
-            raise SourceError(_no_file(path))
+            raise SourceError(no_file(path))
         if path.stat().st_size == 0:
             raise SourceError("is empty (zero bytes)")
         with Image.open(path, formats=_formats(path)) as image:
@@ -242,7 +242,7 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _no_file(path: Path) -> str:
+def no_file(path: Path) -> str:
     """What a path is that is no file."""
     if path.is_dir():
         return "is a folder"

@@ -181,7 +181,7 @@ def test_a_run_that_cannot_be_aligned_does_not_begin(checkpoint: Path, folder: P
             "the frames' numbers (they have no times) from 0.000",
         ),
         ("1 2 3\n", "is not a trajectory in TUM format"),
-        (None, "there is no such trajectory file"),
+        (None, "there is no such file"),
     ],
 )
 def test_a_trajectory_that_does_not_fit_is_one_clear_line(
