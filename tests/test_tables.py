@@ -42,8 +42,14 @@ def test_one_table_in_many_dresses(data: bytes, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "lines"), [(PLAIN + HEADER, [5]), (HEADER + HEADER + PLAIN, [2]), ("1 2 3\n" + PLAIN, [1]), ("1 x 0 0 0 0 0 1\n" + PLAIN, [1])]
-)  # fmt: skip
+    ("text", "lines"),
+    [
+        (PLAIN + HEADER, [5]),
+        (HEADER + HEADER + PLAIN, [2]),
+        ("1 2 3\n" + PLAIN, [1]),
+        ("1 x 0 0 0 0 0 1\n" + PLAIN, [1]),
+    ],
+)
 def test_damaged_rows_are_told(text: str, lines: list[int], tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(text)
     rows, problems = read_table(tmp_path / "t.txt", 8)
