@@ -14,7 +14,7 @@ from PIL import Image
 
 from ivggt_jax.sources.hdr import BT2020, NAMES, PQ
 
-HEAD = 1 << 20
+HEAD = 1 << 16
 """Bytes at the beginning of a file that its colour is looked for in."""
 NAME_OF_PQ = re.compile(b"\0?".join(bytes([letter]) for letter in b"ITUR_2100_PQ"))
 """In a profile's description, whose letters have one byte or two."""

@@ -177,7 +177,7 @@ def _readings(text: str) -> list[str]:
         text = text[1:-1]
     if text.lower().startswith("file://"):
         text = unquote(urlsplit(text).path, errors="surrogateescape")
-    text = str(Path(text).expanduser()) if text.startswith("~") else text
+    text = os.path.expanduser(text)
     latin = os.fsencode(text).decode("latin-1") if any("\udc80" <= letter <= "\udcff" for letter in text) else text
     return list(dict.fromkeys([text, latin, text.replace("\\", "/")]))
 

@@ -100,7 +100,10 @@ def open_source(config: SourceConfig) -> "Source":
 
     Raises SourceError when there is nothing, naming it and the way out.
     """
-    reader = _reader(config)
+    try:
+        reader = _reader(config)
+    except OSError as error:  # the name is too long, a folder on the way is not ours to look into
+        raise SourceError(f"{config.frames}: cannot be opened ({error.strerror or error})") from error
     try:
         return Source(config, reader)
     except SourceError:
@@ -114,7 +117,7 @@ def full_name(frames: str) -> str:
         return re.sub("//[^/?#]*@", "//", frames).partition("?")[0]
     if frames == "-" or frames.startswith("cam:"):
         return frames
-    return str(Path(frames).expanduser().absolute())
+    return str(Path(os.path.expanduser(frames)).absolute())
 
 
 class Source:
@@ -260,7 +263,9 @@ class Source:
 
 def _reader(config: SourceConfig) -> Reader:
     """The reader for what `config.frames` names."""
-    spec, path = config.frames, Path(config.frames).expanduser()
+    if not config.frames:
+        raise SourceError("frames is empty: name a folder of images, a video or a camera (. is this folder)")
+    spec, path = config.frames, Path(os.path.expanduser(config.frames))
     plays = "://" not in spec and path.is_file() and path.suffix.lower() not in LIST_SUFFIXES
     images = pages(path) if plays and path.suffix.lower() != ".gif" else []
     if plays and not images and path.suffix.lower() not in STILLS:

@@ -138,7 +138,7 @@ UNIX = 1305031102.0
         (UNIX + np.arange(5) / 10, UNIX + np.arange(50) / 100, True),
         (UNIX + np.arange(5) / 10, UNIX - 60 + np.arange(50) / 100, False),
         (UNIX + np.arange(5) / 10, UNIX + 60 + np.arange(50) / 100, False),
-        (UNIX + np.arange(5) / 10, 1e9 * UNIX + np.arange(5), False),
+        (UNIX + np.arange(5) / 10, 1e9 * UNIX + np.arange(5), True),  # nanoseconds
         (np.arange(12) / 10, 1.0 + np.arange(50) / 100, True),
         (np.arange(12) / 10, 60.0 + np.arange(50) / 100, False),
     ],
