@@ -5,6 +5,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 
 from ivggt_jax.sources.video import VideoReader
@@ -101,3 +102,52 @@ def test_missing_footage_is_an_error(tmp_path: Path) -> None:
         clips([tmp_path / "nowhere"])
     with pytest.raises(ValueError, match="no usable scene"):
         clips([tmp_path])
+
+
+def test_thermal_pictures_are_stretched_as_infer_does(tmp_path: Path) -> None:
+    """Counts from 21,000 to 23,500 would come out as one grey."""
+    for index in range(3):
+        counts = np.linspace(21_000, 23_500, WIDTH).astype(np.uint16)
+        Image.fromarray(np.tile(counts, (HEIGHT, 1))).save(tmp_path / f"{index}.png")
+    row = np.asarray(clips([tmp_path]).scenes[0].frame(1).image)[0, :, 0]
+    assert row[0] in range(15, 30) and row[-1] in range(225, 240)
+
+
+@pytest.mark.parametrize("ending", ["ts", "m2ts", "flv", "3gp", "wmv"])
+def test_videos_of_every_ending_are_footage(ending: str, tmp_path: Path) -> None:
+    container_format = {"m2ts": "mpegts", "wmv": "asf"}.get(ending)
+    codec = {"flv": "flv", "wmv": "wmv2"}.get(ending, "libx264")
+    with av.open(str(tmp_path / f"a.{ending}"), "w", format=container_format) as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(100), format="rgb24")))
+        container.mux(stream.encode())
+    (scene,) = clips([tmp_path]).scenes
+    assert len(scene) in (19, 20)
+    assert abs(np.asarray(scene.frame(5).image).astype(int) - 100).max() <= 3
+
+
+def test_the_rate_is_the_videos_and_not_its_covers(tmp_path: Path) -> None:
+    """A cover picture, the first stream, has 90,000 frames a second."""
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("png", rate=90_000)
+        cover.width, cover.height, cover.pix_fmt = 8, 8, "rgb24"
+        cover.disposition = Disposition.attached_pic
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), format="rgb24")))
+        for i in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey(20 * i), format="rgb24")))
+        container.mux(stream.encode())
+    (scene,) = clips([path]).scenes
+    found = [float(np.asarray(frame.image).mean()) for frame in scene.frames([2, 7])]
+    assert found == pytest.approx([40, 140], abs=4)
+
+
+def test_what_is_no_footage_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Image.fromarray(grey(9)).save(tmp_path / "a.png")
+    (tmp_path / "b.dng").write_bytes(b"raw")
+    clips([tmp_path])
+    assert "1 pictures or videos in it are left out" in caplog.text and "b.dng" in caplog.text

@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from ivggt_jax.train.data.batches import Batch, ClipBatches, ClipConfig
 from ivggt_jax.train.data.datasets import DATASETS
+from ivggt_jax.train.data.datasets.co3d import co3d
 from ivggt_jax.train.data.scene import Dataset
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 6
@@ -180,3 +181,14 @@ def test_raw_seven_scenes_depth_is_taken_where_none_is_registered(tmp_path: Path
     save_depth(folder / "frame-000000.depth.png", 1000, np.where(metres() > 1.5, 65.535, metres()))
     frame = DATASETS["7scenes"](tmp_path, "train").scenes[0].frame(0)
     np.testing.assert_allclose(frame.depth[6:], np.where(metres() > 1.5, 0, metres())[6:], atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "null", "3", "[" * 100_000, "x", '{"apple": ["1"]}', '{"apple": {"1": 3}}', '{"apple": {"1": ["x"]}}'],
+)
+def test_a_list_of_sequences_that_is_something_else_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "selected_seqs_train.json").write_text(text)
+    with pytest.raises(ValueError, match="selected_seqs_train.json|not listed by number") as failure:
+        co3d(tmp_path)
+    assert "\n" not in str(failure.value)

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.evaluate.datasets import DATASETS, PLAIN, ReadOptions, Sequence, Skipped, open_dataset
+from ivggt_jax.evaluate.datasets.files import damage
 
 WIDTH, HEIGHT, FRAMES = 8, 6, 4
 DEPTH = np.arange(WIDTH * HEIGHT, dtype=np.uint16).reshape(HEIGHT, WIDTH) * 100
@@ -441,3 +442,16 @@ def test_a_file_of_another_kind_is_damaged(tmp_path):
 def test_lengths_must_agree():
     with pytest.raises(ValueError, match="timestamps has 2 entries for 1 images"):
         Sequence("tum", "desk", (Path("a.png"),), timestamps=np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ("behind", "whole"), [(b"\0" * 5000, True), (b"\0\0\0\x18ftypmp42" + b"\1" * 9000, True), (None, False)]
+)
+def test_a_film_behind_a_photograph_is_no_damage(behind: bytes | None, whole: bool, tmp_path: Path) -> None:
+    """Motion photographs; and a photograph that is cut off is, though its thumbnail ends as one does."""
+    path = tmp_path / "a.jpg"
+    exif = b"Exif\0\0" + b"\xff\xd8 a thumbnail \xff\xd9"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (180, 240, 3), np.uint8)).save(path, exif=exif)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] if behind is None else data + behind)
+    assert damage(path) == (None if whole else f"{path} is cut off")

@@ -303,3 +303,20 @@ def test_fields_that_contradict(ten):
     for field in ("fps", "start", "end"):
         with pytest.raises(SourceError, match="are for video files"):
             open_source(SourceConfig(frames=str(ten), **{field: 2.0}))
+
+
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        ("", "frames is empty"),
+        ("~nobody-of-that-name/video.mp4", "there is no such file or folder"),
+        ("n" * 5000, "cannot be opened"),
+        ("n" * 300 + ".png", "cannot be opened"),
+    ],
+    ids=["empty", "nobody", "long path", "long name"],
+)
+def test_names_that_name_nothing_are_one_line(frames: str, words: str) -> None:
+    """An empty one is a shell variable that was never set, and not the working directory."""
+    with pytest.raises(SourceError, match=words) as failure:
+        open_source(SourceConfig(frames=frames))
+    assert "\n" not in str(failure.value)

@@ -9,6 +9,8 @@ import numpy as np
 
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.sources import Frame
+from ivggt_jax.sources.image_file import no_file
+from ivggt_jax.sources.times import in_seconds
 from ivggt_jax.trajectories.alignment import align_trajectory
 from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time, poses_from_tum, read_table
 from ivggt_jax.transforms import Similarity
@@ -19,12 +21,12 @@ CHECKED = 10
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Times [N] and world_from_cam [N, 3, 4] of a TUM file.
+    """Times [N] in seconds and world_from_cam [N, 3, 4] of a TUM file, whose times may be Unix time in ms, µs or ns.
 
     Raises ValueError, naming the file, when it holds anything else.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such trajectory file")
+        raise ValueError(f"{path}: {no_file(path)}; a trajectory is asked for")
     rows, problems = read_table(path, 8)
     poses = poses_from_tum(rows)
     known = np.isfinite(poses).all(axis=(1, 2))
@@ -33,7 +35,7 @@ def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path} is not a trajectory in TUM format, `timestamp tx ty tz qx qy qz qw` "
             f"({problems[0] if problems else 'no pose is finite'})"
         )
-    return rows[known, 0], poses[known]
+    return in_seconds(rows[known, 0]), poses[known]
 
 
 def checked(frames: Iterator[Frame], path: Path, expected: int | None) -> Iterator[Frame]:

@@ -134,7 +134,7 @@ def check_inputs_outside(out: Path, frames: str, others: Iterable[Path | None] =
     """
     folder = out.resolve()
     for path in (*_with_what_it_names(frames), *(path for path in others if path is not None)):
-        place = path.expanduser().resolve()
+        place = Path(os.path.expanduser(path)).resolve()
         if folder in place.parents and place.relative_to(folder).parts[0] in OUTPUTS:
             raise ValueError(f"{path} lies where results are written, in {out}: choose another --out")
 
@@ -174,7 +174,7 @@ def _outputs(out: Path) -> list[Path]:
 
 def _with_what_it_names(frames: str) -> Iterator[Path]:
     """The path, what matches it where it is a pattern, and the images that it lists where it is a list file."""
-    path = Path(frames).expanduser()
+    path = Path(os.path.expanduser(frames))
     yield path
     yield from map(Path, glob.iglob(str(path), recursive=True))
     if path.suffix.lower() in LIST_SUFFIXES and path.is_file():

@@ -1,4 +1,4 @@
-"""High dynamic range video to the eight bits that the model knows: PQ and HLG in BT.2020, to BT.709's colours and curve.
+"""High dynamic range to the eight bits that the model knows: PQ and HLG in BT.2020, to BT.709's colours and curve.
 
 SMPTE ST 2084 (PQ), ITU-R BT.2100 (HLG and its display), BT.2087 (colours), BT.2408 (white of ordinary video at 203 cd/m²).
 What is no brighter than ordinary white comes out as ordinary video would show it; highlights are rolled off.
@@ -7,7 +7,6 @@ What is no brighter than ordinary white comes out as ordinary video would show i
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 PQ, HLG = 16, 18
 """Transfer characteristics, by the numbers of ITU-T H.273."""
@@ -20,54 +19,57 @@ PEAK = 1000.0
 """cd/m² that are shown at most; what HLG calls 1 is this."""
 KNEE = 0.9
 """Share of ordinary white from where on highlights are rolled off."""
-NODES = 65
-"""Nodes of the table along each colour: the most that Pillow takes. Between them it interpolates."""
+ROWS = 64
+"""Of a picture that are computed at once, which bounds the memory."""
+STEPS = 8192
+"""Of the table that holds BT.709's curve: a power of every pixel would take longer than all the rest."""
 BT709_FROM_BT2020 = np.array(
-    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float64
+    [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
 
 
-def tone_mapped(image: Image.Image, transfer: int, primaries: int) -> Image.Image:
-    """An RGB image with eight bits in PQ or HLG, as RGB of ordinary video."""
-    return image.filter(_table(transfer, primaries == BT2020))
+def tone_mapped(values: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+    """R'G'B' of a picture in PQ or HLG, uint8 or uint16 [H,W,3], as uint8 of ordinary video."""
+    bands = [ordinary(values[row : row + ROWS], transfer, primaries == BT2020) for row in range(0, len(values), ROWS)]
+    return np.concatenate(bands)
 
 
-@cache
-def _table(transfer: int, wide: bool) -> ImageFilter.Color3DLUT:
-    steps = np.linspace(0, 1, NODES)
-    signal = np.stack(np.meshgrid(steps, steps, steps, indexing="ij")[::-1], axis=-1)  # red changes fastest
-    table = ordinary(signal, transfer, wide).reshape(-1)
-    return ImageFilter.Color3DLUT(NODES, table.tolist())
-
-
-def ordinary(signal: np.ndarray, transfer: int, wide: bool) -> np.ndarray:
-    """R'G'B' [...,3] in [0,1] of PQ or HLG to that of BT.709.
+def ordinary(values: np.ndarray, transfer: int, wide: bool) -> np.ndarray:
+    """R'G'B' [...,3] in PQ or HLG, uint8 or uint16, to uint8 of BT.709.
 
     wide: whether the primaries are those of BT.2020.
     """
-    light = (_pq_light(signal) if transfer == PQ else _hlg_light(signal)) / WHITE
+    light = _table(transfer, int(np.iinfo(values.dtype).max))[values]
+    if transfer == HLG:  # BT.2100's OOTF for a display of 1,000 cd/m²
+        luminance = light @ np.array([0.2627, 0.6780, 0.0593], np.float32)
+        light *= PEAK / WHITE * np.maximum(luminance, 1e-9)[..., None] ** np.float32(0.2)
     if wide:
-        light = light @ BT709_FROM_BT2020.T
-    light = np.clip(light, 0, None)
-    peak = light.max(-1, keepdims=True)
-    light = np.clip(light * _rolled_off(peak) / np.maximum(peak, 1e-9), 0, 1)
-    return np.where(light < 0.018, 4.5 * light, 1.099 * light**0.45 - 0.099)
+        light = np.maximum(light @ BT709_FROM_BT2020.T, 0)
+    peak = np.maximum(light.max(-1, keepdims=True), 1e-9)
+    light *= _rolled_off(peak) / peak
+    return _curve()[(np.sqrt(np.minimum(light, 1)) * (STEPS - 1) + 0.5).astype(np.intp)]
 
 
-def _pq_light(signal: np.ndarray) -> np.ndarray:
-    """cd/m² of a PQ signal (ST 2084's EOTF)."""
-    m1, m2 = 2610 / 16384, 2523 / 4096 * 128
-    c1, c2, c3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
-    power = signal ** (1 / m2)
-    return 10_000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
+@cache
+def _curve() -> np.ndarray:
+    """BT.709's curve as uint8, by the square root of light."""
+    light = np.linspace(0, 1, STEPS) ** 2
+    return np.rint(255 * np.where(light < 0.018, 4.5 * light, 1.099 * light**0.45 - 0.099)).astype(np.uint8)
 
 
-def _hlg_light(signal: np.ndarray) -> np.ndarray:
-    """cd/m² that a display of 1,000 shows for an HLG signal (BT.2100's inverse OETF and OOTF)."""
-    a, b, c = 0.17883277, 0.28466892, 0.55991073
-    scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
-    luminance = scene @ np.array([0.2627, 0.6780, 0.0593])
-    return PEAK * np.maximum(luminance, 1e-9)[..., None] ** 0.2 * scene
+@cache
+def _table(transfer: int, largest: int) -> np.ndarray:
+    """What each value from 0 to the largest stands for, float32: of PQ light, in units of white, of HLG the scene's."""
+    signal = np.arange(largest + 1) / largest
+    if transfer == PQ:  # ST 2084's EOTF
+        m1, m2 = 2610 / 16384, 2523 / 4096 * 128
+        c1, c2, c3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
+        power = signal ** (1 / m2)
+        table = 10_000 / WHITE * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
+    else:  # BT.2100's inverse OETF
+        a, b, c = 0.17883277, 0.28466892, 0.55991073
+        table = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+    return table.astype(np.float32)
 
 
 def _rolled_off(light: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
+from ivggt_jax.sources import hdr
+from ivggt_jax.sources.colour_code import high_range
 from ivggt_jax.sources.frame import LARGEST_IMAGE, Levels, Picture, SourceError
 from ivggt_jax.sources.levels import Stretch, to_8_bits
 
@@ -34,6 +36,15 @@ OTHER_SUFFIXES = (
 PLAIN_SUFFIX_OF_TGA = ".tga"
 """Targa files begin with nothing that tells them: only this ending does."""
 
+HIGH_RANGE = "ivggt high range"
+"""Where `decode` puts the colour code of a picture in PQ or HLG, among what Pillow knows about it."""
+
+DEEP = "ivggt deep"
+"""As above: whether it has 16 bits."""
+
+NEARLY_BLACK = 16
+"""Upper eight of 16 bits, below which lie all values of 12 bits."""
+
 REDUCED_OR_MASK = 0b101
 """Bits of a TIFF page's NewSubfileType by which it is no picture of its own."""
 
@@ -41,7 +52,8 @@ REDUCED_OR_MASK = 0b101
 def read_image(path: Path, exif: bool = True, levels: Levels | None = None) -> Image.Image:
     """Read one image file.
 
-    Transparency is put on white; palette, grey and CMYK become RGB; of several pictures the first is taken.
+    Transparency is put on white; palette, grey and CMYK become RGB; PQ and HLG are tone-mapped (`hdr`); of several pictures
+    the first is taken.
 
     Args:
         path: of the file.
@@ -72,7 +84,13 @@ def to_picture(image: Image.Image, exif: bool, stretch: Stretch) -> Picture:
     if exif:
         ImageOps.exif_transpose(image, in_place=True)
     levels = stretch.levels(grey_16(image)) if is_grey_16(image) else None
-    return Picture(to_rgb(image, levels), opaque_part(image), levels)
+    rgb = to_rgb(image, levels)
+    if code := image.info.get(HIGH_RANGE):
+        name = hdr.NAMES[code.transfer]
+        stretch.tell_once(f"pictures in {name} (high dynamic range) are tone-mapped to ordinary ones")
+    if image.info.get(DEEP) and np.asarray(rgb.getextrema()).max() < NEARLY_BLACK:
+        stretch.tell_once("16-bit colour that uses 12 bits at most comes out nearly black: scale it to the full range")
+    return Picture(rgb, opaque_part(image), levels)
 
 
 def read_mask(path: Path, exif: bool = True) -> Image.Image:
@@ -101,10 +119,16 @@ def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
         return grey.convert("RGB")
     if image.mode in ("I", "F"):
         raise SourceError("has 32-bit pixels, whose range is unknown; convert it to 8 or 16 bits")
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if code := image.info.get(HIGH_RANGE):
+        mapped = Image.fromarray(hdr.tone_mapped(np.asarray(image.convert("RGB")), code.transfer, code.primaries))
+        if image.mode == "RGBA":
+            mapped.putalpha(image.getchannel("A"))
+        image = mapped
+    if image.mode == "RGB":
+        return image
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def opaque_part(image: Image.Image) -> Image.Image | None:
@@ -172,7 +196,16 @@ def decode(image: Image.Image, page: int = 0) -> None:
     image.seek(page)
     if image.width * image.height > LARGEST_IMAGE:
         raise SourceError(f"{image.width}×{image.height} pixels are too many; scale it down first")
+    high, deep = high_range(image), is_deep(image)
     image.load()
+    image.info[HIGH_RANGE], image.info[DEEP] = high, deep
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an opened picture, not loaded yet, is stored with 16 bits."""
+    tiles = getattr(image, "tile", [])
+    stored = (tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0] for tile in tiles)
+    return any("16" in str(mode) for mode in stored)
 
 
 @contextmanager
@@ -180,7 +213,7 @@ def _opened(path: Path, exif: bool, page: int = 0) -> Iterator[Image.Image]:
     """Open and decode a file; whatever goes wrong here or with the image inside becomes a SourceError with its name."""
     try:
         if not path.is_file():
-            raise SourceError(_no_file(path))
+            raise SourceError(no_file(path))
         if path.stat().st_size == 0:
             raise SourceError("is empty (zero bytes)")
         with Image.open(path, formats=_formats(path)) as image:
@@ -209,7 +242,7 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _no_file(path: Path) -> str:
+def no_file(path: Path) -> str:
     """What a path is that is no file."""
     if path.is_dir():
         return "is a folder"

@@ -21,15 +21,25 @@ MARGIN = 0.1
 
 
 class Stretch:
-    """Black and white for all 16-bit grey pictures of a source, found in its first ones when they are first needed."""
+    """Black and white for all 16-bit grey pictures of a source, found in its first ones when they are first needed.
+
+    It also says, once a source, what becomes of other values outside the usual encoding.
+    """
 
     def __init__(self, source: str, samples: Callable[[], Iterable[np.ndarray]]):
         """samples: gives the values, uint16 of any shape, of those of the first pictures that are grey with 16 bits."""
         self._source, self._samples = source, samples
+        self._told: set[str] = set()
 
     def levels(self, values: np.ndarray) -> Levels | None:
         """For a picture of these values, uint16; None where its upper eight bits are right."""
         return self._common if self._found else levels_of([values])
+
+    def tell_once(self, words: str) -> None:
+        """A line about the source's pictures, the first time that it is true."""
+        if words not in self._told:
+            self._told.add(words)
+            logger.warning("%s: %s", self._source, words)
 
     @cached_property
     def _found(self) -> list[np.ndarray]:

@@ -1,6 +1,5 @@
 """Lists of image files as people have them: plain paths, ffmpeg's `file '…'` lines, TUM's and EuRoC's times and paths."""
 
-import codecs
 import io
 import os
 import re
@@ -14,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from ivggt_jax.sources.frame import SourceError
 from ivggt_jax.sources.times import rising, seconds_of, times_of
+from ivggt_jax.text import decoded, encoding_of
 
 LIST_SUFFIXES = (".txt", ".csv", ".lst", ".ffconcat")
 """Endings of list files."""
@@ -21,14 +21,6 @@ LONGEST_LINE = 65_536
 """Bytes: a line beyond is no path."""
 HEAD = 512
 """Bytes at the beginning of a stream in which something else than text gives itself away."""
-ENCODINGS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-"""Byte-order marks, longer ones first, and how text that begins with one is read."""
 TIMED = re.compile(r"([0-9]+(?:\.[0-9]*)?)(?:\s*,\s*|\s+)(\S.*)")
 """A time and what follows it."""
 
@@ -50,7 +42,7 @@ def listed_images(list_file: Path) -> list[ImageFile]:
     Raises SourceError when the list is no text, empty, or names addresses.
     """
     try:
-        lines = _text(list_file.read_bytes()).splitlines()
+        lines = decoded(list_file.read_bytes()).splitlines()
     except OSError as error:
         raise SourceError(f"{list_file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
@@ -95,20 +87,6 @@ def _named(files: list[ImageFile], root: Path) -> list[ImageFile]:
     ]
 
 
-def _text(data: bytes) -> str:
-    """Text of a list. Raises ValueError for what is none. Names in another encoding than UTF-8 keep their bytes."""
-    encoding = _encoding(data)
-    return data.decode(encoding) if encoding else data.decode("utf-8", "surrogateescape")
-
-
-def _encoding(data: bytes) -> str | None:
-    """By its byte-order mark; None for text without one. Raises ValueError for what is no text."""
-    encoding = next((name for mark, name in ENCODINGS if data.startswith(mark)), None)
-    if encoding is None and b"\0" in data:
-        raise ValueError("it holds zero bytes")
-    return encoding
-
-
 def _lines(stream: TextIO | io.BufferedReader, source: str) -> Iterator[str]:
     """Lines of a stream, by its bytes where it has them. Raises SourceError for what is no text."""
     binary: Any = getattr(stream, "buffer", stream)
@@ -117,14 +95,14 @@ def _lines(stream: TextIO | io.BufferedReader, source: str) -> Iterator[str]:
         return
     try:
         # A look ahead, for a PNG file begins with a line that would pass for a name.
-        encoding = _encoding(binary.peek()[:HEAD] if isinstance(binary, io.BufferedReader) else b"")
+        encoding = encoding_of(binary.peek()[:HEAD] if isinstance(binary, io.BufferedReader) else b"")
         if encoding in ("utf-16", "utf-32"):  # whose line ends are not where those bytes are
             yield from binary.read().decode(encoding).splitlines()
             return
         while line := binary.readline(LONGEST_LINE):
             if len(line) == LONGEST_LINE:
                 raise ValueError("a line has no end")
-            yield _text(line)
+            yield decoded(line)
     except ValueError as error:
         raise SourceError(
             f"{source}: holds no paths but something else, a picture or a video perhaps ({error}); give the name of that "
@@ -199,7 +177,7 @@ def _readings(text: str) -> list[str]:
         text = text[1:-1]
     if text.lower().startswith("file://"):
         text = unquote(urlsplit(text).path, errors="surrogateescape")
-    text = str(Path(text).expanduser()) if text.startswith("~") else text
+    text = os.path.expanduser(text)
     latin = os.fsencode(text).decode("latin-1") if any("\udc80" <= letter <= "\udcff" for letter in text) else text
     return list(dict.fromkeys([text, latin, text.replace("\\", "/")]))
 

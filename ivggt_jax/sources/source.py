@@ -54,7 +54,10 @@ def open_source(config: SourceConfig) -> "Source":
 
     Raises SourceError when there is nothing, naming it and the way out.
     """
-    reader = _reader(config)
+    try:
+        reader = _reader(config)
+    except OSError as error:  # the name is too long, a folder on the way is not ours to look into
+        raise SourceError(f"{config.frames}: cannot be opened ({error.strerror or error})") from error
     try:
         return Source(config, reader)
     except SourceError:
@@ -68,7 +71,7 @@ def full_name(frames: str) -> str:
         return re.sub("//[^/?#]*@", "//", frames).partition("?")[0]
     if frames == "-" or frames.startswith("cam:"):
         return frames
-    return str(Path(frames).expanduser().absolute())
+    return str(Path(os.path.expanduser(frames)).absolute())
 
 
 class Source:
@@ -262,7 +265,9 @@ class Source:
 
 def _reader(config: SourceConfig) -> Reader:
     """The reader for what `config.frames` names."""
-    spec, path = config.frames, Path(config.frames).expanduser()
+    if not config.frames:
+        raise SourceError("frames is empty: name a folder of images, a video or a camera (. is this folder)")
+    spec, path = config.frames, Path(os.path.expanduser(config.frames))
     recording = "://" not in spec and is_recording(path)
     if config.topic is not None and not recording:
         raise SourceError(f"{spec}: --topic is for recordings (.bag, .mcap, .db3, a ROS 2 bag's folder)")

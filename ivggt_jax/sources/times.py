@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import PurePath
 
+import numpy as np
+
 EARLIEST, LATEST = 1e9, 2e9
 """Unix seconds, of 2001 and 2033: a whole number is a time when it lies between them in one of the units. Dates written
 as numbers (20240131120000) lie outside."""
@@ -27,6 +29,15 @@ def times_of(paths: Iterable[PurePath]) -> list[float] | None:
     times = [seconds_of(path.stem) for path in paths]
     known = [time for time in times if time is not None]
     return known if len(known) == len(times) and rising(known) else None
+
+
+def in_seconds(times: np.ndarray) -> np.ndarray:
+    """Times [N] of a table, in seconds where all are Unix time in ms, µs or ns; other numbers stay."""
+    known = times[np.isfinite(times)]
+    for unit in UNITS.values():
+        if known.size and (known >= EARLIEST * unit).all() and (known < LATEST * unit).all():
+            return times / unit
+    return times
 
 
 def rising(times: Iterable[float]) -> bool:

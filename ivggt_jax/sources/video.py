@@ -31,6 +31,12 @@ CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,iv
 TOLERANCE = 1e-6
 """Seconds by which a timestamp may miss a moment that is asked for."""
 
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".3gp", ".wmv", ".asf",
+    ".ogv", ".mxf", ".insv",
+)  # fmt: skip
+"""Endings by which videos are found among other files."""
+
 DEFAULT_IS_WORTH = 5_000_000
 """Pixels, in ffmpeg's choice among several videos."""
 
@@ -84,6 +90,8 @@ class VideoReader:
         self._stretch = Stretch(str(path), self._first_grey)
         container, stream = self._open()
         with container:
+            self.rate = float(stream.average_rate) if stream.average_rate else None
+            """Frames per second, as the file says."""
             self.expected_length = self._expected_length(container, stream)
             self._aspect = _aspect(stream)
             self._tell(container, stream)

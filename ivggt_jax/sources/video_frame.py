@@ -38,10 +38,9 @@ def to_picture(frame: VideoFrame, aspect: float, stretch: Stretch) -> Picture:
         with_alpha = Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA")
         image, opaque = to_rgb(with_alpha), opaque_part(with_alpha)
     elif frame.color_trc in hdr.NAMES:
-        # Through 16 bits, because FFmpeg rounds down to eight, and a step of PQ is three of ordinary video.
+        # From 16 bits, because a step of eight in PQ is three of ordinary video.
         deep = frame.to_ndarray(format="rgb48le")
-        rounded = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
-        image = hdr.tone_mapped(Image.fromarray(rounded), frame.color_trc, frame.color_primaries)
+        image = Image.fromarray(hdr.tone_mapped(deep, frame.color_trc, frame.color_primaries))
     else:
         image = frame.to_image()
     return Picture(_shown(image, frame, aspect, Image.Resampling.BICUBIC), _masked(opaque, frame, aspect), levels)

@@ -8,14 +8,17 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.sources.times import seconds_of
+from ivggt_jax.text import decoded
+
 ASSOCIATION_SECONDS = 0.02
 """Two recordings belong to one moment when their times differ by less; the TUM benchmark's own limit."""
 
 
 def times_in_names(paths: Iterable[Path]) -> np.ndarray | None:
-    """Seconds, float64 [S], of files that are named by their time (1305031102.175304.png); None if any is not."""
-    stems = [path.stem for path in paths]
-    return np.array(stems, np.float64) if all(re.fullmatch(r"\d+\.\d+", stem) for stem in stems) else None
+    """Seconds, float64 [S], of files that are named by their time (`seconds_of`); None if any is not."""
+    times = [seconds_of(path.stem) for path in paths]
+    return None if None in times else np.array(times, np.float64)
 
 
 def nearest_in_time(times: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -30,24 +33,39 @@ def nearest_in_time(times: np.ndarray, others: np.ndarray) -> np.ndarray:
 def read_table(path: Path, *columns: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Numbers of a text file, float64 [N, columns[0]], and a line about each row that is damaged: it is all NaN.
 
-    A row may have any of the numbers of columns; of longer ones the first `columns[0]` are kept. Blank lines and those
-    that begin with # are passed over. Raises ValueError when there is no row.
+    A row may have any of the numbers of columns; of longer ones the first `columns[0]` are kept. Blank lines, those that
+    begin with #, and a first row of words alone, as a CSV file has it, are passed over. Raises ValueError when there is no
+    row, or the file is no text.
     """
     rows, problems = [], []
-    for line_number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
+    try:
+        lines = decoded(path.read_bytes()).splitlines()
+    except ValueError as error:
+        raise ValueError(f"{path} is not a text file ({error})") from error
+    begun = False
+    for line_number, line in enumerate(lines, 1):
+        words = [word for word in re.split(r"[\s,;]+", line) if word]
+        if not words or words[0].startswith("#"):
             continue
-        try:
-            row = [float(word) for word in line.replace(",", " ").split()]
-        except ValueError:
-            row = []
-        if len(row) not in columns:
+        row = [_number(word) for word in words]
+        is_header = not begun and all(number is None for number in row)
+        begun = True
+        if is_header:
+            continue
+        if len(row) not in columns or None in row:
             problems.append(f"{path} line {line_number} does not hold {' or '.join(map(str, columns))} numbers")
             row = [np.nan] * columns[0]
         rows.append(row[: columns[0]])
     if not rows:
         raise ValueError(f"{path} holds no numbers")
-    return np.array(rows), tuple(problems)
+    return np.array(rows, np.float64), tuple(problems)
+
+
+def _number(word: str) -> float | None:
+    try:
+        return float(word)
+    except ValueError:
+        return None
 
 
 def poses_from_rows(rows: np.ndarray) -> np.ndarray:

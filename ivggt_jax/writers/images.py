@@ -3,10 +3,10 @@
 An original that is at hand is put there under its frame's name, folders included, and the camera is in its pixels. It is
 the same file under a second name (or a copy, on another disk), so that the export can be moved, sent or mounted elsewhere.
 What those tools would read otherwise than the model did is written anew as the model took it: pictures that lie turned in
-their file, grey ones, deeper than eight bits, with an alpha channel, or of a kind that few programs know. Frames of a video
-or a camera have no picture file, and one that has another size by now is not the one that the model saw: such frames are
-written as the model saw them, with cameras in those pixels. Either way picture and camera belong together. The original of a
-calibrated camera is distorted, so its camera is the calibrated one with its lens.
+their file, grey ones, deeper than eight bits, in PQ or HLG, with an alpha channel, or of a kind that few programs know.
+Frames of a video or a camera have no picture file, and one that has another size by now is not the one that the model saw:
+such frames are written as the model saw them, with cameras in those pixels. Either way picture and camera belong together. The
+original of a calibrated camera is distorted, so its camera is the calibrated one with its lens.
 """
 
 import logging
@@ -21,8 +21,9 @@ from PIL import Image
 
 from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.cameras.models import Camera
+from ivggt_jax.sources.colour_code import high_range
 from ivggt_jax.sources.frame import Fit, Frame, SourceError
-from ivggt_jax.sources.image_file import read_image
+from ivggt_jax.sources.image_file import is_deep, read_image
 from ivggt_jax.writers.files import naming, replacing
 from ivggt_jax.writers.result import Result
 
@@ -202,7 +203,7 @@ class _Facts:
     turned: bool
     """Whether it lies with its sides exchanged in the file."""
     plain: bool
-    """Whether every program reads what the model saw: upright RGB of eight bits, without an alpha channel."""
+    """Whether every program reads what the model saw: upright RGB of eight bits, of ordinary range, without an alpha channel."""
 
 
 def _facts(path: Path) -> _Facts | None:
@@ -212,12 +213,13 @@ def _facts(path: Path) -> _Facts | None:
             if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # whose others are views for other screens
                 return None
             # First, because EXIF may lie behind the pixels, and is looked for by loading them.
-            stored = (tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0] for tile in image.tile)
-            deep = any("16" in str(mode) for mode in stored)
+            unusual = is_deep(image) or high_range(image) is not None
             orientation = image.getexif().get(ORIENTATION, 1)
             turned = orientation >= 5
             known = image.format in COMMON
-            plain = known and orientation == 1 and image.mode == "RGB" and not deep and not image.has_transparency_data
+            plain = (
+                known and orientation == 1 and image.mode == "RGB" and not unusual and not image.has_transparency_data
+            )
             return _Facts(image.size[::-1] if turned else image.size, turned, plain)
     except (OSError, ValueError, SyntaxError):
         return None

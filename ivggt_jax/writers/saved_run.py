@@ -20,6 +20,8 @@ from ivggt_jax.writers.writer import ExportOptions
 LARGEST = 4 << 30
 """Bytes that one frame may unpack to."""
 
+NEARLY = 1e-2
+"""How far a rotation's rows may be from orthonormal: they were computed in float32."""
 
 Move = Callable[[int, np.ndarray], Similarity]
 """What the frame with a number, counted from 0, is moved by in the world, given its camera [3,4] there."""
@@ -132,11 +134,12 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
             raise ValueError(
                 f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}, not {kind} {list(shapes[name])}"
             )
-    camera = [arrays[name] for name in ("cam_from_world", "intrinsics", "scale", "offset")]
     size = arrays["original_size"]
-    if not all(np.isfinite(x).all() for x in camera) or not (arrays["scale"] > 0).all() or not (size > 0).all():
+    if not _is_camera(arrays) or not (size > 0).all():
         raise ValueError("its camera or its size is none")
     timestamp, index = float(arrays["timestamp"]), int(arrays["index"])
+    if index < 0:
+        raise ValueError(f"its number is {index}")
     frame = Frame(
         image=arrays["image"],
         index=index,
@@ -150,3 +153,13 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
     )
     fields: dict[str, Any] = {name: arrays[name] for name in OPTIONAL if name in arrays}
     return Result(frame=frame, cam_from_world=arrays["cam_from_world"], intrinsics=arrays["intrinsics"], **fields)
+
+
+def _is_camera(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether a frame's numbers are those of a camera: a turn and a shift, focal lengths, a scale."""
+    pose, k, scale, offset = (arrays[name] for name in ("cam_from_world", "intrinsics", "scale", "offset"))
+    if not all(np.isfinite(x).all() for x in (pose, k, scale, offset)):
+        return False
+    turn = pose[:, :3]
+    is_turn = np.abs(turn @ turn.T - np.eye(3)).max() < NEARLY and np.linalg.det(turn) > 0
+    return bool(is_turn and (k.diagonal()[:2] != 0).all() and (scale > 0).all())

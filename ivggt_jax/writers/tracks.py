@@ -155,9 +155,9 @@ def _see(frame: TrackedFrame, other: TrackedFrame, pixels: np.ndarray) -> tuple[
 
 def project(result: Result, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels [..., 2] of the model's input and depths [...] of world points [..., 3]; NaN stays NaN."""
-    in_camera = points @ result.cam_from_world[:, :3].T + result.cam_from_world[:, 3]
     k = result.intrinsics
     with np.errstate(divide="ignore", invalid="ignore"):
+        in_camera = points @ result.cam_from_world[:, :3].T + result.cam_from_world[:, 3]
         pixels = in_camera[..., :2] / in_camera[..., 2:] * (k[0, 0], k[1, 1]) + k[:2, 2]
     return pixels, in_camera[..., 2]
 
@@ -167,7 +167,8 @@ def _world_points(frame: TrackedFrame, pixels: np.ndarray, depth: np.ndarray) ->
     k = frame.result.intrinsics
     rays = np.concatenate(((pixels - k[:2, 2]) / (k[0, 0], k[1, 1]), np.ones_like(pixels[..., :1])), axis=-1)
     world_from_cam = frame.result.world_from_cam
-    return rays * depth[..., None].astype(np.float64) @ world_from_cam[:, :3].T + world_from_cam[:, 3]
+    with np.errstate(invalid="ignore"):  # of depths that are not finite
+        return rays * depth[..., None].astype(np.float64) @ world_from_cam[:, :3].T + world_from_cam[:, 3]
 
 
 def _at(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -138,7 +138,7 @@ UNIX = 1305031102.0
         (UNIX + np.arange(5) / 10, UNIX + np.arange(50) / 100, True),
         (UNIX + np.arange(5) / 10, UNIX - 60 + np.arange(50) / 100, False),
         (UNIX + np.arange(5) / 10, UNIX + 60 + np.arange(50) / 100, False),
-        (UNIX + np.arange(5) / 10, 1e9 * UNIX + np.arange(5), False),
+        (UNIX + np.arange(5) / 10, 1e9 * UNIX + np.arange(5), True),  # nanoseconds
         (np.arange(12) / 10, 1.0 + np.arange(50) / 100, True),
         (np.arange(12) / 10, 60.0 + np.arange(50) / 100, False),
     ],
@@ -181,7 +181,7 @@ def test_a_run_that_cannot_be_aligned_does_not_begin(checkpoint: Path, folder: P
             "the frames' numbers (they have no times) from 0.000",
         ),
         ("1 2 3\n", "is not a trajectory in TUM format"),
-        (None, "there is no such trajectory file"),
+        (None, "there is no such file"),
     ],
 )
 def test_a_trajectory_that_does_not_fit_is_one_clear_line(

@@ -1,18 +1,18 @@
 """Unlabelled footage for distillation: folders of frames, and videos."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import av
+import numpy as np
 
-from ivggt_jax.sources.folder import folder_images
+from ivggt_jax.sources.folder import folder_images, left_out
 from ivggt_jax.sources.frame import SourceError
-from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, read_image
-from ivggt_jax.sources.video import VideoReader
+from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, grey_16_of, read_picture
+from ivggt_jax.sources.levels import FIRST, Stretch
+from ivggt_jax.sources.video import VIDEO_SUFFIXES, VideoReader
 from ivggt_jax.train.data.sampling import Sampling
 from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v", ".mpg", ".mpeg")
 VIDEO_RATE = 10.0
 """Frames per second that a video is taken as."""
 
@@ -23,13 +23,17 @@ class FolderScene(Scene):
     def __init__(self, folder: Path):
         self.name = str(folder)
         self._paths = folder_images(folder)
+        self._stretch = Stretch(self.name, self._first_grey)
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def frame(self, position: int) -> LabelledFrame:
-        """Read one image."""
-        return LabelledFrame(read_image(self._paths[position]))
+        """Read one image, 16-bit grey as `infer` does."""
+        return LabelledFrame(read_picture(self._paths[position], True, self._stretch).image)
+
+    def _first_grey(self) -> Iterator[np.ndarray]:
+        return (values for path in self._paths[:FIRST] if (values := grey_16_of(path)) is not None)
 
 
 class VideoScene(Scene):
@@ -38,12 +42,11 @@ class VideoScene(Scene):
     def __init__(self, path: Path):
         self.name = str(path)
         self._path = path
-        length = VideoReader(path, fps=VIDEO_RATE).expected_length
-        if not length:
+        reader = VideoReader(path, fps=VIDEO_RATE)
+        if not reader.expected_length:
             raise SourceError(f"{path}: its duration is unknown; convert it to MP4 first")
-        self._length = length
-        with av.open(str(path)) as container:
-            self._rate = min(VIDEO_RATE, float(container.streams.video[0].average_rate or VIDEO_RATE))
+        self._length = reader.expected_length
+        self._rate = min(VIDEO_RATE, reader.rate or VIDEO_RATE)
 
     def __len__(self) -> int:
         return self._length
@@ -81,8 +84,9 @@ def clips(paths: Sequence[Path], sampling: Sampling | None = None) -> Dataset:
 
 
 def _places(path: Path) -> list[Path]:
-    """Videos, and folders that hold images, at or below a path, sorted."""
+    """Videos, and folders that hold images, at or below a path, sorted; what else looks like a picture is named."""
     found = [path, *sorted(path.rglob("*"))]
+    left_out(str(path), (inner for inner in found if inner.suffix.lower() not in VIDEO_SUFFIXES))
     folders = {inner.parent for inner in found if inner.suffix.lower() in IMAGE_SUFFIXES and inner.is_file()}
     videos = {inner for inner in found if inner.suffix.lower() in VIDEO_SUFFIXES and inner.is_file()}
     return sorted(folders | videos)

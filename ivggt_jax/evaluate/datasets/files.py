@@ -10,6 +10,8 @@ from PIL import Image
 
 from ivggt_jax.evaluate.datasets.sequence import Sequence
 from ivggt_jax.sources.folder import folder_images
+from ivggt_jax.sources.frame import SourceError
+from ivggt_jax.sources.image_file import read_image
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
@@ -17,7 +19,8 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 def damage(path: Path) -> str | None:
     """What is wrong with a file, or None: missing, empty, not of the kind its name says, or cut off before its end.
 
-    Reads the two ends of PNG and JPEG files and nothing in between, so that looking at thousands takes a moment.
+    Reads the two ends of PNG and JPEG files, and all of a JPEG that ends otherwise, so that looking at thousands takes a
+    moment.
     """
     if not path.is_file():
         return f"{path} is missing"
@@ -31,9 +34,20 @@ def damage(path: Path) -> str | None:
     suffix = path.suffix.lower()
     if (suffix == ".png" and head != _PNG) or (suffix in (".jpg", ".jpeg") and head[:2] != _JPEG):
         return f"{path} is not a {suffix[1:].upper()} file"
-    if (suffix == ".png" and b"IEND" not in tail[-16:]) or (suffix in (".jpg", ".jpeg") and b"\xff\xd9" not in tail):
+    if suffix == ".png" and b"IEND" not in tail[-16:]:
+        return f"{path} is cut off"
+    if suffix in (".jpg", ".jpeg") and b"\xff\xd9" not in tail and not _is_read(path):
         return f"{path} is cut off"
     return None
+
+
+def _is_read(path: Path) -> bool:
+    """Whether a photograph that does not end as others do is whole: a film or padding may follow it."""
+    try:
+        read_image(path)
+    except SourceError:
+        return False
+    return True
 
 
 def without_damage(sequence: Sequence, check: Callable[[Path], str | None] = damage) -> Sequence:

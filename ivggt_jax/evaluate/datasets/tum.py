@@ -11,6 +11,7 @@ import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import images_in, read_png_depth, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
+from ivggt_jax.sources.times import in_seconds
 from ivggt_jax.trajectories.tables import (
     ASSOCIATION_SECONDS,
     nearest_in_time,
@@ -41,7 +42,7 @@ def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") ->
     trajectory = folder / f"groundtruth{suffix(options)}.txt"
     if trajectory.is_file():
         rows, problems = read_table(trajectory, 8)
-        index = _belonging(times, rows[:, 0], len(images), str(trajectory))
+        index = _belonging(times, in_seconds(rows[:, 0]), len(images), str(trajectory))
         poses = np.where((index >= 0)[:, None, None], poses_from_tum(rows)[index], np.nan)
         problems += tuple(f"{images[i]} has no pose within {ASSOCIATION_SECONDS} s" for i in np.flatnonzero(index < 0))
     depths: tuple[Path | None, ...] | None = None

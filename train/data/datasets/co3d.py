@@ -5,13 +5,13 @@ The JSON file maps category → sequence → frame numbers. images/frameNNNNNN.j
 65,535ths of the maximum. The unit of length differs from sequence to sequence.
 """
 
-import json
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from ivggt_jax.sources.image_file import read_image
+from ivggt_jax.strict_json import read_json
 from ivggt_jax.train.data.sampling import Sampling
 from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_arrays, read_depth
 
@@ -22,7 +22,10 @@ class Co3DScene(Scene):
     def __init__(self, folder: Path, selected: dict[str, dict[str, list[int]]]):
         self.name = f"{folder.parent.name}/{folder.name}"
         self._folder = folder
-        self._numbers = sorted(selected[folder.parent.name][folder.name])
+        numbers = selected[folder.parent.name][folder.name]
+        if not isinstance(numbers, list) or not all(isinstance(number, int) for number in numbers):
+            raise ValueError("its frames are not listed by number")
+        self._numbers = sorted(numbers)
         if not folder.is_dir():
             raise ValueError("there is no such folder")
 
@@ -43,7 +46,10 @@ class Co3DScene(Scene):
 
 
 def co3d(root: Path, split: str = "train") -> Dataset:
-    """Co3D below `root`. Raises ValueError when no scene is usable, OSError when the list of sequences is missing."""
-    selected = json.loads((root / f"selected_seqs_{split}.json").read_text())
+    """Co3D below `root`. Raises ValueError when no scene is usable, or the list of sequences is missing or another file."""
+    listing = root / f"selected_seqs_{split}.json"
+    selected = read_json(listing)
+    if not all(isinstance(sequences, dict) for sequences in selected.values()):
+        raise ValueError(f"{listing} does not list categories, their sequences and the numbers of their frames")
     scenes = [root / category / sequence for category, sequences in selected.items() for sequence in sequences]
     return open_scenes(f"co3d {root}", scenes, partial(Co3DScene, selected=selected), Sampling(max_interval=25))

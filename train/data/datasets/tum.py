@@ -7,13 +7,19 @@ quaternion xyzw of the camera in the world. Depth is in 5,000ths of a metre. Ima
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from ivggt_jax.sources.folder import folder_images
 from ivggt_jax.sources.image_file import read_image
+from ivggt_jax.sources.times import in_seconds
 from ivggt_jax.train.data.sampling import Sampling
 from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_depth
-from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time
+from ivggt_jax.trajectories.tables import (
+    ASSOCIATION_SECONDS,
+    nearest_in_time,
+    poses_from_tum,
+    read_table,
+    times_in_names,
+)
 
 CAMERAS = {
     "freiburg1": (517.306408, 516.469215, 318.643040, 255.313989),
@@ -37,14 +43,16 @@ class TumSequence(Scene):
         focal_x, focal_y, centre_x, centre_y = camera
         self._intrinsics = np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1]])
         paths, depths = folder_images(images), folder_images(folder / f"depth{suffix}")
-        trajectory = np.loadtxt(folder / f"groundtruth{suffix}.txt", ndmin=2)
-        times = np.array([float(path.stem) for path in paths])
-        depth = nearest_in_time(times, np.array([float(path.stem) for path in depths]))
-        pose = nearest_in_time(times, trajectory[:, 0])
+        rows, _ = read_table(folder / f"groundtruth{suffix}.txt", 8)
+        times, depth_times, poses = times_in_names(paths), times_in_names(depths), poses_from_tum(rows)
+        if times is None or depth_times is None:
+            raise ValueError("its pictures and depths are not all named by their times")
+        pose = nearest_in_time(times, np.where(np.isfinite(poses).all(axis=(1, 2)), in_seconds(rows[:, 0]), np.nan))
+        depth = nearest_in_time(times, depth_times)
         matched = np.flatnonzero((depth >= 0) & (pose >= 0))
         if not len(matched):
             raise ValueError(f"no image has a depth and a pose within {ASSOCIATION_SECONDS} s")
-        self._frames = [(paths[i], depths[depth[i]], trajectory[pose[i], 1:8]) for i in matched]
+        self._frames = [(paths[i], depths[depth[i]], poses[pose[i]]) for i in matched]
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -52,8 +60,7 @@ class TumSequence(Scene):
     def frame(self, position: int) -> LabelledFrame:
         """Read one frame."""
         image, depth, pose = self._frames[position]
-        world_from_cam = np.eye(4)
-        world_from_cam[:3, :3], world_from_cam[:3, 3] = Rotation.from_quat(pose[3:]).as_matrix(), pose[:3]
+        world_from_cam = np.concatenate((pose, [[0, 0, 0, 1]]))
         return LabelledFrame(read_image(image, exif=False), read_depth(depth, 5000), world_from_cam, self._intrinsics)
 
 
