@@ -43,7 +43,7 @@ def test_patches_are_normalised_pixels_in_rows(tiny: Model):
     expected = np.einsum("rcx,rcxd->d", patch, kernel) + np.asarray(encoder.patch_projection.bias[...])
     expected = (expected - expected.mean()) / np.sqrt(expected.var() + 1e-6)
     expected = expected * np.asarray(encoder.norm.scale[...]) + np.asarray(encoder.norm.bias[...])
-    close(encoder(image[None])[0, 5], expected)
+    close(encoder(jnp.asarray(image[None]))[0, 5], expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (70, 70), (14, 98), (84, 42)])
@@ -95,7 +95,7 @@ def test_dense_heads_a_few_frames_at_a_time(tiny: Model, monkeypatch):
 def test_recomputing_in_the_backward_pass_changes_nothing(tiny: Model, frames: np.ndarray):
     """Loss and the derivatives of all parameters, relative to the largest derivative."""
     model = replace(tiny, config=replace(tiny.config, encoder_depth=2))
-    clip = frames[None, :2, :14, :28]
+    clip = jnp.asarray(frames[None, :2, :14, :28])
 
     def loss(params, remat):
         network = Model(model.config, params).network

@@ -303,7 +303,7 @@ def test_the_stored_residual_is_the_change_of_the_mlp(tiny: Model, videos: np.nd
     state, _ = feed(tiny, start(tiny, replace(BOUNDED, policy="residual"), batch=1, heads=()), videos[:1, :1])
     aggregator, config = tiny.network.aggregator, tiny.config
     rotation = rotation_table(2, 3, 5, config.head_dim, config.rope_base)
-    x = aggregator.tokens(aggregator.encoder(videos[0, :1])[:, None], jnp.ones((1, 1), bool))[:, 0]
+    x = aggregator.tokens(aggregator.encoder(jnp.asarray(videos[0, :1]))[:, None], jnp.ones((1, 1), bool))[:, 0]
     for layer in range(2):
         frame_block, global_block = (
             jax.tree.map(lambda p, layer=layer: p[layer], blocks)

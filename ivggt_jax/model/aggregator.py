@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.clip import Clip, ClipMode, TokenMemoryT
@@ -34,7 +35,13 @@ class Aggregator(nnx.Module):
         if config.depth_input:
             self.depth_patches = DepthPatches(config, rngs=rngs)
 
-    def clip(self, images: jax.Array, mode: ClipMode, remat: bool = False, depth: jax.Array | None = None) -> jax.Array:
+    def clip(
+        self,
+        images: Shaped[Array, "B S H W 3"],
+        mode: ClipMode,
+        remat: bool = False,
+        depth: Float[Array, "B S H W"] | None = None,
+    ) -> Float[Array, "layer B S token width"]:
         """A whole clip at once: images [B,S,H,W,3] → outputs of `dpt_layers` [layer,B,S,P,2·width].
 
         `offline`: global blocks see all frames; `causal`: frame t sees frames ≤ t. With `remat` the backward pass
@@ -51,12 +58,14 @@ class Aggregator(nnx.Module):
         outputs, _ = self.alternate(tokens, height, width, Clip(frames, mode), remat)
         return outputs
 
-    def tell(self, patches: jax.Array, depth: jax.Array) -> jax.Array:
+    def tell(self, patches: Float[Array, "B S N width"], depth: Float[Array, "B S H W"]) -> Float[Array, "B S N width"]:
         """Patch tokens [B,S,N,width] with what depth [B,S,H,W] in the stream's unit says of them."""
         flat = patches.reshape(-1, *patches.shape[2:])
         return self.depth_patches(flat, depth.reshape(-1, *depth.shape[2:])).reshape(patches.shape)
 
-    def tokens(self, patches: jax.Array, first: jax.Array) -> jax.Array:
+    def tokens(
+        self, patches: Float[Array, "B S N width"], first: Bool[Array, "B S"]
+    ) -> Float[Array, "B S token width"]:
         """Camera and register tokens in front of patch tokens [B,S,N,width]; `first` [B,S] marks first frames."""
         special = jnp.concatenate([self.camera_token[...], self.register_token[...]], axis=1).astype(patches.dtype)
         special = jnp.where(first[..., None, None], special[0], special[1])
@@ -70,8 +79,13 @@ class Aggregator(nnx.Module):
         )
 
     def alternate(
-        self, tokens: jax.Array, height: int, width: int, memory: TokenMemoryT, remat: bool = False
-    ) -> tuple[jax.Array, TokenMemoryT]:
+        self,
+        tokens: Float[Array, "B S token width"],
+        height: int,
+        width: int,
+        memory: TokenMemoryT,
+        remat: bool = False,
+    ) -> tuple[Float[Array, "layer B S token features"], TokenMemoryT]:
         """All pairs of blocks on tokens [B,S,P,width], the global ones attending to the memory.
 
         Returns the outputs of `dpt_layers` [layer,B,S,P,2·width] and the memory. `remat` is that of `clip`.
@@ -109,8 +123,8 @@ class Aggregator(nnx.Module):
 
 
 def across_frames(
-    block: Block, x: jax.Array, rotation: Rotation, memory: TokenMemoryT, layer: jax.Array
-) -> tuple[jax.Array, TokenMemoryT]:
+    block: Block, x: Float[Array, "frame token width"], rotation: Rotation, memory: TokenMemoryT, layer: Int[Array, ""]
+) -> tuple[Float[Array, "frame token width"], TokenMemoryT]:
     """A global block on tokens x [B·S,P,width]: what becomes of them, and of the memory that they attend to."""
     attended, memory = memory.attend(layer, *block.project(x, rotation))
     x = block.receive(x, attended)

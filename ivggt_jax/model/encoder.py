@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float32, Shaped
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.layers import Block, layer_norm, linear, stack, unrolled
@@ -36,7 +37,7 @@ class Encoder(nnx.Module):
         )
         self.norm = layer_norm(width, epsilon=1e-6, rngs=rngs)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: Shaped[Array, "B H W 3"]) -> Float32[Array, "B patch width"]:
         """Images [B,H,W,3] in [0,1] → float32 patch tokens [B, H/14·W/14, width]."""
         dtype = self.patch_projection.kernel.dtype
         batch, height, width, _ = images.shape
@@ -53,7 +54,9 @@ class Encoder(nnx.Module):
         tokens, _ = lax.scan(lambda x, block: (block(x), None), tokens, self.blocks, unroll=unrolled())
         return self.norm(tokens)[:, 1 + REGISTERS :]
 
-    def _positions(self, rows: int, columns: int) -> tuple[jax.Array, jax.Array]:
+    def _positions(
+        self, rows: int, columns: int
+    ) -> tuple[Float32[Array, "1 width"], Float32[Array, "{rows}*{columns} width"]]:
         """Position of the class token [1,width] and of the patches [rows·columns, width], resized to this grid."""
         table = self.position_table.astype(jnp.float32)
         first, grid = table[:1], table[1:]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float
 
 from ivggt_jax.kernels import platform
 from ivggt_jax.kernels.attention import attend
@@ -23,7 +24,7 @@ def layer_norm(features: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNor
     return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
-def gelu(x: jax.Array) -> jax.Array:
+def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """The exact GELU, x·Φ(x), in float32 at least, from erf as PyTorch does it; XLA takes longer for `jax.nn.gelu`'s erfc."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * wide * (1 + lax.erf(math.sqrt(0.5) * wide))).astype(x.dtype)
@@ -41,7 +42,7 @@ class Mlp(nnx.Module):
         self.fc1 = linear(features, hidden, rngs=rngs)
         self.fc2 = linear(hidden, features_out or features, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "*axes features"]) -> Float[Array, "*axes features_out"]:
         """[..., features] → [..., features_out]."""
         return self.fc2(gelu(self.fc1(x)))
 
@@ -72,7 +73,9 @@ class Block(nnx.Module):
         self.mlp = Mlp(features, mlp_ratio * features, rngs=rngs)
         self.scale2 = nnx.Param(jnp.full(features, 0.1))
 
-    def project(self, x: jax.Array, rotation: Rotation | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(
+        self, x: Float[Array, "B N features"], rotation: Rotation | None = None
+    ) -> tuple[Float[Array, "B N head head_dim"], Float[Array, "B N head head_dim"], Float[Array, "B N head head_dim"]]:
         """Query, keys and values [B,N,head,head_dim]; normalised per head and rotated where the block does so."""
         qkv = self.qkv(self.norm1(x).astype(self.qkv.kernel.dtype))
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, -1)
@@ -83,20 +86,26 @@ class Block(nnx.Module):
             query, keys = rotate(query, rotation), rotate(keys, rotation)
         return query, keys, values
 
-    def finish(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+    def finish(
+        self, x: Float[Array, "B N features"], attended: Float[Array, "B N head head_dim"]
+    ) -> Float[Array, "B N features"]:
         """Add what attention received [B,N,head,head_dim], then the MLP."""
         x = self.receive(x, attended)
         return x + self.change(x)
 
-    def receive(self, x: jax.Array, attended: jax.Array) -> jax.Array:
+    def receive(
+        self, x: Float[Array, "B N features"], attended: Float[Array, "B N head head_dim"]
+    ) -> Float[Array, "B N features"]:
         """Add what attention received [B,N,head,head_dim]."""
         return x + self.scale1.astype(x.dtype) * self.out(attended.reshape(x.shape))
 
-    def change(self, x: jax.Array) -> jax.Array:
+    def change(self, x: Float[Array, "B N features"]) -> Float[Array, "B N features"]:
         """What the MLP adds to `x` [B,N,features]."""
         return self.scale2.astype(x.dtype) * self.mlp(self.norm2(x).astype(self.qkv.kernel.dtype))
 
-    def __call__(self, x: jax.Array, rotation: Rotation | None = None, attend: Attend = attend) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B N features"], rotation: Rotation | None = None, attend: Attend = attend
+    ) -> Float[Array, "B N features"]:
         """[B,N,features] → the same."""
         return self.finish(x, attend(*self.project(x, rotation)))
 

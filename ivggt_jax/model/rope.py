@@ -1,8 +1,8 @@
 """Two-axis rotary position embedding: half of a head turns with the row, half with the column (RoFormer, arXiv 2104.09864)."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 Rotation = tuple[np.ndarray, np.ndarray]
 """Cosines and sines, each [token, 1, 2, 1, head_dim/4]."""
@@ -20,7 +20,9 @@ def rotation_table(rows: int, columns: int, special_tokens: int, head_dim: int, 
     return np.cos(angles), np.sin(angles)
 
 
-def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
+def rotate(
+    x: Float[Array, "*axes token head head_dim"], rotation: Rotation
+) -> Float[Array, "*axes token head head_dim"]:
     """Rotate `x` [..., token, head, head_dim] by its token's position; computed in float32, returned in x's dtype."""
     cosine, sine = rotation
     halves = x.astype(jnp.float32).reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)

@@ -5,11 +5,11 @@ in the same unit, which is put back behind it; where the first frame has no dept
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.layers import Mlp
@@ -26,7 +26,7 @@ class DepthPatches(nnx.Module):
         self.mlp = Mlp(2 * config.patch_size**2, config.mlp_ratio * config.width, config.width, rngs=rngs)
         self.mlp.fc2.kernel = nnx.Param(jnp.zeros_like(self.mlp.fc2.kernel[...]))
 
-    def __call__(self, patches: jax.Array, depth: jax.Array) -> jax.Array:
+    def __call__(self, patches: Float[Array, "B N width"], depth: Float[Array, "B H W"]) -> Float[Array, "B N width"]:
         """Patch tokens [B,N,width] with what depth [B,H,W] in the stream's unit says of them, where it is `measured`."""
         batch, height, width = depth.shape
         size = self.patch_size
@@ -49,30 +49,30 @@ class SensorUnit:
     """[B] float32: what the network's lengths are multiplied by: `told` where the first frame had depth, else 1."""
 
     @classmethod
-    def empty(cls, batch: int) -> Self:
+    def empty(cls, batch: int) -> "SensorUnit":
         """Of streams that have not begun."""
         return cls(jnp.zeros(batch, jnp.float32), jnp.ones(batch, jnp.float32))
 
-    def after(self, depth: jax.Array, frame: jax.Array) -> Self:
+    def after(self, depth: Float[Array, "B S H W"], frame: Int[Array, " B"]) -> "SensorUnit":
         """Once depth [B,S,H,W] has come with the frames from number `frame` [B] on."""
         medians = _medians(depth)
         first = jnp.argmax(medians > 0, axis=1)
         told = jnp.where(self.told > 0, self.told, jnp.take_along_axis(medians, first[:, None], axis=1)[:, 0])
         metric = (frame == 0) & (medians[:, 0] > 0)
-        return type(self)(told, jnp.where(metric, medians[:, 0], self.given))
+        return SensorUnit(told, jnp.where(metric, medians[:, 0], self.given))
 
-    def relative(self, depth: jax.Array) -> jax.Array:
+    def relative(self, depth: Float[Array, "B *axes"]) -> Float[Array, "B *axes"]:
         """Depth [B,…] in the unit that the network is told it in; 0 where nothing is measured."""
         unit = self.told.reshape(-1, *(1,) * (depth.ndim - 1))
         return jnp.where(measured(depth) & (unit > 0), depth / jnp.where(unit > 0, unit, 1), 0)
 
 
-def measured(depth: jax.Array) -> jax.Array:
+def measured(depth: Float[Array, "*axes"]) -> Bool[Array, "*axes"]:
     """Bool [...]: where a sensor's depth [...] is one; 0, negative numbers, infinity and NaN say nothing."""
     return jnp.isfinite(depth) & (depth > 0)
 
 
-def _medians(depth: jax.Array) -> jax.Array:
+def _medians(depth: Float[Array, "B S H W"]) -> Float[Array, "B S"]:
     """Median [B,S] of what depth images [B,S,H,W] measured, 0 where that is nothing."""
     known = jnp.where(measured(depth), depth, jnp.nan)
     return jnp.nan_to_num(jnp.nanmedian(known.reshape(*depth.shape[:2], -1), axis=-1))

@@ -6,6 +6,7 @@ from itertools import islice
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Shaped
 
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.streaming.state import StreamSettings
@@ -13,7 +14,7 @@ from ivggt_jax.streaming.state import StreamSettings
 FrameArray = jax.Array | np.ndarray
 
 
-def unit(images: FrameArray) -> jax.Array:
+def unit(images: Shaped[FrameArray, "*axes"]) -> Float32[Array, "*axes"]:
     """Float32 in [0,1] from that or from uint8. Raises ValueError for other whole numbers."""
     if images.dtype == jnp.uint8:
         return jnp.asarray(images).astype(jnp.float32) / 255
@@ -22,7 +23,7 @@ def unit(images: FrameArray) -> jax.Array:
     return jnp.asarray(images, jnp.float32)
 
 
-def still(images: jax.Array, masks: FrameArray | None) -> jax.Array:
+def still(images: Float[Array, "*axes 3"], masks: FrameArray | None) -> Float[Array, "*axes 3"]:
     """The images [...,H,W,3] with NaN, which the map takes for unknown, where masks [...,H,W] say that nothing is still."""
     if masks is None:
         return images
@@ -32,8 +33,8 @@ def still(images: jax.Array, masks: FrameArray | None) -> jax.Array:
 
 
 def sensor_depth(
-    model: Model, settings: StreamSettings | None, depth: FrameArray | None, images: FrameArray
-) -> jax.Array | None:
+    model: Model, settings: StreamSettings | None, depth: FrameArray | None, images: Shaped[FrameArray, "*axes 3"]
+) -> Float32[Array, "*axes"] | None:
     """Depth [...,H,W] float32 for images [...,H,W,3]; 0, NaN, infinity and negative numbers are where nothing was measured.
 
     `settings` are those of the stream, None for a clip. Raises ValueError for another shape, for whole numbers, whose unit
@@ -69,7 +70,7 @@ def depth_of(depths: Iterator[FrameArray | None] | None, frames: Sequence[FrameA
     return np.stack(maps + [nothing] * (count - len(maps)))[:, None]
 
 
-def queries_of(query_points: FrameArray, batch: int) -> jax.Array:
+def queries_of(query_points: FrameArray, batch: int) -> Float32[Array, "{batch} N 2"]:
     """Query points float32 [B,N,2]. Raises ValueError for others."""
     if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
         raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")

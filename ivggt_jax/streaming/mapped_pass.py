@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from ivggt_jax.mapping.pyramid import pyramid
 from ivggt_jax.mapping.submaps import follow, is_due
@@ -17,10 +18,10 @@ from ivggt_jax.streaming.state import StreamState
 def mapped_pass(
     network: VGGT,
     state: StreamState,
-    patches: jax.Array,
-    images: jax.Array,
-    where: jax.Array | None = None,
-    depth: jax.Array | None = None,
+    patches: Float[Array, "B S N width"],
+    images: Float[Array, "B S H W 3"],
+    where: Bool[Array, " B"] | None = None,
+    depth: Float[Array, "B S H W"] | None = None,
 ) -> tuple[StreamState, Predictions]:
     """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are of the world.
 
@@ -44,7 +45,7 @@ def mapped_pass(
 
 
 def with_known_focal(
-    state: StreamState, found: Predictions, where: jax.Array | None
+    state: StreamState, found: Predictions, where: Bool[Array, " B"] | None
 ) -> tuple[StreamState, Predictions]:
     """Predictions [B,S,…] with the focal length that is known, and the state that has counted what they said."""
     if state.focal is None:
@@ -56,10 +57,10 @@ def with_known_focal(
 def _seen_twice(
     network: VGGT,
     state: StreamState,
-    patches: jax.Array,
-    due: jax.Array,
-    where: jax.Array | None,
-    depth: jax.Array | None,
+    patches: Float[Array, "B S N width"],
+    due: Bool[Array, " B"],
+    where: Bool[Array, " B"] | None,
+    depth: Float[Array, "B S H W"] | None,
 ) -> tuple[StreamState, Predictions, Predictions]:
     """The pass for the streams `where` [B] marks, and a second one for those of them that are `due` [B], afresh.
 

@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from ivggt_jax.memory.budgets import adaptive_total, layer_budgets
 from ivggt_jax.memory.eviction import Eviction
@@ -24,9 +25,9 @@ FrameMemory = tuple[jax.Array, CameraRing | None, TrackWindow | None]
 def one_pass(
     network: VGGT,
     state: StreamState,
-    patches: jax.Array,
-    where: jax.Array | None = None,
-    depth: jax.Array | None = None,
+    patches: Float[Array, "B S N width"],
+    where: Bool[Array, " B"] | None = None,
+    depth: Float[Array, "B S H W"] | None = None,
 ) -> tuple[StreamState, Predictions]:
     """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…].
 
@@ -70,7 +71,9 @@ def one_pass(
     return replace(state, frame=frame, camera=camera, tracks=tracks), in_unit(Predictions(**found), state.sensor)
 
 
-def fresh(state: StreamState, where: jax.Array, query_points: jax.Array | None = None) -> StreamState:
+def fresh(
+    state: StreamState, where: Bool[Array, " B"], query_points: Float[Array, "B N 2"] | None = None
+) -> StreamState:
     """Streams marked in `where` [B] bool as they begin, and as cheaply as that can be: for use within a program.
 
     What the buffers hold stays there and is seen nowhere, NaN included: whatever reads slots masks those that are not
@@ -95,7 +98,7 @@ def fresh(state: StreamState, where: jax.Array, query_points: jax.Array | None =
     )
 
 
-def token_memory(state: StreamState, frames: int, where: jax.Array | None = None) -> TokenMemory:
+def token_memory(state: StreamState, frames: int, where: Bool[Array, " B"] | None = None) -> TokenMemory:
     """What the aggregator attends to while the next `frames` of each stream pass, of those that `where` [B] marks."""
     settings = state.settings
     return TokenMemory(
@@ -111,8 +114,12 @@ def token_memory(state: StreamState, frames: int, where: jax.Array | None = None
 
 
 def _tell(
-    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None, depth: jax.Array
-) -> tuple[StreamState, jax.Array]:
+    network: VGGT,
+    state: StreamState,
+    patches: Float[Array, "B S N width"],
+    where: Bool[Array, " B"] | None,
+    depth: Float[Array, "B S H W"],
+) -> tuple[StreamState, Float[Array, "B S N width"]]:
     """Patch tokens with what a sensor measured in their frames, and the unit that its first depth gave the stream."""
     assert state.sensor is not None
     sensor = state.sensor.after(depth, state.frame)
@@ -121,8 +128,8 @@ def _tell(
 
 
 def _aggregate(
-    network: VGGT, state: StreamState, patches: jax.Array, where: jax.Array | None
-) -> tuple[StreamState, jax.Array]:
+    network: VGGT, state: StreamState, patches: Float[Array, "B S N width"], where: Bool[Array, " B"] | None
+) -> tuple[StreamState, Float[Array, "layer B S token features"]]:
     """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
     settings, frames = state.settings, patches.shape[1]
     if settings.cache.total_budget is not None:
@@ -145,7 +152,7 @@ def _aggregate(
     return replace(state, cache=cache, scores=memory.scores, dropped=state.dropped + excess[0]), outputs
 
 
-def _budgets(state: StreamState) -> tuple[jax.Array, jax.Array]:
+def _budgets(state: StreamState) -> tuple[Int[Array, "B layer"], Int[Array, " B"]]:
     """Tokens that each layer may keep now, int32 [B,layer], and how many layers' shares were clipped, int32 [B]."""
     config, total = state.settings.cache, state.settings.cache.total_budget
     assert total is not None
@@ -154,7 +161,7 @@ def _budgets(state: StreamState) -> tuple[jax.Array, jax.Array]:
 
 
 def _track(
-    network: VGGT, frame: jax.Array, window: TrackWindow, feature_map: jax.Array
+    network: VGGT, frame: Int[Array, " B"], window: TrackWindow, feature_map: Float[Array, "B h w features"]
 ) -> tuple[dict[str, jax.Array], TrackWindow]:
     """Tracks [B,N,2], visibility and confidence [B,N] of frame [B] from its map [B,h,w,features], against the window."""
     window = window.push(frame, feature_map)
@@ -166,6 +173,8 @@ def _track(
     return found, window.store(tracks)
 
 
-def choose(where: jax.Array | None, new: jax.Array, old: jax.Array) -> jax.Array:
+def choose(
+    where: Bool[Array, " B"] | None, new: Shaped[Array, "B *axes"], old: Shaped[Array, "B *axes"]
+) -> Shaped[Array, "B *axes"]:
     """`new` [B,…] for the streams that `where` [B] marks (None: all), `old` for the others."""
     return new if where is None else jnp.where(where.reshape(-1, *[1] * (new.ndim - 1)), new, old)

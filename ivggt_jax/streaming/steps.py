@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from ivggt_jax.config import CacheConfig, HeadName
 from ivggt_jax.mapping.config import SubmapConfig
@@ -293,10 +294,10 @@ def _clip(
 def _pass(
     network: VGGT,
     state: StreamState,
-    patches: jax.Array,
-    images: jax.Array,
-    depth: jax.Array | None,
-    where: jax.Array | None = None,
+    patches: Float[Array, "B S N width"],
+    images: Float[Array, "B S H W 3"],
+    depth: Float[Array, "B S H W"] | None,
+    where: Bool[Array, " B"] | None = None,
 ) -> tuple[StreamState, Predictions]:
     """The next frames [B,S,H,W,3] of each stream, NaN where masked, their patch tokens [B,S,N,width] and depth [B,S,H,W]."""
     if state.settings.submaps is None:
@@ -324,7 +325,7 @@ def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tup
     return tuple(head for head in HEADS if head in chosen)
 
 
-def _marks(state: StreamState, where: FrameArray) -> jax.Array:
+def _marks(state: StreamState, where: FrameArray) -> Bool[Array, " B"]:
     where, batch = jnp.asarray(where), state.frame.shape[0]
     if where.shape != (batch,):
         raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")

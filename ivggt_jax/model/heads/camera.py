@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.clip import Clip, ClipMode, MemoryT
@@ -37,11 +38,13 @@ class CameraHead(nnx.Module):
         self.pose_branch.fc2.kernel = nnx.Param(jnp.zeros((features // 2, POSE)))
         self.pose_branch.fc2.bias = nnx.Param(identity / config.camera_iterations)
 
-    def clip(self, tokens: jax.Array, mode: ClipMode) -> jax.Array:
+    def clip(self, tokens: Float[Array, "B S features"], mode: ClipMode) -> Float[Array, "iteration B S 9"]:
         """Camera tokens [B,S,2·width] → activated pose encodings of every iteration [iteration,B,S,9]."""
         return self.refine(tokens, Clip(tokens.shape[1], mode))[0]
 
-    def refine(self, tokens: jax.Array, memory: MemoryT) -> tuple[jax.Array, MemoryT]:
+    def refine(
+        self, tokens: Float[Array, "B S features"], memory: MemoryT
+    ) -> tuple[Float[Array, "iteration B S 9"], MemoryT]:
         """All iterations on camera tokens [B,S,2·width], which the trunk's layers pass once in each.
 
         Returns the activated encodings [iteration,B,S,9] and the memory.
@@ -71,12 +74,12 @@ class CameraHead(nnx.Module):
         return jnp.stack(poses), memory
 
 
-def _activate(pose: jax.Array) -> jax.Array:
+def _activate(pose: Float[Array, "*axes 9"]) -> Float[Array, "*axes 9"]:
     """A field of view is not negative; translation and quaternion are as they are."""
     return jnp.concatenate([pose[..., :7], jax.nn.relu(pose[..., 7:])], axis=-1)
 
 
-def _standardise(x: jax.Array) -> jax.Array:
+def _standardise(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
     """LayerNorm without parameters, epsilon 1e-6."""
     centred = x - x.mean(-1, keepdims=True)
     return centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float
 
 POINTS_AT_ONCE = 512
 """Points whose patches are held at a time, those of one frame at least: 26 MB at the published radius and features."""
 
 
-def pyramid(feature_maps: jax.Array, levels: int) -> list[jax.Array]:
+def pyramid(feature_maps: Float[Array, "B S h w features"], levels: int) -> list[jax.Array]:
     """The maps [...,h,w,C] and their 2×2 averages, `levels` in all; an odd last row or column is left out.
 
     A level can have no pixels (small images): all of it is outside then.
@@ -23,7 +24,9 @@ def pyramid(feature_maps: jax.Array, levels: int) -> list[jax.Array]:
     return maps
 
 
-def correlate(features: jax.Array, maps: list[jax.Array], coordinates: jax.Array, radius: int) -> jax.Array:
+def correlate(
+    features: Float[Array, "B S N features"], maps: list[jax.Array], coordinates: Float[Array, "B S N 2"], radius: int
+) -> Float[Array, "B S N offsets"]:
     """Dot products of features [B,S,N,C], over √C, with each level's map around the points.
 
     maps: levels [B,S,h,w,C]; coordinates: [B,S,N,2], (x,y) in pixels of the first level, halved from level to level.

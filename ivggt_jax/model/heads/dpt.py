@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Array, Float
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.kernels import platform
 from ivggt_jax.model.layers import layer_norm, linear
 
 UV_WEIGHT = 0.1
+
+Tokens = Float[Array, "layer B N features"]
 
 
 class DenseHead(nnx.Module):
@@ -26,7 +29,7 @@ class DenseHead(nnx.Module):
         self.output2 = linear(32, channels + confidence, rngs=rngs)
         self.channels = channels
 
-    def __call__(self, layers: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
+    def __call__(self, layers: Tokens, height: int, width: int) -> tuple[Float[Array, "B ..."], ...]:
         """Patch tokens [layer,B,N,2·width] → raw values [B,H,W,channels] and, if it has one, confidence ≥ 1 [B,H,W]."""
         x = self.reduce(self.pyramid(layers, height, width))
         x = resize_aligned(x, height, width)
@@ -43,7 +46,7 @@ class FeatureHead(nnx.Module):
         self.pyramid = Pyramid(config, config.track_features, embed=False, rngs=rngs)
         self.output = conv(config.track_features, config.track_features, rngs=rngs)
 
-    def __call__(self, layers: jax.Array, height: int, width: int) -> jax.Array:
+    def __call__(self, layers: Tokens, height: int, width: int) -> Float[Array, "B h w features"]:
         """Patch tokens [layer,B,N,2·width] → features [B,H/2,W/2,track_features]."""
         return resize_aligned(self.output(self.pyramid(layers, height, width)), height // 2, width // 2)
 
@@ -63,7 +66,7 @@ class Pyramid(nnx.Module):
         self.laterals = nnx.List([conv(c, features, use_bias=False, rngs=rngs) for c in (c1, c2, c3, c4)])
         self.fusions = nnx.List([Fusion(features, skip=i < 3, rngs=rngs) for i in range(4)])
 
-    def __call__(self, layers: jax.Array, height: int, width: int) -> jax.Array:
+    def __call__(self, layers: Tokens, height: int, width: int) -> Float[Array, "B h w features"]:
         """Patch tokens [layer,B,N,2·width] → features [B, 8h, 8w, features] for h·w patches."""
         rows, columns = height // self.patch_size, width // self.patch_size
         maps = []
@@ -91,7 +94,9 @@ class Fusion(nnx.Module):
         self.residual = Residual(features, rngs=rngs)
         self.out = linear(features, features, rngs=rngs)
 
-    def __call__(self, x: jax.Array, finer: jax.Array | None, size: tuple[int, int]) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B h w features"], finer: Float[Array, "B h w features"] | None, size: tuple[int, int]
+    ) -> Float[Array, "B rows columns features"]:
         """[B,h,w,features], with the finer map of the same shape or None → [B,*size,features]."""
         if finer is not None:
             x = x + self.skip(finer)
@@ -106,7 +111,7 @@ class Residual(nnx.Module):
         self.conv1 = conv(features, features, rngs=rngs)
         self.conv2 = conv(features, features, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B h w features"]) -> Float[Array, "B h w features"]:
         """[B,h,w,features] → the same."""
         x = jax.nn.relu(x)
         return self.conv2(jax.nn.relu(self.conv1(x))) + x
@@ -117,7 +122,9 @@ def conv(features_in: int, features_out: int, stride: int = 1, use_bias: bool = 
     return nnx.Conv(features_in, features_out, (3, 3), stride, padding=1, use_bias=use_bias, rngs=rngs)
 
 
-def resize_aligned(x: jax.Array, height: int, width: int) -> jax.Array:
+def resize_aligned(
+    x: Float[Array, "B h w features"], height: int, width: int
+) -> Float[Array, "B {height} {width} features"]:
     """Bilinear resize [B,h,w,C] → [B,height,width,C] in which corner pixels stay in the corners."""
     if x.shape[1:3] == (height, width):
         return x
@@ -151,7 +158,7 @@ def _interpolation(size: int, new_size: int) -> np.ndarray:
     return matrix
 
 
-def uv_embedding(rows: int, columns: int, features: int, aspect: float) -> jax.Array:
+def uv_embedding(rows: int, columns: int, features: int, aspect: float) -> Float[Array, "{rows} {columns} {features}"]:
     """Sinusoidal embedding [rows,columns,features] of where a pixel lies in an image of width/height `aspect`."""
     diagonal = np.sqrt(aspect**2 + 1)
     frequencies = 100.0 ** -(np.arange(features // 4) / (features / 4))

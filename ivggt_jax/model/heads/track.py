@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.heads.correlation import correlate, pyramid, sample
@@ -94,7 +95,7 @@ class Tracker(nnx.Module):
         )
         return coordinates * STRIDE, visibility, confidence
 
-    def _context(self, queries: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    def _context(self, queries: Float[Array, "B N 2"], shape: tuple[int, ...]) -> Float[Array, "B S N width"]:
         """What is added to the tokens [B,S,N,width]: where the query lies, and whether the frame is the query frame."""
         frames, height, width = shape[1:4]
         position = position_embedding(queries, height, width, self.frame_tokens.shape[-1])
@@ -108,7 +109,7 @@ def token_width(features: int) -> int:
     return 3 * features + 4
 
 
-def flow_embedding(flow: jax.Array, channels: int) -> jax.Array:
+def flow_embedding(flow: Float[Array, "*axes 2"], channels: int) -> Float[Array, "*axes 2*{channels}+4"]:
     """Displacements [...,2] in feature-map pixels → [..., 2·channels + 4].
 
     For x, then y: sine and cosine by turns at the frequencies 1000·(0, 2, …, channels − 2)/channels; then the displacement
@@ -120,7 +121,9 @@ def flow_embedding(flow: jax.Array, channels: int) -> jax.Array:
     return jnp.concatenate([waves, flow / FLOW_SCALE, flow / FLOW_SCALE], axis=-1)
 
 
-def position_embedding(points: jax.Array, height: int, width: int, channels: int) -> jax.Array:
+def position_embedding(
+    points: Float[Array, "B N 2"], height: int, width: int, channels: int
+) -> Float[Array, "B N {channels}"]:
     """Sine-cosine embedding of points [B,N,2], in feature-map pixels, within a map → [B,N,channels].
 
     Half of the channels for x, half for y, each sines then cosines at channels/4 frequencies 10000^(−i/(channels/4)). They

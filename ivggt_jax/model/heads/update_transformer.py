@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.kernels.attention import attend, attend_masked
@@ -25,7 +26,9 @@ class UpdateTransformer(nnx.Module):
         # Near zero: an untrained tracker leaves points about where they are.
         self.output = nnx.Linear(hidden, features_out, kernel_init=nnx.initializers.normal(1e-3), rngs=rngs)
 
-    def __call__(self, tokens: jax.Array, live: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, tokens: Float[Array, "B S N features_in"], live: Bool[Array, "B S"] | None = None
+    ) -> Float[Array, "B S N features_out"]:
         """Tokens [B,S,N,features_in] → changes [B,S,N,features_out]; frames not live (bool [B,S]) influence no other."""
         tokens = self.input(self.input_norm(tokens))
         batch, frames, points, hidden = tokens.shape
@@ -47,7 +50,9 @@ class UpdateLayer(nnx.Module):
         self.virtual = MixingBlock(features, heads, mlp_ratio, rngs=rngs)
         self.points_from_virtual = MixingBlock(features, heads, mlp_ratio, cross=True, rngs=rngs)
 
-    def __call__(self, x: jax.Array, points: int, live: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: Float[Array, "B S track features"], points: int, live: Bool[Array, "B S"] | None = None
+    ) -> Float[Array, "B S track features"]:
         """[B,S,tracks,features] → the same, the first `points` tracks being points and the others virtual."""
         x = self.time(x.swapaxes(1, 2), mask=None if live is None else live[:, None]).swapaxes(1, 2)
         point, virtual = x[:, :, :points], x[:, :, points:]
@@ -68,7 +73,12 @@ class MixingBlock(nnx.Module):
         self.norm2 = layer_norm(features, epsilon=1e-5, rngs=rngs)
         self.mlp = Mlp(features, mlp_ratio * features, rngs=rngs)
 
-    def __call__(self, x: jax.Array, context: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        x: Float[Array, "*axes Q features"],
+        context: Float[Array, "*axes K features"] | None = None,
+        mask: Bool[Array, "..."] | None = None,
+    ) -> Float[Array, "*axes Q features"]:
         """x [...,Q,features] attends to itself or to context [...,K,features], where the mask [...,K] is True."""
         x = self.norm1(x)
         context = x if context is None else self.context_norm(context)
