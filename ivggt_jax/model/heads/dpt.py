@@ -15,7 +15,7 @@ from ivggt_jax.model.layers import layer_norm, linear
 
 UV_WEIGHT = 0.1
 
-Tokens = Float[Array, "layer B N features"]
+Tokens = Float[Array, "layer B N width"]
 
 
 class DenseHead(nnx.Module):
