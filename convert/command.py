@@ -14,13 +14,13 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from ivggt_jax.beside import claimed, part_of
 from ivggt_jax.config import PUBLISHED_HEADS, ModelConfig
 from ivggt_jax.convert.assembly import Assembled, torch_shapes
 from ivggt_jax.convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
 from ivggt_jax.convert.parameters import to_torch
 from ivggt_jax.convert.recognise import open_vggt
 from ivggt_jax.convert.torch_writer import write_torch
+from ivggt_jax.disk.beside import claimed, part_of
 from ivggt_jax.model.parameters import Model, compute_dtypes, unflatten
 from ivggt_jax.weights import checkpoint, hub, loading
 from ivggt_jax.weights.checkpoint import check_place, is_checkpoint, replacing, write_directory

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from faults import FAULTS, at_every_step
 
-from ivggt_jax.beside import claimed, part_of, remove, written_beside
+from ivggt_jax.disk.beside import claimed, part_of, remove, written_beside
 from ivggt_jax.runs import resume
 from ivggt_jax.train.metrics import Metrics
 from ivggt_jax.writers.files import replacing
@@ -115,7 +115,7 @@ def test_what_a_killed_process_began_is_taken_over(tmp_path):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ivggt_jax.beside import written_beside
+from ivggt_jax.disk.beside import written_beside
 
 with written_beside(Path(sys.argv[1]), folder=sys.argv[2] == "folder") as part:
     print("holding", flush=True)

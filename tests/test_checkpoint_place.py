@@ -11,8 +11,8 @@ import pytest
 from faults import FAULTS, at_every_step
 
 from ivggt_jax import Model, ModelConfig, load, save
-from ivggt_jax.beside import remove
 from ivggt_jax.convert.command import convert_file
+from ivggt_jax.disk.beside import remove
 from ivggt_jax.model.parameters import abstract_params, flatten
 from ivggt_jax.weights import place
 from ivggt_jax.weights.checkpoint import CheckpointError, describe

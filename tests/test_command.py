@@ -214,7 +214,7 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path, number: signal.Sig
     program = f"""
 import signal, time
 from pathlib import Path
-from ivggt_jax.beside import written_beside
+from ivggt_jax.disk.beside import written_beside
 from ivggt_jax.runs.command import run_command
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 

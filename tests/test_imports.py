@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = (
-    ("options", "beside", "strict_json", "text", "transforms", "config", "kernels", "depth_colours", "client"),
+    ("options", "disk", "transforms", "config", "kernels", "depth_colours", "client"),
     ("cameras", "geometry", "trajectories", "sources"),
     ("memory", "model", "synthetic"),
     ("mapping", "writers"),

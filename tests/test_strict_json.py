@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from ivggt_jax.strict_json import DEPTH_LIMIT, LENGTH_LIMIT, JsonError, parse_json, read_json
+from ivggt_jax.disk.strict_json import DEPTH_LIMIT, LENGTH_LIMIT, JsonError, parse_json, read_json
 
 
 def nested(levels: int) -> bytes:

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from ivggt_jax.beside import written_beside
-from ivggt_jax.strict_json import JsonError, parse_json
+from ivggt_jax.disk.beside import written_beside
+from ivggt_jax.disk.strict_json import JsonError, parse_json
 
 
 class Metrics:

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ivggt_jax.beside import written_beside
 from ivggt_jax.config import ModelConfig
+from ivggt_jax.disk.beside import written_beside
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.train.checkpoints import Checkpoints
 from ivggt_jax.train.data.batches import Batch, BatchSource

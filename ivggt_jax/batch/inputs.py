@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ivggt_jax.beside import remove, written_beside
+from ivggt_jax.disk.beside import remove, written_beside
 from ivggt_jax.sources import SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES
 from ivggt_jax.sources.recording import SUFFIXES as RECORDINGS

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from ivggt_jax.cameras.models import COEFFICIENTS, Camera, CameraError, Kind
-from ivggt_jax.strict_json import read_json
+from ivggt_jax.disk.strict_json import read_json
 
 COLMAP = {
     0: ("SIMPLE_PINHOLE", 3),

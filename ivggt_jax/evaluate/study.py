@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.disk.strict_json import JsonError, read_json
 from ivggt_jax.evaluate.options import ModelOptions
 from ivggt_jax.evaluate.records import Record, curves, measures, record_clip, run_walks
 from ivggt_jax.evaluate.stream import native_size
@@ -27,7 +28,6 @@ from ivggt_jax.memory.policies import POLICIES
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.resume import weights_fingerprint
-from ivggt_jax.strict_json import JsonError, read_json
 from ivggt_jax.writers.files import replacing
 
 FULL_FRAMES = 10_000

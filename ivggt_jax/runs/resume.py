@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ivggt_jax.beside import part_of, written_beside
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.disk.beside import part_of, written_beside
+from ivggt_jax.disk.strict_json import parse_json
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.model.parameters import Model, flatten
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import init_stream
-from ivggt_jax.strict_json import parse_json
 from ivggt_jax.weights.tensor_file import CheckpointError, open_safetensors, write_safetensors
 from ivggt_jax.writers.files import naming
 from ivggt_jax.writers.run_json import plain, recorded

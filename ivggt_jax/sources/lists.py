@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import unquote, urlsplit
 
+from ivggt_jax.disk.text import decoded, encoding_of
 from ivggt_jax.sources.frame import SourceError
 from ivggt_jax.sources.times import rising, seconds_of, times_of
-from ivggt_jax.text import decoded, encoding_of
 
 LIST_SUFFIXES = (".txt", ".csv", ".lst", ".ffconcat")
 """Endings of list files."""

@@ -8,8 +8,8 @@ import numpy as np
 from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.disk.text import decoded
 from ivggt_jax.sources.times import seconds_of
-from ivggt_jax.text import decoded
 
 ASSOCIATION_SECONDS = 0.02
 """Two recordings belong to one moment when their times differ by less; the TUM benchmark's own limit."""

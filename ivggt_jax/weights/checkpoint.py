@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ivggt_jax.beside import written_beside
 from ivggt_jax.config import ModelConfig
+from ivggt_jax.disk.beside import written_beside
 from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, abstract_model, flatten
 from ivggt_jax.weights import hub, place

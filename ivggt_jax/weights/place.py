@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ivggt_jax.beside import claimed, remove, written_beside
+from ivggt_jax.disk.beside import claimed, remove, written_beside
 
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"

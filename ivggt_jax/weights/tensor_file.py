@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ivggt_jax import strict_json
+from ivggt_jax.disk import strict_json
 
 ALIGNMENT = 64
 """Bytes. JAX on the CPU uses a host array in place when it starts at a multiple of this, and copies it otherwise."""
@@ -75,7 +75,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object. Raises CheckpointError, see `ivggt_jax.strict_json`."""
+    """Read a JSON file that holds one object. Raises CheckpointError, see `ivggt_jax.disk.strict_json`."""
     with _as_checkpoint_error():
         return strict_json.read_json(path)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from ivggt_jax.beside import written_beside
+from ivggt_jax.disk.beside import written_beside
 
 
 class WriteError(OSError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ivggt_jax.strict_json import read_json
+from ivggt_jax.disk.strict_json import read_json
 from ivggt_jax.writers.files import replacing
 
 CONVENTIONS = {

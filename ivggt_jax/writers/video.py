@@ -15,8 +15,8 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
-from ivggt_jax.beside import written_beside
 from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
+from ivggt_jax.disk.beside import written_beside
 from ivggt_jax.writers.files import ResumeError, naming
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer, required

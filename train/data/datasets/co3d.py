@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ivggt_jax.disk.strict_json import read_json
 from ivggt_jax.sources.image_file import read_image
-from ivggt_jax.strict_json import read_json
 from ivggt_jax.train.data.sampling import Sampling
 from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_arrays, read_depth
 
