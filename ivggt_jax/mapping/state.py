@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ivggt_jax.mapping.config import SubmapConfig
-from ivggt_jax.mapping.metric import Metric
+from ivggt_jax.mapping.metric import Metric, Sensed
 from ivggt_jax.mapping.refinement import Focal, Keyframe, empty_keyframes
 from ivggt_jax.transforms import Similarity
 
@@ -49,7 +49,9 @@ class MapState:
     valid: jax.Array
     """[B,R] bool: which of them there are; keyframe k is in slot k mod R."""
     metric: Metric
-    """[B] what a depth sensor has said of the unit."""
+    """[B] what a depth sensor has said of the unit..."""
+    sensed: Sensed
+    """[B] ... and what it measured last."""
     alive: jax.Array | None
     """[B,N] bool: query points whose track was visible at every anchor so far; None without tracks."""
 
@@ -72,6 +74,7 @@ class MapState:
             keyframes=empty_keyframes((batch, config.keyframes), height, width),
             valid=jnp.zeros((batch, config.keyframes), bool),
             metric=Metric.empty(batch),
+            sensed=Sensed.empty(batch, height, width),
             alive=None if points is None else jnp.ones((batch, points), bool),
         )  # fmt: skip
 

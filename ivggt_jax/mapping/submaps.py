@@ -102,7 +102,12 @@ def _place(
         position = replace(position, focal=found.focal)
         intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
     world_from_model = _putting(model_from_cam, world_from_cam, scale)
-    position = _remember(config, position, levels, depth, world_from_cam, agreement)
+    if measured is not None:
+        older = position.sensed.seen_from(world_from_cam, intrinsics)
+        carried = read(position.metric, older, seen.depth, scale, jnp.isfinite(levels[-1]), position.frame)
+        depth = jnp.where(reading.used, reading.depth, carried.depth)
+        position = replace(position, sensed=position.sensed.after(reading.used, reading.kept, world_from_cam))
+    position = _remember(config, position, levels, depth, world_from_cam, agreement, used)
     record = MapRecord(
         submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
         anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
@@ -132,6 +137,7 @@ def _remember(
     depth: jax.Array,
     world_from_cam: jax.Array,
     agreement: jax.Array,
+    used: jax.Array | None,
 ) -> MapState:
     """The frame among the keyframes, if it is one, and in what is known of the stream's images."""
     sharp = sharpness(levels)
@@ -144,6 +150,7 @@ def _remember(
     slot = position.frame // config.keyframe_every % config.keyframes
     # A strange frame is no keyframe: the next ones would agree with it, and a cut in the video would go unnoticed.
     due = (position.frame % config.keyframe_every == 0) | ~jnp.any(position.valid)
+    due = due if used is None else due | used  # measured depth takes the place of a keyframe just before it
     chosen = due & shows & ~strange & (jnp.arange(config.keyframes) == slot)
     frame = keyframe(levels, depth, world_from_cam)
     keyframes = jax.tree.map(
@@ -179,7 +186,8 @@ def _anchor(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
         part=position.part + broken, lost=jnp.zeros_like(position.lost), alive=alive,
         link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
-        metric=position.metric.anchored(broken), valid=jnp.where(broken, False, position.valid),
+        metric=position.metric.anchored(broken), sensed=position.sensed.after(broken, jnp.full(still.shape, jnp.nan), camera),
+        valid=jnp.where(broken, False, position.valid),
         agreement=jnp.where(broken, 0, position.agreement),
     )  # fmt: skip
 
