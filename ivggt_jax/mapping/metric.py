@@ -3,7 +3,7 @@
 The ratio of measured to predicted depth of a frame is what a unit of the present submap is worth: its median, for a sensor and the
 network err differently at edges. The unit follows the mean of the last readings. Depth is the sensor's where it has measured
 and fits what is around it. Elsewhere it is the network's, by a ratio that goes over from that of the measured pixels nearby
-to that of the frame.
+to that of the frame. What was measured last is carried along into the frames that have no depth of their own, by the poses.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ivggt_jax import geometry
 from ivggt_jax.mapping.link import SPREAD, link
 from ivggt_jax.mapping.pyramid import AREA
 
@@ -67,6 +68,37 @@ class Metric:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Sensed:
+    """What was measured last."""
+
+    depth: jax.Array
+    """[H,W] in metres; NaN where nothing was."""
+    world_from_cam: jax.Array
+    """[3,4]"""
+
+    @classmethod
+    def empty(cls, batch: int, height: int, width: int) -> "Sensed":
+        """Nothing, of a batch of streams."""
+        return cls(jnp.full((batch, height, width), jnp.nan), jnp.tile(jnp.eye(3, 4), (batch, 1, 1)))
+
+    def after(self, used: jax.Array, depth: jax.Array, world_from_cam: jax.Array) -> "Sensed":
+        """The newer of both, where that is `used` []."""
+        return Sensed(jnp.where(used, depth, self.depth), jnp.where(used, world_from_cam, self.world_from_cam))
+
+    def seen_from(self, world_from_cam: jax.Array, intrinsics: jax.Array) -> jax.Array:
+        """Depth [H,W] of a camera [3,4] with intrinsics [3,3]: the nearest point in each pixel; NaN where there is none."""
+        height, width = self.depth.shape
+        points = geometry.unproject(self.depth, geometry.invert(self.world_from_cam), intrinsics).reshape(-1, 3)
+        pixels, depth = geometry.project(points, geometry.invert(world_from_cam), intrinsics)
+        inside = (depth > 0) & jnp.all((pixels > -0.5) & (pixels < jnp.asarray((width, height)) - 0.5), axis=-1)
+        column, row = jnp.moveaxis(jnp.where(inside[:, None], jnp.round(pixels), 0).astype(jnp.int32), -1, 0)
+        place = jnp.where(inside, row * width + column, height * width)
+        nearest = jnp.full(height * width, jnp.inf).at[place].min(depth, mode="drop").reshape(height, width)
+        return jnp.where(jnp.isfinite(nearest), nearest, jnp.nan)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Reading:
     """What a frame's measured depth says."""
 
@@ -76,6 +108,8 @@ class Reading:
     """[] metres of one unit of the submap."""
     depth: jax.Array
     """[H,W] fused, in metres."""
+    kept: jax.Array
+    """[H,W] what was measured and is believed, in metres; NaN elsewhere."""
     used: jax.Array
     """bool []: the depth was measured and is of this scene."""
     grown: jax.Array
@@ -105,12 +139,17 @@ def read(
         first=jnp.where(first, frame, metric.first),
     )
     own = jnp.where(used, found.scale, after)
-    depth = jnp.where(used, fuse(measured, own * predicted), own * predicted)
-    return Reading(known, after, depth, used, jnp.where(first, after / scale, 1))
+    fused, believed = fuse(measured, own * predicted)
+    depth = jnp.where(used, fused, own * predicted)
+    kept = jnp.where(believed & used, measured, jnp.nan)
+    return Reading(known, after, depth, kept, used, jnp.where(first, after / scale, 1))
 
 
-def fuse(measured: jax.Array, predicted: jax.Array) -> jax.Array:
-    """Depth [H,W] of both, in metres: what was measured and is believed, and elsewhere what is predicted, brought to it."""
+def fuse(measured: jax.Array, predicted: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Depth [H,W] of both, in metres: what was measured and is believed, and elsewhere what is predicted, brought to it.
+
+    Returns bool [H,W], too: where measured depth is believed.
+    """
     seen = jnp.isfinite(measured) & (measured > 0) & jnp.isfinite(predicted) & (predicted > 0)
     logarithm = jnp.where(seen, jnp.log(jnp.where(seen, measured, 1)), jnp.nan)
     ratio = jnp.where(seen, logarithm - jnp.log(jnp.where(seen, predicted, 1)), 0)
@@ -120,7 +159,7 @@ def fuse(measured: jax.Array, predicted: jax.Array) -> jax.Array:
     both = jnp.stack((jnp.where(believed, ratio, 0), believed.astype(jnp.float32)))
     down, across = _gaussian(height, REACH * unit), _gaussian(width, REACH * unit)
     total, weight = jnp.einsum("ih,chw,jw->cij", down, both, across, precision="highest")
-    return jnp.where(believed, measured, predicted * jnp.exp(total / (weight + FRAME_WEIGHT)))
+    return jnp.where(believed, measured, predicted * jnp.exp(total / (weight + FRAME_WEIGHT))), believed
 
 
 def _alike(logarithm: jax.Array) -> jax.Array:

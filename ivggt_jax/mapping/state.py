@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ivggt_jax.mapping.config import SubmapConfig
-from ivggt_jax.mapping.metric import Metric
+from ivggt_jax.mapping.metric import Metric, Sensed
 from ivggt_jax.mapping.refinement import Focal, Keyframe, empty_keyframes
 from ivggt_jax.mapping.seam import Seam
 from ivggt_jax.transforms import Similarity
@@ -50,7 +50,9 @@ class MapState:
     seam: Seam
     """[B] what is left of the step in depth at the newest anchor."""
     metric: Metric
-    """[B] what a depth sensor has said of the unit."""
+    """[B] what a depth sensor has said of the unit..."""
+    sensed: Sensed
+    """[B] ... and what it measured last."""
     alive: jax.Array | None
     """[B,N] bool: query points whose track was visible at every anchor so far; None without tracks."""
 
@@ -73,6 +75,7 @@ class MapState:
             valid=jnp.zeros((batch, config.keyframes), bool),
             seam=Seam.none(batch, height, width),
             metric=Metric.empty(batch),
+            sensed=Sensed.empty(batch, height, width),
             alive=None if points is None else jnp.ones((batch, points), bool),
         )  # fmt: skip
 

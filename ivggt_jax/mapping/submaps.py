@@ -17,7 +17,7 @@ from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.link import link
 from ivggt_jax.mapping.metric import read
 from ivggt_jax.mapping.pyramid import sharpness
-from ivggt_jax.mapping.refinement import LEAST_CORRELATION, Refined, keyframe, refine
+from ivggt_jax.mapping.refinement import LEAST_CORRELATION, Keyframe, Refined, keyframe, refine
 from ivggt_jax.mapping.seam import Seam
 from ivggt_jax.mapping.state import MapRecord, MapState
 from ivggt_jax.model.vggt import Predictions
@@ -105,9 +105,14 @@ def _place(
         intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
     world_from_model = _putting(model_from_cam, world_from_cam, scale)
     seam = position.seam
-    if measured is None:  # a sensor has brought both submaps to its depths
+    if measured is None:
         depth, seam = seam.close(depth, world_from_cam, intrinsics)
-    position = _remember(config, position, levels, depth, world_from_cam, found)
+    else:  # which has brought both submaps to its depths
+        older = position.sensed.seen_from(world_from_cam, intrinsics)
+        carried = read(position.metric, older, seen.depth, scale, jnp.isfinite(levels[-1]), position.frame)
+        depth = jnp.where(reading.used, reading.depth, carried.depth)
+        position = replace(position, sensed=position.sensed.after(reading.used, reading.kept, world_from_cam))
+    position = _remember(config, position, levels, keyframe(levels, depth, world_from_cam), found, used)
     record = MapRecord(
         submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
         anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
@@ -135,11 +140,11 @@ def _remember(
     config: SubmapConfig,
     position: MapState,
     levels: jax.Array,
-    depth: jax.Array,
-    world_from_cam: jax.Array,
+    frame: Keyframe,
     found: Refined | None,
+    used: jax.Array | None,
 ) -> MapState:
-    """The frame among the keyframes, if it is one, and in what is known of the stream's images."""
+    """A frame among the keyframes, if it is to be one, and in what is known of the stream's images."""
     sharp = sharpness(levels)
     first, shows = position.frame == 0, sharp > BLANK * position.sharpness
     usual = jnp.where(first, sharp, position.sharpness + jnp.where(shows, 0.1 * (sharp - position.sharpness), 0))
@@ -151,8 +156,8 @@ def _remember(
     slot = position.frame // config.keyframe_every % config.keyframes
     # A strange frame is no keyframe: the next ones would agree with it, and a cut in the video would go unnoticed.
     due = (position.frame % config.keyframe_every == 0) | ~jnp.any(position.valid)
+    due = due if used is None else due | used  # measured depth takes the place of a keyframe just before it
     chosen = due & shows & ~strange & (jnp.arange(config.keyframes) == slot)
-    frame = keyframe(levels, depth, world_from_cam)
     keyframes = jax.tree.map(
         lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
     )
@@ -189,7 +194,8 @@ def _anchor(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
         part=position.part + broken, lost=jnp.zeros_like(position.lost), seam=seam, alive=alive,
         link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
-        metric=position.metric.anchored(broken), valid=jnp.where(broken, False, position.valid),
+        metric=position.metric.anchored(broken), sensed=position.sensed.after(broken, jnp.full(still.shape, jnp.nan), camera),
+        valid=jnp.where(broken, False, position.valid),
     )  # fmt: skip
 
 
