@@ -26,7 +26,7 @@ from ivggt_jax.sources import SourceConfig
 
 SIZE = 392, 518
 WHOLE = abstract_model(ModelConfig.vggt_1b(), "float32")
-FULL = WHOLE.only_heads(DEFAULT_HEADS)
+FULL = WHOLE.only_heads(tuple(head for head in DEFAULT_HEADS if head in WHOLE.config.predicts))
 WEIGHTS = weights_bytes(FULL)
 
 
