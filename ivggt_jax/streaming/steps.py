@@ -133,8 +133,8 @@ def step(
     those alone; the network sees the whole frame. A frame that is not finite breaks its own stream until `reset`.
 
     `depth` [B,H,W] is what a sensor measured, for a model with `depth_input`; where it is 0, not finite or negative that is
-    nothing, and any frame may lack it. If a stream's first frame has depth, what is predicted is in the sensor's unit, else in
-    one of the network's own.
+    nothing, and any frame may lack it. If a stream's first frame has depth, and the head `depth` is among the stream's, what is
+    predicted is in the sensor's unit, else in one of the network's own.
 
     Raises ValueError for frames, masks or depth of another shape, for the state of a model of another configuration, and for
     heads of the state that the model has not.
