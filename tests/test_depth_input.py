@@ -45,6 +45,12 @@ def start(model: Model, cache: CacheConfig = BOUNDED, batch: int = 3, **options)
     return init_stream(model, cache, height=HEIGHT, width=WIDTH, batch=batch, heads=HEADS, **options)
 
 
+def ratio(measured: np.ndarray, answered: np.ndarray) -> float:
+    """Median of what a sensor measured over what the network found, where there is anything."""
+    known = np.isfinite(measured) & (measured > 0)
+    return float(np.median(measured[known] / np.asarray(answered)[known]))
+
+
 def assert_equal(found, expected) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
@@ -63,16 +69,14 @@ def test_without_depth_the_network_is_what_it_was_to_the_bit(tiny: Model, branch
 def test_a_branch_that_learned_nothing_changes_the_unit_alone(
     tiny: Model, videos: np.ndarray, depth: np.ndarray
 ) -> None:
-    """The unit is the median of what the first frame's sensor measured; NaN and infinity are left out. To 1e-6."""
+    """The factor is the median of measured over answered depth in the first frame; NaN and infinity are left out. To 1e-5."""
     model = extended(tiny, (), True, jax.random.key(0))
     images, told = videos[:2].swapaxes(0, 1), depth[:2].swapaxes(0, 1).copy()
-    medians = [np.median(x[x > 0]) for x in told[:, 0]]
     told[:, :, 0, 0], told[:, :, 1, 0] = np.nan, np.inf
-    medians = [np.median(x[(x > 0) & np.isfinite(x)]) for x in told[:, 0]]
     found, plain = (infer_clip(model, images, "causal", heads=HEADS, depth=x) for x in (told, None))
-    factor = np.array(medians, np.float32)[:, None, None, None]
-    np.testing.assert_allclose(found.depth, factor * plain.depth, rtol=1e-6)
-    np.testing.assert_allclose(found.pose_encoding[..., :3], factor[..., 0] * plain.pose_encoding[..., :3], rtol=1e-6)
+    factor = np.array([ratio(x[0], y[0]) for x, y in zip(told, plain.depth, strict=True)])[:, None, None, None]
+    np.testing.assert_allclose(found.depth, factor * plain.depth, rtol=1e-5)
+    np.testing.assert_allclose(found.pose_encoding[..., :3], factor[..., 0] * plain.pose_encoding[..., :3], rtol=1e-5)
     assert_equal(
         (found.pose_encoding[..., 3:], found.depth_confidence), (plain.pose_encoding[..., 3:], plain.depth_confidence)
     )
@@ -97,7 +101,10 @@ def test_a_stream_is_told_as_a_causal_clip_is(branch: Model, videos: np.ndarray,
     assert np.abs(clip.depth[1, 2:] - plain.depth[1, 2:]).max() > 1e-2, "what is told later has its effect"
     first = np.median(told[0, 0][told[0, 0] > 0]), np.median(told[2, 1][told[2, 1] > 0]), 0
     np.testing.assert_allclose(state.sensor.told, first, rtol=1e-6)
-    np.testing.assert_allclose(state.sensor.given, (first[0], 1, 1), rtol=1e-6)
+    np.testing.assert_array_equal(state.sensor.given[1:], 1)
+    assert ratio(told[0, 0], found.depth[0, 0]) == pytest.approx(1, rel=1e-5), (
+        "what is answered is in the sensor's unit"
+    )
 
 
 def test_answers_are_in_the_unit_of_the_sensor(branch: Model, videos: np.ndarray, depth: np.ndarray) -> None:
@@ -117,7 +124,9 @@ def test_a_stream_that_starts_afresh_has_a_new_unit(branch: Model, videos: np.nd
     state = reset(state, np.array([True, False, False]))
     state, found = step(branch, state, videos[1], depth=7 * depth[1])
     again = [7 * np.median(x[x > 0]) for x in depth[1]]
-    np.testing.assert_allclose(state.sensor.given, [again[0], first[1], again[2]], rtol=1e-6)
+    np.testing.assert_allclose(state.sensor.told, [again[0], first[1], again[2]], rtol=1e-6)
+    ratios = [ratio(7 * x, y) for x, y in zip(depth[1], found.depth, strict=True)]
+    assert ratios[::2] == pytest.approx([1, 1], rel=1e-5) and ratios[1] != pytest.approx(1, rel=0.1)
     fresh, expected = step(branch, start(branch), videos[1], depth=7 * depth[1])
     assert_close(found.depth[0], expected.depth[0], 1e-4)
 
@@ -127,12 +136,11 @@ def test_submaps_keep_the_unit_of_the_first(tiny: Model, videos: np.ndarray, dep
     model = extended(tiny, (), True, jax.random.key(0))
     submaps = SubmapConfig(frames=4, refine=False)
     told = depth[:, :1] * np.linspace(1, 2, 6, dtype=np.float32)[:, None, None, None]
-    unit = np.median(told[0][told[0] > 0])
     (state, found), (_, plain) = (
         scan(model, start(model, batch=1, submaps=submaps), videos[:6, :1], depth=x) for x in (told, None)
     )
     assert int(state.map.submap[0]) == 1, "the stream has begun its second submap"
-    np.testing.assert_allclose(found.depth, unit * plain.depth, rtol=1e-2)
+    np.testing.assert_allclose(found.depth, ratio(told[0], plain.depth[0]) * plain.depth, rtol=1e-2)
 
 
 def test_depth_of_a_stream_comes_beside_its_frames(branch: Model, videos: np.ndarray, depth: np.ndarray) -> None:
@@ -162,15 +170,18 @@ def test_depth_that_cannot_be_told_is_refused(
 
 
 def test_a_unit_is_that_of_the_first_depth_among_frames_that_share_a_pass() -> None:
-    """Two streams of three frames of 1×2; the second's first frame has none. The median of two is their mean."""
+    """Two streams of three frames of 1×2; the second's first frame has none. The median of two is their mean.
+
+    Only of a stream's first frame is it asked what the network answered, 4 and 2 where 2 and 4 were measured.
+    """
     depth = jnp.asarray([[[[2.0, 4.0]], [[8.0, 8.0]], [[1.0, 0.0]]], [[[0.0, 0.0]], [[jnp.nan, 5.0]], [[9.0, 9.0]]]])
-    unit = SensorUnit.empty(2).after(depth, jnp.asarray([0, 0]))
+    unit = SensorUnit.empty(2).after(depth)
     np.testing.assert_array_equal(unit.told, [3, 5])
-    np.testing.assert_array_equal(unit.given, [3, 1])
     np.testing.assert_allclose(unit.relative(depth)[1], [[[0, 0]], [[0, 1]], [[1.8, 1.8]]])
-    later = unit.after(2 * depth, jnp.asarray([3, 3]))
-    assert_equal(later, unit)
-    np.testing.assert_array_equal(SensorUnit.empty(2).after(depth, jnp.asarray([1, 0])).given, [1, 1])
+    assert_equal(unit.after(2 * depth), unit)
+    answers = jnp.broadcast_to(jnp.asarray([4.0, 2.0]), depth.shape)
+    np.testing.assert_allclose(unit.answered(depth, answers, jnp.asarray([0, 0])).given, [1.25, 1])
+    np.testing.assert_array_equal(unit.answered(depth, answers, jnp.asarray([1, 3])).given, [1, 1])
 
 
 def test_a_checkpoint_says_whether_it_can_be_told(tiny: Model, branch: Model, tmp_path: Path) -> None:

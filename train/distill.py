@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ivggt_jax.config import HeadName, ModelConfig
 from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, Params, cast
-from ivggt_jax.model.vggt import Predictions, in_unit
+from ivggt_jax.model.vggt import Predictions, answered
 from ivggt_jax.train.losses import LossConfig, guidance, objective
 from ivggt_jax.train.mesh import divide, mean_over_devices
 from ivggt_jax.train.optimizer import (
@@ -163,7 +163,7 @@ def _run(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> tuple[Pr
     outputs, unit = network.see(images, mode, depth, remat=config.rematerialise != "none")
     queries = batch["query_points"] if "tracks" in config.heads else None
     height, width = images.shape[2:4]
-    return in_unit(network.read(outputs, height, width, mode, config.heads, queries), unit), outputs
+    return answered(network.read(outputs, height, width, mode, config.heads, queries), unit, depth), outputs
 
 
 def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:

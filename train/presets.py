@@ -118,7 +118,7 @@ DEMO_RGBD = StepConfig(
     precision="float32",
     loss=SUPERVISED,
     optimizer=OptimizerConfig(
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         final_learning_rate=1e-5,
         frozen=("aggregator/(?!depth_patches/).*", "camera/.*", "depth/.*"),
         weight_decay=0.01,
@@ -128,7 +128,7 @@ DEMO_RGBD = StepConfig(
 DEMO_MOTION = replace(
     DEMO_RGBD,
     heads=("motion",),
-    optimizer=replace(DEMO_RGBD.optimizer, frozen=("aggregator/.*",)),
+    optimizer=replace(DEMO_RGBD.optimizer, learning_rate=1e-3, frozen=("aggregator/.*",)),
 )
 FULL_SIZE = SyntheticConfig(batch_size=1, frames=(10, 10), width=518, height=392, query_points=64)
 PUBLISHED = TrainConfig(

@@ -1,7 +1,8 @@
 """Depth that a sensor measured, as the network is told it: added to patch tokens, in a unit of the stream's own.
 
 A network knows lengths up to a scene's scale. So it is told depth in units of the first depth image's median, and answers
-in the same unit, which is put back behind it; where the first frame has no depth, its answers keep a unit of their own.
+in a unit of its own. If a stream's first frame has depth, what was measured there over what was answered turns all answers into
+the sensor's unit; else they stay as they are.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from ivggt_jax.config import ModelConfig
@@ -46,20 +48,29 @@ class SensorUnit:
     told: jax.Array
     """[B] float32: median of the first depth image in the sensor's unit; 0 until there is one."""
     given: jax.Array
-    """[B] float32: what the network's lengths are multiplied by: `told` where the first frame had depth, else 1."""
+    """[B] float32: what the network's lengths are multiplied by; 1 where the first frame had no depth."""
 
     @classmethod
     def empty(cls, batch: int) -> "SensorUnit":
         """Of streams that have not begun."""
         return cls(jnp.zeros(batch, jnp.float32), jnp.ones(batch, jnp.float32))
 
-    def after(self, depth: Float[Array, "B S H W"], frame: Int[Array, " B"]) -> "SensorUnit":
-        """Once depth [B,S,H,W] has come with the frames from number `frame` [B] on."""
+    def after(self, depth: Float[Array, "B S H W"]) -> "SensorUnit":
+        """Once depth [B,S,H,W] has come."""
         medians = _medians(depth)
         first = jnp.argmax(medians > 0, axis=1)
         told = jnp.where(self.told > 0, self.told, jnp.take_along_axis(medians, first[:, None], axis=1)[:, 0])
-        metric = (frame == 0) & (medians[:, 0] > 0)
-        return SensorUnit(told, jnp.where(metric, medians[:, 0], self.given))
+        return SensorUnit(told, self.given)
+
+    def answered(
+        self, depth: Float[Array, "B S H W"], found: Float[Array, "B S H W"], frame: Int[Array, " B"]
+    ) -> "SensorUnit":
+        """Once the network has found a depth [B,S,H,W] for what was measured, [B,S,H,W], from frame number `frame` [B] on.
+
+        No gradient runs through it: a network is not to change its unit, but to keep it.
+        """
+        ratio = lax.stop_gradient(_medians(jnp.where(measured(depth), depth / found, 0)[:, :1])[:, 0])
+        return SensorUnit(self.told, jnp.where((frame == 0) & (ratio > 0), ratio, self.given))
 
     def relative(self, depth: Float[Array, "B *axes"]) -> Float[Array, "B *axes"]:
         """Depth [B,…] in the unit that the network is told it in; 0 where nothing is measured."""

@@ -36,7 +36,7 @@ class Predictions:
     pose_encoding: jax.Array = None  # type: ignore[assignment]
     """[…,9] camera-from-world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal)."""
     depth: jax.Array = None  # type: ignore[assignment]
-    """[…,H,W] up to the scene's scale; a sensor's unit where the first frame was given with its depth, as all lengths are."""
+    """[…,H,W] up to the scene's scale; in a sensor's unit, as all lengths, where the first frame came with depth."""
     depth_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,H,W] ≥ 1"""
     points: jax.Array = None  # type: ignore[assignment]
@@ -92,15 +92,15 @@ class VGGT(nnx.Module):
         """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame, depth [B,S,H,W] a sensor's."""
         height, width = images.shape[2:4]
         outputs, unit = self.see(images, mode, depth)
-        return in_unit(self.read(outputs, height, width, mode, heads, query_points, features), unit)
+        return answered(self.read(outputs, height, width, mode, heads, query_points, features), unit, depth)
 
     def see(
         self, images: jax.Array, mode: ClipMode, depth: jax.Array | None = None, remat: bool = False
     ) -> tuple[jax.Array, SensorUnit | None]:
-        """Layer outputs [layer,B,S,P,2·width] of a clip, and the unit that its sensor's depth [B,S,H,W] gives it."""
+        """Layer outputs [layer,B,S,P,2·width] of a clip, and the unit that it was told its sensor's depth [B,S,H,W] in."""
         if depth is None:
             return self.aggregator.clip(images, mode, remat), None
-        unit = SensorUnit.empty(depth.shape[0]).after(depth, jnp.zeros(depth.shape[0], jnp.int32))
+        unit = SensorUnit.empty(depth.shape[0]).after(depth)
         return self.aggregator.clip(images, mode, remat, unit.relative(depth)), unit
 
     def read(
@@ -152,6 +152,15 @@ class VGGT(nnx.Module):
                 batch_size=at_once,
             )
         return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[1:]), found)
+
+
+def answered(found: Predictions, unit: SensorUnit | None, depth: jax.Array | None) -> Predictions:
+    """Predictions [B,S,…] of a clip in the unit of the sensor that measured depth [B,S,H,W], as far as that can be known."""
+    if unit is None or depth is None:
+        return found
+    if found.depth is not None:
+        unit = unit.answered(depth, found.depth, jnp.zeros(depth.shape[0], jnp.int32))
+    return in_unit(found, unit)
 
 
 def in_unit(found: Predictions, unit: SensorUnit | None) -> Predictions:

@@ -42,6 +42,10 @@ def one_pass(
         state, patches = _tell(network, state, patches, where, depth)
     state, outputs = _aggregate(network, state, patches, where)
     found = network.dense(outputs, height, width, settings.heads)
+    if depth is not None and "depth" in found:
+        assert state.sensor is not None
+        sensor = state.sensor.answered(depth, found["depth"], state.frame)
+        state = replace(state, sensor=jax.tree.map(partial(choose, where), sensor, state.sensor))
     if settings.features or settings.submaps is not None:
         found["features"] = outputs[-1]
     maps = None if state.tracks is None else network.track_maps(outputs, height, width).swapaxes(0, 1)
@@ -122,7 +126,7 @@ def _tell(
 ) -> tuple[StreamState, Float[Array, "B S N width"]]:
     """Patch tokens with what a sensor measured in their frames, and the unit that its first depth gave the stream."""
     assert state.sensor is not None
-    sensor = state.sensor.after(depth, state.frame)
+    sensor = state.sensor.after(depth)
     patches = network.aggregator.tell(patches, sensor.relative(depth))
     return replace(state, sensor=jax.tree.map(partial(choose, where), sensor, state.sensor)), patches
 

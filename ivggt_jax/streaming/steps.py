@@ -141,7 +141,8 @@ def step(
 
     `depth` [B,H,W] is what a sensor measured, in metres; where it is 0, not finite or negative that is nothing, and any frame
     may lack it. With submaps all that is predicted is in metres from the first one on (`mapping.metric`). A model with
-    `depth_input` is told it (`model.sensor`); without submaps its predictions are in metres if the first frame has depth.
+    `depth_input` is told it (`model.sensor`); without submaps its predictions are in metres if the first frame has depth and
+    the head `depth` is among the stream's.
 
     Raises ValueError for frames, masks or depth of another shape, for the state of a model of another configuration, and for
     heads of the state that the model has not.
