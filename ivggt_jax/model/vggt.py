@@ -1,6 +1,6 @@
 """The network as a whole, and what it predicts. No jit and no files here."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Array, Float
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.aggregator import Aggregator
@@ -137,7 +138,13 @@ class VGGT(nnx.Module):
         """Feature maps for the tracker, [B,S,H/2,W/2,track_features]."""
         return self._map_frames(self.track_features, outputs, height, width)
 
-    def _map_frames(self, head: nnx.Module, outputs: jax.Array, height: int, width: int) -> Any:
+    def _map_frames(
+        self,
+        head: Callable[[jax.Array, int, int], Any],
+        outputs: Float[Array, "layer B S token width"],
+        height: int,
+        width: int,
+    ) -> Any:
         """Apply a dense head to every frame's patch tokens, a few frames at a time."""
         layers, batch, frames = outputs.shape[:3]
         patches = outputs[:, :, :, self.aggregator.config.special_tokens :]

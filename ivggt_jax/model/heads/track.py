@@ -42,13 +42,13 @@ class Tracker(nnx.Module):
 
     def __call__(
         self,
-        feature_maps: jax.Array,
-        query_points: jax.Array,
+        feature_maps: jax.Array | np.ndarray,
+        query_points: jax.Array | np.ndarray,
         *,
-        start: jax.Array | None = None,
-        live: jax.Array | None = None,
+        start: jax.Array | np.ndarray | None = None,
+        live: jax.Array | np.ndarray | None = None,
         iterations: int | None = None,
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    ) -> tuple[Float[Array, "B S N 2"], Float[Array, "B S N"], Float[Array, "B S N"]]:
         """Tracks [B,S,N,2] in pixels of the model's input, visibility and confidence [B,S,N] in [0,1].
 
         feature_maps: [B,S,h,w,features] float32, two input pixels each; frame 0 is where the queries are.
@@ -65,6 +65,7 @@ class Tracker(nnx.Module):
         queries = jnp.asarray(query_points, jnp.float32) / STRIDE
         at_queries = jnp.broadcast_to(queries[:, None], (*feature_maps.shape[:2], *queries.shape[1:]))
         coordinates = at_queries if start is None else (jnp.asarray(start, jnp.float32) / STRIDE).at[:, 0].set(queries)
+        live = None if live is None else jnp.asarray(live)
         if live is not None:
             # Frames are independent but for attention over time: with finite numbers in the dead ones its mask suffices.
             feature_maps = jnp.where(live[:, :, None, None, None], feature_maps, 0)
@@ -139,7 +140,11 @@ def position_embedding(
 
 
 def _check(
-    feature_maps: jax.Array, query_points: jax.Array, start: jax.Array | None, live: jax.Array | None, features: int
+    feature_maps: jax.Array | np.ndarray,
+    query_points: jax.Array | np.ndarray,
+    start: jax.Array | np.ndarray | None,
+    live: jax.Array | np.ndarray | None,
+    features: int,
 ) -> None:
     if feature_maps.ndim != 5 or feature_maps.shape[-1] != features:
         raise ValueError(f"feature_maps must be [batch,frame,height,width,{features}], not {feature_maps.shape}")
