@@ -160,7 +160,7 @@ def test_some_frames_of_a_stream_have_depth(tiny: Model, videos: np.ndarray) -> 
     [
         (np.ones((8, 2, 28, 41), np.float32), {}, r"depth must be floats \[8, 2, 28, 42\]"),
         (np.ones((8, 2, 28, 42), np.uint16), {}, "depth must be floats"),
-        (np.ones((8, 2, 28, 42), np.float32), {"submaps": None}, "depth makes a map metric"),
+        (np.ones((8, 2, 28, 42), np.float32), {"submaps": None}, "whose map it makes metric"),
     ],
 )
 def test_depth_that_cannot_be(tiny: Model, videos: np.ndarray, depth: np.ndarray, options: dict, words: str) -> None:

@@ -74,8 +74,10 @@ class Block(nnx.Module):
         self.scale2 = nnx.Param(jnp.full(features, 0.1))
 
     def project(
-        self, x: Float[Array, "B N features"], rotation: Rotation | None = None
-    ) -> tuple[Float[Array, "B N head head_dim"], Float[Array, "B N head head_dim"], Float[Array, "B N head head_dim"]]:
+        self, x: Float[Array, "*B N features"], rotation: Rotation | None = None
+    ) -> tuple[
+        Float[Array, "*B N head head_dim"], Float[Array, "*B N head head_dim"], Float[Array, "*B N head head_dim"]
+    ]:
         """Query, keys and values [B,N,head,head_dim]; normalised per head and rotated where the block does so."""
         qkv = self.qkv(self.norm1(x).astype(self.qkv.kernel.dtype))
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, -1)
@@ -87,25 +89,25 @@ class Block(nnx.Module):
         return query, keys, values
 
     def finish(
-        self, x: Float[Array, "B N features"], attended: Float[Array, "B N head head_dim"]
-    ) -> Float[Array, "B N features"]:
+        self, x: Float[Array, "*B N features"], attended: Float[Array, "*B N head head_dim"]
+    ) -> Float[Array, "*B N features"]:
         """Add what attention received [B,N,head,head_dim], then the MLP."""
         x = self.receive(x, attended)
         return x + self.change(x)
 
     def receive(
-        self, x: Float[Array, "B N features"], attended: Float[Array, "B N head head_dim"]
-    ) -> Float[Array, "B N features"]:
+        self, x: Float[Array, "*B N features"], attended: Float[Array, "*B N head head_dim"]
+    ) -> Float[Array, "*B N features"]:
         """Add what attention received [B,N,head,head_dim]."""
         return x + self.scale1.astype(x.dtype) * self.out(attended.reshape(x.shape))
 
-    def change(self, x: Float[Array, "B N features"]) -> Float[Array, "B N features"]:
+    def change(self, x: Float[Array, "*B N features"]) -> Float[Array, "*B N features"]:
         """What the MLP adds to `x` [B,N,features]."""
         return self.scale2.astype(x.dtype) * self.mlp(self.norm2(x).astype(self.qkv.kernel.dtype))
 
     def __call__(
-        self, x: Float[Array, "B N features"], rotation: Rotation | None = None, attend: Attend = attend
-    ) -> Float[Array, "B N features"]:
+        self, x: Float[Array, "*B N features"], rotation: Rotation | None = None, attend: Attend = attend
+    ) -> Float[Array, "*B N features"]:
         """[B,N,features] → the same."""
         return self.finish(x, attend(*self.project(x, rotation)))
 

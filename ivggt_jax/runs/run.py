@@ -224,9 +224,9 @@ def compile_step(model: Model, state: StreamState) -> None:
     # As `Run` gives them: without, another program would be compiled.
     masks = None if settings.submaps is None else np.ones(black.shape[:-1], bool)
     if together > 1:
-        _, predictions = scan(model, state, black, masks)
+        _, predictions = scan(model, state, black, masks, None)
     else:
-        _, predictions = step(model, state, black[0], masks=masks if masks is None else masks[0])
+        _, predictions = step(model, state, black[0], masks=masks if masks is None else masks[0], depth=None)
     jax.block_until_ready(predictions)
 
 

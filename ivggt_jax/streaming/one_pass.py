@@ -38,6 +38,8 @@ def one_pass(
     """
     settings = state.settings
     height, width = settings.height, settings.width
+    if state.sensor is None:
+        depth = None  # it is for the map alone: this network cannot be told
     if depth is not None:
         state, patches = _tell(network, state, patches, where, depth)
     state, outputs = _aggregate(network, state, patches, where)
