@@ -76,7 +76,7 @@ def test_an_own_policy_is_obeyed(run) -> None:
 
 def test_a_calibrated_camera_is_believed(run) -> None:
     predicted, known = run("06_calibrated_camera")
-    assert known.startswith("known: 66") and predicted.startswith("predicted: ")
+    assert known.startswith("known: 65.6") and predicted.startswith("predicted: ")
 
 
 def test_a_depth_sensor_gives_metres(run) -> None:
