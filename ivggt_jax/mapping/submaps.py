@@ -104,13 +104,16 @@ def _place(
         position = replace(position, focal=found.focal)
         intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
     world_from_model = _putting(model_from_cam, world_from_cam, scale)
-    seam = position.seam
+    closed, seam = position.seam.close(depth, world_from_cam, intrinsics)
     if measured is None:
-        depth, seam = seam.close(depth, world_from_cam, intrinsics)
-    else:  # which has brought both submaps to its depths
+        depth = closed
+    else:
         older = position.sensed.seen_from(world_from_cam, intrinsics)
         carried = read(position.metric, older, seen.depth, scale, jnp.isfinite(levels[-1]), position.frame)
-        depth = jnp.where(reading.used, reading.depth, carried.depth)
+        fused = jnp.where(reading.used, reading.depth, carried.depth)
+        depth = jnp.where(
+            position.metric.readings > 0, fused, closed
+        )  # a sensor has brought both submaps to its depths
         position = replace(position, sensed=position.sensed.after(reading.used, reading.kept, world_from_cam))
     position = _remember(config, position, levels, keyframe(levels, depth, world_from_cam), found, used)
     record = MapRecord(
@@ -176,12 +179,13 @@ def _anchor(
     assert found.pose_encoding is not None
     size = seen.depth.shape[1:]
     assert found.map is not None
-    # Where there is a sensor, of the fused depth, which is in the world's unit: the new submap's unit is then measured, too.
-    sensor = found.map.measured is not None
-    joined = link(found.depth[-1] if sensor else seen.depth[-1], again.depth[-1], still)
+    old = position.world_from_model.scale * seen.depth[-1]
+    if found.map.measured is not None:  # of the fused depth: the new submap's unit is then measured, too
+        old = jnp.where(position.metric.readings > 0, found.depth[-1], old)
+    joined = link(old, again.depth[-1], still)
     camera, _ = geometry.cameras_from_pose(found.pose_encoding[-1], *size)
     anchor, _ = geometry.cameras_from_pose(again.pose_encoding[-1], *size)
-    scale = joined.scale if sensor else position.world_from_model.scale * joined.scale
+    scale = jnp.where(joined.share > 0, joined.scale, position.world_from_model.scale)
     placed = _putting(geometry.invert(anchor), geometry.invert(camera), scale)
     broken = lost | ~joined.sound
     seam = Seam.between(found.depth[-1], scale * again.depth[-1], geometry.invert(camera))
