@@ -100,10 +100,7 @@ def run_walks(
     followers = [MapFollower() for _ in walks] if loops else []
     for start in range(0, frames, CHUNK):
         parts = [walk.part(start, CHUNK) for walk in walks]
-        measured = None
-        if sensor_every is not None:
-            pairs = zip(walks, parts, strict=True)
-            measured = np.stack([measured_depth(walk, start, part.depth, sensor_every) for walk, part in pairs], axis=1)
+        measured = None if sensor_every is None else _measured(walks, parts, start, sensor_every)
         images = np.stack([part.images for part in parts], axis=1)
         state, predictions, seconds = _timed_scan(model, state, images, measured)
         taken = seconds * 1000 / CHUNK / len(walks) if start else np.nan
@@ -113,13 +110,8 @@ def run_walks(
                 followers[stream].add(part.images, own)
             if measured is not None:
                 metric[stream].append(metric_errors(own.depth, part.depth, measured[:, stream]))
-            columns[stream].append(_look(part, own))
+            columns[stream].append(_look(part, own) | _taken(state, stream, taken))
             points[stream].append(_first_points(part, own))
-            columns[stream][-1] |= {
-                "milliseconds": np.full(CHUNK, taken),
-                "tokens": np.full(CHUNK, int(state.lengths[stream].sum())),
-                "host_megabytes": np.full(CHUNK, peak_memory()["host"] / 1e6),
-            }
     records = [
         Record(
             name=walk.name,
@@ -271,6 +263,22 @@ def _timed_scan(
     state, predictions = scan(model, state, images, depth=depth)
     predictions = jax.device_get(predictions)
     return state, predictions, time.perf_counter() - began
+
+
+def _measured(walks: Sequence[Walk], parts: Sequence[WalkPart], start: int, every: int) -> np.ndarray:
+    """What the simulated sensors of all walks measured of parts from frame `start` on, float32 [T,B,H,W]."""
+    pairs = zip(walks, parts, strict=True)
+    return np.stack([measured_depth(walk, start, part.depth, every) for walk, part in pairs], axis=1)
+
+
+def _taken(state: StreamState, stream: int, milliseconds: float) -> dict[str, np.ndarray]:
+    """Time a frame and memory of one stream of the batch after a chunk, for each of its frames."""
+    numbers = {
+        "milliseconds": milliseconds,
+        "tokens": int(state.lengths[stream].sum()),
+        "host_megabytes": peak_memory()["host"] / 1e6,
+    }
+    return {name: np.full(CHUNK, number) for name, number in numbers.items()}
 
 
 def _look(part: WalkPart, predictions: Predictions) -> dict[str, np.ndarray]:

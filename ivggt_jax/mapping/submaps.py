@@ -111,9 +111,8 @@ def _place(
         older = position.sensed.seen_from(world_from_cam, intrinsics)
         carried = read(position.metric, older, seen.depth, scale, jnp.isfinite(levels[-1]), position.frame)
         fused = jnp.where(reading.used, reading.depth, carried.depth)
-        depth = jnp.where(
-            position.metric.readings > 0, fused, closed
-        )  # a sensor has brought both submaps to its depths
+        # Where a sensor has read anything it has brought both submaps to its depths, and there is no step.
+        depth = jnp.where(position.metric.readings > 0, fused, closed)
         position = replace(position, sensed=position.sensed.after(reading.used, reading.kept, world_from_cam))
     position = _remember(config, position, levels, keyframe(levels, depth, world_from_cam), found, used)
     record = MapRecord(

@@ -62,6 +62,17 @@ class StreamSettings:
         unit = CHUNK if needed > CHUNK else 8
         return -(-needed // unit) * unit
 
+    def check_budget(self) -> None:
+        """Raises ValueError when a bounded cache has no room for what is never forgotten."""
+        if self.cache.total_budget is None:
+            return
+        smallest, least = self.cache.least_budget or self.cache.total_budget, self.budget_limits[0]
+        if smallest < least * self.model.depth:
+            raise ValueError(
+                f"a budget of {smallest} in all is below the anchor frames, at least one, in each layer: {least} tokens × "
+                f"{self.model.depth} layers = {least * self.model.depth} at {self.height}×{self.width}"
+            )
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)

@@ -86,25 +86,11 @@ def init_stream(
         raise ValueError(f"submaps are linked by the heads camera and depth; chosen are {', '.join(chosen)}")
     known = None if focal is None else KnownFocal.of(focal_of(focal, batch, chosen))
     settings = StreamSettings(config, cache_config, height, width, chosen, features, submaps)
-    if cache_config.total_budget is not None:
-        smallest, least = cache_config.least_budget or cache_config.total_budget, settings.budget_limits[0]
-        if smallest < least * config.depth:
-            raise ValueError(
-                f"a budget of {smallest} in all is below the anchor frames, at least one, in each layer: "
-                f"{least} tokens × {config.depth} layers = {least * config.depth} at {height}×{width}"
-            )
+    settings.check_budget()
     dtype = jnp.dtype(cache_config.dtype or model.params["aggregator"]["camera_token"].dtype)
     extra = settings.stored is not None
-    camera, tracks = None, None
-    if "camera" in settings.heads:
-        features_in = 2 * config.width
-        frames = cache_config.camera_frames
-        if cache_config.total_budget is None:
-            frames = max(cache_config.max_frames or 0, 2)
-        camera = CameraRing.empty(
-            config.camera_depth, batch, frames, config.camera_iterations, config.camera_heads,
-            features_in // config.camera_heads,
-        )  # fmt: skip
+    camera = _ring(settings, batch) if "camera" in settings.heads else None
+    tracks = None
     if "tracks" in settings.heads:
         assert queries is not None  # _heads sees to it
         tracks = TrackWindow.empty(queries, cache_config.track_window, height // 2, width // 2, config.track_features)
@@ -312,6 +298,14 @@ def _map(
 ) -> MapState:
     begun = MapState.empty(submaps, batch, height, width, None if queries is None else queries.shape[1])
     return begun if known is None else replace(begun, focal=Focal.known(known.length))
+
+
+def _ring(settings: StreamSettings, batch: int) -> CameraRing:
+    """An empty memory of the camera head; where nothing is forgotten it has room for every frame."""
+    config, cache = settings.model, settings.cache
+    frames = max(cache.max_frames or 0, 2) if cache.total_budget is None else cache.camera_frames
+    head_dim = 2 * config.width // config.camera_heads
+    return CameraRing.empty(config.camera_depth, batch, frames, config.camera_iterations, config.camera_heads, head_dim)
 
 
 def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tuple[str, ...]:
