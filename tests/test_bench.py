@@ -203,6 +203,7 @@ def test_flat_run(small: Case, tmp_path: Path):
     assert record["first"]["stream"] == record["last"]["stream"] > 10_000
 
 
+@pytest.mark.slow
 def test_a_flat_run_with_a_map(small: Case):
     """Submaps of 20 frames, refined, and their places; frames of a rendered room."""
     first, last = run_flat(small, 124, SubmapOptions(submaps="20", loops=True))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import ivggt_jax
 from ivggt_jax import CacheConfig, ModelConfig, load
@@ -24,6 +25,7 @@ def test_they_are_small_and_of_the_demos_shape() -> None:
     assert sum(x.size for x in flatten(load("demo").params).values()) <= 12e6
 
 
+@pytest.mark.slow
 def test_they_know_rooms() -> None:
     """Two held-out rooms in bounded memory: depth twice as good as the best constant's, the path's error below 15 % of its length.
 

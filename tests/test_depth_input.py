@@ -131,6 +131,7 @@ def test_a_stream_that_starts_afresh_has_a_new_unit(branch: Model, videos: np.nd
     assert_close(found.depth[0], expected.depth[0], 1e-4)
 
 
+@pytest.mark.slow
 def test_with_submaps_the_map_is_in_the_sensors_unit(branch: Model, videos: np.ndarray) -> None:
     """Every submap is told in a unit of its own; the sensor measures twice what the network would say, a bit off (seed 0)."""
     submaps = SubmapConfig(frames=4, refine=False)

@@ -107,6 +107,7 @@ def test_gradients_agree_with_finite_differences(model: Model) -> None:
         assert (loss(move) - loss(-move)) / (2 * move) == pytest.approx(slope, rel=0.03), group
 
 
+@pytest.mark.slow
 def test_accumulation_of_four_equals_a_batch_of_four(model: Model, averaging: tuple[Plan, Step]) -> None:
     whole_plan, whole_step = averaging
     plan = make_plan(average_decay=DECAY, accumulation=4)
@@ -193,6 +194,7 @@ def measured(model: Model, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tup
     return measure
 
 
+@pytest.mark.slow
 def test_rematerialisation_and_bfloat16(measured: Callable[..., tuple[dict, int]]) -> None:
     """Recomputing saves memory and changes no gradient; half precision changes it a little, and not its type."""
     gradient, memory = measured()

@@ -74,11 +74,13 @@ def test_an_own_policy_is_obeyed(run) -> None:
     assert any(0 < count < 53 for count in kept[2:-2])  # camera and register tokens of older frames
 
 
+@pytest.mark.slow
 def test_a_calibrated_camera_is_believed(run) -> None:
     predicted, known = run("06_calibrated_camera")
     assert known.startswith("known: 65.6") and predicted.startswith("predicted: ")
 
 
+@pytest.mark.slow
 def test_a_depth_sensor_gives_metres(run) -> None:
     without, with_sensor = (int(line.split("off by ")[1].split("%")[0]) for line in run("07_depth_sensor"))
     assert with_sensor < 25 < without

@@ -51,6 +51,19 @@ def gradient(brightness: jax.Array, pixels: jax.Array) -> jax.Array:
     return (around[..., :2] - around[..., 2:]) / 2
 
 
+def strongest(brightness: jax.Array, known: jax.Array, count: int) -> jax.Array:
+    """Pixels (u, v) [N,2] of an image [H,W]: of each of about `count` cells the known one with the strongest gradient."""
+    height, width = brightness.shape
+    side = max(1, round((height * width / count) ** 0.5))
+    rows, columns = height // side, width // side
+    v, u = jnp.gradient(brightness)
+    strength = jnp.where(known & jnp.isfinite(u + v), u**2 + v**2, -1)[: rows * side, : columns * side]
+    cells = strength.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(rows, columns, side**2)
+    best = jnp.argmax(cells, axis=-1)
+    corner = jnp.stack(jnp.meshgrid(jnp.arange(columns) * side, jnp.arange(rows) * side), axis=-1)
+    return (corner + jnp.stack((best % side, best // side), axis=-1)).reshape(-1, 2)
+
+
 def sharpness(levels: jax.Array) -> jax.Array:
     """Float32 []: mean squared change from pixel to pixel of the finest level [level,H,W]; 0 where nothing is known."""
     squares = jnp.concatenate([jnp.diff(levels[-1], axis=axis).reshape(-1) for axis in (0, 1)]) ** 2

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ivggt_jax.mapping.pyramid import gradient, pyramid, sample
+from ivggt_jax.mapping.pyramid import gradient, pyramid, sample, strongest
 from ivggt_jax.transforms import multiply, rotate, rotation_from_vector
 
 SAMPLES = 800
-"""Pixels of a keyframe, about: the one with the strongest gradient of each of so many cells."""
+"""Pixels of a keyframe, about."""
 ITERATIONS = 6
 """On each level."""
 NOISE = 1 / 255
@@ -43,6 +43,8 @@ LEAST_SEEN = 0.1
 """Share of the keyframes' pixels that must lie in the new image."""
 LEAST_CORRELATION = 0.3
 """Correlation of the keyframes with the image, at the pose found, below which nothing is refined."""
+EDGE = 2.0
+"""Pixels of the image's border within which a pixel counts less: it comes in and goes out by degrees as the pose moves."""
 LONGEST_STEP = 0.1
 """Longest step of one iteration, in radians and in mean depths."""
 
@@ -119,7 +121,7 @@ def keyframe(levels: jax.Array, depth: jax.Array, world_from_cam: jax.Array, mas
     known = jnp.isfinite(depth) & (depth > 0)
     if mask is not None:
         known &= mask
-    pixels = _strongest(levels[-1], known)
+    pixels = strongest(levels[-1], known, SAMPLES)
     row, column = pixels[:, 1], pixels[:, 0]
     at = pixels.astype(jnp.float32)
     brightness = jax.vmap(sample, (0, None))(levels, at)
@@ -196,8 +198,8 @@ class _Projection(NamedTuple):
     """[R,N,3] points in the keyframes' cameras."""
     here: jax.Array
     """[R,N,3] the same in the new camera."""
-    seen: jax.Array
-    """bool [R,N]"""
+    weight: jax.Array
+    """[R,N] in [0, 1]: 0 where the image does not show the pixel, less than 1 near its border."""
     brightness: jax.Array
     """[R,N] of the image, 0 where not seen."""
 
@@ -234,10 +236,10 @@ class _Problem:
         """What the sharpest level says of a pose and a focal length, with the gain and offset that fit best."""
         sharp, blurred = self._project(-1, pose, stretch), self._project(0, pose, stretch)
         there = self.keyframes.brightness
-        seen = sharp.seen & blurred.seen
-        residual, correlation = _match(sharp.brightness, there[:, -1], seen)
-        _, detail = _match(sharp.brightness - blurred.brightness, there[:, -1] - there[:, 0], seen)
-        return _Look(residual, jnp.sum(seen) / jnp.maximum(jnp.sum(self.known), 1), correlation, detail)
+        weight = jnp.minimum(sharp.weight, blurred.weight)
+        residual, correlation = _match(sharp.brightness, there[:, -1], weight)
+        _, detail = _match(sharp.brightness - blurred.brightness, there[:, -1] - there[:, 0], weight)
+        return _Look(residual, jnp.sum(weight) / jnp.maximum(jnp.sum(self.known), 1), correlation, detail)
 
     def _project(self, level: int | jax.Array, pose: jax.Array, stretch: jax.Array) -> _Projection:
         focal, keys = self.focal.length * jnp.exp(stretch), self.keyframes
@@ -249,9 +251,13 @@ class _Problem:
         here = rotate(rotation[:, None], there) + shift[:, None]
         front = here[..., 2] > 1e-3 * self.unit
         z = jnp.where(front, here[..., 2], 1)[..., None]
-        brightness = sample(self.levels[level], here[..., :2] / z * focal + _centre(self.levels))
+        pixels = here[..., :2] / z * focal + _centre(self.levels)
+        brightness = sample(self.levels[level], pixels)
         seen = self.known & front & jnp.isfinite(brightness)
-        return _Projection(rotation, there, here, seen, jnp.where(seen, brightness, 0))
+        corner = jnp.asarray(self.levels.shape[:-3:-1], jnp.float32) - 1
+        inwards = jnp.min(jnp.minimum(pixels, corner - pixels), axis=-1)
+        weight = jnp.where(seen, jnp.clip(inwards / EDGE, 0, 1), 0)
+        return _Projection(rotation, there, here, weight, jnp.where(seen, brightness, 0))
 
     def _iterate(
         self, level: jax.Array, pose: jax.Array, stretch: jax.Array, light: jax.Array
@@ -259,10 +265,10 @@ class _Problem:
         """One step of Gauss-Newton; the lights are eliminated by the Schur complement."""
         at = self._project(level, pose, stretch)
         before, unit = self.keyframes.brightness[:, level], self.unit
-        residual = jnp.where(at.seen, at.brightness - light[:, :1] * before - light[:, 1:], 0)
-        deviation = jnp.maximum(1.4826 * _median(jnp.abs(residual), at.seen), NOISE)[:, None]
+        residual = jnp.where(at.weight > 0, at.brightness - light[:, :1] * before - light[:, 1:], 0)
+        deviation = jnp.maximum(1.4826 * _median(jnp.abs(residual), at.weight), NOISE)[:, None]
         weight = jnp.minimum(1, HUBER * deviation / jnp.maximum(jnp.abs(residual), 1e-9)) / deviation**2
-        weight = jnp.where(at.seen, weight, 0) * INFORMATION / jnp.maximum(jnp.sum(self.known), 1)
+        weight = at.weight * weight * INFORMATION / jnp.maximum(jnp.sum(self.known), 1)
         slope, turned = self._slopes(level, at, stretch, light)
         # A longer focal length moves a pixel out here, and its point in there.
         stretched = jnp.sum(turned[..., :2] * at.here[..., :2], -1) - jnp.sum(slope[..., :2] * at.there[..., :2], -1)
@@ -307,16 +313,14 @@ class _Problem:
         return jnp.concatenate((axis, shift, stretch[None]))
 
 
-def _match(here: jax.Array, there: jax.Array, seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _match(here: jax.Array, there: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Of brightness [R,N] here and in R keyframes, after gain and offset: mean absolute difference, cut at 0.1; correlation."""
-    count = jnp.maximum(jnp.sum(seen, axis=-1, keepdims=True), 1)
-    here, there = (
-        jnp.where(seen, x - jnp.sum(jnp.where(seen, x, 0), axis=-1, keepdims=True) / count, 0) for x in (here, there)
-    )
-    product, square = (jnp.sum(x * there, axis=-1, keepdims=True) for x in (here, there))
-    difference = jnp.abs(here - product / jnp.maximum(square, 1e-9) * there)
-    spread = jnp.sqrt(jnp.maximum(jnp.sum(here**2) * jnp.sum(square), 1e-12))
-    return jnp.sum(jnp.minimum(difference, 0.1)) / jnp.maximum(jnp.sum(seen), 1), jnp.sum(product) / spread
+    total = jnp.maximum(jnp.sum(weight, axis=-1, keepdims=True), 1)
+    here, there = (x - jnp.sum(weight * x, axis=-1, keepdims=True) / total for x in (here, there))
+    product, square = (jnp.sum(weight * x * there, axis=-1, keepdims=True) for x in (here, there))
+    difference = jnp.minimum(jnp.abs(here - product / jnp.maximum(square, 1e-9) * there), 0.1)
+    spread = jnp.sqrt(jnp.maximum(jnp.sum(weight * here**2) * jnp.sum(square), 1e-12))
+    return jnp.sum(weight * difference) / jnp.maximum(jnp.sum(weight), 1), jnp.sum(product) / spread
 
 
 def _centre(levels: jax.Array) -> jax.Array:
@@ -324,25 +328,12 @@ def _centre(levels: jax.Array) -> jax.Array:
     return jnp.asarray(levels.shape[:-3:-1], jnp.float32) / 2
 
 
-def _strongest(brightness: jax.Array, known: jax.Array) -> jax.Array:
-    """Pixels (u, v) [N,2] of an image [H,W]: of each of about `SAMPLES` cells the known one with the strongest gradient."""
-    height, width = brightness.shape
-    side = max(1, round((height * width / SAMPLES) ** 0.5))
-    rows, columns = height // side, width // side
-    v, u = jnp.gradient(brightness)
-    strength = jnp.where(known & jnp.isfinite(u + v), u**2 + v**2, -1)[: rows * side, : columns * side]
-    cells = strength.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(rows, columns, side**2)
-    best = jnp.argmax(cells, axis=-1)
-    corner = jnp.stack(jnp.meshgrid(jnp.arange(columns) * side, jnp.arange(rows) * side), axis=-1)
-    return (corner + jnp.stack((best % side, best // side), axis=-1)).reshape(-1, 2)
-
-
-def _median(values: jax.Array, counted: jax.Array) -> jax.Array:
-    """Median [R] of values [R,N] in [0, 1], of those counted, to a millionth: bisected, since sorting costs more than the rest."""
-    half = jnp.sum(counted, axis=-1, keepdims=True) / 2
+def _median(values: jax.Array, weight: jax.Array) -> jax.Array:
+    """Weighted median [R] of values [R,N] in [0, 1], to a millionth: bisected, since sorting costs more than the rest."""
+    half = jnp.sum(weight, axis=-1, keepdims=True) / 2
 
     def narrow(turn: jax.Array, low: jax.Array) -> jax.Array:
         middle = low + 0.5 ** (turn + 1.0)
-        return jnp.where(jnp.sum(counted & (values > middle), axis=-1, keepdims=True) > half, middle, low)
+        return jnp.where(jnp.sum(weight * (values > middle), axis=-1, keepdims=True) > half, middle, low)
 
     return lax.fori_loop(0, 20, narrow, jnp.zeros_like(half, jnp.float32))[:, 0] + 0.5**21

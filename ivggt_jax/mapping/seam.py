@@ -16,7 +16,8 @@ from ivggt_jax.mapping.pyramid import sample
 FADE = 8
 """Frames after an anchor within which its seam is gone."""
 MOST = 0.3
-"""Largest difference of logarithms that is carried on: beyond it the two submaps see different things, as at an edge."""
+"""Difference of logarithms of which nothing is carried on: there the two submaps see different things, as at an edge. Up to
+half of it all is."""
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +43,8 @@ class Seam:
         """The seam of an anchor, whose depths [H,W] are these in the world's unit."""
         usable = jnp.isfinite(old) & jnp.isfinite(new) & (old > 0) & (new > 0)
         step = jnp.log(jnp.where(usable, old, 1)) - jnp.log(jnp.where(usable, new, 1))
-        return cls(jnp.where(jnp.abs(step) < MOST, step, 0), world_from_anchor, jnp.zeros((), jnp.float32))
+        step = step * jnp.clip(2 - 2 * jnp.abs(step) / MOST, 0, 1)
+        return cls(step, world_from_anchor, jnp.zeros((), jnp.float32))
 
     def close(self, depth: jax.Array, world_from_cam: jax.Array, intrinsics: jax.Array) -> tuple[jax.Array, "Seam"]:
         """The next frame's depth [H,W] without the step, and the seam after it."""

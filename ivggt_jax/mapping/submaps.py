@@ -25,9 +25,10 @@ from ivggt_jax.transforms import Similarity, multiply, rotate
 
 CLEAR, BLANK = 0.5, 0.05
 """Shares of the usual sharpness: from the first on a frame makes an anchor, below the second it shows nothing."""
-LEAST_DETAIL = 0.1
-"""Correlation of the details of a clear image with the keyframes' below which it shows another scene. Of frames of other rooms,
-and of mirrored ones, 95 % were below it on the walks that it was chosen on; of the next frames of a walk hardly one."""
+LEAST_DETAIL, KEY_DETAIL = 0.1, 0.2
+"""Correlations of an image's details with the keyframes': a clear image below the first shows another scene, and one below the
+second is no keyframe. On the walks that they were chosen on, of frames of other rooms and of mirrored ones 95 and 99 %
+were below them; the least of a walk's next frames was 0.34."""
 PATIENCE = 4
 """So many frames on end that do not belong to the keyframes are a break, such as a cut in the video: the next part of
 the map begins."""
@@ -150,16 +151,18 @@ def _remember(
     sharp = sharpness(levels)
     first, shows = position.frame == 0, sharp > BLANK * position.sharpness
     usual = jnp.where(first, sharp, position.sharpness + jnp.where(shows, 0.1 * (sharp - position.sharpness), 0))
-    strange = jnp.zeros((), bool)
+    strange = unfit = jnp.zeros((), bool)
     if found is not None:
         other = (sharp >= CLEAR * usual) & (found.detail < LEAST_DETAIL)
-        strange = jnp.any(position.valid) & ((found.correlation < LEAST_CORRELATION) | other)
+        apart = found.correlation < LEAST_CORRELATION
+        strange = jnp.any(position.valid) & (apart | other)
+        unfit = jnp.any(position.valid) & (apart | (found.detail < KEY_DETAIL))
     lost = jnp.where(strange & shows, position.lost + 1, 0)
     slot = position.frame // config.keyframe_every % config.keyframes
-    # A strange frame is no keyframe: the next ones would agree with it, and a cut in the video would go unnoticed.
+    # The next frames would agree with a keyframe that is strange, and a cut in the video would go unnoticed.
     due = (position.frame % config.keyframe_every == 0) | ~jnp.any(position.valid)
     due = due if used is None else due | used  # measured depth takes the place of a keyframe just before it
-    chosen = due & shows & ~strange & (jnp.arange(config.keyframes) == slot)
+    chosen = due & shows & ~unfit & (jnp.arange(config.keyframes) == slot)
     keyframes = jax.tree.map(
         lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
     )
