@@ -2,8 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 PolicyName = Literal["diversity", "segment", "local_global", "random", "frame", "residual", "attention"]
 """Those of `memory.policies.POLICIES`."""
@@ -24,6 +27,17 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 }
 """What differs from the defaults. `exact`: nothing, as published; `fast`: eviction after attention, four frames to a pass; `small`:
 a smaller cache in int8 besides, its budget that of the published network at 518×392."""
+
+
+def check_whole(config: "DataclassInstance") -> None:
+    """Raises ValueError for a field of whole numbers that holds anything else: true is none, nor is 3.0."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        several = field.type == tuple[int, ...]
+        if several or field.type is int or (field.type == int | None and value is not None):
+            numbers = value if several else (value,)
+            if not (isinstance(numbers, tuple) and all(type(number) is int for number in numbers)):
+                raise ValueError(f"{field.name} must be whole, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +81,7 @@ class ModelConfig:
     """Whether it can be told what a depth sensor measured (`model.sensor`)."""
 
     def __post_init__(self) -> None:
+        check_whole(self)
         if self.predicts != tuple(head for head in get_args(HeadName) if head in self.predicts):
             raise ValueError(
                 f"predicts must be some of {', '.join(get_args(HeadName))} in this order, not {self.predicts}"
@@ -191,6 +206,7 @@ class CacheConfig:
         return cls(**{**PRESETS[name], **fields})
 
     def __post_init__(self) -> None:
+        check_whole(self)
         if self.total_budget is None and self.max_frames is None:
             raise ValueError("an unbounded cache (total_budget=None) needs max_frames, the longest stream it must hold")
         if self.total_budget is not None and self.total_budget <= 0:

@@ -243,3 +243,68 @@ def test_examples_are_whole():
     assert kube["kind"] == "RayJob" and "ivggt batch" in kube["spec"]["entrypoint"]
     subprocess.run(["bash", "-n", folder / "slurm.sh"], check=True)
     assert "ivggt batch" in (folder / "slurm.sh").read_text()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_as_people_have_them(tmp_path, encoding):
+    """Byte-order marks, Windows' line ends, quotes, file:// addresses; in a table, too."""
+    touch(tmp_path, "größe.mp4", "a b.mp4")
+    lines = f"größe.mp4\r\n# no\r\n'a b.mp4'\r\nfile://{tmp_path}/a%20b.mp4\r\ns3://bucket/c.mp4\r\n"
+    (tmp_path / "list.txt").write_bytes(lines.encode(encoding))
+    (tmp_path / "table.jsonl").write_bytes('{"source": "größe.mp4"}\r\n\r\n{"source": "a b.mp4"}'.encode(encoding))
+    here = [str(tmp_path / "größe.mp4"), str(tmp_path / "a b.mp4")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ivggt_jax.batch.inputs._at_address", lambda name: iter([Input(name)]))
+        assert [item.source for item in find_inputs((str(tmp_path / "list.txt"),))] == [*here, "s3://bucket/c.mp4"]
+    assert [item.source for item in find_inputs((str(tmp_path / "table.jsonl"),))] == here
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("own.txt", b"other.txt", "own.txt: lists itself"),
+        ("zeros.txt", b"\0\0", "zeros.txt: is not a list of sources"),
+        ("latin.txt", b"gr\xf6\xdfe.mp4", "is not in UTF-8: rename it"),
+        ("deep.jsonl", b"[" * 100_000, "row 1 is nested more than 64 levels deep"),
+        ("nan.jsonl", b'{"source": "a", "fps": NaN}', "row 1 is not JSON"),
+        ("list.jsonl", b'{"source": "a"}\n["b"]', "row 2 holds a list"),
+        ("other.parquet", b"PAR1xxxxPAR1", "other.parquet: is not a table of sources"),
+    ],
+)
+def test_a_list_that_is_none_is_one_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "other.txt").write_bytes(b"own.txt")
+    with pytest.raises(SourceError, match=words):
+        find_inputs((str(tmp_path / name),))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"null",
+        b"[" * 100_000,
+        b'{"source": "\xff", "path": "b"}',
+        b'{"source": "a", "path": "../../b"}',
+        b'{"source": "a", "path": "/etc"}',
+        b'{"source": "a", "path": "b/c"}',
+        b'{"source": "a", "path": "workers"}',
+        b'{"source": "a", "path": ".lock"}',
+        b'{"source": "a", "path": ""}',
+        b'{"source": "a", "path": "b", "frames": "many"}',
+        b'{"source": "a", "path": "b", "frames": true}',
+        b'{"source": "a", "path": "b", "seconds": []}',
+        b'{"source": "a", "path": "b", "status": ["done"]}',
+        b'{"source": "a", "path": "b", "error": {}}',
+        b'{"source": "a", "path": "b"}\n{"source": "c", "path": "b"}',
+    ],
+)
+def test_a_foreign_manifest_is_refused_and_nothing_runs_elsewhere(tmp_path, lines):
+    (tmp_path / "manifest.jsonl").write_bytes(lines)
+    with pytest.raises(ValueError, match="is not the manifest of a job"):
+        manifest.read(tmp_path)
+
+
+def test_no_source_gets_a_folder_of_the_jobs_own():
+    sources = ["/v/.lock.mp4", "s3://..", "/v/workers.mp4", "/v/.manifest.jsonl.part.mp4"]
+    paths = [row.path for row in manifest.with_earlier(sources, [])]
+    assert paths == ["lock", "run", "workers-2", "manifest.jsonl.part"]

@@ -173,3 +173,22 @@ def test_many_at_once_never_mix(tmp_path):
         found = np.frombuffer((tmp_path / "file").read_bytes(), np.uint8)
     assert sum(written) > 0 and found.shape == (1000,) and (found == found[0]).all()
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "nothing"])
+def test_a_link_under_the_name_of_a_part_leads_nowhere(tmp_path, kind):
+    """What it points to stays, whichever is written."""
+    theirs = tmp_path / "theirs"
+    if kind == "folder":
+        theirs.mkdir()
+        (theirs / "kept").write_text("theirs")
+    elif kind == "file":
+        theirs.write_text("theirs")
+    for folder in (False, True):
+        place = tmp_path / f"place{folder}"
+        part_of(place).symlink_to(theirs)
+        with written_beside(place, folder=folder) as part:
+            (part / "new" if folder else part).write_text("new")
+        assert (place / "new" if folder else place).read_text() == "new" and not place.is_symlink()
+    assert kind == "nothing" or (theirs / "kept" if kind == "folder" else theirs).read_text() == "theirs"
+    assert kind != "nothing" or not theirs.exists()

@@ -1,6 +1,7 @@
 """Calibrations as other programs write them, read as one camera; and what is no calibration."""
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -147,6 +148,9 @@ BAD = {
     "is no calibration \\(KeyError": ("transforms.json", '{"frames": [], "camera_model": "OPENCV"}'),
     "is no calibration \\(ParserError|is no calibration \\(ScannerError": ("broken.yaml", "camera_matrix: [1, 2"),
     "0 different cameras": ("empty.txt", "# nothing\n"),
+    "is no calibration \\(AttributeError": ("names.json", '{"frames": ["fl_x"]}'),
+    "is no calibration \\(OverflowError": ("endless.yaml", ROS.replace("640", ".inf")),
+    "its pictures would have 640.5": ("half.yaml", ROS.replace("640", "640.5")),
 }
 
 
@@ -174,3 +178,20 @@ def test_a_focal_length_is_offered_from_exif(tmp_path: Path) -> None:
     Image.new("RGB", (400, 300)).save(tmp_path / "b.jpg")
     assert offered_camera(tmp_path / "a.jpg", (400, 300)) == "324,324,199.5,149.5"  # 28 / 43.267 of the diagonal of 500
     assert offered_camera(tmp_path / "b.jpg", (400, 300)) is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize(
+    ("name", "text"), [("a.txt", "1 PINHOLE 640 480 5 5 3 2\n"), ("b.yml", "%YAML:1.0\n---\n" + ROS)]
+)
+def test_text_of_any_encoding(tmp_path: Path, name: str, text: str, encoding: str) -> None:
+    for path, data in ((tmp_path / name, text.encode(encoding)), (tmp_path / f"plain_{name}", text.encode())):
+        path.write_bytes(data)
+    assert read_camera(str(tmp_path / name)) == read_camera(str(tmp_path / f"plain_{name}"))
+
+
+def test_what_is_there_and_no_file_is_said(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path, tmp_path / "pipe.yaml"):
+        with pytest.raises(CameraError, match="is no file"):
+            read_camera(str(path))

@@ -121,14 +121,12 @@ def test_the_least_limit_up_the_tree_counts(machine: Machine):
     assert free_memory().free == 3_000_000_000
 
 
-@pytest.mark.parametrize("damage", ["no stat", "no usage", "words", "no groups", "no mounts", "short lines"])
+@pytest.mark.parametrize("damage", ["no usage", "words", "no groups", "no mounts", "short lines"])
 def test_what_cannot_be_read_limits_nothing(machine: Machine, damage: str):
     machine.join("0::/job", "/ . cgroup2 rw")
     machine.limit("job", 10**9)
     job = machine.groups / "job"
     match damage:
-        case "no stat":
-            (job / "memory.stat").unlink()
         case "no usage":
             (job / "memory.current").write_text("")
         case "words":
@@ -195,3 +193,33 @@ def test_a_fingerprint_reads_little_of_the_weights(tmp_path: Path):
 
 def test_amounts_are_for_people():
     assert gigabytes(1_540_000_000) == "1.5 GB"
+
+
+@pytest.mark.parametrize(
+    ("stat", "given_up"), [(None, 0), ("", 0), ("inactive_file many", 0), ("a b c\n\ninactive_file 7", 7)]
+)
+def test_a_limit_counts_whatever_its_group_tells_of_file_pages(machine: Machine, stat: str | None, given_up: int):
+    machine.join("0::/job", "/ . cgroup2 rw")
+    machine.limit("job", 10**9, used=4 * 10**8)
+    (machine.groups / "job" / "memory.stat").unlink()
+    if stat is not None:
+        machine.write(machine.groups / "job" / "memory.stat", stat)
+    assert free_memory().free == 6 * 10**8 + given_up
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_several_mounts_the_one_with_the_process_counts(machine: Machine, turned: bool):
+    """As in a container that has the machine's groups mounted besides."""
+    mounts = ["/ . cgroup2 rw", "/another host cgroup2 rw"]
+    machine.join("0::/job", *(mounts[::-1] if turned else mounts))
+    machine.limit("job", 3 * 10**9)
+    machine.limit("host", 10**9)
+    assert free_memory().free == 3 * 10**9
+
+
+@pytest.mark.parametrize("path", ["/a:b", "/../outside", "/gone (deleted)"])
+def test_names_of_groups_may_be_strange(machine: Machine, path: str):
+    """A group outside of what is mounted, or removed while the process runs: what is above counts."""
+    machine.join(f"0::{path}", "/ . cgroup2 rw")
+    machine.limit("a:b" if path == "/a:b" else ".", 10**9)
+    assert free_memory().free == 10**9

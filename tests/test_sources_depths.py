@@ -1,5 +1,7 @@
 """Depth maps beside frames: by name, by time, by list; where their pixels go; and what is none."""
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ivggt_jax.sources import Frame, SourceConfig, SourceError, open_source
+from ivggt_jax.sources.depths import Depths
 
 RAMP = (1000 + 10 * np.arange(80)[None] + 5 * np.arange(60)[:, None]).astype(np.uint16)
 
@@ -121,3 +124,55 @@ def test_other_times_missing_folders_exr_and_damage(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is no depth map"):
         frames_of(folder, tmp_path / "bad")
     assert len(frames_of(folder, tmp_path / "bad", on_error="skip")) == 1
+
+
+def test_two_maps_of_a_frame_are_a_mistake(tmp_path: Path) -> None:
+    folder = depths(tmp_path / "depth", ["0.png", "0.npy"])
+    with pytest.raises(SourceError, match="0.npy and .*0.png are depth maps of the same frame"):
+        Depths(folder, 1000)
+
+
+def archive(shape: tuple[int, ...], content: bytes = bytes(range(256)) * 20) -> bytes:
+    """An .npy file that claims a shape of float32, with the content that follows its head."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return file.getvalue() + content
+
+
+def zipped(content: bytes, *replaced: tuple[bytes, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("depth.npy", content)
+    data = file.getvalue()
+    for old, new in replaced:
+        assert old in data
+        data = data.replace(old, new)
+    return data
+
+
+DAMAGED = {
+    "an exabyte.npy": archive((10**9, 10**9)),
+    "no integer holds it.npy": archive((10**30, 10**30)),
+    "terabytes.npz": zipped(archive((10**6, 10**6))),
+    "deflated wrongly.npz": (whole := zipped(archive((64, 20))))[:60] + b"\xff" * 30 + whole[90:],
+    "unknown compression.npz": zipped(archive((64, 20)), (b"\x08\x00", b"\x63\x00")),
+    "encrypted.npz": zipped(
+        archive((64, 20)), (b"\x04\x14\0\0\0", b"\x04\x14\0\1\0"), (b"\x14\3\x14\0\0", b"\x14\3\x14\0\1")
+    ),
+    "complex.npy": (complex_ := io.BytesIO(), np.save(complex_, np.ones((6, 8), complex)))[0].getvalue(),
+    "durations.npy": (durations := io.BytesIO(), np.save(durations, np.ones((6, 8), "m8[s]")))[0].getvalue(),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_map_is_one_line(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(DAMAGED[name])
+    with pytest.raises(SourceError, match="is no depth map") as error:
+        Depths(tmp_path, 1000).read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_float32_does_not_hold_was_not_measured(tmp_path: Path) -> None:
+    folder = depths(tmp_path / "depth", ["0.npy"], np.array([[1e300, 2.0], [-1.0, np.inf]]))
+    np.testing.assert_array_equal(Depths(folder, 1000).read(folder / "0.npy"), [[np.nan, 2], [np.nan, np.nan]])

@@ -1,7 +1,11 @@
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
-from ivggt_jax.sources import Fit
+from ivggt_jax.mapping.state import MapRecord, MapState
+from ivggt_jax.sources import Fit, Frame
+from ivggt_jax.synthetic.rendering import SyntheticFrame
 
 
 @pytest.mark.parametrize("fit", [Fit((640, 480), (0.5, 0.25), (0.0, -9.0)), Fit((50, 80), (1.75, 1.7), (31.0, 0.0))])
@@ -20,3 +24,11 @@ def test_nothing_to_undo():
     intrinsics = np.array([[300.0, 0.0, 320.0], [0.0, 310.0, 240.0], [0.0, 0.0, 1.0]])
     undone = Fit((640, 480), (1.0, 1.0), (0.0, 0.0)).intrinsics_to_original(intrinsics)
     np.testing.assert_array_equal(undone, intrinsics)
+
+
+def test_frames_are_compared_by_identity():
+    """Their images have no single truth value."""
+    frame, same = (SyntheticFrame(*(np.zeros((2, 2)) for _ in fields(SyntheticFrame))) for _ in range(2))
+    assert frame == frame and frame != same and len({frame, same}) == 2
+    for kind in (Frame, MapRecord, MapState, SyntheticFrame):
+        assert kind.__eq__ is object.__eq__

@@ -444,3 +444,19 @@ def test_portrait_pictures_say_what_they_lose(tmp_path, caplog, size, lost):
     with open_source(SourceConfig(frames=str(tmp_path), size=280, mode="pad")) as source:
         list(source)
     assert not caplog.records
+
+
+def test_the_still_of_an_animated_png_is_no_frame(tmp_path):
+    """What programs show that know no animation; Pillow counts it as the first picture."""
+    path = tmp_path / "a.png"
+    save(
+        path,
+        grey(9),
+        save_all=True,
+        default_image=True,
+        append_images=[grey(number) for number in (1, 2, 3)],
+        duration=500,
+    )
+    found = frames_of(path)
+    assert shades(found) == [1, 2, 3]
+    assert [frame.timestamp for frame in found] == [0, 0.5, 1]

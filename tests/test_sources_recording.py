@@ -191,6 +191,10 @@ def test_a_damaged_message_is_named_and_can_be_skipped(tmp_path):
     [
         (image(np.zeros((SIDE, SIDE), np.float32), "32FC1"), "its encoding 32FC1 is none of rgb8, bgr8"),
         (compressed(COLOURS, "PNG", "16UC1; compressedDepth png"), r"is a depth map \(compressedDepth\)"),
+        (
+            ("CompressedImage", {"format": "h264", "data": np.frombuffer(b"\0\0\0\1g", np.uint8)}),
+            "is no picture, though its format says 'h264'",
+        ),
     ],
 )
 def test_what_is_not_a_picture_is_refused(tmp_path, message, words):

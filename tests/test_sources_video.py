@@ -126,7 +126,9 @@ def test_seeking_skips_what_lies_before(tmp_path, monkeypatch):
     assert len(decoded) <= 30
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video"), ("a.flv", "libx264")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.ts", "libx264"), ("a.mpg", "mpeg2video"), ("a.flv", "libx264"), ("a.nut", "libx264")]
+)
 @pytest.mark.parametrize("between_key_frames", ["60", "250"])
 def test_seeking_leaves_no_frame_out(tmp_path, name, codec, between_key_frames):
     """MPEG-TS and -PS are sought by time and not to a key frame."""

@@ -3,6 +3,7 @@
 import io
 import resource
 import shutil
+import struct
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from writer_scene import HEIGHT, WIDTH, camera, result
 
 from ivggt_jax.writers import ExportOptions, WriteError, Writers
+from ivggt_jax.writers.files import ResumeError
 from ivggt_jax.writers.mcap import TOPICS
 
 reader = pytest.importorskip("mcap.reader")
@@ -19,6 +21,8 @@ stream_reader = pytest.importorskip("mcap.stream_reader")
 records = pytest.importorskip("mcap.records")
 pytest.importorskip("foxglove")
 protobuf = pytest.importorskip("google.protobuf")
+mcap_file = pytest.importorskip("ivggt_jax.writers.mcap_file")
+MAGIC, McapFile = mcap_file.MAGIC, mcap_file.McapFile
 
 FRAMES = 3
 OPTIONS = ExportOptions(confidence=50)
@@ -134,3 +138,36 @@ def test_the_recording_needs_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "foxglove", None)
     with pytest.raises(ValueError, match=r"--export mcap needs .*pip install \"ivggt_jax\[ros\]\""):
         Writers(["mcap"], tmp_path, OPTIONS)
+
+
+CHUNK = struct.pack("<QQQII", 0, 0, 0, 0, 2**31) + b"\xff" * 60
+FOREIGN = {
+    "empty": b"",
+    "text": b"no recording but some text, and as long as one" * 9,
+    "cut in a chunk": MAGIC + struct.pack("<BQ", 6, 100) + b"1234",
+    "a chunk too short": MAGIC + struct.pack("<BQ", 6, 3) + b"123",
+    "a record without end": MAGIC + struct.pack("<BQ", 1, 2**64 - 1),
+    "a name without end": MAGIC + struct.pack("<BQ", 6, len(CHUNK)) + CHUNK[:-1],
+    "a chunk alone, of nonsense": MAGIC + struct.pack("<BQ", 6, len(CHUNK)) + CHUNK,
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_no_recording_is_not_gone_on_with(tmp_path, kind):
+    path = tmp_path / "recording.mcap"
+    path.write_bytes(FOREIGN[kind])
+    with pytest.raises(ResumeError, match="finished frames"):
+        McapFile(path, 2, [])
+    assert path.read_bytes() == FOREIGN[kind]
+
+
+@pytest.mark.parametrize(("seconds", "there"), [(-0.04, 0), (-1e9, 0), (1.7e12, 2**32 - 1), (0.9999999999, 1)])
+def test_times_beyond_foxgloves_lie_at_their_end(tmp_path, seconds, there):
+    """A video may begin before 0, and names may be times in a unit of their own."""
+    writers = Writers(["mcap"], tmp_path, OPTIONS)
+    item = result(0)
+    writers.write(replace(item, frame=replace(item.frame, timestamp=seconds)))
+    writers.close()
+    with (tmp_path / "recording.mcap").open("rb") as file:
+        times = {message.log_time for _, _, message in reader.make_reader(file).iter_messages()}
+    assert times == {there * 10**9}

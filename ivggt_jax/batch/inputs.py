@@ -1,7 +1,6 @@
 """What a job is made of: sources from folders, patterns, lists and manifests, here or at addresses that fsspec knows."""
 
 import glob
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -9,16 +8,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ivggt_jax.disk.beside import remove, written_beside
+from ivggt_jax.disk.strict_json import parse_json
+from ivggt_jax.disk.text import decoded
 from ivggt_jax.sources import SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES
+from ivggt_jax.sources.lists import listed_path
 from ivggt_jax.sources.recording import SUFFIXES as RECORDINGS
 from ivggt_jax.sources.recording import is_bag
+from ivggt_jax.sources.video import VIDEO_SUFFIXES
 
-MOVING = (
-    *(".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".wmv", ".flv"),
-    *(".3gp", ".ogv", ".mxf", ".insv"),
-    *RECORDINGS,
-)
+MOVING = (*VIDEO_SUFFIXES, *RECORDINGS)
 """Endings of files of which each is a source, where a folder of them is named."""
 LIVE = ("cam:", "rtsp://", "rtsps://", "udp://")
 TABLES = (".jsonl", ".parquet")
@@ -35,12 +34,14 @@ class Input:
 def find_inputs(names: tuple[str, ...]) -> list[Input]:
     """The sources that names stand for, in order, each once; paths from the root.
 
-    Raises SourceError for a pattern without matches, a live source, and a list that is none; what is wrong with a
-    source itself shows when it is its turn.
+    Raises SourceError for a pattern without matches, a live source, a list that is none, and a name that is no UTF-8, which
+    no manifest can hold; what is wrong with a source itself shows when it is its turn.
     """
     found: dict[str, Input] = {}
     for name in names:
         for item in _inputs(name):
+            if any("\ud800" <= letter <= "\udfff" for letter in item.source):
+                raise SourceError(f"{item.source!r}: the name is not in UTF-8: rename it")
             found.setdefault(item.source, item)
     if not found:
         raise SourceError("there are no sources: name videos, folders, patterns or lists")
@@ -79,7 +80,8 @@ def local(source: str, folder: Path) -> Iterator[str]:
             folder.rmdir()
 
 
-def _inputs(name: str) -> Iterator[Input]:
+def _inputs(name: str, lists: tuple[Path, ...] = ()) -> Iterator[Input]:
+    """What a name stands for, found in these lists within one another."""
     if name.startswith(LIVE) or name == "-":
         raise SourceError(f"{name}: a camera is no part of a job: run it with infer")
     if "://" in name:
@@ -89,10 +91,11 @@ def _inputs(name: str) -> Iterator[Input]:
     if path.suffix.lower() in TABLES and path.is_file():
         yield from _of_table(path)
     elif path.suffix.lower() == ".txt" and path.is_file():
-        lines = (line.strip() for line in path.read_text("utf-8").splitlines())
-        for line in lines:
+        if path.resolve() in lists:
+            raise SourceError(f"{path}: lists itself")
+        for line in map(str.strip, _lines(path)):
             if line and not line.startswith("#"):
-                yield from _inputs(_from(path.parent, line))
+                yield from _inputs(_from(path.parent, line, path), (*lists, path.resolve()))
     elif path.is_dir():
         inside = sorted(item for item in path.iterdir() if not item.name.startswith("."))
         yield from map(Input, _of_folder(str(path), [str(item) for item in inside]))
@@ -134,7 +137,8 @@ def _of_table(path: Path) -> Iterator[Input]:
     """Rows of a manifest: the column `source`, others are options of `infer`; empty ones are not given."""
     try:
         if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+            lines = [line.encode("utf-8", "surrogateescape") for line in _lines(path) if line.strip()]
+            rows = [parse_json(line, f"row {number}") for number, line in enumerate(lines, 1)]
         else:
             from pyarrow import parquet
 
@@ -146,7 +150,7 @@ def _of_table(path: Path) -> Iterator[Input]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("source"), str):
             raise SourceError(f"{path}, row {number}: has no source: a column of that name must hold it")
-        yield Input(_from(path.parent, row["source"]), _words_of(row))
+        yield Input(_from(path.parent, row["source"], path), _words_of(row))
 
 
 def _words_of(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -162,9 +166,18 @@ def _words_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _from(folder: Path, name: str) -> str:
+def _lines(path: Path) -> list[str]:
+    """Lines of a list in any encoding. Raises SourceError for what is no text."""
+    try:
+        return decoded(path.read_bytes()).splitlines()
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: is not a list of sources ({_words(error)})") from error
+
+
+def _from(folder: Path, name: str, source: Path) -> str:
     """A name as a list means it: relative paths start from the list's folder."""
-    return name if "://" in name or name.startswith(LIVE) else str(folder / Path(name).expanduser())
+    elsewhere = "://" in name and not name.lower().startswith("file://")
+    return name if elsewhere or name.startswith(LIVE) else str(listed_path([name], folder, f"{source}"))
 
 
 def _opened(address: str) -> tuple[Any, str]:

@@ -5,9 +5,10 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, get_args
 
+from ivggt_jax.disk.strict_json import parse_json
 from ivggt_jax.runs.output_folder import default_out
 from ivggt_jax.writers.files import replacing
 
@@ -40,14 +41,30 @@ def read(out: Path) -> list[Row]:
     if not path.is_file():
         return []
     try:
-        rows = [Row(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-        if not all(isinstance(row.source, str) and isinstance(row.path, str) for row in rows):
-            raise TypeError("a source or a path is no text")
-        if not all(row.status in get_args(Status) for row in rows):
-            raise TypeError("a status is none")
-    except (TypeError, ValueError) as error:
+        lines = path.read_bytes().splitlines()
+        rows = [Row(**parse_json(line, f"line {number}")) for number, line in enumerate(lines, 1)]
+        for number, row in enumerate(rows, 1):
+            if not _is_sound(row):
+                raise ValueError(f"line {number} has values that no row has")
+        if len({row.path for row in rows}) < len(rows):
+            raise ValueError("two sources have the same folder")
+    except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not the manifest of a job ({error}): choose another --out") from error
     return rows
+
+
+def _is_sound(row: Row) -> bool:
+    """Whether values are of their kinds, and the folder lies in the job's."""
+    texts = [value for value in (row.worker, row.error) if value is not None]
+    return (
+        all(isinstance(text, str) for text in (row.source, row.path, *texts))
+        and row.status in get_args(Status)
+        and (row.frames is None or type(row.frames) is int)
+        and (row.seconds is None or type(row.seconds) in (int, float))
+        and row.path not in RESERVED
+        and not row.path.startswith(".")
+        and PurePath(row.path).parts == (row.path,)
+    )
 
 
 def write(out: Path, rows: Iterable[Row]) -> None:
@@ -76,7 +93,8 @@ def with_earlier(sources: Iterable[str], earlier: Iterable[Row]) -> list[Row]:
     rows = {}
     for source in dict.fromkeys(sources):
         if source not in known:
-            name = default_out(source.rstrip("/")).name
+            # Without dots in front, for those names are the job's own.
+            name = default_out(source.rstrip("/")).name.lstrip(".") or "run"
             path, number = name, 1
             while path in taken or path in RESERVED:
                 number += 1

@@ -11,6 +11,7 @@ import yaml
 
 from ivggt_jax.cameras.models import COEFFICIENTS, Camera, CameraError, Kind
 from ivggt_jax.disk.strict_json import read_json
+from ivggt_jax.disk.text import decoded
 
 COLMAP = {
     0: ("SIMPLE_PINHOLE", 3),
@@ -58,7 +59,9 @@ def read_camera(text: str) -> Camera:
         raise CameraError(f"{path}: {error}") from None
     except OSError as error:
         raise CameraError(f"{path}: cannot be read ({error.strerror}); --camera takes {WAYS}") from None
-    except (KeyError, TypeError, ValueError, IndexError, struct.error, yaml.YAMLError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:  # values of other kinds
+        raise CameraError(f"{path}: is no calibration ({_one_line(error)}); --camera takes {WAYS}") from None
+    except (struct.error, yaml.YAMLError, RecursionError) as error:
         raise CameraError(f"{path}: is no calibration ({_one_line(error)}); --camera takes {WAYS}") from None
 
 
@@ -76,17 +79,18 @@ def _read(path: Path) -> dict[str, Camera]:
     """The cameras of a file by their names in it."""
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise CameraError(f"there is no such file; --camera takes {WAYS}")
+        what = "is no file" if path.exists() else "there is no such file"
+        raise CameraError(f"{what}; --camera takes {WAYS}")
     if suffix == ".bin":
         return _colmap_binary(path.read_bytes())
     if suffix == ".txt":
-        return _colmap_text(path.read_text())
+        return _colmap_text(decoded(path.read_bytes()))
     if suffix == ".json":
         record = read_json(path)
         return _nerfstudio(record) if "frames" in record or "fl_x" in record else _of_yaml(record)
     if suffix in (".yaml", ".yml"):
         # OpenCV's first line, %YAML:1.0, and its name of a matrix are none that YAML knows.
-        text = re.sub(r"\A%YAML:.*|!!opencv-matrix", "", path.read_text())
+        text = re.sub(r"\A%YAML:.*|!!opencv-matrix", "", decoded(path.read_bytes()))
         return _of_yaml(yaml.safe_load(text))
     raise CameraError(f"its ending tells no calibration; --camera takes {WAYS}")
 
@@ -120,8 +124,8 @@ def _camera(
     if not np.isfinite([fx, fy, cx, cy, *coefficients]).all() or fx <= 0 or fy <= 0:
         raise CameraError("its focal length is not positive, or a number is not finite")
     width, height = (0, 0) if size is None else (int(value) for value in size)
-    if size is not None and (width <= 0 or height <= 0):
-        raise CameraError(f"its pictures would have {width}×{height} pixels")
+    if size is not None and (width <= 0 or height <= 0 or [float(value) for value in size] != [width, height]):
+        raise CameraError(f"its pictures would have {size[0]}×{size[1]} pixels")
     padded = tuple((coefficients + [0.0] * most)[:most])
     if kind == "brown" and not any(padded):
         kind, padded = "pinhole", ()

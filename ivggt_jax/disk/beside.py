@@ -58,9 +58,13 @@ def remove(path: Path) -> None:
 def _claim(part: Path, folder: bool) -> int:
     """Make or take over the part and lock it; returns the descriptor that holds the lock."""
     while True:
+        if part.is_symlink():  # what it points to is somebody's, and would be emptied
+            part.unlink()
         if folder:
             part.mkdir(exist_ok=True)
-        with _closing(os.open(part, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o666)) as descriptor:
+        with _closing(
+            os.open(part, (os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT) | os.O_NOFOLLOW, 0o666)
+        ) as descriptor:
             _lock(descriptor, part)
             if _names(part, descriptor):  # else its last holder renamed or removed it between opening and locking
                 _empty(part, descriptor, folder)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ivggt_jax.config import check_whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class SubmapConfig:
@@ -22,6 +24,7 @@ class SubmapConfig:
     """Frames from one of these to the next."""
 
     def __post_init__(self) -> None:
+        check_whole(self)
         if self.frames < 2:
             raise ValueError(f"a submap needs at least 2 frames, not {self.frames}")
         if self.delay < 0:

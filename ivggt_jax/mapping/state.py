@@ -13,7 +13,7 @@ from ivggt_jax.transforms import Similarity
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MapState:
     """Where B streams are in their worlds. Its size never changes.
 
@@ -81,7 +81,7 @@ class MapState:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class MapRecord:
     """What the map says of frames, beside their predictions. Leading axes "…" are those of `Predictions`."""
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 from tqdm import tqdm
 
+from ivggt_jax.disk.beside import remove
 from ivggt_jax.weights.hub import cache_folder
 
 # JAX is imported inside of functions here: what a command prints of itself needs none.
@@ -155,7 +156,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     if found := DAMAGED.match(str(message)):
         for path in compiled_folder().glob(f"{glob.escape(found[1])}-*"):  # which of them it is, JAX does not say
             with suppress(OSError):
-                path.unlink()
+                remove(path)
         say(f"warning: the compiled program {found[1]} was damaged and is compiled again")
     else:
         say(f"warning: {_first_line(message)}")

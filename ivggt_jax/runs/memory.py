@@ -93,9 +93,16 @@ def _of_control_groups() -> Iterator[Room]:
             limit = min(_amount(folder / name) for name in limits)
             if limit == math.inf:
                 continue
-            kept = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            free = int(limit - _amount(folder / used)) + int(kept.get(given_up, 0))
+            free = int(limit - _amount(folder / used)) + _given_up(folder, given_up)
             yield Room(free, f"a control group's limit of {gigabytes(limit)}")
+
+
+def _given_up(folder: Path, name: str) -> int:
+    """Bytes that a group gives up first, by that line of its memory.stat; none where it does not tell."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = map(str.split, (folder / "memory.stat").read_text().splitlines())
+        return next(int(words[1]) for words in lines if len(words) == 2 and words[0] == name)
+    return 0
 
 
 def _group_folders() -> Iterator[tuple[str, Path]]:
@@ -107,23 +114,23 @@ def _group_folders() -> Iterator[tuple[str, Path]]:
             kind = "cgroup" if "memory" in controllers.split(",") else "cgroup2" if not controllers else None
             if kind not in mounts:
                 continue
-            root, mounted = mounts[kind]
-            # A container may see the whole tree's names and only its own part of it.
-            below = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
-            folder = mounted / below if ".." not in below.parts else mounted
-            yield from ((kind, place) for place in (folder, *folder.parents) if place.is_relative_to(mounted))
+            # A container may see the whole tree's names and only its own part of it, and other parts mounted besides.
+            for root, mounted in [m for m in mounts[kind] if Path(path).is_relative_to(m[0])] or mounts[kind][-1:]:
+                below = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
+                folder = mounted / below if ".." not in below.parts else mounted
+                yield from ((kind, place) for place in (folder, *folder.parents) if place.is_relative_to(mounted))
 
 
-def _group_mounts() -> dict[str, tuple[str, Path]]:
-    """Where the control groups of memory are mounted, by their file system: the root that is mounted, and the place."""
-    mounts = {}
+def _group_mounts() -> dict[str, list[tuple[str, Path]]]:
+    """Where the control groups of memory are mounted, by their file system: roots that are mounted, and the places."""
+    mounts: dict[str, list[tuple[str, Path]]] = {}
     with suppress(OSError, ValueError, IndexError):
         for line in (PROC / "self" / "mountinfo").read_text().splitlines():
             before, after = line.split(" - ", 1)
             kind, _, options = after.split(" ", 2)
             if kind == "cgroup2" or (kind == "cgroup" and "memory" in options.split(",")):
                 root, place = before.split(" ")[3:5]
-                mounts[kind] = root, Path(place.replace("\\040", " "))
+                mounts.setdefault(kind, []).append((root, Path(place.replace("\\040", " "))))
     return mounts
 
 

@@ -1,7 +1,6 @@
 """Depth of a sensor: which map belongs to which frame, and its metres at the pixels of the model's input."""
 
 import os
-import zipfile
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path, PurePath
@@ -46,7 +45,11 @@ class Depths:
             files = listed_images(where)
         else:
             raise SourceError(f"{where}: is neither a folder of depth maps nor a list of them (.txt, .csv)")
-        self._named = {PurePath(file.name).with_suffix("").as_posix(): file.path for file in files}
+        self._named: dict[str, Path] = {}
+        for file in files:
+            other = self._named.setdefault(PurePath(file.name).with_suffix("").as_posix(), file.path)
+            if other != file.path:
+                raise SourceError(f"{other} and {file.path} are depth maps of the same frame: remove one")
         timed = sorted((file.timestamp, file.path) for file in files if file.timestamp is not None)
         self._times = np.array([time for time, _ in timed], np.float64)
         self._timed = [path for _, path in timed]
@@ -78,7 +81,8 @@ class Depths:
         if values is None:
             raise SourceError(f"{path}: is no depth map: 16 bits of grey are needed{_way([path])}")
         whole = not np.issubdtype(values.dtype, np.floating)
-        metres = values.astype(np.float32) / np.float32(self._scale if whole else 1)
+        with np.errstate(over="ignore"):  # what is beyond float32 is no distance
+            metres = values.astype(np.float32) / np.float32(self._scale if whole else 1)
         return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
 
 
@@ -113,9 +117,9 @@ def _array(path: Path) -> np.ndarray:
                     if name is None or max(entry.file_size for entry in loaded.zip.infolist()) > 8 * LARGEST:
                         raise ValueError(f"it holds {', '.join(loaded.files) or 'nothing'}, and no array called depth")
                     values = loaded[name]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive raises almost anything: zlib.error, RuntimeError, MemoryError …
         raise SourceError(f"{path}: is no depth map ({' '.join(str(error).split())})") from None
-    if values.ndim != 2 or values.size > LARGEST or not np.issubdtype(values.dtype, np.number):
+    if values.ndim != 2 or values.size > LARGEST or values.dtype.kind not in "iuf":
         raise SourceError(f"{path}: is no depth map, but {values.dtype} {list(values.shape)}")
     return values
 

@@ -64,7 +64,7 @@ class Picture:
     """What became black and white, of a 16-bit grey picture that was stretched."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frame:
     """One frame, ready for the model."""
 

@@ -173,7 +173,9 @@ def pages(path: Path) -> list[int]:
             if count == 1 or image.format in ("MPO", "JPEG"):
                 return [0]
             if image.format != "TIFF":
-                return list(range(count))
+                return list(
+                    range(bool(image.info.get("default_image")), count)
+                )  # APNG's still is no part of the animation
             found = []
             for page in range(count):
                 image.seek(page)

@@ -127,7 +127,7 @@ def _files(lines: Iterable[str], folder: Path, source: str) -> Iterator[ImageFil
             yield from _timed(texts, folder, source)
             return
     for text in texts:
-        yield ImageFile(_path([text], folder, source), text)
+        yield ImageFile(listed_path([text], folder, source), text)
 
 
 def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
@@ -146,7 +146,7 @@ def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[Imag
     starts = [*accumulate((durations.get(number, 0.0) for number in range(1, len(names))), initial=0.0)][: len(names)]
     timed = len(names) > 1 and durations.keys() >= set(range(1, len(names))) and rising(starts)
     for name, start in zip(names, starts, strict=True):
-        yield ImageFile(_path([name], folder, source), name, start if timed else None)
+        yield ImageFile(listed_path([name], folder, source), name, start if timed else None)
 
 
 def _timed(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
@@ -156,14 +156,15 @@ def _timed(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFil
         if found is None:
             raise SourceError(f"{source}: `{text}` is not a time and a path, as the first line is")
         time = seconds_of(found[1])
-        path = _path([found[2], re.split(r"[\s,]", found[2])[0]], folder, source)
+        path = listed_path([found[2], re.split(r"[\s,]", found[2])[0]], folder, source)
         yield ImageFile(path, str(path), float(found[1]) if time is None else time)
 
 
-def _path(texts: list[str], folder: Path, source: str) -> Path:
-    """The path that a text means: the first of its readings that is there, else the first.
+def listed_path(texts: list[str], folder: Path, source: str) -> Path:
+    """The path that a text in a list means: the first of its readings that is there, else the first.
 
-    Read as it stands, without quotes, as a file:// address, in Latin-1, with Windows' separators.
+    Read as it stands, without quotes, as a file:// address, in Latin-1, with Windows' separators. Raises SourceError for
+    other addresses.
     """
     readings = list(chain.from_iterable(_readings(text) for text in texts))
     for address in readings:

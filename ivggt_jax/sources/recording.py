@@ -14,7 +14,7 @@ from typing import Any
 
 import av
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ivggt_jax.sources.frame import LARGEST_IMAGE, Picture, RawFrame, SourceError
 from ivggt_jax.sources.image_file import FORMATS, decode, grey_16, is_grey_16, reason, to_picture
@@ -150,7 +150,10 @@ def _picture(message: Any) -> Image.Image:
     if not hasattr(message, "encoding"):
         if "compressedDepth" in message.format:
             raise SourceError("is a depth map (compressedDepth), not a picture: name another --topic")
-        image = Image.open(io.BytesIO(message.data.tobytes()), formats=FORMATS)
+        try:
+            image = Image.open(io.BytesIO(message.data.tobytes()), formats=FORMATS)
+        except UnidentifiedImageError:  # H.264, for one, whose frames build on one another
+            raise SourceError(f"is no picture, though its format says {message.format!r}") from None
         decode(image)
         return image
     if message.encoding not in ENCODINGS:

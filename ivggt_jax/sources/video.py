@@ -25,7 +25,9 @@ from ivggt_jax.sources.video_frame import grey_16, is_grey_16, to_picture
 
 logger = logging.getLogger(__name__)
 
-CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,ivf,h264,hevc,obu,mjpeg,yuv4mpegpipe,gif"
+CONTAINERS = (
+    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,ivf,nut,h264,hevc,obu,mjpeg,yuv4mpegpipe,gif"
+)
 """What is opened, by FFmpeg's names: files that stand alone. A playlist would wait for the network or for its next entry."""
 
 TOLERANCE = 1e-6
@@ -33,7 +35,7 @@ TOLERANCE = 1e-6
 
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".3gp", ".wmv", ".asf",
-    ".ogv", ".mxf", ".insv",
+    ".ogv", ".mxf", ".insv", ".vob", ".nut",
 )  # fmt: skip
 """Endings by which videos are found among other files."""
 

@@ -22,7 +22,7 @@ AT_ONCE = 1 << 19
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SyntheticFrame:
     """A rendered frame and its ground truth. Rendering under vmap or `each_camera` stacks them."""
 

@@ -25,6 +25,8 @@ TOPICS = {
 }
 """Each with the schema of its messages."""
 WORLD, CAMERA = "world", "camera"
+LAST = (2**32 - 1) * 1_000_000_000
+"""Nanoseconds: Foxglove's times reach from 1970 to 2106. What is stamped outside lies at that end."""
 RATE = 30
 """Frames a second where the source has no times, as in `video.mp4`."""
 
@@ -51,7 +53,7 @@ class McapWriter(Writer):
         frame = result.frame
         # In two parts: a Unix time in nanoseconds is more than a float can hold.
         seconds, rest = divmod(frame.index / RATE if frame.timestamp is None else frame.timestamp, 1)
-        nanoseconds = int(seconds) * 1_000_000_000 + round(1e9 * rest)
+        nanoseconds = min(max(int(seconds) * 1_000_000_000 + round(1e9 * rest), 0), LAST)
         stamp = self._foxglove.Timestamp(*divmod(nanoseconds, 1_000_000_000))
         messages = {**self._camera(result, stamp), **self._points(result, stamp)}
         self._file.append(nanoseconds, frame.index, {topic: message.encode() for topic, message in messages.items()})

@@ -166,8 +166,10 @@ def _cut(path: Path, frames: int) -> None:
 
 def _chunks(file: BinaryIO) -> Iterator[ChunkIndex]:
     """What the index says of each chunk, found by going from record to record."""
-    place, index = len(MAGIC), None
-    while len(head := _at(file, place, HEAD.size)) == HEAD.size:
+    total, place, index = file.seek(0, os.SEEK_END), len(MAGIC), None
+    if _at(file, 0, place) != MAGIC:
+        return
+    while place < total and len(head := _at(file, place, HEAD.size)) == HEAD.size:
         kind, length = HEAD.unpack(head)
         size = HEAD.size + length
         if index is not None and kind == Opcode.MESSAGE_INDEX:
@@ -179,6 +181,8 @@ def _chunks(file: BinaryIO) -> Iterator[ChunkIndex]:
         if kind == Opcode.DATA_END:
             return
         if kind == Opcode.CHUNK:
+            if not CHUNK_HEAD.size <= length <= total - place:  # cut off, or damaged
+                return
             index = _index_of(file, place, size)
         place += size
     if index is not None:
@@ -195,7 +199,7 @@ def _index_of(file: BinaryIO, place: int, size: int) -> ChunkIndex:
         chunk_length=size,
         message_index_offsets={},
         message_index_length=0,
-        compression=file.read(letters).decode(),
+        compression=file.read(min(letters, size)).decode(errors="replace"),
         compressed_size=int.from_bytes(file.read(8), "little"),
         uncompressed_size=uncompressed,
     )

@@ -1,0 +1,39 @@
+"""Configurations take whole numbers where they count something, and nothing that only looks like one."""
+
+import numpy as np
+import pytest
+
+from ivggt_jax import CacheConfig, ModelConfig
+from ivggt_jax.mapping.config import SubmapConfig
+
+COUNTS = {
+    CacheConfig: (
+        "total_budget",
+        "least_budget",
+        "anchor_frames",
+        "frames_per_step",
+        "camera_frames",
+        "max_frames",
+        "track_window",
+    ),
+    SubmapConfig: ("frames", "delay", "keyframes", "keyframe_every"),
+    ModelConfig: ("image_size", "depth", "register_tokens", "camera_iterations", "track_radius"),
+}
+
+
+@pytest.mark.parametrize("value", [1.5, 4.0, True, "4", np.int64(4), [4]], ids=repr)
+def test_counts_are_whole(value: object) -> None:
+    for config, names in COUNTS.items():
+        for name in names:
+            with pytest.raises(ValueError, match=f"{name} must be whole, not"):
+                config(**{name: value})
+
+
+@pytest.mark.parametrize("value", [(0, 1, 2, 3.0), (False, True, 2, 3), [0, 1, 2, 3], 3, None], ids=repr)
+def test_lists_of_counts_are_tuples_of_whole_numbers(value: object) -> None:
+    with pytest.raises(ValueError, match="dpt_layers must be whole, not"):
+        ModelConfig(dpt_layers=value)
+
+
+def test_what_is_no_count_may_be_a_fraction_or_nothing() -> None:
+    assert CacheConfig(temperature=1.5, capacity_factor=2, least_budget=None, max_frames=9).capacity_factor == 2
