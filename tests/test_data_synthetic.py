@@ -65,6 +65,7 @@ def test_fields_out_of_range_are_errors() -> None:
             SyntheticConfig(**wrong)
 
 
+@pytest.mark.slow
 def test_sensors_and_bodies_come_beside_the_same_clips() -> None:
     """What a sensor measures is the clip's depth with a few per cent of noise, or nothing; bodies have their mask."""
     plain = replace(CONFIG, query_points=0)

@@ -144,6 +144,7 @@ def test_with_submaps_the_map_is_in_the_sensors_unit(branch: Model, videos: np.n
     assert [ratio(*pair) for pair in zip(told, found.depth, strict=True)] == pytest.approx([1] * 6, rel=0.01)
 
 
+@pytest.mark.slow
 def test_depth_of_a_stream_comes_beside_its_frames(branch: Model, videos: np.ndarray, depth: np.ndarray) -> None:
     """Frames without are None; two frames at a time, an odd number of them. To 1e-5."""
     told: list[np.ndarray | None] = [depth[0, 0], None, depth[2, 0], None, depth[4, 0]]

@@ -86,6 +86,7 @@ def averaging() -> tuple[Plan, Step]:
     return plan, make_step(plan)
 
 
+@pytest.mark.slow
 def test_gradients_agree_with_finite_differences(model: Model) -> None:
     """By every group of parameters, with both objectives, to 3 %. The point head is a depth head of three channels."""
     teacher = random_model(1)

@@ -63,6 +63,7 @@ def test_export(run, tmp_path: Path) -> None:
     assert all((out / "sparse" / "0" / f"{name}.bin").stat().st_size for name in ("cameras", "images", "points3D"))
 
 
+@pytest.mark.slow
 def test_an_own_policy_is_obeyed(run) -> None:
     lines = run("05_own_policy")
     assert lines[0].startswith("diversity: ") and "oldest_patches: " in "".join(lines)

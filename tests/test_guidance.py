@@ -34,6 +34,7 @@ def outputs() -> jax.Array:
     return jax.random.normal(jax.random.key(3), (4, 4, 3, tokens, 2 * SMALL.width))
 
 
+@pytest.mark.slow
 def test_correspondences_are_the_tracks_of_patch_middles() -> None:
     """Positions to 0.01 patches; rays decide otherwise than the depth of the nearest pixel about few points at edges."""
     middles = np.stack(np.meshgrid(np.arange(7, WIDTH, PATCH), np.arange(7, HEIGHT, PATCH)), axis=-1).reshape(-1, 2)

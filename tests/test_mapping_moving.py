@@ -42,6 +42,7 @@ def overlap(found: jax.Array, moving: np.ndarray) -> float:
     return float((said & moving).sum() / (said | moving).sum())
 
 
+@pytest.mark.slow
 def test_bodies_are_told_from_the_room(crowd: tuple[View, View, np.ndarray]) -> None:
     """Two thirds of what moves or is said to are both; of the still pixels at most 3 % are called moving."""
     frame, others, moving = crowd

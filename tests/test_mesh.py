@@ -74,6 +74,7 @@ def two_processes(out: Path, *options: str) -> list[subprocess.Popen]:
     return [start(out, *options, **variables, JAX_PROCESS_ID=str(process)) for process in range(2)]
 
 
+@pytest.mark.slow
 def test_four_devices_give_the_result_of_one(alone: dict[str, list], tmp_path: Path) -> None:
     finish(start(tmp_path, "--fsdp", "2", XLA_FLAGS=FOUR_DEVICES))
     assert_same(read(tmp_path), alone)

@@ -92,6 +92,7 @@ def test_dense_heads_a_few_frames_at_a_time(tiny: Model, monkeypatch):
     jax.tree.map(close, depth(), expected)
 
 
+@pytest.mark.slow
 def test_recomputing_in_the_backward_pass_changes_nothing(tiny: Model, frames: np.ndarray):
     """Loss and the derivatives of all parameters, relative to the largest derivative."""
     model = replace(tiny, config=replace(tiny.config, encoder_depth=2))

@@ -75,6 +75,7 @@ def test_the_demo_model_is_made_stage_by_stage() -> None:
     assert flatten(first).keys() | flatten(second).keys() == flatten(params).keys()
 
 
+@pytest.mark.slow
 def test_held_out_clips_are_none_that_training_draws() -> None:
     config = preset("distill", "demo")
     small = replace(config.synthetic, width=28, height=28, frames=(3, 4), batch_size=2)

@@ -165,6 +165,7 @@ def test_a_source_that_fails_costs_no_frame_before(tiny: Model, videos: np.ndarr
     assert len(found) == 4
 
 
+@pytest.mark.slow
 def test_where_numbers_have_64_bits_by_default(tiny: Model, videos: np.ndarray):
     """Five frames, of which two evict, under JAX_ENABLE_X64: as without it (1e-5), and the state keeps its types."""
     _, expected = feed(tiny, start(tiny, batch=1), videos[:5, :1])

@@ -55,6 +55,7 @@ def test_flow_leads_to_the_next_frame(clips: dict[int, synthetic.Clip]) -> None:
     assert 0.01 < np.median(lengths) < 0.6 and lengths.max() < 2
 
 
+@pytest.mark.slow
 def test_bodies_are_a_function_of_the_frame_number() -> None:
     """Chunks join: the rows of frames 7 to 10 are the same from frame 5 on, to the bit; and smooth, in steps below 15 cm."""
     key = jax.random.key(0)
@@ -71,6 +72,7 @@ def test_bodies_are_a_function_of_the_frame_number() -> None:
     assert np.linalg.norm(np.asarray(early.centre)[:, ::PARTS, ::2] - camera, axis=-1).min() > 0.85
 
 
+@pytest.mark.slow
 def test_the_number_of_bodies_is_drawn_where_it_may() -> None:
     """48 keys, from none to three: each number comes at least five times; without `least` all are there."""
     scene = synthetic.make_scene(jax.random.key(0))

@@ -67,6 +67,7 @@ def gradients(tracker: Tracker, maps, queries, live):
     return jax.grad(total, argnums=(0, 1))(tracker, maps)
 
 
+@pytest.mark.slow
 def test_second_iteration_and_its_derivative(tracker, reference):
     """Rounding has grown to 0.0003 px (tolerance 0.01); the derivative is far too large where positions pass it on."""
     maps, expected = reference

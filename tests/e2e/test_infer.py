@@ -87,6 +87,7 @@ def test_a_run_holds_no_other_heads(checkpoint: Path, folder: Path, tmp_path: Pa
     assert held == [("camera", "depth")]
 
 
+@pytest.mark.slow
 def test_frames_that_share_a_pass(tiny: Model, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     """Two passes of two frames and the fifth frame alone, all written; within a limit that an int8 cache needs not."""
     out = tmp_path / "out"

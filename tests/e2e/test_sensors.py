@@ -45,6 +45,7 @@ def test_a_calibrated_run_has_one_camera_everywhere(calibrated: Path, tmp_path: 
     assert json.loads((tmp_path / "n" / "transforms.json").read_text())["k1"] == -0.1
 
 
+@pytest.mark.slow
 def test_a_panoramas_views_are_one_stream_without_submaps(checkpoint: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "p").mkdir()
     for number in range(2):
