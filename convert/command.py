@@ -1,4 +1,4 @@
-"""`python -m convert IN OUT`: PyTorch checkpoints to ours and back, one tensor at a time."""
+"""`python -m convert IN OUT`: PyTorch checkpoints to this project's format and back, one tensor at a time."""
 
 import dataclasses
 import math
@@ -38,15 +38,15 @@ class Convert:
     """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
 
     input: tyro.conf.Positional[str]
-    """A PyTorch or safetensors file, its index, a folder of such files, a name on the Hugging Face Hub, or a checkpoint of ours."""
+    """A PyTorch or safetensors file, its index, a folder of such files, a name on the Hugging Face Hub, or a converted folder."""
     output: tyro.conf.Positional[Path]
-    """The directory to make; with --to torch the .pth, .pt or .safetensors file."""
+    """The directory to create; with --to torch the .pth, .pt or .safetensors file."""
     dtype: Precision | None = None
-    """Type of the trunk; heads are float32. Default: bfloat16 where the input's trunk is, else float32."""
+    """Type of the trunk; heads are float32. By default bfloat16 if the input's trunk is, else float32."""
     to: Literal["safetensors", "orbax", "torch"] = "safetensors"
-    """safetensors: what is mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
+    """safetensors: mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
     config: Path | None = None
-    """For unpublished shapes: a checkpoint's config.json, or a JSON object with ModelConfig fields; others are full-size."""
+    """For unpublished shapes: a checkpoint's config.json, or JSON with ModelConfig fields; missing ones are full-size."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Replace the output where it exists."""
 

@@ -12,7 +12,7 @@ COMMANDS = {
     "view": ("ivggt_jax.view", "a run in the browser, while it goes on or afterwards"),
     "export": ("ivggt_jax.export", "files for other tools, from a run's saved frames"),
     "batch": ("ivggt_jax.batch.__main__", "many videos, on the processes of one machine or on a Ray cluster"),
-    "convert": ("ivggt_jax.convert.__main__", "PyTorch's checkpoints to ours and back"),
+    "convert": ("ivggt_jax.convert.__main__", "PyTorch checkpoints to this project's format and back"),
     "train": ("ivggt_jax.train.__main__", "distillation and supervised training"),
     "evaluate": ("ivggt_jax.evaluate.__main__", "how good a model is, and how well it remembers"),
     "bench": ("ivggt_jax.bench.__main__", "time and memory of a frame"),
@@ -25,7 +25,7 @@ ABOUT = """Camera poses, depth and points from a video, a folder of images or a 
 Other commands, each with a --help of its own:
 {commands}
 
-{program} --version; {program} --completion bash (or zsh) prints a script with which the shell completes all this.
+{program} --version; {program} --completion bash (or zsh) prints a completion script for that shell.
 """
 
 

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def doctor(config: DoctorConfig) -> int:
-    """What is installed, what fits into memory, what is wrong, and whether the model runs here. Exits with 1 for any problem."""
+    """Check the installation, what fits in memory, and whether the model runs here. Exits with 1 if there is a problem."""
     installed = {d.name.lower().replace("_", "-"): d.version for d in distributions() if d.name}
     problems = 0
     for findings in (

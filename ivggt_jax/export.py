@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def export(config: ExportConfig) -> int:
-    """Files for other tools, from the frames that a run has saved. A run that is not over needs --into another folder."""
+    """Write files for other tools from a run's saved frames. For an unfinished run, use --into another folder."""
     saved = saved_run(config.run)  # says what is missing where there are no frames, before a folder is made
     out = config.into or config.run
     with locked(out, "--into"):

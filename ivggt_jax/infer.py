@@ -55,7 +55,7 @@ Load = Callable[[str, str | None], Model]
 
 
 def infer(config: InferConfig, load: Load = loading.load) -> int:
-    """Camera poses, depth and points from a folder of images, a video or a camera, in memory that does not grow."""
+    """Camera poses, depth and points from a folder of images, a video or a camera, in bounded memory."""
     # What is cheap to find out comes first: the source, the options, the folder; then what is downloaded, read and compiled.
     live = not comes_again(config.source.frames)
     # Of a camera the run counts the frames, for the first one that is read is no part of it (`_started`).

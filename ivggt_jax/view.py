@@ -20,7 +20,7 @@ class ViewConfig:
     port: int = 8080
     """Port of the page; the next free one if it is taken."""
     host: str = "127.0.0.1"
-    """Who may look: 127.0.0.1 is this machine alone, 0.0.0.0 whoever can reach it (there is no password)."""
+    """Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for anyone who can reach it (no password)."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.view") -> None:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def view(config: ViewConfig) -> int:
-    """A run in the browser: points, cameras, every frame's image and depth; new frames appear as they are saved."""
+    """Show a run in the browser: points, cameras, every frame's image and depth. New frames appear as they are saved."""
     saved_run(config.run)  # says what is missing where there are no frames
     with View(config.run, config.port, lambda: saved_lengths(config.run), config.host) as page:
         page.wait()

@@ -159,7 +159,7 @@ def test_scales_go_where_their_tokens_go():
     """Appended and evicted, every int8 key is what it was: vectors of norms that differ by token, three of ten go."""
     random = np.random.default_rng(6)
     keys = random.normal(size=(1, 10, HEADS, DIM)).astype(np.float32) * (1 + np.arange(10))[:, None, None]
-    cache = KVCache.empty(1, 1, 16, HEADS, DIM, jnp.dtype(jnp.int8))
+    cache = KVCache.empty((1, 1, 16, HEADS, DIM), jnp.dtype(jnp.int8))
     cache = append(cache, 0, jnp.asarray(keys), jnp.asarray(2 * keys), jnp.arange(10)[None])
     after, _ = eviction(2, 1).evict(cache, 0, jnp.array([7]), jnp.zeros(1))
     kept = np.asarray(after.origin)[0, 0, :7]

@@ -185,13 +185,19 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
     "distill": {
         "published": ("StreamVGGT's recipe: 10 frames, 10 epochs of 39,000 clips.", PUBLISHED),
         "long": ("Longer clips and runs: up to 24 frames, batch 4 × accumulation 4, 100 epochs, rematerialised.", LONG),
-        "demo": ("The student of the package's demo model, on synthetic scenes.", DEMO),
+        "demo": ("The demo model's student, on synthetic scenes.", DEMO),
     },
     "supervised": {
-        "published": ("The same clips, from ground truth.", _from_ground_truth(PUBLISHED, "runs/supervised")),
-        "long": ("The same longer clips, from ground truth.", _from_ground_truth(LONG, "runs/supervised_long")),
+        "published": (
+            "The same clips, with ground truth instead of a teacher.",
+            _from_ground_truth(PUBLISHED, "runs/supervised"),
+        ),
+        "long": (
+            "The same longer clips, with ground truth instead of a teacher.",
+            _from_ground_truth(LONG, "runs/supervised_long"),
+        ),
         "demo": (
-            "The teacher of the package's demo model, from nothing, on synthetic scenes.",
+            "The demo model's teacher, trained from scratch on synthetic scenes.",
             replace(
                 DEMO,
                 out=Path("runs/demo_teacher"),
@@ -203,7 +209,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             ),
         ),
         "demo_wide": (
-            "The student of the package's demo model once more, on walks of which one end does not see the other.",
+            "The demo model's student, trained further on walks whose ends do not see each other.",
             replace(
                 DEMO,
                 out=Path("runs/demo_wide"),
@@ -215,19 +221,19 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             ),
         ),
         "demo_steps_12": (
-            "The shipped demo model once more, asked for the steps between its cameras, on clips of 12 frames.",
+            "The shipped demo model, trained further on the motion between its cameras, in clips of 12 frames.",
             _demo_steps("demo", frames=12, clips=2, steps=1_200),
         ),
         "demo_steps_24": (
-            "The same on clips of 24 frames.",
+            "The same, in clips of 24 frames.",
             _demo_steps("runs/demo_steps_12/best", frames=24, clips=1, steps=1_200),
         ),
         "demo_steps_48": (
-            "The same on clips of 48 frames.",
+            "The same, in clips of 48 frames.",
             _demo_steps("runs/demo_steps_24/best", frames=48, clips=1, steps=600),
         ),
         "demo_rgbd": (
-            "The shipped demo model is told what a depth sensor measures; all else in it stays as it is.",
+            "A branch of the shipped demo model that takes a sensor's depth as input; nothing else changes.",
             replace(
                 DEMO,
                 out=Path("runs/demo_rgbd"),
@@ -240,7 +246,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             ),
         ),
         "demo_motion": (
-            "The shipped demo model learns to tell what moves, by a head on top of all else, which stays as it is.",
+            "A head of the shipped demo model that predicts what moves; nothing else changes.",
             replace(
                 DEMO,
                 out=Path("runs/demo_motion"),
@@ -252,7 +258,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             ),
         ),
         "demo_heads": (
-            "The tracker of the package's demo model, and its point head once more, on top of the finished student.",
+            "The demo model's tracker, and its point head again, on top of the finished student.",
             replace(
                 DEMO,
                 out=Path("runs/demo"),

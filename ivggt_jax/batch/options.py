@@ -27,19 +27,19 @@ class BatchConfig(InferConfig):
     sources: Positional[tuple[str, ...]]
     """Videos, recordings, folders of pictures or of videos, quoted patterns, addresses (s3://…), lists (.txt .jsonl .parquet)."""
     workers: int = 1
-    """Processes here, each with a model of its own; with --ray at most so many on the cluster."""
+    """Processes on this machine, each with its own model; with --ray the maximum on the cluster."""
     ray: str | None = None
-    """Run on a Ray cluster: its address, auto (or nothing) for the one that is there, local to start one here."""
+    """Run on a Ray cluster: its address, auto (or nothing) for the running one, or local to start one here."""
     fewest: int = 1
     """With --ray: workers that stay while others come and go with the cluster."""
     gpus: float | None = None
     """With --ray: GPUs of a worker, such as 1 or 0.5; by default 1 where the cluster has any."""
     out: Path | None = None
-    """Folder of the job, in which each source has its own; with --ray on a file system that all workers see."""
+    """Folder of the job, with a subfolder for each source; with --ray it must be visible to all workers."""
     overwrite: bool = False
-    """Do all sources anew, instead of those that are missing."""
+    """Process all sources again, not only the missing ones."""
     time_limit: float | None = None
-    """Seconds that a video may take in one attempt; then it is stopped, and goes on when the job is started again."""
+    """Seconds allowed for one attempt at a video; it is then stopped, and resumed when the job is started again."""
     source: Annotated[
         EachSource, tyro.conf.arg(name="frame", help="How the frames of every source are prepared."), OmitArgPrefixes
     ] = field(default_factory=EachSource)

@@ -31,16 +31,16 @@ class BenchConfig:
 
     case: Annotated[Case, tyro.conf.arg(name="")] = field(default_factory=Case)
     frames: int = 20
-    """Calls that are timed, after warm-up."""
+    """Number of calls to time, after warm-up."""
     sweep: tuple[str, ...] = ()
     """Measure all combinations of: budget=100000,400000 batch=1,4; also size, seen, chunk, frames_per_step, cache_dtype."""
     reference: Path | None = None
     """A clone of the PyTorch repository, to measure alternately with the same weights and frames on the same device."""
     flat: int | None = None
-    """Instead: run so many frames from image files to outputs, and compare early and late ones."""
+    """Instead, run this many frames from image files to outputs, and compare early frames with late ones."""
     mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = ONE_STREAM
     json: Path = Path("bench.json")
-    """File for all that was measured, in seconds and bytes."""
+    """File for all measurements, in seconds and bytes."""
 
     def __post_init__(self) -> None:
         if self.frames < 2:
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def bench(config: BenchConfig) -> int:
-    """Time and memory of a frame at a full cache, stage by stage, beside the floor and the PyTorch code."""
+    """Measure time and memory of a frame with a full cache, by stage, beside the theoretical minimum and PyTorch."""
     record: dict[str, Any]
     if config.flat is not None:
         first, last = run_flat(config.case, config.flat, config.mapping)

@@ -31,21 +31,21 @@ class Case:
     checkpoint: str | None = None
     """Measure these weights instead: a folder, a file, a published name, or demo."""
     size: str | None = None
-    """Size of a frame, as 518x392 (width, height); by default the model's own width and three quarters of it."""
+    """Frame size as WIDTHxHEIGHT, such as 518x392; by default the model's own width, and 3/4 of it as height."""
     budget: int | None = None
     """Tokens kept over all layers; by default 48 frames in each, 1,200,000 for the full model at its size."""
     capacity_factor: float = 1.5
     """Slots of a layer's buffer over its mean share of the budget."""
     seen: int = 10_000
-    """Frames that the stream has seen before: what its cache holds."""
+    """Frames that the stream has already seen, which fill its cache."""
     batch: int = 1
     """Streams in one step."""
     chunk: int = 1
     """Frames that one call computes: more than 1 goes through `scan`."""
     frames_per_step: int = 1
-    """Frames of a call that share a pass; divides `chunk`. Left at 1 it is the preset's."""
+    """Frames of a call that share a pass; must divide `chunk`. 1 means the preset's own number."""
     preset: PresetName = "exact"
-    """What differs from the published order; fast and small need a `chunk` of 4."""
+    """exact: as published; fast and small change the order of the steps and need a `chunk` of 4."""
     evict_after_attention: bool = False
     """Evict after a frame has attended, not before; several frames per pass always do."""
     cache_dtype: Literal["int8", "bfloat16", "float32"] | None = None

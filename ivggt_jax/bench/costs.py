@@ -23,6 +23,10 @@ FLOAT32 = 4
 """Bytes of a number in the heads and between stages, whatever the trunk's type."""
 OUTPUT_FEATURES = 32
 """Channels of a dense head's last map, at the image's size."""
+TRUNK = {"encoder": "aggregator/encoder", "frame blocks": "aggregator/frame", "global blocks": "aggregator/global"}
+"""Stages that run in the trunk's type, and the beginning of their parameters' paths."""
+DENSE = {"depth": 1, "points": 3}
+"""Dense heads and the channels of their maps, without the confidence."""
 
 
 @dataclass(frozen=True)
@@ -58,53 +62,72 @@ def step_costs(
     heads: those of "camera", "depth" and "points" that are computed.
     camera_frames: frames in the camera ring, taken to be full.
     """
-    tokens, channels, layers = config.tokens_per_frame(height, width), config.width, config.depth
-    patches, item = tokens - config.special_tokens, np.dtype(trunk).itemsize
-    kept = np.dtype(trunk if cached is None else cached).itemsize
-    row = channels * kept + (config.heads * FLOAT32 if kept == 1 else 0)
-    block = _block(channels, config.mlp_ratio)
-    parameters = flatten(abstract_params(config))
-    weights = {
-        stage: sum(x.size for path, x in parameters.items() if path.startswith(stage))
-        for stage in ("aggregator/encoder", "aggregator/frame", "aggregator/global", "camera", "depth", "points")
+    item, kept = np.dtype(trunk).itemsize, np.dtype(trunk if cached is None else cached).itemsize
+    row = config.width * kept + (config.heads * FLOAT32 if kept == 1 else 0)
+    weights = _weights(config)
+    stages = _trunk_stages(config, height, width, live, row)
+    read = {name: weights[path] * item for name, path in TRUNK.items()} | {"eviction": 0}
+    if "camera" in heads:
+        stages["camera head"] = _camera_head(config, camera_frames * config.camera_iterations)
+        read["camera head"] = config.camera_iterations * weights["camera"] * FLOAT32
+    if chosen := [head for head in DENSE if head in heads]:
+        stages["dense heads"] = _dense_heads(config, height, width, chosen)
+        read["dense heads"] = sum(weights[head] for head in chosen) * FLOAT32
+    return {
+        name: Cost(batch * operations, read[name] + batch * moved, name in TRUNK or name == "eviction")
+        for name, (operations, moved) in stages.items()
     }
 
+
+def _weights(config: ModelConfig) -> dict[str, int]:
+    """Parameters under each path that a stage reads."""
+    parameters = flatten(abstract_params(config))
+    return {
+        stage: sum(x.size for path, x in parameters.items() if path.startswith(stage))
+        for stage in (*TRUNK.values(), "camera", *DENSE)
+    }
+
+
+def _trunk_stages(config: ModelConfig, height: int, width: int, live: int, row: int) -> dict[str, tuple[int, int]]:
+    """Operations and moved bytes of one stream's frame in each stage of the trunk; a cached token's keys take `row` bytes."""
+    tokens, channels, layers = config.tokens_per_frame(height, width), config.width, config.depth
+    patches, rows = tokens - config.special_tokens, live + tokens
+    block = _block(channels, config.mlp_ratio)
     seen = patches + 1 + REGISTERS
-    encoder = 2 * patches * 3 * config.patch_size**2 * channels
-    encoder += config.encoder_depth * (seen * block + _attention(seen, seen, channels))
-    frame_blocks = layers * (tokens * block + _attention(tokens, tokens, channels))
-    global_blocks = layers * (tokens * block + _attention(tokens, live, channels))
-    rows = live + tokens
-    image, passed_on = height * width, len(config.dpt_layers) * tokens * 2 * channels
-    costs = {
-        "encoder": (encoder, weights["aggregator/encoder"] * item, 3 * image + patches * channels * FLOAT32),
-        "frame blocks": (frame_blocks, weights["aggregator/frame"] * item, passed_on * FLOAT32 // 2),
+    embedding = 2 * patches * 3 * config.patch_size**2 * channels
+    half_passed_on = _passed_on(config, tokens) // 2
+    return {
+        "encoder": (
+            embedding + config.encoder_depth * (seen * block + _attention(seen, seen, channels)),
+            3 * height * width + patches * channels * FLOAT32,
+        ),
+        "frame blocks": (layers * (tokens * block + _attention(tokens, tokens, channels)), half_passed_on),
         "global blocks": (
-            global_blocks,
-            weights["aggregator/global"] * item,
-            2 * layers * rows * row + passed_on // 2 * FLOAT32,
+            layers * (tokens * block + _attention(tokens, live, channels)),
+            2 * layers * rows * row + half_passed_on,
         ),
         # A key's norm, its part of the mean, its product with the mean; and as many rows moved as a frame has.
-        "eviction": (layers * 6 * rows * channels, 0, layers * (rows + 4 * tokens) * row),
+        "eviction": (layers * 6 * rows * channels, layers * (rows + 4 * tokens) * row),
     }
-    found = {name: Cost(batch * work, fixed + batch * moved, True) for name, (work, fixed, moved) in costs.items()}
-    if "camera" in heads:
-        ring = camera_frames * config.camera_iterations
-        moved = config.camera_iterations * config.camera_depth * 2 * ring * 2 * channels * FLOAT32
-        found["camera head"] = Cost(
-            batch * _camera_operations(config, ring),
-            config.camera_iterations * weights["camera"] * FLOAT32 + batch * moved,
-            False,
-        )
-    dense = {"depth": 1, "points": 3}
-    if chosen := [head for head in dense if head in heads]:
-        made = sum(dense[head] + 1 for head in chosen) * image * FLOAT32
-        found["dense heads"] = Cost(
-            batch * sum(_dense_operations(config, height, width, dense[head] + 1) for head in chosen),
-            sum(weights[head] for head in chosen) * FLOAT32 + batch * (len(chosen) * passed_on * FLOAT32 + made),
-            False,
-        )
-    return found
+
+
+def _passed_on(config: ModelConfig, tokens: int) -> int:
+    """Bytes of the layer outputs that the trunk passes to the dense heads: half from frame blocks, half from global ones."""
+    return len(config.dpt_layers) * tokens * 2 * config.width * FLOAT32
+
+
+def _camera_head(config: ModelConfig, ring: int) -> tuple[int, int]:
+    """Operations and moved bytes of all iterations over a ring of so many entries."""
+    moved = config.camera_iterations * config.camera_depth * 2 * ring * 2 * config.width * FLOAT32
+    return _camera_operations(config, ring), moved
+
+
+def _dense_heads(config: ModelConfig, height: int, width: int, chosen: Collection[str]) -> tuple[int, int]:
+    """Operations and moved bytes of the chosen dense heads: the trunk's outputs for each, maps and confidences."""
+    outputs = [DENSE[head] + 1 for head in chosen]
+    operations = sum(_dense_operations(config, height, width, count) for count in outputs)
+    made = sum(outputs) * height * width * FLOAT32
+    return operations, len(outputs) * _passed_on(config, config.tokens_per_frame(height, width)) + made
 
 
 def _block(features: int, mlp_ratio: int) -> int:

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def evaluate(config: Pose | Depth | Reconstruction | Stream | Sensing | Study) -> int:
-    """Measure a model: on a data set, on endless synthetic videos, or its memory's policies against each other."""
+    """Measure a model on a data set or on endless synthetic videos, or compare memory policies."""
     match config:
         case Pose():
             return evaluate_poses(config)

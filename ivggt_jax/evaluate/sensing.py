@@ -80,7 +80,7 @@ class Sensing:
 
 
 def evaluate_sensing(config: Sensing) -> int:
-    """Synthetic walks with a simulated depth sensor and without, and with moving bodies: errors of depth, path and masks."""
+    """Synthetic walks with and without a simulated depth sensor, or with moving bodies: errors of depth, path and masks."""
     model = config.model.load()
     size, cache = native_size(model.config), config.memory.cache_for(-(-config.frames // CHUNK) * CHUNK)
     rows = []

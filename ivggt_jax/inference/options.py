@@ -28,7 +28,7 @@ class MemoryOptions:
     budget: int | None = None
     """Tokens kept over all layers; by default 48 frames' worth (1,200,000 at 518×392; small: 20), or what fits in memory."""
     max_memory: str | None = None
-    """Most memory that weights, cache and computing may take, such as 8GB: precision, cache and budget are chosen to fit."""
+    """Memory limit for weights, cache and computing, such as 8GB; precision, cache and budget are chosen to fit."""
     policy: PolicyName = "diversity"
     """Which tokens are forgotten first (docs/memory.md)."""
     anchor_frames: int = 1
@@ -58,7 +58,7 @@ class InferConfig:
     overwrite: bool = False
     """Replace what an earlier run left in the folder."""
     resume: bool = False
-    """Go on with a run that was stopped or killed; it ends with the same files as if it had not been."""
+    """Continue a run that was stopped or killed; it ends with the same files as an uninterrupted run."""
     save_every: int | None = None
     """Frames between saves of the state that --resume needs; 0: only when stopped; by default about once a minute."""
     export: tuple[Output, ...] = ()
@@ -70,16 +70,16 @@ class InferConfig:
     track_grid: int = 8
     """Points along each side of the tracks' grid."""
     view: bool = False
-    """Show the run in a browser while it goes on (adds npz), and until Ctrl-C when it is over."""
+    """Show the run in a browser (adds npz); the page stays after the run's end, until Ctrl-C."""
     port: int = 8080
     """Port of the page that --view serves, on this machine only."""
     memory: Annotated[MemoryOptions, OmitArgPrefixes] = field(default_factory=MemoryOptions)
     mapping: Annotated[
-        SubmapOptions, tyro.conf.arg(help="What keeps the camera of a long stream."), OmitArgPrefixes
+        SubmapOptions, tyro.conf.arg(help="How the camera is kept from drifting on a long stream."), OmitArgPrefixes
     ] = field(default_factory=SubmapOptions)
-    align: Annotated[AlignOptions, tyro.conf.arg(help="A known trajectory to bring results to."), OmitArgPrefixes] = (
-        field(default_factory=AlignOptions)
-    )
+    align: Annotated[
+        AlignOptions, tyro.conf.arg(help="A known trajectory to align the results with."), OmitArgPrefixes
+    ] = field(default_factory=AlignOptions)
     options: Annotated[
         ExportOptions, tyro.conf.arg(name="export", help="How results become files."), OmitArgPrefixes
     ] = field(default_factory=ExportOptions)

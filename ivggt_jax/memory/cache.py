@@ -34,19 +34,16 @@ class KVCache:
     """Two of [layer, batch, slot, head] float32: what int8 keys and values are multiplied by. None for other types."""
 
     @classmethod
-    def empty(
-        cls, layers: int, batch: int, slots: int, heads: int, head_dim: int, dtype: jnp.dtype, extra: bool = False
-    ) -> "KVCache":
-        """A cache that holds nothing, with room for a policy's `extra` number where that is asked for."""
-        shape = (layers, batch, slots, heads)
-        quantised = jnp.issubdtype(dtype, jnp.integer)
+    def empty(cls, shape: tuple[int, int, int, int, int], dtype: jnp.dtype, extra: bool = False) -> "KVCache":
+        """A cache that holds nothing, of shape [layer,batch,slot,head,head_dim]; `extra` makes room for a policy's number."""
+        of_tokens, quantised = shape[:-1], jnp.issubdtype(dtype, jnp.integer)
         return cls(
-            keys=jnp.zeros((*shape, head_dim), dtype),
-            values=jnp.zeros((*shape, head_dim), dtype),
-            origin=jnp.zeros(shape, jnp.int32),
-            length=jnp.zeros((layers, batch), jnp.int32),
-            extra=jnp.zeros(shape, jnp.float32) if extra else None,
-            scales=(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)) if quantised else None,
+            keys=jnp.zeros(shape, dtype),
+            values=jnp.zeros(shape, dtype),
+            origin=jnp.zeros(of_tokens, jnp.int32),
+            length=jnp.zeros(shape[:2], jnp.int32),
+            extra=jnp.zeros(of_tokens, jnp.float32) if extra else None,
+            scales=(jnp.zeros(of_tokens, jnp.float32), jnp.zeros(of_tokens, jnp.float32)) if quantised else None,
         )
 
     def layer_keys(self, layer: Int[Array, ""]) -> Float[Array, "batch slot head head_dim"]:

@@ -93,7 +93,8 @@ class VGGT(nnx.Module):
         """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame, depth [B,S,H,W] a sensor's."""
         height, width = images.shape[2:4]
         outputs, unit = self.see(images, mode, depth)
-        return answered(self.read(outputs, height, width, mode, heads, query_points, features), unit, depth)
+        found = self.read(outputs, height, width, mode, heads, query_points)
+        return answered(replace(found, features=outputs[-1]) if features else found, unit, depth)
 
     def see(
         self, images: jax.Array, mode: ClipMode, depth: jax.Array | None = None, remat: bool = False
@@ -112,7 +113,6 @@ class VGGT(nnx.Module):
         mode: ClipMode,
         heads: Collection[str],
         query_points: jax.Array | None = None,
-        features: bool = False,
     ) -> Predictions:
         """What the heads make of a clip's layer outputs [layer,B,S,P,2·width]."""
         found: dict[str, jax.Array] = self.dense(outputs, height, width, heads)
@@ -121,8 +121,6 @@ class VGGT(nnx.Module):
         if query_points is not None and "tracks" in heads:
             maps = self.track_maps(outputs, height, width)
             found["tracks"], found["visibility"], found["track_confidence"] = self.tracker(maps, query_points)
-        if features:
-            found["features"] = outputs[-1]
         return Predictions(**found)
 
     def dense(self, outputs: jax.Array, height: int, width: int, heads: Collection[str]) -> dict[str, jax.Array]:

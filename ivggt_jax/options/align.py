@@ -6,12 +6,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class AlignOptions:
-    """A known trajectory to bring results to. Raises ValueError when both are given."""
+    """A known trajectory to align the results with. Raises ValueError when both are given."""
 
     align_to: Path | None = None
     """A known trajectory (TUM file): results are also written to aligned/, moved, turned and scaled to fit it (Sim3)."""
     scale_from: Path | None = None
-    """The same, scaled only: the world stays the first camera's. Without either, results are right up to scale."""
+    """The same, but scaled only: the first camera stays the origin. With neither option, results are up to scale."""
 
     def __post_init__(self) -> None:
         if self.align_to and self.scale_from:

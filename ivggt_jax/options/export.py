@@ -21,17 +21,17 @@ class ExportOptions:
     voxel: float | None = None
     """Side of the cubes in which points are averaged, in the model's unit; None: from the first frame's extent."""
     max_points: int = 2_000_000
-    """Most points of a cloud; the cubes double in size when there would be more."""
+    """Maximum number of points in a cloud; the cubes double in size when there would be more."""
     sky: Literal["keep", "drop"] = "keep"
     """Whether pixels that look like sky make points."""
     shared_camera: bool = False
     """Give COLMAP and nerfstudio one camera for all frames (the median) instead of one per frame."""
     images: Path | None = None
-    """Where the original images are now, for COLMAP and nerfstudio; frames not found there are given as the model saw them."""
+    """Where the original images are now, for COLMAP and nerfstudio; frames not found there are written as the model saw them."""
     dense: int = 100_000
-    """Points of the fused cloud in COLMAP's points3D, without tracks, so that splats start from many; 0: none."""
+    """Points of the fused cloud added to COLMAP's points3D, without tracks, as a dense start for splats; 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
-    """Type of depth, points and confidences in frames/*.npz; by default float32, float16 where nobody asked for frames."""
+    """Type of depth, points and confidences in frames/*.npz; by default float32; float16 if npz was not requested."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 100:

@@ -12,7 +12,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def serve(config: ServeConfig) -> int:
-    """Cameras followed live: a WebSocket for programs, and a page that sends the browser's camera (docs/live.md)."""
+    """Follow cameras live: a WebSocket for programs, and a page that sends the browser's camera (docs/live.md)."""
     if not config.token and not is_loopback(config.host):
         raise ValueError(f"--host {config.host} lets other machines in: give a --token that clients must send")
     try:

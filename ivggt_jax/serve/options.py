@@ -13,10 +13,10 @@ from ivggt_jax.sources.fit import PATCH
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one client may take of the server."""
+    """Limits on what one client may use."""
 
     frame_pixels: int = 1 << 22
-    """Most pixels of a picture that a client sends, before it is scaled to the model's size."""
+    """Maximum number of pixels in an image that a client sends, before it is scaled to the model's size."""
     message_bytes: int = 1 << 22
     """Most bytes of a message; a client that sends more is cut off."""
     rate: float = 60.0
@@ -26,7 +26,7 @@ class Limits:
     silence: float = 30.0
     """Seconds without a message after which a client is cut off."""
     patience: float = 5.0
-    """Seconds that a client has for its first message, and to take an answer, before it is cut off."""
+    """Seconds that a client has to send its first message, and to receive an answer, before it is cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +36,19 @@ class ServeConfig:
     checkpoint: str = "demo"
     """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
     host: str = "127.0.0.1"
-    """Address to listen at; one that other machines can reach needs --token."""
+    """Address to listen on; one that other machines can reach needs --token."""
     port: int = 8000
     """Port to listen at; 0 takes a free one."""
     token: str | None = None
     """What clients must send to be let in."""
     clients: int = 4
-    """Clients at once. Each has a stream of the batch, and a step costs what all of them cost, idle ones included."""
+    """Maximum number of clients. Each has a stream in the batch; a step costs the same even if some are idle."""
     width: int | None = None
     """Width of the model's input, a multiple of 14; by default what the model was trained with."""
     height: int | None = None
-    """Height of it; by default three quarters of the width. Frames of another shape are centred on white."""
+    """Height of the model's input; by default 3/4 of its width. Frames of another shape are centred on white."""
     track_grid: int = 0
-    """Points along each side of a grid that clients may ask tracks of; 0: no tracks, which take time and memory."""
+    """Points along each side of the grid that clients may have tracked; 0: none. Tracks take time and memory."""
     budget: int | None = None
     """Tokens kept for each client over all layers; by default 48 frames' worth, or what fits in memory."""
     policy: PolicyName = "diversity"

@@ -24,31 +24,31 @@ class SourceConfig:
     stride: int = 1
     """Take every n-th frame."""
     max_frames: int | None = None
-    """Stop after so many frames."""
+    """Stop after this many frames."""
     fps: float | None = None
     """Frames to take from each second of a video, instead of a stride."""
     start: float = 0.0
-    """Where to start in a video, in seconds."""
+    """Time in a video at which to start, in seconds."""
     end: float | None = None
-    """Where to end in a video, in seconds."""
+    """Time in a video at which to end, in seconds."""
     topic: str | None = None
-    """Whose pictures to take from a robot's recording (.bag, .mcap, folder); needed where several topics have some."""
+    """Topic whose images to take from a robot's recording (.bag, .mcap, folder); needed when several have images."""
     masks: Path | None = None
     """Folder of masks named like their frames (000000.png for video frames); black and transparent pixels are left out."""
     camera: str | None = None
     """Calibration: a file of COLMAP, OpenCV, ROS, Kalibr or nerfstudio, numbers, or equirectangular (docs/sensors.md)."""
     camera_fov: float | None = None
-    """Degrees across that undistorted pictures show; by default as wide as they fill, 90 at most."""
+    """Horizontal field of view of undistorted images, in degrees; by default as wide as they fill, at most 90."""
     camera_towards: tuple[float, ...] = (0.0,)
-    """Degrees to the right of the views that are cut out of each panorama."""
+    """Directions of the views cut out of each panorama, in degrees to the right."""
     depth: Path | None = None
-    """Depth maps of a sensor, registered to the frames: a folder, named like them or by times, or a list with times (TUM)."""
+    """Depth maps of a sensor, registered to the frames: a folder of files named like the frames or by time, or a TUM list."""
     depth_scale: float = 1000.0
-    """Values of a metre in depth maps of whole numbers: 1000 where they are millimetres, 5000 of TUM."""
+    """Steps to a metre in integer depth maps: 1000 for millimetres, 5000 for TUM."""
     exif: bool = True
     """Turn photographs upright by their EXIF orientation."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What to do at an unreadable frame: stop, or leave it out, count it and go on."""
+    """What to do with an unreadable frame: stop, or skip it, count it and continue."""
 
     def __post_init__(self) -> None:
         if self.size is not None and (self.size <= 0 or self.size % PATCH):

@@ -88,7 +88,7 @@ def init_stream(
     settings = StreamSettings(config, cache_config, height, width, chosen, features, submaps)
     settings.check_budget()
     dtype = jnp.dtype(cache_config.dtype or model.params["aggregator"]["camera_token"].dtype)
-    extra = settings.stored is not None
+    cached = (config.depth, batch, settings.slots, config.heads, config.head_dim)
     camera = _ring(settings, batch) if "camera" in settings.heads else None
     tracks = None
     if "tracks" in settings.heads:
@@ -96,7 +96,7 @@ def init_stream(
         tracks = TrackWindow.empty(queries, cache_config.track_window, height // 2, width // 2, config.track_features)
     return StreamState(
         settings=settings,
-        cache=KVCache.empty(config.depth, batch, settings.slots, config.heads, config.head_dim, dtype, extra),
+        cache=KVCache.empty(cached, dtype, extra=settings.stored is not None),
         scores=jnp.zeros((batch, config.depth), jnp.float32),
         budgets=jnp.full((batch, config.depth), settings.slots, jnp.int32),
         frame=jnp.zeros(batch, jnp.int32),
