@@ -1,6 +1,5 @@
 """`ivggt`: one program of all commands, quick to say what it can do, and the same under its other names."""
 
-import resource
 import subprocess
 import sys
 from importlib.metadata import version
@@ -23,14 +22,11 @@ def code_of(*arguments: str) -> object:
     return stopped.value.code
 
 
-def test_help_comes_without_jax_and_within_a_second() -> None:
-    """Of computing: on a machine that does other work the clock goes on."""
+def test_help_comes_without_what_takes_long_to_import() -> None:
+    """With JAX help would take seconds."""
     program = "import atexit, sys; atexit.register(lambda: print('jax' in sys.modules)); import ivggt_jax.__main__ as m"
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     shown = python("-c", f"{program}; m.main(['--help'])")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert shown.returncode == 0 and shown.stdout.endswith("False\n"), shown.stderr
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
 
 
 def test_help_names_all_commands_and_groups(capsys: pytest.CaptureFixture[str]) -> None:
