@@ -1,6 +1,5 @@
 """The pose graph on maps whose answer is known. Noise is drawn from default_rng with the seed that each test states."""
 
-
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation

@@ -41,6 +41,8 @@ class MapState:
     """[B] float32: ... and the spread of the logarithm of the ratio of depths there."""
     sharpness: jax.Array
     """[B] float32: running mean of the sharpness of frames that show something."""
+    detail: jax.Array
+    """[B] float32: how the details of the last frame correlate with the keyframes."""
     lost: jax.Array
     """[B] int32: frames on end that do not belong to the keyframes."""
     keyframes: Keyframe
@@ -71,6 +73,7 @@ class MapState:
             link_share=jnp.zeros(batch, jnp.float32),
             link_spread=jnp.zeros(batch, jnp.float32),
             sharpness=jnp.zeros(batch, jnp.float32),
+            detail=jnp.zeros(batch, jnp.float32),
             keyframes=empty_keyframes((batch, config.keyframes), height, width),
             valid=jnp.zeros((batch, config.keyframes), bool),
             seam=Seam.none(batch, height, width),

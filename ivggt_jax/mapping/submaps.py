@@ -25,10 +25,11 @@ from ivggt_jax.transforms import Similarity, multiply, rotate
 
 CLEAR, BLANK = 0.5, 0.05
 """Shares of the usual sharpness: from the first on a frame makes an anchor, below the second it shows nothing."""
-LEAST_DETAIL, KEY_DETAIL = 0.1, 0.2
-"""Correlations of an image's details with the keyframes': a clear image below the first shows another scene, and one below the
-second is no keyframe. On the walks that they were chosen on, of frames of other rooms and of mirrored ones 95 and 99 %
-were below them; the least of a walk's next frames was 0.34."""
+LEAST_DETAIL = 0.1
+"""Correlation of the details of a clear image with the keyframes' below which it shows another scene. Of frames of other rooms,
+and of mirrored ones, 95 % were below it on the walks that it was chosen on; of the next frames of a walk hardly one."""
+FALL = 0.5
+"""A frame whose correlation is less than this share of the last one's is no keyframe: it may be the first after a cut."""
 PATIENCE = 4
 """So many frames on end that do not belong to the keyframes are a break, such as a cut in the video: the next part of
 the map begins."""
@@ -154,9 +155,8 @@ def _remember(
     strange = unfit = jnp.zeros((), bool)
     if found is not None:
         other = (sharp >= CLEAR * usual) & (found.detail < LEAST_DETAIL)
-        apart = found.correlation < LEAST_CORRELATION
-        strange = jnp.any(position.valid) & (apart | other)
-        unfit = jnp.any(position.valid) & (apart | (found.detail < KEY_DETAIL))
+        strange = jnp.any(position.valid) & ((found.correlation < LEAST_CORRELATION) | other)
+        unfit = strange | (found.detail < FALL * position.detail)
     lost = jnp.where(strange & shows, position.lost + 1, 0)
     slot = position.frame // config.keyframe_every % config.keyframes
     # The next frames would agree with a keyframe that is strange, and a cut in the video would go unnoticed.
@@ -167,7 +167,8 @@ def _remember(
         lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
     )
     valid = position.valid | chosen
-    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, lost=lost)
+    detail = found.detail if found else position.detail
+    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, detail=detail, lost=lost)
 
 
 def _anchor(
@@ -201,7 +202,7 @@ def _anchor(
         part=position.part + broken, lost=jnp.zeros_like(position.lost), seam=seam, alive=alive,
         link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
         metric=position.metric.anchored(broken), sensed=position.sensed.after(broken, jnp.full(still.shape, jnp.nan), camera),
-        valid=jnp.where(broken, False, position.valid),
+        valid=jnp.where(broken, False, position.valid), detail=jnp.where(broken, 0, position.detail),
     )  # fmt: skip
 
 
