@@ -76,14 +76,17 @@ def one_more(numbers: list[int], thread: threading.Thread) -> None:
         time.sleep(0.01)
 
 
-def closed_with(connection, timeout: float = 15) -> tuple[list[dict], int]:
-    """What the server says until it closes, and its code."""
+TOO_LARGE = (1009, None)
+"""What a client hears that is still sending when the server closes: its bytes may reset the connection."""
+
+
+def closed_with(connection, timeout: float = 15) -> tuple[list[dict], int | None]:
+    """What the server says until it closes, and its code; None where the connection was reset before it came."""
     messages, until = [], time.monotonic() + timeout
     with pytest.raises(ConnectionClosed) as closed:
         while True:
             messages.append(told(connection, until - time.monotonic()))
-    assert closed.value.rcvd is not None
-    return messages, closed.value.rcvd.code
+    return messages, None if closed.value.rcvd is None else closed.value.rcvd.code
 
 
 def held_becomes(made: Service, count: int) -> None:
@@ -262,11 +265,11 @@ def test_what_is_too_large_or_too_fast(tiny: Model, serving, videos: np.ndarray)
             assert "more than 100,000" in told(large)["error"]
             with contextlib.suppress(ConnectionClosed):
                 large.send(bytes(300_000))
-            assert closed_with(large)[1] == 1009
+            assert closed_with(large)[1] in TOO_LARGE
         with entered(address, token="sésame") as large:
             with contextlib.suppress(ConnectionClosed):
                 large.send([bytes(50_000)] * 10)  # in fragments
-            assert closed_with(large)[1] == 1009
+            assert closed_with(large)[1] in TOO_LARGE
     held_becomes(made, 0)
     with running(service(tiny, 3, replace(LIMITS, rate=5.0), heads=("camera",))) as address, entered(address) as fast:
         for number in range(12):
