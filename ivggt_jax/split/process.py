@@ -37,12 +37,12 @@ class ProcessConfig:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
+    logging.getLogger("ivggt_jax").setLevel(logging.ERROR)  # the process that writes has warned of this source
     run_command(ProcessConfig, serve, arguments, "python -m ivggt_jax.split.process")
 
 
 def serve(options: ProcessConfig) -> int:
     """Sees the pieces that it is told to, until nobody is there any more."""
-    logging.getLogger("ivggt_jax").setLevel(logging.ERROR)  # the process that writes has warned of this source
     channel: Connection[Any, Any] = Connection(options.channel)
     try:
         order: Order = channel.recv()

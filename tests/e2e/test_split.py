@@ -1,26 +1,35 @@
 """`--split`: one source on several processes gives what one gives, whatever the map says of where submaps begin."""
 
+import io
 import json
 import os
 import signal
+from itertools import count
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
+import jax
 import numpy as np
 import pytest
-from commands import read_npz, run, write_frames
-
-from ivggt_jax.infer import main
-from ivggt_jax.split import pool
+from commands import FRAMES, read_npz, run, write_frames
+from PIL import Image
 from test_fleet import write_video
 
-OPTIONS = ("--budget", 290, "--submaps", 5, "--export", "tum", "npz", "--save-every", 0)
+from ivggt_jax.infer import main
+from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.state import MapState
+from ivggt_jax.mapping.submaps import is_due
+from ivggt_jax.split import pool, process
+from ivggt_jax.split.messages import Answer, Seen
+from ivggt_jax.streaming import mapped_pass
+
+OPTIONS = ("--budget", 290, "--submaps", 5, "--export", "tum", "npz")
 
 
 @pytest.fixture(autouse=True)
 def as_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes compute with the precision of these tests, and share their compiled programs."""
-    import jax
-
     monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "highest")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -55,5 +64,134 @@ def assert_same(one: Path, two: Path) -> None:
 
 
 def test_a_video_in_two_processes_is_the_video_in_one(checkpoint: Path, frames: np.ndarray, tmp_path: Path) -> None:
-    write_video(tmp_path / "walk.mp4", np.resize(frames, (40, *frames.shape[1:])))
+    """30 frames of 70×56, a submap every five."""
+    write_video(tmp_path / "walk.mp4", np.resize(frames, (30, *frames.shape[1:])))
     assert_same(*both(tmp_path / "walk.mp4", checkpoint, tmp_path))
+
+
+class Here:
+    """Stands for the process that a test runs in a thread of its own, which its channel's end ends."""
+
+    started: ClassVar[list["Here"]] = []
+
+    def __init__(self, words: list[str], **_: object) -> None:
+        self.channel = os.dup(int(words[-1]))
+        Here.started.append(self)
+        Thread(target=process.serve, args=(process.ProcessConfig(self.channel),), daemon=True).start()
+
+    def wait(self, _: float | None = None) -> int:
+        return -9
+
+    def kill(self) -> None:
+        """Its channel is closed already."""
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> list[Here]:
+    """Processes that share what is compiled here, and start at once."""
+    monkeypatch.setattr(pool.subprocess, "Popen", Here)
+    monkeypatch.setattr(Here, "started", [])
+    return Here.started
+
+
+def test_the_map_has_the_last_word(
+    checkpoint: Path, frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_threads: list[Here]
+) -> None:
+    """40 frames: one submap begins later because of a blurred frame, which processes see for themselves; one earlier and one
+    later than they think, as after a cut in the video. One of them dies meanwhile."""
+
+    def otherwise(config: SubmapConfig, position: MapState, levels: jax.Array, frames: jax.Array) -> jax.Array:
+        return (is_due(config, position, levels, frames) | (position.frame == 13)) & (position.frame != 18)
+
+    monkeypatch.setattr(mapped_pass, "is_due", otherwise)
+    receive = pool._Process.receive
+    answers = count()
+
+    def dying(self: pool._Process) -> Answer:
+        if next(answers) == 25:
+            raise EOFError
+        return receive(self)
+
+    monkeypatch.setattr(pool._Process, "receive", dying)
+    images = np.resize(frames, (40, *frames.shape[1:]))
+    images[5] = images[5].mean((0, 1)) + 0.1 * (images[5] - images[5].mean((0, 1)))
+    folder = write_frames(tmp_path / "walk", images)
+    one, two = both(folder, checkpoint, tmp_path, "--submaps", 6)
+    np.testing.assert_array_equal(table(one / "submaps.txt")[:, 2], [0, 7, 12, 14, 20, 25, 30, 35])
+    assert_same(one, two)
+    assert len(in_threads) == 3
+
+
+def test_a_frame_that_cannot_be_read_ends_the_run_after_those_before_it(
+    checkpoint: Path, frames: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_threads: list[Here]
+) -> None:
+    folder = write_frames(tmp_path / "walk", frames[:12])
+    (folder / "img10.png").write_bytes(b"nonsense")
+    out = tmp_path / "out"
+    assert run(main, folder, "--checkpoint", checkpoint, "--out", out, *OPTIONS, "--split", 2) == 1
+    assert "img10.png: is not an image" in capsys.readouterr().err
+    assert len(table(out / "trajectory.txt")) == 9
+
+
+def test_processes_that_die_again_and_again_end_the_run(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They cannot even be started."""
+    monkeypatch.setattr(pool, "PROCESS", "ivggt_jax.no_such_module")
+    assert run(main, folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", *OPTIONS, "--split", 1) == 1
+    assert "processes died 3 times over the frames from number 0 on: exit code 1, " in capsys.readouterr().err
+
+
+def test_a_run_that_was_stopped_begins_anew(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_threads: list[Here]
+) -> None:
+    out, words = tmp_path / "two", ("--checkpoint", checkpoint, *OPTIONS)
+    next_frame, asked = pool.Pool.next, count()
+
+    def interrupted(self: pool.Pool) -> Seen | None:
+        if next(asked) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return next_frame(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.Pool, "next", interrupted)
+        assert run(main, folder, *words, "--out", out, "--split", 2) == 130
+    assert 0 < len(table(out / "trajectory.txt")) < FRAMES
+    assert run(main, folder, *words, "--out", out, "--split", 2, "--resume") == 0
+    assert run(main, folder, *words, "--out", tmp_path / "one") == 0
+    assert_same(tmp_path / "one", out)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--split", 0), "at least one process"),
+        (("--split", 2, "--submaps", "off"), "leave --submaps off out"),
+        (("--split", 2), "short for one: give --submaps"),
+        (("--split", 2, "--heads", "camera", "depth", "tracks"), "follows no tracks"),
+        (("--split", 2, "--preset", "fast"), "takes frames one by one, not 4"),
+        (("--split", 2, "--on-error", "skip"), "leave --on-error skip out"),
+        (("--split", 2, "--max-memory", "8GB"), "plans no memory"),
+    ],
+)
+def test_what_cannot_be_split_is_said(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple, message: str
+) -> None:
+    assert run(main, folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", *options) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", ["-", "pipe", "walk.tif"])
+def test_sources_that_cannot_be_entered_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """Before anything is loaded."""
+    pages = [Image.new("RGB", (70, 56))] * 2
+    pages[0].save(tmp_path / "walk.tif", save_all=True, append_images=pages[1:])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("walk.tif"))
+    os.mkfifo(tmp_path / "pipe")
+    assert run(main, source, "--out", tmp_path / "out", "--split", 2) == 1
+    error = capsys.readouterr().err
+    assert f"a video file, a folder or a list, not {source}" in error
+    assert "loading" not in error
