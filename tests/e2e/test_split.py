@@ -24,6 +24,7 @@ from ivggt_jax.split import pool, process
 from ivggt_jax.split.messages import Answer, Seen
 from ivggt_jax.streaming import mapped_pass
 
+CAMERA = "80,82,34.5,27.5,-0.1,0.02,0.001,0"
 OPTIONS = ("--budget", 290, "--submaps", 5, "--export", "tum", "npz")
 
 
@@ -49,7 +50,17 @@ def assert_same(one: Path, two: Path) -> None:
     for name in ("trajectory.txt", "submaps.txt"):
         np.testing.assert_allclose(table(two / name), table(one / name), atol=1e-5)
     records = [json.loads((out / "run.json").read_text()) for out in (one, two)]
-    for name in ("frames", "submaps", "cache", "tokens_kept", "budgets_clipped", "tokens_dropped", "skipped"):
+    for name in (
+        "frames",
+        "submaps",
+        "cache",
+        "camera",
+        "metric",
+        "tokens_kept",
+        "budgets_clipped",
+        "tokens_dropped",
+        "skipped",
+    ):
         assert records[0][name] == records[1][name], name
     files = [sorted(path.name for path in (out / "frames").iterdir()) for out in (one, two)]
     assert files[0] == files[1]
@@ -64,9 +75,10 @@ def assert_same(one: Path, two: Path) -> None:
 
 
 def test_a_video_in_two_processes_is_the_video_in_one(checkpoint: Path, frames: np.ndarray, tmp_path: Path) -> None:
-    """30 frames of 70×56, a submap every five."""
-    write_video(tmp_path / "walk.mp4", np.resize(frames, (30, *frames.shape[1:])))
-    assert_same(*both(tmp_path / "walk.mp4", checkpoint, tmp_path))
+    """40 frames of 70×56 of a calibrated camera, a submap every five."""
+    write_video(tmp_path / "walk.mp4", np.resize(frames, (40, *frames.shape[1:])))
+    one, two = both(tmp_path / "walk.mp4", checkpoint, tmp_path, "--camera", CAMERA)
+    assert_same(one, two)
 
 
 class Here:
@@ -98,7 +110,8 @@ def test_the_map_has_the_last_word(
     checkpoint: Path, frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_threads: list[Here]
 ) -> None:
     """40 frames: one submap begins later because of a blurred frame, which processes see for themselves; one earlier and one
-    later than they think, as after a cut in the video. One of them dies meanwhile."""
+    later than they think, as after a cut in the video. One of them dies meanwhile. A sensor measures depth in two of three
+    frames, and half of another is masked."""
 
     def otherwise(config: SubmapConfig, position: MapState, levels: jax.Array, frames: jax.Array) -> jax.Array:
         return (is_due(config, position, levels, frames) | (position.frame == 13)) & (position.frame != 18)
@@ -116,7 +129,16 @@ def test_the_map_has_the_last_word(
     images = np.resize(frames, (40, *frames.shape[1:]))
     images[5] = images[5].mean((0, 1)) + 0.1 * (images[5] - images[5].mean((0, 1)))
     folder = write_frames(tmp_path / "walk", images)
-    one, two = both(folder, checkpoint, tmp_path, "--submaps", 6)
+    for name in ("masks", "depth"):
+        (tmp_path / name).mkdir()
+    row, column = np.indices((56, 70))
+    for i, image in enumerate(images):
+        Image.fromarray(np.uint8(255 * ((column > 35) | (i != 8)))).save(tmp_path / "masks" / f"img{i + 1}.png")
+        if i % 3:
+            millimetres = (1000 + 900 * image.mean(-1)) * (row > 9)
+            Image.fromarray(millimetres.astype(np.uint16)).save(tmp_path / "depth" / f"img{i + 1}.png")
+    sensors = ("--masks", tmp_path / "masks", "--depth", tmp_path / "depth")
+    one, two = both(folder, checkpoint, tmp_path, "--submaps", 6, *sensors)
     np.testing.assert_array_equal(table(one / "submaps.txt")[:, 2], [0, 7, 12, 14, 20, 25, 30, 35])
     assert_same(one, two)
     assert len(in_threads) == 3
