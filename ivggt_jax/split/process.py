@@ -22,8 +22,9 @@ from ivggt_jax.runs.run import depths_of, masks_of
 from ivggt_jax.sources import Frame, Source, SourceError, open_source
 from ivggt_jax.sources.frame import Mark
 from ivggt_jax.split.messages import Ahead, Answer, Ended, Order, Piece, Seen, Task
+from ivggt_jax.streaming.apart import see_frame
 from ivggt_jax.streaming.inputs import FrameArray, still, unit
-from ivggt_jax.streaming.steps import init_stream, reset, step
+from ivggt_jax.streaming.steps import init_stream, reset
 from ivggt_jax.weights import loading
 
 
@@ -94,14 +95,12 @@ class Eye:
 
     def _seen(self, number: int, frame: Frame) -> Seen:
         depths = depths_of([frame]) if self._model.config.depth_input else None
-        self._state, found = step(
-            self._model, self._state, frame.image[None], depth=None if depths is None else depths[0]
+        self._state, found = see_frame(
+            self._model, self._state, frame.image[None], None if depths is None else depths[0], np.zeros(1, bool)
         )
-        found = replace(found, features=found.features[:, :1])
-        state = self._state
-        host, lengths, clipped, dropped = jax.device_get((found, state.lengths[0], state.clipped[0], state.dropped[0]))
-        predictions = jax.tree.map(lambda x: x[:, None], host)
-        return Seen(number, frame, predictions, lengths, int(clipped), int(dropped))
+        found, state = replace(found, features=found.features[:, :, :1]), self._state
+        seen, lengths, clipped, dropped = jax.device_get((found, state.lengths[0], state.clipped[0], state.dropped[0]))
+        return Seen(number, frame, seen, lengths, int(clipped), int(dropped))
 
 
 def scouted(config: SubmapConfig, piece: Piece, source: Source) -> Iterator[Frame | Piece]:

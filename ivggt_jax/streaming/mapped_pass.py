@@ -30,7 +30,7 @@ def mapped_pass(
     levels, due = look(state, images)
     if where is not None:
         due = due & where
-    state, seen, again = _seen_twice(network, state, patches, due, where, depth)
+    state, seen, again = seen_twice(network, state, patches, due, where, depth)
     return place(state, Views(levels, due, seen, again, depth), where)
 
 
@@ -86,7 +86,7 @@ def with_known_focal(
     return replace(state, focal=jax.tree.map(partial(choose, where), counted, state.focal)), found
 
 
-def _seen_twice(
+def seen_twice(
     network: VGGT,
     state: StreamState,
     patches: Float[Array, "B S N width"],
