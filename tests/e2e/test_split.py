@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import time
 from itertools import count
 from pathlib import Path
 from threading import Thread
@@ -12,10 +13,11 @@ from typing import ClassVar
 import jax
 import numpy as np
 import pytest
-from commands import FRAMES, read_npz, run, write_frames
+from commands import FRAMES, PATIENCE, read_npz, run, start, write_frames
 from PIL import Image
 from test_fleet import write_video
 
+from ivggt_jax.evaluate.walks import Walk
 from ivggt_jax.infer import main
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.state import MapState
@@ -217,3 +219,21 @@ def test_sources_that_cannot_be_entered_are_refused(
     error = capsys.readouterr().err
     assert f"a video file, a folder or a list, not {source}" in error
     assert "loading" not in error
+
+
+@pytest.mark.slow
+def test_a_long_walk(tmp_path: Path) -> None:
+    """2,000 frames of 112×84, the demo model, all as by default: the same map, in the time that is printed. One thread a process."""
+    walk, folder = Walk("return", 0, 84, 112), tmp_path / "walk"
+    folder.mkdir()
+    for first in range(0, 2000, 100):
+        for number, image in enumerate(walk.part(first, 100).images, first):
+            Image.fromarray(image).save(folder / f"{number:06d}.png")
+    one_thread = 'export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"'
+    for name, words in (("one", ()), ("split1", ("--split", 1)), ("split2", ("--split", 2))):
+        begun = time.monotonic()
+        command = start("infer", folder, "--out", tmp_path / name, "--export", "tum", "npz", *words, limit=one_thread)
+        _, errors = command.communicate(timeout=10 * PATIENCE)
+        assert command.returncode == 0, errors
+        print(f"{name}: {time.monotonic() - begun:.0f} s")
+        assert_same(tmp_path / "one", tmp_path / name)
