@@ -223,7 +223,7 @@ def test_sources_that_cannot_be_entered_are_refused(
 
 @pytest.mark.slow
 def test_a_long_walk(tmp_path: Path) -> None:
-    """2,000 frames of 112×84, the demo model, all as by default: the same map, in the time that is printed. One thread a process."""
+    """2,000 frames of 112×84, the demo model, the same map, in the time that is printed. One thread a process."""
     walk, folder = Walk("return", 0, 84, 112), tmp_path / "walk"
     folder.mkdir()
     for first in range(0, 2000, 100):
