@@ -1,10 +1,12 @@
 """One source on several processes: what cannot be, and what they are told."""
 
+import jax
+
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.fitting import PROCESS, step_bytes, stream_bytes, weights_bytes
-from ivggt_jax.runs.memory import free_memory, gigabytes
+from ivggt_jax.runs.memory import free_memory, gigabytes, mapped_bytes
 from ivggt_jax.sources import Frame, Source
 from ivggt_jax.split.chain import Split
 from ivggt_jax.split.messages import Order
@@ -43,10 +45,11 @@ def split(config: InferConfig, source: Source, model: Model, state: StreamState,
             "--split shares out submaps, and this source is short for one: give --submaps and their frames"
         )
     processes = config.split or 1
-    each = weights_bytes(model) + PROCESS
+    mapped = mapped_bytes(jax.tree.leaves(model.params))  # which all processes share
+    each = weights_bytes(model) - mapped + PROCESS
     each += stream_bytes(model, settings.cache, settings.height, settings.width)
     each += step_bytes(settings.cache, settings.height, settings.width)
-    room = free_memory()
+    room = free_memory(mapped)
     if processes * each > room.free:
         raise ValueError(
             f"--split {processes}: each process takes about {gigabytes(each)}, and {room.bound} leaves {gigabytes(room.free)}"

@@ -17,11 +17,14 @@ from commands import FRAMES, PATIENCE, read_npz, run, start, write_frames
 from PIL import Image
 from test_fleet import write_video
 
+from ivggt_jax.batch.options import BatchConfig
 from ivggt_jax.evaluate.walks import Walk
 from ivggt_jax.infer import main
+from ivggt_jax.inference import parallel
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.mapping.submaps import is_due
+from ivggt_jax.runs.memory import Room
 from ivggt_jax.split import pool, process
 from ivggt_jax.split.messages import Answer, Seen
 from ivggt_jax.streaming import mapped_pass
@@ -155,6 +158,10 @@ def test_a_frame_that_cannot_be_read_ends_the_run_after_those_before_it(
     assert run(main, folder, "--checkpoint", checkpoint, "--out", out, *OPTIONS, "--split", 2) == 1
     assert "img10.png: is not an image" in capsys.readouterr().err
     assert len(table(out / "trajectory.txt")) == 9
+    words = (folder, "--checkpoint", checkpoint, "--out", tmp_path / "one", *OPTIONS)
+    assert run(main, *words, "--save-every", 2) == 1
+    assert run(main, *words, "--resume", "--split", 2) == 1
+    assert "holds a run of one process" in capsys.readouterr().err
 
 
 def test_processes_that_die_again_and_again_end_the_run(
@@ -203,6 +210,18 @@ def test_what_cannot_be_split_is_said(
 ) -> None:
     assert run(main, folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", *options) == 1
     assert message in capsys.readouterr().err
+
+
+def test_too_many_processes_for_the_memory_are_refused(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "free_memory", lambda _: Room(10**9, "a small machine"))
+    assert run(main, folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", *OPTIONS, "--split", 3) == 1
+    assert "takes about 0.4 GB, and a small machine leaves 1.0 GB" in capsys.readouterr().err
+
+
+def test_a_job_hands_it_to_each_run(tmp_path: Path) -> None:
+    assert BatchConfig(sources=("a",), split=3).of("a", tmp_path).split == 3
 
 
 @pytest.mark.parametrize("source", ["-", "pipe", "walk.tif"])
