@@ -18,6 +18,7 @@ from ivggt_jax.export import build, move, write_records
 from ivggt_jax.inference.closing import record, say_end
 from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, same_source, to_resume
 from ivggt_jax.inference.options import DEFAULT_EXPORT, InferConfig, source_first
+from ivggt_jax.inference.parallel import check_split, split
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
 from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.advice import comes_again, note_on_demo
@@ -29,6 +30,7 @@ from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, sav
 from ivggt_jax.runs.run import Run, compile_step, interruptible
 from ivggt_jax.sources import Frame, Source, SourceError, open_source
 from ivggt_jax.sources.source import NAMES_KEPT
+from ivggt_jax.streaming.apart import without_network
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import init_stream
 from ivggt_jax.weights import loading
@@ -61,6 +63,7 @@ def infer(config: InferConfig, load: Load = loading.load) -> int:
     # Of a camera the run counts the frames, for the first one that is read is no part of it (`_started`).
     with open_source(dataclasses.replace(config.source, max_frames=None) if live else config.source) as source:
         _check(config)
+        check_split(config, source)
         out = config.out or output_folder.default_out(config.source.frames)
         others = (config.source.masks, config.source.depth, config.options.images, config.align.trajectory)
         output_folder.check_inputs_outside(out, config.source.frames, others)
@@ -138,6 +141,10 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     if unfinished and unfinished.frames:
         if unfinished.options.get("weights") != weights:
             raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
+        if config.split:
+            raise ValueError(
+                f"{out} holds a run of one process: --resume without --split goes on, --overwrite begins anew"
+            )
         frames = source.frames(unfinished.next_index, unfinished.last_skipped)
         state = restore_stream(model, unfinished, partial(_grid, config))
         decisive = unfinished.options
@@ -150,6 +157,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         if again:
             begin(out, decisive)
     _say_notes(config)
+    parallel = split(config, source, model, state, next(frames)) if config.split else None
 
     def save(run: Run) -> None:
         last = source.last_skipped  # before they are counted, for reading ahead goes on
@@ -164,15 +172,16 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         points_from_depth=config.points_from == "depth",
         begin=unfinished.frames,
         next_index=unfinished.next_index,
-        save_state=save if again else None,
+        save_state=save if again and parallel is None else None,
         save_every=config.save_every,
+        compute=None if parallel is None else parallel.compute,
     )
     unfinished.release()
-    with _viewer(config, out, run) as view:
+    with _viewer(config, out, run) as view, parallel or contextlib.nullcontext():
         interrupted: list[int] = []
         try:
             with interruptible() as interrupted:
-                lost = _feed(config, run, source, frames, interrupted)
+                lost = _feed(config, run, source, parallel.frames() if parallel else frames, interrupted)
             _build(config, out, run, interrupted)
         except ValueError:
             if run.ended:
@@ -188,7 +197,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             if view:
                 view.wait()
         elif again:
-            say(f"stopped; --resume goes on from {'here' if run.saved else 'the last state that was saved'}")
+            where = "the beginning" if parallel else "here" if run.saved else "the last state that was saved"
+            say(f"stopped; --resume goes on from {where}")
     return 128 + interrupted[0] if interrupted else int(lost)
 
 
@@ -272,7 +282,7 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     )
     if comes_again(config.source.frames):
         say(f"compiling for {width}×{height} (once for each size and length), then the first frame")
-        return chain([first], frames), begin()
+        return chain([first], frames), without_network(begin) if config.split and submaps else begin()
     say(f"compiling for {width}×{height} (once for each size), before the first frame is taken")
     compile_step(model, begin())
     return islice(frames, config.source.max_frames), begin()

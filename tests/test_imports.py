@@ -16,7 +16,7 @@ FLOORS = (
     ("mapping", "writers"),
     ("streaming", "weights"),
     ("",),  # the package's face: what `import ivggt_jax` gives
-    ("runs",),
+    ("runs", "split"),
     ("convert", "viewer"),
     ("infer", "inference", "export", "view", "doctor", "evaluate", "bench", "batch", "serve"),
     ("train", "__main__"),

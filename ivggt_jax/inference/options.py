@@ -61,6 +61,8 @@ class InferConfig:
     """Continue a run that was stopped or killed; it ends with the same files as an uninterrupted run."""
     save_every: int | None = None
     """Frames between saves of the state that --resume needs; 0: only when stopped; by default about once a minute."""
+    split: int | None = None
+    """Share a long video or folder out among so many processes, submap by submap; the results are the same (docs/fleet.md)."""
     export: tuple[Output, ...] = ()
     """What to write; by default tum, intrinsics, ply and, if there is room, the frames (npz), which colmap and others need."""
     heads: tuple[HeadName, ...] = ("camera", "depth")

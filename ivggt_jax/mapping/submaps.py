@@ -41,9 +41,26 @@ def is_due(config: SubmapConfig, position: MapState, levels: jax.Array, frames: 
     A blurred image is passed over for a while, one that shows nothing always.
     """
     sharp = sharpness(levels)
-    clear = (sharp >= CLEAR * position.sharpness) | (frames >= config.frames + config.delay)
-    full = (frames >= config.frames) & clear
-    return (full | (position.lost >= PATIENCE)) & (sharp > BLANK * position.sharpness)
+    lost = (position.lost >= PATIENCE) & _shows(sharp, position.sharpness)
+    return lost | is_full(config, position.sharpness, sharp, frames)
+
+
+def is_full(config: SubmapConfig, usual: jax.Array, sharp: jax.Array, frames: jax.Array) -> jax.Array:
+    """Bool []: the next submap is to begin with an image of sharpness `sharp` [], if nothing is lost. Its images alone decide.
+
+    `usual` [] is the sharpness of those before it (`usual_sharpness`), `frames` [] as in `is_due`.
+    """
+    clear = (sharp >= CLEAR * usual) | (frames >= config.frames + config.delay)
+    return (frames >= config.frames) & clear & _shows(sharp, usual)
+
+
+def usual_sharpness(before: jax.Array, sharp: jax.Array, first: jax.Array) -> jax.Array:
+    """The usual sharpness [] after an image of sharpness `sharp` [], which may be the stream's first []."""
+    return jnp.where(first, sharp, before + jnp.where(_shows(sharp, before), 0.1 * (sharp - before), 0))
+
+
+def _shows(sharp: jax.Array, usual: jax.Array) -> jax.Array:
+    return sharp > BLANK * usual
 
 
 def follow(
@@ -150,8 +167,7 @@ def _remember(
 ) -> MapState:
     """A frame among the keyframes, if it is to be one, and in what is known of the stream's images."""
     sharp = sharpness(levels)
-    first, shows = position.frame == 0, sharp > BLANK * position.sharpness
-    usual = jnp.where(first, sharp, position.sharpness + jnp.where(shows, 0.1 * (sharp - position.sharpness), 0))
+    shows, usual = _shows(sharp, position.sharpness), usual_sharpness(position.sharpness, sharp, position.frame == 0)
     strange = unfit = jnp.zeros((), bool)
     if found is not None:
         other = (sharp >= CLEAR * usual) & (found.detail < LEAST_DETAIL)

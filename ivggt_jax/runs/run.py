@@ -26,6 +26,9 @@ SECONDS_BETWEEN_SAVES = 60.0
 SHARE_FOR_SAVES = 0.05
 """Share of the time that saves may take in that case."""
 
+Compute = Callable[[StreamState, list[Frame]], tuple[StreamState, Predictions]]
+"""`computed` with a model, or what stands for it. The given state is used up."""
+
 
 class Stopped(Exception):
     """No further frame is waited for."""
@@ -46,13 +49,16 @@ class Run:
         next_index: int = 0,
         save_state: Callable[["Run"], None] | None = None,
         save_every: int | None = None,
+        compute: Compute | None = None,
     ):
         """begin: frames that an earlier part of the run had finished; next_index: of the first frame after those.
 
         save_state is called when everything computed is also written; None: never. save_every: frames between two calls; 0:
-        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time.
+        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time. compute: what
+        gives the predictions, in place of the model.
         """
         self.model, self.state, self.writers, self.progress = model, state, writers, progress
+        self._step = compute or partial(computed, model)
         self.frames, self.next_index = begin, next_index
         self._computed = self._tried = begin
         self._points_from_depth = points_from_depth
@@ -84,8 +90,8 @@ class Run:
                     for frame in frames:
                         waiting.append(frame)
                         if len(waiting) == self._together:
-                            self._compute(waiting)
-                            waiting = []
+                            together, waiting = waiting, []
+                            self._compute(together)
                             if self._due():
                                 self.save()
                         if interrupted:
@@ -115,29 +121,10 @@ class Run:
 
     def _compute(self, frames: list[Frame]) -> None:
         """Start on frames that share a pass, and meanwhile hand those before to the writers."""
-        images = np.stack([frame.image for frame in frames])[:, None]
-        if len(frames) == self._together > 1:
-            self.state, predictions = scan(self.model, self.state, images, self._masks(frames), _depths(frames))
-        else:
-            masks, depths = self._masks(frames), _depths(frames)
-            self.state, predictions = step(
-                self.model,
-                self.state,
-                images[0],
-                masks=None if masks is None else masks[0],
-                depth=None if depths is None else depths[0],
-            )
-            predictions = jax.tree.map(lambda x: x[None], predictions)
+        self.state, predictions = self._step(self.state, frames)
         before, self._pending = self._pending, (frames, predictions, self.state.lengths)
         self._computed += len(frames)
         self._hand_on(before)
-
-    def _masks(self, frames: list[Frame]) -> np.ndarray | None:
-        """What the map may look at, bool [T,1,H,W]; None without a map. Always given, so that one program is compiled."""
-        if self.state.settings.submaps is None:
-            return None
-        everything = np.ones(frames[0].image.shape[:2], bool)
-        return np.stack([everything if frame.mask is None else frame.mask for frame in frames])[:, None]
 
     def _compute_last(self, frames: list[Frame], stopped: bool) -> None:
         """The last frames, fewer than share a pass; left to the resumed run, with which they share one, if there can be one."""
@@ -210,7 +197,37 @@ class Run:
         self.progress.pause()
 
 
-def _depths(frames: list[Frame]) -> np.ndarray | None:
+def computed(model: Model, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
+    """The next frames of one stream, all that share a pass or a single one; predictions [T,1,…]. The given state is used up."""
+    images, masks, depths = (
+        np.stack([frame.image for frame in frames])[:, None],
+        _masks(state, frames),
+        depths_of(frames),
+    )
+    if len(frames) == state.settings.cache.frames_per_step > 1:
+        return scan(model, state, images, masks, depths)
+    state, predictions = step(
+        model,
+        state,
+        images[0],
+        masks=None if masks is None else masks[0],
+        depth=None if depths is None else depths[0],
+    )
+    return state, jax.tree.map(lambda x: x[None], predictions)
+
+
+def _masks(state: StreamState, frames: list[Frame]) -> np.ndarray | None:
+    """What the map may look at, bool [T,1,H,W]; None without a map. Always given, so that one program is compiled."""
+    return None if state.settings.submaps is None else masks_of(frames)
+
+
+def masks_of(frames: list[Frame]) -> np.ndarray:
+    """What may be looked at, bool [T,1,H,W]."""
+    everything = np.ones(frames[0].image.shape[:2], bool)
+    return np.stack([everything if frame.mask is None else frame.mask for frame in frames])[:, None]
+
+
+def depths_of(frames: list[Frame]) -> np.ndarray | None:
     """What a sensor has measured, float32 [T,1,H,W]; None without a sensor. With one every frame has a map, perhaps of nothing."""
     maps = [frame.depth for frame in frames if frame.depth is not None]
     return np.stack(maps)[:, None] if maps else None

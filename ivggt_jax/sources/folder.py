@@ -2,17 +2,20 @@
 
 import glob
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
 
-from ivggt_jax.sources.frame import Picture, RawFrame, SourceError
+from ivggt_jax.sources.frame import Mark, Picture, RawFrame, SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, OTHER_SUFFIXES, grey_16_of, pages, read_picture
 from ivggt_jax.sources.levels import FIRST, Stretch
-from ivggt_jax.sources.lists import ImageFile
+from ivggt_jax.sources.lists import LIST_SUFFIXES, ImageFile, listed_images, named_images, streamed_images
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,14 @@ class FileReader:
 
     def raw_frames(self) -> Iterator[RawFrame]:
         """One raw frame for every stride-th file."""
-        for index, file in enumerate(self._files):
+        return self._raw_frames(0)
+
+    def raw_frames_from(self, mark: Mark) -> Iterator[RawFrame]:
+        """The same, from a file on."""
+        return self._raw_frames(mark.index)
+
+    def _raw_frames(self, start: int) -> Iterator[RawFrame]:
+        for index, file in enumerate(islice(self._files, start, None), start):
             if index % self._stride == 0:
                 self._first = self._first or [file.path]
                 yield RawFrame(
@@ -78,6 +88,26 @@ class FileReader:
 
     def _first_grey(self) -> Iterator[np.ndarray]:
         return (values for path in self._first if (values := grey_16_of(path)) is not None)
+
+
+def find_images(spec: str, path: Path) -> tuple[Iterable[ImageFile], Iterable[Path]]:
+    """The image files that a source names, and what lies beside them. Raises SourceError when there is nothing."""
+    if spec == "-":
+        return streamed_images(sys.stdin), ()
+    if path.is_dir():
+        return named_images(folder_images(path), path), path.iterdir()
+    if path.is_file():
+        is_list = path.suffix.lower() in LIST_SUFFIXES
+        return listed_images(path) if is_list else named_images([path], path.parent), ()
+    if path.is_fifo():
+        return _piped_images(path), ()
+    if glob.has_magic(spec):
+        matches = map(Path, glob.iglob(str(path), recursive=True))
+        return named_images(glob_images(str(path)), _fixed_part(path)), matches
+    if path.exists() or path.is_symlink():
+        what = "is a device" if path.exists() else f"is a link to {os.readlink(path)}, and there is no such file"
+        raise SourceError(f"{spec}: {what}; name a folder, a file, or - for paths on standard input")
+    raise SourceError(f"{spec}: there is no such file or folder (looked in {Path.cwd()})")
 
 
 def folder_images(folder: Path) -> list[Path]:
@@ -141,3 +171,15 @@ def _images(paths: Iterable[Path], none: str, way: str) -> list[Path]:
 def _is_there(path: Path, suffixes: tuple[str, ...]) -> bool:
     """A visible file of one of the endings; a link that leads nowhere is one, and cannot be read."""
     return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()
+
+
+def _piped_images(pipe: Path) -> Iterator[ImageFile]:
+    """Paths from a named pipe, or one that a shell made: <(ls …)."""
+    with pipe.open("rb") as stream:
+        yield from streamed_images(stream, str(pipe))
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder that a pattern's matches are in, as far as it is certain."""
+    parts = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    return Path(*parts[: len(pattern.parts) - 1])

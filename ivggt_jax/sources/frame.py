@@ -1,9 +1,10 @@
 """The records that sources hand on: a frame, and how its original became the model's input."""
 
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -106,6 +107,28 @@ class RawFrame:
     """As in `Frame`."""
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A frame that was read, so that it is found again in the middle of its source."""
+
+    index: int
+    """`Frame.index`"""
+    timestamp: float | None
+    """`Frame.timestamp`"""
+    count: int
+    """Frames before it."""
+    size: tuple[int, int]
+    """Width and height of all frames."""
+    checksum: int
+    """Of its pixels."""
+
+    @classmethod
+    def of(cls, frame: "Frame", count: int) -> "Mark":
+        """The mark of a frame after `count` others."""
+        height, width, _ = frame.image.shape
+        return cls(frame.index, frame.timestamp, count, (width, height), zlib.crc32(frame.image.tobytes()))
+
+
 class Reader(Protocol):
     """What a kind of source (image files, a video, a camera) must offer."""
 
@@ -138,3 +161,11 @@ class Reader(Protocol):
 
     def close(self) -> None:
         """Give up what the source holds open."""
+
+
+@runtime_checkable
+class Seekable(Protocol):
+    """A reader that need not go through what comes before a frame."""
+
+    def raw_frames_from(self, mark: Mark) -> Iterator[RawFrame]:
+        """As `raw_frames`, from a frame on that was read before. Where that cannot be found, others come."""

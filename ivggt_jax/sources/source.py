@@ -1,13 +1,12 @@
 """One way in: whatever `--frames` names becomes an iterator of frames."""
 
-import glob
 import logging
 import os
 import re
-import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from functools import partial
-from itertools import islice, takewhile
+from itertools import chain, islice
 from pathlib import Path
 from typing import Self
 
@@ -22,10 +21,10 @@ from ivggt_jax.sources.camera import CameraReader
 from ivggt_jax.sources.config import SourceConfig
 from ivggt_jax.sources.depths import Depths, fit_depth
 from ivggt_jax.sources.fit import Size, fit_image, fit_mask, model_size, plan_fit
-from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, left_out
-from ivggt_jax.sources.frame import Fit, Frame, Picture, RawFrame, Reader, SourceError
+from ivggt_jax.sources.folder import FileReader, find_images, left_out
+from ivggt_jax.sources.frame import Fit, Frame, Mark, Picture, RawFrame, Reader, Seekable, SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, pages
-from ivggt_jax.sources.lists import LIST_SUFFIXES, ImageFile, listed_images, named_images, streamed_images
+from ivggt_jax.sources.lists import LIST_SUFFIXES
 from ivggt_jax.sources.masks import Masks
 from ivggt_jax.sources.recording import RecordingReader, is_recording
 from ivggt_jax.sources.stack import StackReader
@@ -135,8 +134,39 @@ class Source:
         """
         if start and not self._reader.resumable:
             raise SourceError(f"{self.config.frames}: a camera cannot be resumed: its frames are gone")
-        frames = self._frames(start, last_skipped)
-        return read_ahead(frames) if self._reader.read_ahead else frames
+        self.skipped, self.skipped_names, self.last_skipped = 0, [], last_skipped
+        found = self._reader.raw_frames()
+        if not self._reader.read_ahead:
+            return self._frames(read_on_request(found, lambda: self.while_waiting()), start)
+        return read_ahead(self._frames(found, start))
+
+    @property
+    def seekable(self) -> bool:
+        """Whether `frames_from` finds a frame without going through all that come before it."""
+        return self._reader.read_ahead and isinstance(self._reader, Seekable)
+
+    def frames_from(self, mark: Mark) -> Iterator[Frame]:
+        """As `frames`, from a frame on that was read before. What was passed over on the way is read where nothing else helps.
+
+        Raises SourceError when it is not there any more.
+        """
+        if isinstance(self._reader, Seekable):
+            with suppress(SourceError):  # of a place in the file that only its beginning leads to
+                if (found := self._with_mark(self._reader.raw_frames_from(mark), mark, mark.count)) is not None:
+                    return found
+        found = self._with_mark(self._reader.raw_frames(), mark, 0)
+        if found is None:
+            raise SourceError(f"{self.config.frames}: frame {mark.index} is not what it was when it was first read")
+        return found
+
+    def _with_mark(self, raw: Iterator[RawFrame], mark: Mark, count: int) -> Iterator[Frame] | None:
+        """The frames from the mark on, of raw ones before which there are `count`; None where it is not the first of them."""
+        frames = read_ahead(self._frames(raw, mark.index, count, mark.size))
+        first = next(frames, None)
+        if first is None or Mark.of(first, mark.count) != mark:
+            frames.close()
+            return None
+        return chain([first], frames)
 
     def close(self) -> None:
         """Give up what the source holds open; needed for cameras, harmless otherwise."""
@@ -151,13 +181,12 @@ class Source:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _frames(self, start: int, last_skipped: int) -> Generator[Frame, None, None]:
-        self.skipped, self.skipped_names, self.last_skipped = 0, [], last_skipped
-        first_size: Size | None = None
-        found = self._reader.raw_frames()
-        if not self._reader.read_ahead:
-            found = read_on_request(found, lambda: self.while_waiting())
-        for raw in islice(found, self.config.max_frames):
+    def _frames(
+        self, found: Iterator[RawFrame], start: int, count: int = 0, first_size: Size | None = None
+    ) -> Generator[Frame, None, None]:
+        """The frames from `start` on, of raw ones before which there are `count`, all of the first one's size."""
+        most = self.config.max_frames
+        for raw in islice(found, None if most is None else most - count):
             if (raw.index + 1) * self._views <= start and first_size is not None:
                 continue
             try:
@@ -288,40 +317,8 @@ def _reader(config: SourceConfig) -> Reader:
         raise SourceError(f"{spec}: of addresses only rtsp://, http:// (MJPEG) and udp:// are read")
     if len(images) > 1:
         return StackReader(path, images, config.stride, config.exif)
-    files, others = _files(spec, path)
+    files, others = find_images(spec, path)
     return FileReader(files, config.stride, config.exif, spec, left_out(spec, others))
-
-
-def _files(spec: str, path: Path) -> tuple[Iterable[ImageFile], Iterable[Path]]:
-    """The image files that are named, and what lies beside them."""
-    if spec == "-":
-        return streamed_images(sys.stdin), ()
-    if path.is_dir():
-        return named_images(folder_images(path), path), path.iterdir()
-    if path.is_file():
-        is_list = path.suffix.lower() in LIST_SUFFIXES
-        return listed_images(path) if is_list else named_images([path], path.parent), ()
-    if path.is_fifo():
-        return _piped_images(path), ()
-    if glob.has_magic(spec):
-        matches = map(Path, glob.iglob(str(path), recursive=True))
-        return named_images(glob_images(str(path)), _fixed_part(path)), matches
-    if path.exists() or path.is_symlink():
-        what = "is a device" if path.exists() else f"is a link to {os.readlink(path)}, and there is no such file"
-        raise SourceError(f"{spec}: {what}; name a folder, a file, or - for paths on standard input")
-    raise SourceError(f"{spec}: there is no such file or folder (looked in {Path.cwd()})")
-
-
-def _piped_images(pipe: Path) -> Iterator[ImageFile]:
-    """Paths from a named pipe, or one that a shell made: <(ls …)."""
-    with pipe.open("rb") as stream:
-        yield from streamed_images(stream, str(pipe))
-
-
-def _fixed_part(pattern: Path) -> Path:
-    """The folder that a pattern's matches are in, as far as it is certain."""
-    parts = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
-    return Path(*parts[: len(pattern.parts) - 1])
 
 
 def _at_most(length: int | None, limit: int | None) -> int | None:

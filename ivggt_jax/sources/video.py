@@ -18,7 +18,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ivggt_jax.sources.frame import LARGEST_IMAGE, Picture, RawFrame, SourceError
+from ivggt_jax.sources.frame import LARGEST_IMAGE, Mark, Picture, RawFrame, SourceError
 from ivggt_jax.sources.hdr import NAMES
 from ivggt_jax.sources.levels import FIRST, Stretch
 from ivggt_jax.sources.video_frame import grey_16, is_grey_16, to_picture
@@ -100,18 +100,27 @@ class VideoReader:
 
     def raw_frames(self) -> Iterator[RawFrame]:
         """The chosen frames; one that is damaged raises when it is read."""
+        return self._raw_frames(None)
+
+    def raw_frames_from(self, mark: Mark) -> Iterator[RawFrame]:
+        """The same from a frame on, or from the beginning where it has no time or the file has no key frames to go to."""
+        return self._raw_frames(mark)
+
+    def _raw_frames(self, mark: Mark | None) -> Iterator[RawFrame]:
         container, stream = self._open(threads=True)
         with container:
             beginning = _beginning(stream)
-            target = (
-                self._seek(container, beginning + self._start)
-                if self._start and stream.start_time is not None
-                else None
-            )
+            moment = mark.timestamp if mark else beginning + self._start if self._start else None
+            target = None if moment is None or stream.start_time is None else self._seek(container, moment)
             index, last_slot = 0, -1
+            sought = None if target is None else mark
             for decoded in _with_times(self._decoded(container, stream, target), stream):
                 if decoded.seconds is None and (self._fps or self._start or self._end is not None):
                     raise SourceError(f"{self._path}: has no timestamps; use --stride, not --fps, --start or --end")
+                if sought is not None:
+                    if decoded.seconds is None or decoded.seconds < (sought.timestamp or 0.0):
+                        continue
+                    index, sought = sought.index, None
                 elapsed = (decoded.seconds or 0.0) - beginning
                 if elapsed < self._start - TOLERANCE:
                     continue

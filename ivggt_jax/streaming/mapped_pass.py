@@ -1,6 +1,6 @@
 """A pass with submaps: where one ends, its last frames are seen twice, by the old memory and by a fresh one."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -27,17 +27,49 @@ def mapped_pass(
 
     `depth` [B,S,H,W] in metres is what a sensor measured.
     """
+    levels, due = look(state, images)
+    if where is not None:
+        due = due & where
+    state, seen, again = seen_twice(network, state, patches, due, where, depth)
+    return place(state, Views(levels, due, seen, again, depth), where)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Views:
+    """What is seen in S frames of B streams: all that the map is made of."""
+
+    levels: Float[Array, "B S level H W"]
+    """The images, blurred (`pyramid`)."""
+    due: Bool[Array, " B"]
+    """The next submap begins with the last of them."""
+    seen: Predictions
+    """[B,S,…] what the network says of them in the present submap..."""
+    again: Predictions
+    """[B,S,…] ... and in the next one, of the last of them, where it is due."""
+    depth: Float[Array, "B S H W"] | None
+    """In metres, what a sensor measured."""
+
+
+def look(
+    state: StreamState, images: Float[Array, "B S H W 3"]
+) -> tuple[Float[Array, "B S level H W"], Bool[Array, " B"]]:
+    """The next frames as the map looks at them, NaN where masked, and whether the next submap is due with the last [B]."""
     config, position = state.settings.submaps, state.map
     assert config is not None
     assert position is not None
     levels = jax.vmap(jax.vmap(pyramid))(images)
-    due = jax.vmap(partial(is_due, config))(position, levels[:, -1], state.frame + images.shape[1])
-    if where is not None:
-        due = due & where
-    state, seen, again = _seen_twice(network, state, patches, due, where, depth)
-    _, again = with_known_focal(state, again, where)
-    state, seen = with_known_focal(state, seen, where)
-    followed, found = jax.vmap(partial(follow, config))(position, seen, again, levels, due, depth)
+    return levels, jax.vmap(partial(is_due, config))(position, levels[:, -1], state.frame + images.shape[1])
+
+
+def place(state: StreamState, views: Views, where: Bool[Array, " B"] | None = None) -> tuple[StreamState, Predictions]:
+    """What was seen, put into the streams' worlds; the network's memory has nothing to do with it. Predictions [B,S,…]."""
+    config, position = state.settings.submaps, state.map
+    assert config is not None
+    assert position is not None
+    _, again = with_known_focal(state, views.again, where)
+    state, seen = with_known_focal(state, views.seen, where)
+    followed, found = jax.vmap(partial(follow, config))(position, seen, again, views.levels, views.due, views.depth)
     position = jax.tree.map(partial(choose, where), followed, position)
     if not state.settings.features:
         found = replace(found, features=None)  # type: ignore[arg-type]
@@ -54,7 +86,7 @@ def with_known_focal(
     return replace(state, focal=jax.tree.map(partial(choose, where), counted, state.focal)), found
 
 
-def _seen_twice(
+def seen_twice(
     network: VGGT,
     state: StreamState,
     patches: Float[Array, "B S N width"],
