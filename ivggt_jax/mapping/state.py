@@ -42,9 +42,9 @@ class MapState:
     sharpness: jax.Array
     """[B] float32: running mean of the sharpness of frames that show something."""
     detail: jax.Array
-    """[B] float32: how the details of the last frame correlate with the keyframes."""
+    """[B] float32: running mean of how the details of frames correlate with the keyframes."""
     lost: jax.Array
-    """[B] int32: frames on end that do not belong to the keyframes."""
+    """[B] int32: frames that do not belong to the keyframes, since the last that surely did."""
     keyframes: Keyframe
     """[B,R,…]: the last keyframes, in the world's frame and unit."""
     valid: jax.Array

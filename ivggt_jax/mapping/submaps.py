@@ -28,10 +28,11 @@ CLEAR, BLANK = 0.5, 0.05
 LEAST_DETAIL = 0.1
 """Correlation of the details of a clear image with the keyframes' below which it shows another scene. Of frames of other rooms,
 and of mirrored ones, 95 % were below it on the walks that it was chosen on; of the next frames of a walk hardly one."""
-FALL = 0.5
-"""A frame whose correlation is less than this share of the last one's is no keyframe: it may be the first after a cut."""
+FALL, RATE = 0.4, 0.2
+"""A frame whose correlation is less than the first share of the usual is no keyframe: it may be the first after a cut. What is
+usual follows at this rate, for on a hard stretch of the way all frames correlate less."""
 PATIENCE = 4
-"""So many frames on end that do not belong to the keyframes are a break, such as a cut in the video: the next part of
+"""So many frames that do not belong to the keyframes, with none between that surely does, are a break, such as a cut in the video: the next part of
 the map begins."""
 
 
@@ -173,7 +174,9 @@ def _remember(
         other = (sharp >= CLEAR * usual) & (found.detail < LEAST_DETAIL)
         strange = jnp.any(position.valid) & ((found.correlation < LEAST_CORRELATION) | other)
         unfit = strange | (found.detail < FALL * position.detail)
-    lost = jnp.where(strange & shows, position.lost + 1, 0)
+        usual_detail = jnp.where(strange, position.detail, position.detail + RATE * (found.detail - position.detail))
+        position = replace(position, detail=usual_detail)
+    lost = jnp.where(strange & shows, position.lost + 1, jnp.where(unfit, position.lost, 0))
     slot = position.frame // config.keyframe_every % config.keyframes
     # The next frames would agree with a keyframe that is strange, and a cut in the video would go unnoticed.
     due = (position.frame % config.keyframe_every == 0) | ~jnp.any(position.valid)
@@ -183,8 +186,7 @@ def _remember(
         lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
     )
     valid = position.valid | chosen
-    detail = found.detail if found else position.detail
-    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, detail=detail, lost=lost)
+    return replace(position, keyframes=keyframes, valid=valid, sharpness=usual, lost=lost)
 
 
 def _anchor(
