@@ -32,8 +32,8 @@ FALL, RATE = 0.4, 0.2
 """A frame whose correlation is less than the first share of the usual is no keyframe: it may be the first after a cut. What is
 usual follows at this rate, for on a hard stretch of the way all frames correlate less."""
 PATIENCE = 4
-"""So many frames that do not belong to the keyframes, with none between that surely does, are a break, such as a cut in the video: the next part of
-the map begins."""
+"""So many frames that do not belong to the keyframes, with none between that surely does, are a break, such as a cut in the
+video: the next part of the map begins."""
 
 
 def is_due(config: SubmapConfig, position: MapState, levels: jax.Array, frames: jax.Array) -> jax.Array:

@@ -79,6 +79,7 @@ def assert_same(one: Path, two: Path) -> None:
                 np.testing.assert_array_equal(found[key], array)
 
 
+@pytest.mark.slow
 def test_a_video_in_two_processes_is_the_video_in_one(checkpoint: Path, frames: np.ndarray, tmp_path: Path) -> None:
     """24 frames of 70×56 of a calibrated camera, a submap every five."""
     write_video(tmp_path / "walk.mp4", np.resize(frames, (24, *frames.shape[1:])))
