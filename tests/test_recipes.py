@@ -51,35 +51,43 @@ def normals(config: ModelConfig, *, rngs: nnx.Rngs) -> DenseHead:
     return DenseHead(config, 3, rngs=rngs)
 
 
+def sky(config: ModelConfig, *, rngs: nnx.Rngs) -> DenseHead:
+    """A head without confidence: whether a pixel is sky."""
+    return DenseHead(config, 1, confidence=False, rngs=rngs)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class WithNormals(Predictions):
+class MorePredictions(Predictions):
     normals: jax.Array | None = None
     normals_confidence: jax.Array | None = None
+    sky: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WithNormalsLoss(LossConfig):
+class MoreLosses(LossConfig):
     normals: float = 3.0
+    sky: float = 2.0
 
 
-def test_a_head_with_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dense head is made, runs, and is distilled, with its weight, from the table alone. Shapes are traced, not computed."""
-    head = Head({"normals": normals}, ("normals", "normals_confidence"), lambda raw: jnp.tanh(raw))
-    monkeypatch.setitem(HEADS, "normals", head)
-    monkeypatch.setattr(config, "HeadName", Literal[(*typing.get_args(config.HeadName), "normals")])
-    monkeypatch.setattr(vggt, "Predictions", WithNormals)
-    shape = dataclasses.replace(ModelConfig.tiny(), predicts=("camera", "normals"))
+@pytest.mark.parametrize("distillation", ["distill", "kl"])
+def test_heads_with_their_losses(distillation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dense heads are made, run, and are distilled, with their weight, from the table alone. Shapes are traced, not computed."""
+    monkeypatch.setitem(HEADS, "normals", Head({"normals": normals}, ("normals", "normals_confidence"), jnp.tanh))
+    monkeypatch.setitem(HEADS, "sky", Head({"sky": sky}, ("sky",), lambda raw: jax.nn.sigmoid(raw[..., 0])))
+    monkeypatch.setattr(config, "HeadName", Literal[(*typing.get_args(config.HeadName), "normals", "sky")])
+    monkeypatch.setattr(vggt, "Predictions", MorePredictions)
+    shape = dataclasses.replace(ModelConfig.tiny(), predicts=("camera", "normals", "sky"))
 
     def losses(images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         model = Model.initialise(shape, jax.random.key(0))
-        assert set(model.params) == {"aggregator", "camera", "normals"}
-        found = model.network.clip(images, mode="causal", heads=("normals",))
-        assert found.normals.shape == (*found.normals_confidence.shape, 3) == images.shape
-        return objective(WithNormalsLoss(), found, {}, found)
+        assert set(model.params) == {"aggregator", "camera", "normals", "sky"}
+        found = model.network.clip(images, mode="causal", heads=("normals", "sky"))
+        assert found.normals.shape == (*found.normals_confidence.shape, 3) == (*found.sky.shape, 3) == images.shape
+        return objective(MoreLosses(distillation=distillation), found, {}, found)
 
     _, terms = jax.eval_shape(losses, jax.ShapeDtypeStruct((1, 2, HEIGHT, WIDTH, 3), jnp.float32))
-    assert {name.split("_")[0] for name in terms} == {"distill/normals", "loss"}
+    assert {name.split("_")[0] for name in terms} == {f"{distillation}/normals", f"{distillation}/sky", "loss"}
 
 
 class Colours:

@@ -112,7 +112,7 @@ def distill_losses(
         elif head == "tracks":
             loss = reference_track_loss if reference else track_loss
             losses[head] = loss(ours[0], ours[1], ours[2], theirs[0], theirs[1])
-        elif head == "motion":
+        elif len(ours) == 1:  # a dense head without confidence predicts probabilities
             losses[head] = {"divergence": jnp.mean(bernoulli_divergence(ours[0], theirs[0]))}
         else:
             shape = (*ours[1].shape, -1)
@@ -133,7 +133,7 @@ def kl_losses(student: Fields, teacher: Fields, valid: jax.Array | None = None) 
         elif head == "tracks":
             divergence = jnp.mean(bernoulli_divergence(ours[1], theirs[1]))
             losses[head] = track_loss(ours[0], ours[1], ours[2], theirs[0], theirs[1]) | {"visibility": divergence}
-        elif head == "motion":
+        elif len(ours) == 1:  # a dense head without confidence predicts probabilities
             losses[head] = {"divergence": jnp.mean(bernoulli_divergence(ours[0], theirs[0]))}
         else:
             shape = (*ours[1].shape, -1)
