@@ -24,7 +24,8 @@ MARKER = ".ivggt_jax"
 OUTPUTS = (
     *("trajectory.txt", "kitti.txt", "intrinsics.txt", "frames", "points.ply", "depth", "video.mp4", "recording*.rrd"),
     *("sparse", "images", "transforms.json", "nerfstudio_depth", "nerfstudio.ply", "scene.glb", "scene.html"),
-    *("recording.mcap", "aligned", ".*.part", "run.json", STATE_FILE, MARKER),
+    *("submaps.txt", "loops.txt", "places.bin", "corrected", "recording.mcap", "aligned"),
+    *(".*.part", "run.json", STATE_FILE, MARKER),
 )
 """Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""
 LOCK = ".lock"

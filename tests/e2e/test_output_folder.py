@@ -32,7 +32,16 @@ def test_what_lies_in_a_folder_is_told_apart(tmp_path: Path) -> None:
 
 def test_only_results_are_removed(tmp_path: Path) -> None:
     begin(tmp_path, {})
-    for name in ("recording-000003.rrd", ".points.ply.part", "trajectory.txt", "notes.txt", "recording.txt"):
+    made = (
+        "submaps.txt",
+        "loops.txt",
+        "places.bin",
+        "corrected",
+        "recording-000003.rrd",
+        ".points.ply.part",
+        "trajectory.txt",
+    )
+    for name in (*made, "notes.txt", "recording.txt"):
         (tmp_path / name).touch()
     (tmp_path / "frames").mkdir()
     (tmp_path / "photos").mkdir()
