@@ -199,11 +199,8 @@ class Run:
 
 def computed(model: Model, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
     """The next frames of one stream, all that share a pass or a single one; predictions [T,1,…]. The given state is used up."""
-    images, masks, depths = (
-        np.stack([frame.image for frame in frames])[:, None],
-        _masks(state, frames),
-        depths_of(frames),
-    )
+    images = np.stack([frame.image for frame in frames])[:, None]
+    masks, depths = _masks(state, frames), depths_of(frames)
     if len(frames) == state.settings.cache.frames_per_step > 1:
         return scan(model, state, images, masks, depths)
     state, predictions = step(

@@ -173,9 +173,8 @@ def pages(path: Path) -> list[int]:
             if count == 1 or image.format in ("MPO", "JPEG"):
                 return [0]
             if image.format != "TIFF":
-                return list(
-                    range(bool(image.info.get("default_image")), count)
-                )  # APNG's still is no part of the animation
+                still = bool(image.info.get("default_image"))  # an APNG's, which is no part of the animation
+                return list(range(still, count))
             found = []
             for page in range(count):
                 image.seek(page)
