@@ -268,7 +268,6 @@ def test_lists_as_people_have_them(tmp_path, encoding):
         ("deep.jsonl", b"[" * 100_000, "row 1 is nested more than 64 levels deep"),
         ("nan.jsonl", b'{"source": "a", "fps": NaN}', "row 1 is not JSON"),
         ("list.jsonl", b'{"source": "a"}\n["b"]', "row 2 holds a list"),
-        ("other.parquet", b"PAR1xxxxPAR1", "other.parquet: is not a table of sources"),
     ],
 )
 def test_a_list_that_is_none_is_one_line(tmp_path, name, content, words):
@@ -276,6 +275,13 @@ def test_a_list_that_is_none_is_one_line(tmp_path, name, content, words):
     (tmp_path / "other.txt").write_bytes(b"own.txt")
     with pytest.raises(SourceError, match=words):
         find_inputs((str(tmp_path / name),))
+
+
+def test_a_damaged_table_is_one_line(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "other.parquet").write_bytes(b"PAR1xxxxPAR1")
+    with pytest.raises(SourceError, match="other.parquet: is not a table of sources"):
+        find_inputs((str(tmp_path / "other.parquet"),))
 
 
 @pytest.mark.parametrize(
