@@ -70,25 +70,24 @@ def test_the_same_tokens_stay(cache: CacheConfig, tiny: Model, videos: np.ndarra
     ],
     ids=["before attention", "after", "by a number that comes late"],
 )
-def test_what_the_host_is_asked(cache: CacheConfig, expected: int, monkeypatch: pytest.MonkeyPatch):
+def test_what_the_host_is_asked(cache: CacheConfig, expected: int):
     """Twice in each of four layers, or twice in a frame: lowered for a GPU, the tiny model in float32."""
-    asked = questions(lowered(cache, monkeypatch, "gpu"))
+    asked = questions(lowered(cache, "gpu"))
     assert len(asked) == expected and not any(inside for _, inside in asked)
 
 
 @pytest.mark.parametrize(("platform", "loops"), [("gpu", False), ("cpu", True)])
-def test_weights_are_taken_from_their_stack_by_a_loop_only_on_a_cpu(platform, loops, monkeypatch: pytest.MonkeyPatch):
+def test_weights_are_taken_from_their_stack_by_a_loop_only_on_a_cpu(platform, loops):
     """On a GPU that would copy them: as lowered, no slice at a place known only when it runs is cut out of a weight."""
-    program = lowered(CacheConfig(total_budget=4 * 600), monkeypatch, platform).as_text()
+    program = lowered(CacheConfig(total_budget=4 * 600), platform).as_text()
     # Query, keys and values: of encoder and aggregator (64 channels), and of the camera head (128).
     cut = re.findall(r"stablehlo.dynamic_slice .*: \(tensor<(?:2x64x192|4x64x192|2x128x384)xf32>", program)
     assert bool(cut) == loops
 
 
-def lowered(cache: CacheConfig, monkeypatch: pytest.MonkeyPatch, platform: str) -> jax.stages.Lowered:
-    """The tiny model's step with the camera head for a GPU, traced as on that platform."""
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+def lowered(cache: CacheConfig, platform: str) -> jax.stages.Lowered:
+    """The tiny model's step with the camera head, for a CPU or a GPU."""
     model = abstract_model(ModelConfig.tiny(), "float32")
     state = jax.eval_shape(lambda: init_stream(model, cache, height=28, width=42, heads=("camera",)))
     frame = jax.ShapeDtypeStruct((1, 28, 42, 3), np.uint8)
-    return for_cuda(traced_anew(step), model, state, frame)
+    return for_cuda(step, model, state, frame) if platform == "gpu" else step.lower(model, state, frame)

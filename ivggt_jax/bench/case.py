@@ -14,6 +14,7 @@ from ivggt_jax.kernels.attention import CHUNK
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.memory.ring import CameraRing
 from ivggt_jax.model.parameters import Model, cast
+from ivggt_jax.sources.fit import parse_size, usual_size
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import init_stream
 from ivggt_jax.weights import loading
@@ -62,7 +63,7 @@ class Case:
         if self.chunk % self.together:
             raise ValueError(f"--chunk {self.chunk} is not a multiple of --frames-per-step {self.together}")
         if self.size is not None:
-            _parse_size(self.size)
+            parse_size(self.size)
 
     @property
     def together(self) -> int:
@@ -71,10 +72,7 @@ class Case:
 
     def image_size(self, config: ModelConfig) -> tuple[int, int]:
         """Height and width of a frame."""
-        if self.size is None:
-            patches = round(0.75 * config.image_size / config.patch_size)
-            return patches * config.patch_size, config.image_size
-        width, height = _parse_size(self.size)
+        width, height = usual_size(config.image_size) if self.size is None else parse_size(self.size)
         return height, width
 
     def cache(self, config: ModelConfig) -> CacheConfig:
@@ -156,11 +154,3 @@ def _random(buffer: jax.Array, seed: int) -> jax.Array:
         return lax.dynamic_update_slice(buffer, numbers.astype(buffer.dtype), where)
 
     return lax.fori_loop(0, layers * (slots // unit), write, buffer)
-
-
-def _parse_size(size: str) -> tuple[int, int]:
-    """Width and height."""
-    width, _, height = size.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise ValueError(f"--size must be like 518x392 (width x height), not {size}")
-    return int(width), int(height)

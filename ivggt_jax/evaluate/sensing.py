@@ -18,11 +18,11 @@ from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.records import path_errors
-from ivggt_jax.evaluate.stream import native_size
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk, WalkPart, depth_errors
 from ivggt_jax.mapping.moving import View, motion_from_views
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.command import say
+from ivggt_jax.sources.fit import usual_size
 from ivggt_jax.streaming.steps import init_stream, scan
 from ivggt_jax.synthetic import Sensor, measure
 from ivggt_jax.trajectories.alignment import inverse
@@ -82,7 +82,7 @@ class Sensing:
 def evaluate_sensing(config: Sensing) -> int:
     """Synthetic walks with and without a simulated depth sensor, or with moving bodies: errors of depth, path and masks."""
     model = config.model.load()
-    size, cache = native_size(model.config), config.memory.cache_for(-(-config.frames // CHUNK) * CHUNK)
+    size, cache = usual_size(model.config.image_size)[::-1], config.memory.cache_for(-(-config.frames // CHUNK) * CHUNK)
     rows = []
     for route in config.routes:
         for seed in config.seeds:

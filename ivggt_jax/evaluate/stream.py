@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from ivggt_jax.config import CacheConfig, ModelConfig
+from ivggt_jax.config import CacheConfig
 from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.plots import line_plot, path_plot
 from ivggt_jax.evaluate.records import Record, curves, map_measures, measures, run_walks
@@ -16,6 +16,7 @@ from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.runs.command import say
+from ivggt_jax.sources.fit import usual_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,7 @@ class Stream:
 def evaluate_streams(config: Stream) -> int:
     """Synthetic endless videos: error, drift, memory and time as functions of the frame number."""
     model = config.model.load()
-    size = native_size(model.config)
+    size = usual_size(model.config.image_size)[::-1]
     walks = [Walk(route, seed, *size) for route in config.routes for seed in config.seeds]
     cache = config.memory.cache_for(config.frames)
     submaps = config.mapping.choose(model.config, config.frames, needed=config.depth_sensor is not None)
@@ -59,12 +60,6 @@ def evaluate_streams(config: Stream) -> int:
     write_report(config.out, title, reports)
     say(f"{len(reports)} streams → {config.out}")
     return 0
-
-
-def native_size(config: ModelConfig) -> tuple[int, int]:
-    """Height and width of images as wide as the model knows and three quarters as high, in whole patches."""
-    patch = config.patch_size
-    return max(1, round(0.75 * config.image_size / patch)) * patch, config.image_size
 
 
 def report_record(record: Record, cache: CacheConfig, submaps: SubmapConfig | None = None) -> SequenceReport:

@@ -20,7 +20,6 @@ from ivggt_jax.config import CacheConfig
 from ivggt_jax.disk.strict_json import JsonError, read_json
 from ivggt_jax.evaluate.options import ModelOptions
 from ivggt_jax.evaluate.records import Record, curves, measures, record_clip, run_walks
-from ivggt_jax.evaluate.stream import native_size
 from ivggt_jax.evaluate.study_report import write_study
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
 from ivggt_jax.mapping.config import SubmapConfig
@@ -28,6 +27,7 @@ from ivggt_jax.memory.policies import POLICIES
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.resume import weights_fingerprint
+from ivggt_jax.sources.fit import usual_size
 from ivggt_jax.writers.files import replacing
 
 FULL_FRAMES = 10_000
@@ -92,7 +92,7 @@ def run_study(config: Study) -> int:
         lengths = (*(n for n in config.lengths if n < FULL_FRAMES), FULL_FRAMES)
         config = replace(config, out=config.out / "full", lengths=lengths)
     model = config.model.load()
-    height, width = native_size(model.config)
+    height, width = usual_size(model.config.image_size)[::-1]
     tokens = model.config.tokens_per_frame(height, width) * model.config.depth
     remember = config.lengths[-1] <= LONGEST_REMEMBERED
     walks = [Walk(route, seed, height, width, remember) for route in config.routes for seed in config.seeds]
@@ -199,7 +199,7 @@ def _settings(config: Study, cell: Cell, model: Model, walks: Sequence[Walk]) ->
         "device": jax.devices()[0].device_kind,
         "lengths": list(config.lengths),
         "walks": [walk.name for walk in walks],
-        "size": list(native_size(model.config)),
+        "size": list(usual_size(model.config.image_size)[::-1]),
         "cache": cache,
     }
 

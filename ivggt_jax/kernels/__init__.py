@@ -5,9 +5,11 @@ Written with Pallas for Triton. Without it, and for what the kernels do not fit,
 
 import math
 import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+from jax.sharding import AbstractDevice, AbstractMesh
 
 try:
     from jax.experimental.pallas import triton
@@ -21,9 +23,17 @@ BLOCK = 128
 
 
 def platform() -> str:
-    """Where a computation will run that is traced now: cpu, gpu or another."""
+    """Where a computation will run that is traced now: cpu, gpu or another. `abstract_gpu` is where there need be none."""
+    if (abstract := jax.sharding.get_abstract_mesh().abstract_device) is not None:
+        return abstract.platform
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
     return jax.default_backend() if device is None else getattr(device, "platform", device)
+
+
+def abstract_gpu() -> AbstractContextManager[Any]:
+    """What is traced within is traced for a GPU, an H200, also where there is none."""
+    mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
+    return jax.sharding.use_abstract_mesh(mesh)
 
 
 def can_read(keys: jax.Array) -> bool:

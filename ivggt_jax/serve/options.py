@@ -8,7 +8,7 @@ from tyro.conf import OmitArgPrefixes
 
 from ivggt_jax.config import PolicyName
 from ivggt_jax.mapping.options import SubmapOptions
-from ivggt_jax.sources.fit import PATCH
+from ivggt_jax.sources.fit import PATCH, usual_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class ServeConfig:
     def size(self, trained: int) -> tuple[int, int]:
         """Width and height of the model's input, for a model that was trained with so many pixels of width."""
         width = self.width or trained
-        return width, self.height or max(PATCH, round(0.75 * width / PATCH) * PATCH)
+        return width, self.height or usual_size(width)[1]
 
 
 def is_loopback(host: str) -> bool:

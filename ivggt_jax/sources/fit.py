@@ -121,6 +121,19 @@ def nearest_size(size: int) -> int:
     return max(PATCH, round(size / PATCH) * PATCH)
 
 
+def usual_size(width: int) -> Size:
+    """Width and height of frames for a model of this width, where nobody says: 4:3, in whole patches."""
+    return width, max(PATCH, round(0.75 * width / PATCH) * PATCH)
+
+
+def parse_size(text: str) -> Size:
+    """Width and height of "518x392". Raises ValueError for anything else."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"--size must be like 518x392 (width x height), not {text}")
+    return int(width), int(height)
+
+
 def _plan(original: Size, size: int, mode: str, like: Size | None) -> tuple[Size, Size]:
     """What the image is resized to, and the canvas it is then centred on (smaller than it: cropped)."""
     width, height = original

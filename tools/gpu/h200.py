@@ -9,7 +9,9 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import AbstractDevice, AbstractMesh, SingleDeviceSharding
+from jax.sharding import SingleDeviceSharding
+
+from ivggt_jax.kernels import abstract_gpu
 
 H200 = """
 platform_name: "CUDA"
@@ -31,6 +33,5 @@ def compiled(function: Any, *arguments: Any) -> jax.stages.Compiled:
     device = topologies.get_topology_desc("h200", "cuda", target_config=H200, topology="1x1x1").devices[0]
     there = partial(jax.ShapeDtypeStruct, sharding=SingleDeviceSharding(device))
     arguments = jax.tree.map(lambda x: there(x.shape, x.dtype), arguments)
-    mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
-    with jax.default_device(device), jax.sharding.use_abstract_mesh(mesh):
+    with jax.default_device(device), abstract_gpu():
         return function.trace(*arguments).lower(lowering_platforms=("cuda",)).compile()

@@ -1,0 +1,179 @@
+"""`python -m ivggt_jax.compile CHECKPOINT --out DIR`: a model as an artefact to deploy, which needs JAX and NumPy alone."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from jax import export
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from jax.experimental.serialize_executable import serialize
+
+from ivggt_jax.compile import artifact
+from ivggt_jax.compile.programs import Platform, export_programs, named
+from ivggt_jax.config import CacheConfig, PolicyName
+from ivggt_jax.disk.beside import written_beside
+from ivggt_jax.mapping.options import SubmapOptions
+from ivggt_jax.model.parameters import Model, flatten
+from ivggt_jax.runs.command import run_command, say
+from ivggt_jax.runs.fitting import default_budget
+from ivggt_jax.sources.fit import parse_size, usual_size
+from ivggt_jax.streaming.state import StreamState
+from ivggt_jax.streaming.steps import init_stream
+from ivggt_jax.weights import loading
+from ivggt_jax.weights.tensor_file import write_safetensors
+
+VERSION = 1
+LOADER = "artifact.py"
+USED_UP = {"start": (), "step": (1,), "reset": (0,)}
+"""Arguments of the programs whose memory the results take."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileConfig:
+    """Options of the command."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
+    out: Path
+    """Folder for the artefact, which must not exist."""
+    size: str | None = None
+    """Frame size as WIDTHxHEIGHT, such as 518x392; by default the model's own width, and 3/4 of it as height."""
+    batch: int = 1
+    """Streams in one step."""
+    heads: tuple[Literal["camera", "depth", "points", "motion"], ...] = ("camera", "depth")
+    """What to predict."""
+    budget: int | None = None
+    """Tokens kept for each stream over all layers; by default 48 frames' worth."""
+    policy: PolicyName = "diversity"
+    """Which tokens are forgotten first (docs/memory.md)."""
+    submaps: str = "auto"
+    """Frames of a submap; off: one stream; auto: 32 for the demo model, else 48 (docs/mapping.md)."""
+    refine: bool = True
+    """Refine the poses of submaps by aligning the images themselves."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the trunk, on every platform; bfloat16 is for GPUs."""
+    platforms: tuple[Platform, ...] = ("cpu", "cuda")
+    """Kinds of devices to make programs for; none need be here."""
+    executables: bool = False
+    """Also compile for this machine's device: nothing is compiled at the start on machines like it, with this release of JAX."""
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.compile") -> None:
+    """The command."""
+    run_command(CompileConfig, compile_artifact, arguments, program)
+
+
+def compile_artifact(config: CompileConfig) -> int:
+    """A model as an artefact to deploy: programs for streaming frames, weights and a loader that needs JAX and NumPy alone."""
+    if config.out.exists():
+        raise ValueError(f"{config.out} exists: choose another --out")
+    if config.batch < 1:
+        raise ValueError(f"--batch must be at least 1, not {config.batch}")
+    if config.executables and _here() not in config.platforms:
+        raise ValueError(f"--executables are for {_here()}, on which JAX computes here: add it to --platforms")
+    if find_spec("flatbuffers") is None:
+        raise ValueError("programs are saved with flatbuffers: pip install 'ivggt_jax[deploy]'")
+    mapping = SubmapOptions(submaps=config.submaps, refine=config.refine)
+    say(f"loading {config.checkpoint}")
+    model = loading.load(config.checkpoint, config.precision).only_heads(config.heads)
+    width, height = usual_size(model.config.image_size) if config.size is None else parse_size(config.size)
+    budget = config.budget or default_budget(model.config, height, width)
+
+    def begin() -> StreamState:
+        return init_stream(
+            model,
+            CacheConfig(total_budget=budget, policy=config.policy),
+            height=height,
+            width=width,
+            batch=config.batch,
+            heads=config.heads,
+            submaps=mapping.choose(model.config, None) if {"camera", "depth"} <= set(config.heads) else None,
+        )
+
+    jax.eval_shape(begin)  # says what cannot be before a folder is made
+    with written_beside(config.out, folder=True) as folder:
+        write_artifact(folder, config, model, begin)
+    say(f"{config.out}: {width}×{height} on {', '.join(config.platforms)}, keeping {budget:,} tokens for each stream")
+    return 0
+
+
+def write_artifact(folder: Path, config: CompileConfig, model: Model, begin: Callable[[], StreamState]) -> None:
+    """Writes programs, weights, loader and manifest into an empty folder."""
+    weights = flatten(model.params)
+    layout = {path: (x.shape, np.dtype(x.dtype)) for path, x in weights.items()}
+    write_safetensors(folder / "weights.safetensors", layout, lambda path: np.asarray(weights[path]))
+    shutil.copyfile(artifact.__file__, folder / LOADER)
+    here, kind = _here(), jax.devices()[0].device_kind
+    found: dict[str, jax.ShapeDtypeStruct] = {}
+    for platform in config.platforms:
+        say(f"programs for {platform}")
+        programs = export_programs(model, begin, platform)
+        for name, program in programs.items():
+            (folder / f"{name}.{platform}.export").write_bytes(program.serialize())
+            if config.executables and platform == here:
+                (folder / f"{name}.{platform}.executable").write_bytes(_executable(program, USED_UP[name]))
+        _, found = jax.tree.unflatten(programs["step"].out_tree, programs["step"].out_avals)
+    state = named(jax.eval_shape(begin))
+    manifest = {
+        "format": "ivggt_jax artifact",
+        "version": VERSION,
+        "made_with": {"ivggt_jax": version("ivggt_jax"), "jax": jax.__version__},
+        "source": asdict(loading.identify(config.checkpoint)),
+        "options": asdict(config) | {"out": config.out.name},
+        "platforms": config.platforms,
+        "executables": [here, jax.__version__, kind] if config.executables else None,
+        "images": _shape(programs["step"].in_avals[-1]),
+        "found": {name: _shape(x) for name, x in found.items()},
+        "state": [{"name": name, **_shape(x)} for name, x in state.items()],
+        "sha256": {path.name: _hash(path) for path in sorted(folder.iterdir())},
+    }
+    (folder / "manifest.json").write_text(f"{json.dumps(manifest, indent=1)}\n")
+
+
+def _here() -> str:
+    """The platform of this machine's device, by its name in files."""
+    return "cuda" if jax.default_backend() == "gpu" else jax.default_backend()
+
+
+def _executable(program: export.Exported, used_up: tuple[int, ...]) -> bytes:
+    """A program, compiled for this machine's device."""
+    arguments, _ = jax.tree.unflatten(program.in_tree, program.in_avals)
+    with _compiling_anew():
+        compiled = jax.jit(program.call, donate_argnums=used_up).lower(*arguments).compile()
+    return serialize(compiled)[0]
+
+
+@contextmanager
+def _compiling_anew() -> Iterator[None]:
+    """No program is taken from the compilation cache: on a CPU one that was cannot be saved again, parts are missing."""
+    used = jax.config.values["jax_enable_compilation_cache"]
+    jax.config.update("jax_enable_compilation_cache", False)
+    reset_cache()  # whether it is used is asked once
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", used)
+        reset_cache()
+
+
+def _shape(x: Any) -> dict[str, Any]:
+    return {"shape": x.shape, "dtype": x.dtype.name}
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+if __name__ == "__main__":
+    main()
