@@ -307,7 +307,8 @@ def _cache(config: InferConfig, model: Model, length: int | None, height: int, w
         max_frames=length,
         **{name: value for name, value in given.items() if value is not None},
     )
-    return plan_cache(model, cache, height, width, memory.max_memory, fixed=memory.budget is not None)
+    limit = memory.max_memory or memory.share
+    return plan_cache(model, cache, height, width, limit, fixed=memory.budget is not None)
 
 
 def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
