@@ -168,7 +168,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         model,
         state,
         Writers(_growing(config, state), out, config.options, unfinished.frames, unfinished.writers),
-        Progress(length, unfinished.frames, state, live=not again),
+        Progress(length, unfinished.frames, state, sure=length == source.length, live=not again),
         points_from_depth=config.points_from == "depth",
         begin=unfinished.frames,
         next_index=unfinished.next_index,
