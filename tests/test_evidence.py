@@ -6,6 +6,7 @@ import pytest
 from ivggt_jax.writers.evidence import Evidence
 
 HEIGHT, WIDTH = 56, 84
+CAMERA = np.diag((70.0, 70.0, 1.0))
 
 
 def frame(value: object) -> np.ndarray:
@@ -25,7 +26,7 @@ def scene() -> np.ndarray:
 def doubt(images, evidence: Evidence | None = None) -> str | None:
     evidence = evidence or Evidence({})
     for image in images:
-        evidence.add(image)
+        evidence.add(image, CAMERA)
     return evidence.doubt()
 
 
@@ -110,3 +111,11 @@ def test_a_resumed_run_comes_to_the_same_end(kind: str, stop: int):
 
 def test_a_frame_of_few_pixels_has_fewer_cells():
     assert doubt([np.zeros((5, 3, 3), np.uint8)]) == "the geometry means nothing: the frames are of one colour"
+
+
+@pytest.mark.parametrize("focal", [(1e6, 70.0), (70.0, 1e6), (-20.0, 70.0), (-1e6, -1e6)])
+def test_a_field_of_view_that_no_camera_has_is_doubted(focal: tuple[float, float]):
+    evidence = Evidence({})
+    for step, image in enumerate(SOMETHING["a camera that moves"]):
+        evidence.add(image, np.diag((*focal, 1.0)) if step == 2 else CAMERA)
+    assert (evidence.doubt() or "").startswith("the geometry of 1 of 5 frames means nothing: the network says")

@@ -2,12 +2,14 @@
 
 A network gives depth and cameras for whatever it sees, a lens cap included. Here is noticed what no geometry follows from:
 fewer than three frames, frames of one colour, frames of noise, frames that all show the same but for a clock, the brightness
-of a lamp and the noise of a sensor.
+of a lamp and the noise of a sensor; and cameras that are none, which an untrained network gives.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
+
+from ivggt_jax.writers.result import LONGEST_FOCAL
 
 SIDE = 8
 """Cells along each side of the small grey picture that frames are compared by: noise averages out in them."""
@@ -17,13 +19,13 @@ SAME = 1.5
 """Largest difference of a cell (of 255) up to which it shows the same."""
 OVERLAY = 1 / 8
 """Share of the cells that a clock may change in a picture that stands still: 4 of 64 were counted, and in three frames of a
-walk at least 26."""
+walk at least 23."""
 WINDOW = 16
 """Frames whose mean is compared, too: strong noise averages out in it."""
 FEWEST_WINDOWS = 3
 """Means that are enough to compare."""
 ROUGH = 0.75
-"""Roughness from which a picture is noise: walks have up to 0.36, white noise 0.83 to 1.05 when it was encoded or halved."""
+"""Roughness from which a picture is noise: walks have up to 0.41, white noise from 0.83, encoded or halved as it may be."""
 FEWEST = 3
 """Frames that a structure can be checked against."""
 
@@ -32,13 +34,16 @@ class Evidence:
     """Watches frames; a resumed run gives the `state()` that was saved."""
 
     def __init__(self, state: Mapping[str, np.ndarray]):
-        self._frames, self._contrast, self._roughness = state.get("counts", np.zeros(3)).tolist()
+        counts = state.get("counts", np.zeros(4)).tolist()
+        self._frames, self._cameras, self._contrast, self._roughness = counts
         self._each = _Still(state.get("first"), state.get("changed"))
         self._means = _Still(state.get("first_mean"), state.get("means_changed"))
         self._sum: np.ndarray = state.get("sum", np.zeros(()))
 
-    def add(self, image: np.ndarray) -> None:
-        """Looks at the next frame, uint8 [H, W, 3]."""
+    def add(self, image: np.ndarray, intrinsics: np.ndarray) -> None:
+        """Looks at the next frame, uint8 [H, W, 3], and its camera [3, 3]."""
+        focal = np.diagonal(intrinsics)[:2]
+        self._cameras += bool((focal > 0).all() and (focal < LONGEST_FOCAL).all())
         grey = image.mean(axis=-1, dtype=np.float32)
         cells = _cells(grey)
         self._frames += 1
@@ -66,6 +71,11 @@ class Evidence:
             return "the geometry means little: nearly all of the picture stands still, and there is no second view"
         if self._frames < FEWEST:
             return "the geometry means little: two frames leave nothing to check it against"
+        if without := int(self._frames - self._cameras):
+            return (
+                f"the geometry of {without} of {int(self._frames)} frames means nothing: the network says that their field of view "
+                "is 0° or over 180°, as untrained or damaged weights do"
+            )
         return None
 
     def state(self) -> dict[str, np.ndarray]:
@@ -74,7 +84,7 @@ class Evidence:
             **{"first": self._each.first, "changed": self._each.changed, "sum": self._sum},
             **{"first_mean": self._means.first, "means_changed": self._means.changed},
         }
-        counts = np.array((self._frames, self._contrast, self._roughness))
+        counts = np.array((self._frames, self._cameras, self._contrast, self._roughness))
         return {"counts": counts, **{name: array for name, array in arrays.items() if array is not None}}
 
 
