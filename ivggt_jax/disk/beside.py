@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ivggt_jax.disk.names import fitting_name
+
 
 @contextmanager
 def written_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
@@ -28,7 +30,7 @@ def written_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 def part_of(path: Path) -> Path:
     """Where a file or folder is written before it takes its place."""
-    return path.with_name(f".{path.name}.part")
+    return path.with_name(fitting_name(".", path.name, ".part"))
 
 
 @contextmanager
