@@ -70,7 +70,8 @@ def outcome(config: InferConfig, load: Any, share: Callable[[], Share | None] = 
     from ivggt_jax.infer import infer
     from ivggt_jax.runs.output_folder import Busy
 
-    assert config.out is not None
+    out = config.out
+    assert out is not None
     until = time.monotonic() + SECONDS_TO_END
     try:
         config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, share=share()))
@@ -84,7 +85,7 @@ def outcome(config: InferConfig, load: Any, share: Callable[[], Share | None] = 
                 time.sleep(0.2)
         if code >= 128:
             return {"status": "stopped"}
-        return {"status": "done", "frames": recorded(read_run_json(config.out), "frames")}
+        return {"status": "done", "frames": recorded(read_run_json(out), "frames")}
     except KeyboardInterrupt:
         return {"status": "stopped"}
     except USER_ERRORS as error:

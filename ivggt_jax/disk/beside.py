@@ -62,6 +62,8 @@ def _claim(part: Path, folder: bool) -> int:
     while True:
         if part.is_symlink():  # what it points to is somebody's, and would be emptied
             part.unlink()
+        if part.exists() and not (part.is_dir() if folder else part.is_file()):
+            _remove_of_another_kind(part)
         if folder:
             part.mkdir(exist_ok=True)
         with _closing(
@@ -71,6 +73,17 @@ def _claim(part: Path, folder: bool) -> int:
             if _names(part, descriptor):  # else its last holder renamed or removed it between opening and locking
                 _empty(part, descriptor, folder)
                 return os.dup(descriptor)  # which keeps the lock
+
+
+def _remove_of_another_kind(part: Path) -> None:
+    """Remove what is no file where one is to be, or no folder, unless another process holds it: BlockingIOError."""
+    with (
+        suppress(FileNotFoundError),
+        _closing(os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as descriptor,
+    ):
+        _lock(descriptor, part)
+        if _names(part, descriptor):
+            remove(part)
 
 
 @contextmanager
