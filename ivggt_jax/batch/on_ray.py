@@ -66,7 +66,7 @@ def rows_on_ray(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterat
         _Actor,
         batch_size=1,
         compute=pool,
-        fn_constructor_args=(config, job, among(most, gpus, len(ray.nodes()))),
+        fn_constructor_args=(config, job, among(most, gpus, sum(node["Alive"] for node in ray.nodes()))),
         num_cpus=1,
         num_gpus=gpus,
     )
