@@ -25,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
 
 
 def test_examples_are_numbered_and_short() -> None:
-    assert [name[:2] for name in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07"]
+    assert [name[:2] for name in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07", "08"]
     for path in EXAMPLES.values():
         code = path.read_text()
         assert len(code.splitlines()) < 45
@@ -85,3 +85,8 @@ def test_a_calibrated_camera_is_believed(run) -> None:
 def test_a_depth_sensor_gives_metres(run) -> None:
     without, with_sensor = (int(line.split("off by ")[1].split("%")[0]) for line in run("07_depth_sensor"))
     assert with_sensor < 25 < without
+
+
+@pytest.mark.slow
+def test_an_artefact_runs_by_itself(run) -> None:
+    assert run("08_deploy") == ["camera (1, 3, 4) depth (1, 28, 42)"]
