@@ -20,6 +20,7 @@ from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records,
 from ivggt_jax.inference.options import DEFAULT_EXPORT, InferConfig, source_first
 from ivggt_jax.inference.parallel import check_split, split
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
+from ivggt_jax.options.export import FORMATS
 from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
@@ -42,9 +43,6 @@ BYTES_KEPT = 12
 """Bytes of a pixel of a saved frame in half precision, compressed: 11.8 were counted for examples/room."""
 SHARE_OF_DISK = 0.1
 """Share of the free space that frames may take when nobody asked for them."""
-NEEDED = {"colmap": "depth", "depth": "depth", "video": "depth"}
-NEEDED |= dict.fromkeys(("ply", "nerfstudio", "glb", "html"), "points")
-"""What an output is made of, where not every run computes it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,7 +109,7 @@ def _check(config: InferConfig) -> None:
         raise ValueError("--loops needs depth, which --heads leaves out: add it")
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
     for output in config.outputs:
-        if (needed := NEEDED.get(output)) and needed not in computed:
+        if (needed := FORMATS[output].needs) and needed not in computed:
             raise ValueError(
                 f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads, or name what needs "
                 "none, as in --export tum intrinsics"
