@@ -31,15 +31,29 @@ TABLES = {
 """Page → what has a row in a table there, by what the row's first cell names."""
 
 
+def first_cells(page: str) -> list[list[str]]:
+    """What the first cell of every row names."""
+    return [
+        re.findall(r"`([^`]+)`", cell)
+        for cell in re.findall(r"^\| ([^|]*) \|", (ROOT / page).read_text(), re.MULTILINE)
+    ]
+
+
 @pytest.mark.parametrize("page", TABLES)
 def test_every_name_has_its_row(page: str) -> None:
     """A cell may name several; a preset is called by its objective, which is said once for those that follow it."""
     named: set[str] = set()
-    for cell in re.findall(r"^\| ([^|]*) \|", (ROOT / page).read_text(), re.MULTILINE):
-        names = re.findall(r"`([^`]+)`", cell)
+    for names in first_cells(page):
         objective = next((name.split()[0] for name in names if name.split()[0] in PRESETS), "")
         named |= {*names, *(f"{objective} {name}" for name in names)}
-    assert not set(TABLES[page]) - named
+    assert not (missing := set(TABLES[page]) - named), f"{page} has no row for {missing}"
+
+
+def test_the_conventions_of_every_file_have_their_row() -> None:
+    """Where `run.json` says how a file is read, the page says it too."""
+    named = [name for names in first_cells("docs/conventions.md") for name in names]
+    files = [known.files[0] for known in FORMATS.values() if known.reading]
+    assert not (missing := [file for file in files if not any(name.startswith(file) for name in named)]), missing
 
 
 def test_every_head_has_a_weight_that_the_docs_tell() -> None:
