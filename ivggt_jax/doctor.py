@@ -20,7 +20,8 @@ from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.model.parameters import abstract_model
 from ivggt_jax.runs.command import compiled_folder, run_command
 from ivggt_jax.runs.fitting import SHARE_OF_MEMORY, default_budget, fitting_cache, stream_bytes, weights_bytes
-from ivggt_jax.runs.memory import Room, free_memory, gigabytes
+from ivggt_jax.runs.memory import free_memory, gigabytes
+from ivggt_jax.runs.room import Room
 from ivggt_jax.streaming.steps import infer_clip, stream
 from ivggt_jax.weights.hub import cache_folder
 

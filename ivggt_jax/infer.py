@@ -161,7 +161,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         model,
         state,
         Writers(_growing(config, state), out, config.options, unfinished.frames, unfinished.writers),
-        Progress(length, unfinished.frames, state, live=not again),
+        Progress(length, unfinished.frames, state, sure=length == source.length, live=not again),
         points_from_depth=config.points_from == "depth",
         begin=unfinished.frames,
         next_index=unfinished.next_index,
@@ -306,7 +306,8 @@ def _cache(config: InferConfig, model: Model, length: int | None, height: int, w
         max_frames=length,
         **{name: value for name, value in given.items() if value is not None},
     )
-    return plan_cache(model, cache, height, width, memory.max_memory, fixed=memory.budget is not None)
+    limit = memory.max_memory or memory.share
+    return plan_cache(model, cache, height, width, limit, fixed=memory.budget is not None)
 
 
 def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:

@@ -15,6 +15,7 @@ while True:
         break
     name, out = Path(config.source.frames).name, config.out
     out.mkdir(parents=True, exist_ok=True)
+    (out / "among").write_text(" ".join(sys.argv[2:]))
     tries = len(list(out.glob("try*"))) + 1
     (out / f"try{tries}").write_text(f"{config.resume} {config.overwrite} {config.checkpoint}")
     if name == "mortal" or (name == "clumsy" and tries < 3):

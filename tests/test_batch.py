@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ivggt_jax.batch import here, manifest, worker
+from ivggt_jax.batch import here, manifest, on_ray, worker
 from ivggt_jax.batch.__main__ import batch
 from ivggt_jax.batch.inputs import Input, find_inputs, local
 from ivggt_jax.batch.manifest import Row
@@ -314,3 +314,12 @@ def test_no_source_gets_a_folder_of_the_jobs_own():
     sources = ["/v/.lock.mp4", "s3://..", "/v/workers.mp4", "/v/.manifest.jsonl.part.mp4"]
     paths = [row.path for row in manifest.with_earlier(sources, [])]
     assert paths == ["lock", "run", "workers-2", "manifest.jsonl.part"]
+
+
+def test_workers_are_told_how_many_share_the_memory(faked, tmp_path):
+    """No more than have something to do. On Ray those of one machine, or of one GPU."""
+    touch(tmp_path, "in/a", "in/b")
+    assert batch(job(tmp_path / "out", tmp_path / "in/a", tmp_path / "in/b", workers=5)) == 0
+    assert (tmp_path / "out/a/among").read_text() == "--among 2"
+    counts = [on_ray.among(4, gpus, machines) for gpus, machines in ((0, 1), (0, 2), (1, 1), (0.5, 2), (2, 1))]
+    assert counts == [4, 1, 1, 2, 1]

@@ -192,3 +192,37 @@ def test_a_link_under_the_name_of_a_part_leads_nowhere(tmp_path, kind):
         assert (place / "new" if folder else place).read_text() == "new" and not place.is_symlink()
     assert kind == "nothing" or (theirs / "kept" if kind == "folder" else theirs).read_text() == "theirs"
     assert kind != "nothing" or not theirs.exists()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("left", ["file", "folder", "link", "pipe"])
+def test_a_part_of_another_kind_is_taken_over(left: str, folder: bool, tmp_path: Path) -> None:
+    """What a killed process, or another program, left under the part's name."""
+    path, part = tmp_path / "x", tmp_path / ".x.part"
+    if left == "folder":
+        (part / "deep").mkdir(parents=True)
+        (part / "deep" / "old").write_text("old")
+    elif left == "pipe":
+        os.mkfifo(part)
+    elif left == "link":
+        (tmp_path / "theirs").write_text("theirs")
+        part.symlink_to(tmp_path / "theirs")
+    else:
+        part.write_text("old")
+    with written_beside(path, folder=folder) as given:
+        assert given.is_dir() == folder and given.is_file() != folder
+        assert (list(given.iterdir()) if folder else given.read_bytes()) in ([], b"")
+    assert path.is_dir() == folder and not part.exists()
+    if left == "link":
+        assert (tmp_path / "theirs").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_part_of_another_kind_that_is_held_stays(folder: bool, tmp_path: Path) -> None:
+    with (
+        written_beside(tmp_path / "x", folder=not folder) as held,
+        pytest.raises(BlockingIOError),
+        written_beside(tmp_path / "x", folder=folder),
+    ):
+        pass
+    assert not held.exists() and (tmp_path / "x").is_dir() != folder

@@ -21,7 +21,7 @@ from ivggt_jax.runs.fitting import (
     stream_bytes,
     weights_bytes,
 )
-from ivggt_jax.runs.memory import Room
+from ivggt_jax.runs.room import Room, Share
 from ivggt_jax.sources import SourceConfig
 
 SIZE = 392, 518
@@ -199,3 +199,17 @@ def test_what_cannot_fit_is_refused_before_it_is_tried(monkeypatch):
     with pytest.raises(ValueError, match=r"a control group's limit of 6.0 GB leaves 0.7 GB beside the weights"):
         plan_cache(FULL, CacheConfig(), *SIZE, None, fixed=False)
     assert plan_cache(FULL, CacheConfig(total_budget=30_000), *SIZE, None, fixed=True).total_budget == 30_000
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_processes_that_share_the_memory_have_room_for_all(processes, monkeypatch):
+    """Of 30 GB at their start, whatever is free when they plan; mapped weights are counted once."""
+    monkeypatch.setattr(fitting, "mapped_bytes", lambda arrays: WEIGHTS)
+    monkeypatch.setattr(fitting, "free_memory", lambda mapped: Room(30 * 10**9, "the machine's memory").less(mapped))
+    share = Share(Room(30 * 10**9, "the machine's memory"), processes)
+    planned = plan_cache(FULL, CacheConfig(), *SIZE, share, fixed=False)
+    needed = stream_bytes(FULL, planned, *SIZE) + step_bytes(planned, *SIZE) + fitting.PROCESS
+    assert WEIGHTS + processes * needed <= 30 * 10**9
+    assert planned.total_budget >= 1_200_000 * 0.4 / processes, "and none is left with next to nothing"
+    with pytest.raises(ValueError, match="memory, shared by 20 processes, leaves 1.3 GB"):
+        plan_cache(FULL, CacheConfig(), *SIZE, Share(share.room, 20), fixed=False)

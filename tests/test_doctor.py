@@ -7,7 +7,7 @@ import pytest
 
 from ivggt_jax import ModelConfig, doctor
 from ivggt_jax.doctor import Finding, devices, folders, main, memory, nvidia_wheels, self_test, versions
-from ivggt_jax.runs.memory import Room
+from ivggt_jax.runs.room import Room
 
 
 def room(free: int) -> Room:

@@ -14,6 +14,7 @@ from ivggt_jax import Model, ModelConfig, load, save
 from ivggt_jax.runs import memory
 from ivggt_jax.runs.memory import free_memory, gigabytes, mapped_bytes
 from ivggt_jax.runs.resume import weights_fingerprint
+from ivggt_jax.runs.room import Room, Share
 
 MACHINE = 20 * 10**9 // 1024 * 1024
 """Bytes that are free on the made-up machine."""
@@ -223,3 +224,13 @@ def test_names_of_groups_may_be_strange(machine: Machine, path: str):
     machine.join(f"0::{path}", "/ . cgroup2 rw")
     machine.limit("a:b" if path == "/a:b" else ".", 10**9)
     assert free_memory().free == 10**9
+
+
+def test_processes_share_what_is_free():
+    """Of 10 GB, mapped weights lie in memory once for all four, others once for each."""
+    share = Share(Room(10 * 10**9, "the machine's memory"), 4)
+    assert share.beside(0, 0).free == 2_500_000_000
+    assert share.beside(2 * 10**9, 2 * 10**9).free == 2 * 10**9
+    assert share.beside(2 * 10**9, 0).free == 500_000_000
+    assert share.beside(3 * 10**9, 0).free == 0
+    assert share.beside(0, 0).bound == "the machine's memory, shared by 4 processes,"

@@ -15,7 +15,8 @@ def rows_here(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterator
 
     After Ctrl-C, or SIGTERM, the videos at hand are saved and their rows given; then KeyboardInterrupt goes on.
     """
-    workers = [Worker(config, job, number) for number in range(min(config.workers, len(tasks)))]
+    count = min(config.workers, len(tasks))
+    workers = [Worker(config, job, number, among=count) for number in range(count)]
     free: SimpleQueue[Worker] = SimpleQueue()
     for worker in workers:
         free.put(worker)

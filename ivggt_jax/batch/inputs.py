@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ivggt_jax.disk.beside import remove, written_beside
+from ivggt_jax.disk.names import fitting_name
 from ivggt_jax.disk.strict_json import parse_json
 from ivggt_jax.disk.text import decoded
 from ivggt_jax.sources import SourceError
@@ -58,7 +59,8 @@ def local(source: str, folder: Path) -> Iterator[str]:
         yield source
         return
     files, path = _opened(source)
-    place = folder / (PurePosixPath(path.rstrip("/")).name or "input")
+    name = PurePosixPath(path.rstrip("/"))
+    place = folder / fitting_name("", name.stem or "input", name.suffix)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         whole_folder = files.isdir(path)

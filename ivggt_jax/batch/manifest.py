@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Literal, get_args
 
+from ivggt_jax.disk.names import fitting_name
 from ivggt_jax.disk.strict_json import parse_json
 from ivggt_jax.runs.output_folder import default_out
 from ivggt_jax.writers.files import replacing
@@ -98,7 +99,7 @@ def with_earlier(sources: Iterable[str], earlier: Iterable[Row]) -> list[Row]:
             path, number = name, 1
             while path in taken or path in RESERVED:
                 number += 1
-                path = f"{name}-{number}"
+                path = fitting_name("", name, f"-{number}")
             taken.add(path)
             known[source] = Row(source, path)
         rows[source] = known[source]

@@ -18,8 +18,8 @@ from ivggt_jax.batch.worker import Task, Worker
 class _Actor:
     """A worker on Ray. Nothing is raised here: an exception would end the whole job."""
 
-    def __init__(self, config: BatchConfig, job: Path):
-        self._worker = Worker(config, job)
+    def __init__(self, config: BatchConfig, job: Path, among: int):
+        self._worker = Worker(config, job, among=among)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         rows = []
@@ -27,6 +27,16 @@ class _Actor:
             row, options = json.loads(text)
             rows.append(json.dumps(dataclasses.asdict(self._worker.run(Task(Row(**row), tuple(options))))))
         return {"row": np.array(rows, object)}
+
+
+def among(workers: int, gpus: float, machines: int) -> int:
+    """How many workers share the memory that one of them computes in.
+
+    That is a GPU where they have any. Of several machines nobody knows how many workers Ray puts on which.
+    """
+    if gpus:
+        return max(1, int(1 / gpus))
+    return workers if machines == 1 else 1
 
 
 def rows_on_ray(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterator[Row]:
@@ -56,7 +66,7 @@ def rows_on_ray(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterat
         _Actor,
         batch_size=1,
         compute=pool,
-        fn_constructor_args=(config, job),
+        fn_constructor_args=(config, job, among(most, gpus, sum(node["Alive"] for node in ray.nodes()))),
         num_cpus=1,
         num_gpus=gpus,
     )

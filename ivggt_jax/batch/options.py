@@ -27,7 +27,7 @@ class BatchConfig(InferConfig):
     sources: Positional[tuple[str, ...]]
     """Videos, recordings, folders of pictures or of videos, quoted patterns, addresses (s3://…), lists (.txt .jsonl .parquet)."""
     workers: int = 1
-    """Processes on this machine, each with its own model; with --ray the maximum on the cluster."""
+    """Processes on this machine, each with its own model and its part of the free memory; with --ray the maximum on the cluster."""
     ray: str | None = None
     """Run on a Ray cluster: its address, auto (or nothing) for the running one, or local to start one here."""
     fewest: int = 1

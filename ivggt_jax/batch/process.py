@@ -1,10 +1,11 @@
 """`python -m ivggt_jax.batch.process`: runs one video after another, with one loaded model and one program for each size."""
 
+import dataclasses
 import os
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import Connection
@@ -15,6 +16,7 @@ from tyro.conf import Positional
 
 from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.runs.command import USER_ERRORS, run_command
+from ivggt_jax.runs.room import Share
 from ivggt_jax.writers.run_json import read_run_json, recorded
 
 SECONDS_TO_END = 30.0
@@ -27,6 +29,8 @@ class ProcessConfig:
 
     channel: Positional[int]
     """Number of the open file over which options of `infer` come and what became of them goes."""
+    among: int = 1
+    """Processes that share the memory, this one included."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -36,14 +40,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def serve(options: ProcessConfig) -> int:
     """Runs what comes over the channel, until that is closed; this ends the process even in the middle of a video."""
+    from ivggt_jax.runs.memory import free_memory
     from ivggt_jax.weights import loading
 
     channel: Connection[Any, Any] = Connection(options.channel)
     waiting: SimpleQueue[InferConfig] = SimpleQueue()
     threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
     load = lru_cache(maxsize=1)(loading.load)
+
+    @lru_cache(maxsize=1)  # before the first model is loaded, so that all videos are planned alike
+    def share() -> Share | None:
+        return Share(free_memory(), options.among) if options.among > 1 else None
+
     while True:
-        channel.send(outcome(waiting.get(), load))
+        channel.send(outcome(waiting.get(), load, share))
 
 
 def _listen(channel: "Connection[Any, Any]", waiting: "SimpleQueue[InferConfig]") -> None:
@@ -55,14 +65,16 @@ def _listen(channel: "Connection[Any, Any]", waiting: "SimpleQueue[InferConfig]"
             os._exit(0)
 
 
-def outcome(config: InferConfig, load: Any) -> dict[str, Any]:
-    """Run a video; what the manifest says of it: its status, and its frames or its error."""
+def outcome(config: InferConfig, load: Any, share: Callable[[], Share | None] = lambda: None) -> dict[str, Any]:
+    """Run a video within a share of the memory; what the manifest says of it: its status, and its frames or its error."""
     from ivggt_jax.infer import infer
     from ivggt_jax.runs.output_folder import Busy
 
-    assert config.out is not None
+    out = config.out
+    assert out is not None
     until = time.monotonic() + SECONDS_TO_END
     try:
+        config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, share=share()))
         while True:
             try:
                 code = infer(config, load)
@@ -73,7 +85,7 @@ def outcome(config: InferConfig, load: Any) -> dict[str, Any]:
                 time.sleep(0.2)
         if code >= 128:
             return {"status": "stopped"}
-        return {"status": "done", "frames": recorded(read_run_json(config.out), "frames")}
+        return {"status": "done", "frames": recorded(read_run_json(out), "frames")}
     except KeyboardInterrupt:
         return {"status": "stopped"}
     except USER_ERRORS as error:

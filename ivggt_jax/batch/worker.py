@@ -41,9 +41,9 @@ class Task:
 class Worker:
     """Runs tasks in a process of its own, started when it is needed and anew when it died. For one thread at a time."""
 
-    def __init__(self, config: BatchConfig, job: Path, number: int = 0):
-        """job: the folder of all runs; number: among the workers of this process."""
-        self._config, self._job, self._number = config, job, number
+    def __init__(self, config: BatchConfig, job: Path, number: int = 0, among: int = 1):
+        """job: the folder of all runs; number: among the workers of this process; among: workers that share its memory."""
+        self._config, self._job, self._number, self._among = config, job, number, among
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection[Any, Any] | None = None
         self._stopping = threading.Event()
@@ -113,7 +113,7 @@ class Worker:
         number = theirs.fileno()
         with (folder / f"{socket.gethostname()}-{os.getpid()}-{self._number}.log").open("ab") as log, theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", PROCESS, str(number)],
+                [sys.executable, "-m", PROCESS, str(number), "--among", str(self._among)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

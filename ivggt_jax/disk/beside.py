@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ivggt_jax.disk.names import fitting_name
+
 
 @contextmanager
 def written_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
@@ -28,7 +30,7 @@ def written_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
 
 def part_of(path: Path) -> Path:
     """Where a file or folder is written before it takes its place."""
-    return path.with_name(f".{path.name}.part")
+    return path.with_name(fitting_name(".", path.name, ".part"))
 
 
 @contextmanager
@@ -60,6 +62,8 @@ def _claim(part: Path, folder: bool) -> int:
     while True:
         if part.is_symlink():  # what it points to is somebody's, and would be emptied
             part.unlink()
+        if part.exists() and not (part.is_dir() if folder else part.is_file()):
+            _remove_of_another_kind(part)
         if folder:
             part.mkdir(exist_ok=True)
         with _closing(
@@ -69,6 +73,17 @@ def _claim(part: Path, folder: bool) -> int:
             if _names(part, descriptor):  # else its last holder renamed or removed it between opening and locking
                 _empty(part, descriptor, folder)
                 return os.dup(descriptor)  # which keeps the lock
+
+
+def _remove_of_another_kind(part: Path) -> None:
+    """Remove what is no file where one is to be, or no folder, unless another process holds it: BlockingIOError."""
+    with (
+        suppress(FileNotFoundError),
+        _closing(os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as descriptor,
+    ):
+        _lock(descriptor, part)
+        if _names(part, descriptor):
+            remove(part)
 
 
 @contextmanager

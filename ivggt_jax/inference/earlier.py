@@ -12,7 +12,7 @@ from ivggt_jax.runs.resume import Unfinished
 from ivggt_jax.sources.source import full_name
 from ivggt_jax.writers.run_json import plain
 
-FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "split", "view", "port", "on_error")
+FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "split", "view", "port", "on_error", "share")
 """Options that a resumed run may give anew: they do not decide what is written."""
 
 

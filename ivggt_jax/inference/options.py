@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import tyro
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, Suppress
 
 from ivggt_jax.config import HeadName, PolicyName, PresetName
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.options.export import BuiltOutput, ExportOptions, Output
+from ivggt_jax.runs.room import Share
 from ivggt_jax.sources import SourceConfig
 
 DEFAULT_EXPORT: tuple[Output, ...] = ("tum", "intrinsics", "ply")
@@ -39,6 +40,8 @@ class MemoryOptions:
     """What an iteration of the camera head sees of earlier frames: all iterations (as published), or its own (as trained)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
+    share: Suppress[Share | None] = None
+    """What is free, where other processes plan with it, too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ import jax
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.runs.fitting import PROCESS, step_bytes, stream_bytes, weights_bytes
-from ivggt_jax.runs.memory import free_memory, gigabytes, mapped_bytes
+from ivggt_jax.runs.fitting import PROCESS, room_beside, step_bytes, stream_bytes, weights_bytes
+from ivggt_jax.runs.memory import gigabytes, mapped_bytes
 from ivggt_jax.sources import Frame, Source
 from ivggt_jax.split.chain import Split
 from ivggt_jax.split.messages import Order
@@ -49,7 +49,7 @@ def split(config: InferConfig, source: Source, model: Model, state: StreamState,
     each = weights_bytes(model) - mapped + PROCESS
     each += stream_bytes(model, settings.cache, settings.height, settings.width)
     each += step_bytes(settings.cache, settings.height, settings.width)
-    room = free_memory(mapped)
+    room = room_beside(model, config.memory.share)
     if processes * each > room.free:
         raise ValueError(
             f"--split {processes}: each process takes about {gigabytes(each)}, and {room.bound} leaves {gigabytes(room.free)}"

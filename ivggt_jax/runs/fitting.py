@@ -13,7 +13,8 @@ import numpy as np
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.command import say
-from ivggt_jax.runs.memory import Room, free_memory, gigabytes, mapped_bytes
+from ivggt_jax.runs.memory import free_memory, gigabytes, mapped_bytes
+from ivggt_jax.runs.room import Room, Share
 from ivggt_jax.streaming.steps import init_stream
 
 PUBLISHED_BUDGET = CacheConfig().total_budget or 0
@@ -32,10 +33,10 @@ UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def plan_cache(
-    model: Model, cache: CacheConfig, height: int, width: int, limit: str | None, fixed: bool
+    model: Model, cache: CacheConfig, height: int, width: int, limit: str | Share | None, fixed: bool
 ) -> CacheConfig:
-    """The cache of a run within the user's limit or the free memory; unless it is `fixed`, its budget is that of the full model
-    at 518×392, and becomes that of as many frames of this one.
+    """The cache of a run within the user's limit, as text, or within the free memory or a share of it; unless it is `fixed`, its
+    budget is that of the full model at 518×392, and becomes that of as many frames of this one.
 
     `cache.max_frames` is the number of frames, where it is known, and comes back rounded up, so that runs of similar length
     share a compiled program. What is lowered is said. Raises ValueError when even the least does not fit.
@@ -43,7 +44,7 @@ def plan_cache(
     if not fixed:
         published = cache.total_budget or PUBLISHED_BUDGET
         cache = dataclasses.replace(cache, total_budget=default_budget(model.config, height, width, published))
-    if limit is not None:
+    if isinstance(limit, str):
         trunk = model.params["aggregator"]["camera_token"].dtype
         bytes_ = parse_memory(limit)
         cache = _of_rounded_length(cache, lambda cache: limited_cache(model, cache, height, width, bytes_, fixed))
@@ -51,12 +52,21 @@ def plan_cache(
     elif fixed:
         cache = _of_rounded_length(cache, lambda cache: cache)
     else:
-        room = free_memory(mapped_bytes(jax.tree.leaves(model.params)))
+        room = room_beside(model, limit)
         wanted = cache.total_budget
         cache = _of_rounded_length(cache, lambda cache: free_cache(model, cache, height, width, room))
         if cache.total_budget != wanted:
             say(f"cache lowered to {cache.total_budget:,} tokens to fit the free memory; --budget sets it")
     return cache
+
+
+def room_beside(model: Model, share: Share | None) -> Room:
+    """What is free beside a loaded model's weights, and within this process's share where there is one."""
+    mapped = mapped_bytes(jax.tree.leaves(model.params))
+    rooms = [free_memory(mapped)]
+    if share is not None:
+        rooms.append(share.beside(weights_bytes(model), mapped))
+    return min(rooms, key=lambda room: room.free)
 
 
 def _of_rounded_length(cache: CacheConfig, plan: Callable[[CacheConfig], CacheConfig]) -> CacheConfig:

@@ -6,10 +6,11 @@ import resource
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+
+from ivggt_jax.runs.room import Room
 
 PROC = Path("/proc")
 """Where Linux tells of the machine and of this process."""
@@ -19,22 +20,6 @@ GROUP_FILES = {
 }
 """Files of a control group, by its file system: its limits, what it uses, and the line of memory.stat that tells of file pages
 that are given up first."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """Memory that may still be allocated."""
-
-    free: int
-    """Bytes."""
-    bound: str
-    """What ends it, for people: "this machine's memory", "a control group's limit of 1.5 GB"."""
-    counts_mapped: bool = True
-    """Whether files that are mapped take of it when they are read (an address space holds them from the beginning)."""
-
-    def less(self, mapped: int) -> "Room":
-        """What is left when so many bytes of mapped files are read."""
-        return Room(max(0, self.free - mapped * self.counts_mapped), self.bound, self.counts_mapped)
 
 
 def free_memory(mapped: int = 0) -> Room:

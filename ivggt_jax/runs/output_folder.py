@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ivggt_jax.disk.names import fitting_name
 from ivggt_jax.options.export import FORMATS
 from ivggt_jax.runs.resume import STATE_FILE, Unfinished, read_state
 from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images
@@ -58,7 +59,7 @@ def default_out(frames: str) -> Path:
     """
     name = full_name(frames)
     if "://" in name:
-        return Path("ivggt_out") / re.sub(r"[^\w.-]+", "-", name.partition("://")[2]).strip("-")
+        return Path("ivggt_out") / fitting_name("", re.sub(r"[^\w.-]+", "-", name.partition("://")[2]).strip("-"))
     path = whole = Path(os.path.normpath(name))
     while glob.has_magic(path.name) and not path.exists():
         path = path.parent

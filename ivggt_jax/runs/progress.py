@@ -24,12 +24,12 @@ FULL = 0.99
 class Progress:
     """Counts frames, and shows how fast they go and how full the memory is."""
 
-    def __init__(self, total: int | None, begin: int, state: StreamState, *, live: bool = False):
+    def __init__(self, total: int | None, begin: int, state: StreamState, *, sure: bool = True, live: bool = False):
         """total: frames to expect, None when unknown; begin: those that an earlier part of the run had finished.
 
-        live: the frames' timestamps are the Unix times at which they were taken.
+        sure: the total is no estimate. live: the frames' timestamps are the Unix times at which they were taken.
         """
-        self._total = total
+        self._total, self._of = total, "/" if sure else " of about "
         self._bar = tqdm(total=total, initial=begin, unit="frame", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._times: deque[float] = deque(maxlen=KEPT_TIMES)
         self._latencies: deque[float] = deque(maxlen=KEPT_TIMES)
@@ -61,7 +61,7 @@ class Progress:
         memory = "the memory is full: what adds least is forgotten" if filled >= FULL else f"memory {filled:.0%} full"
         words = ", ".join(filter(None, (self._pace(), memory)))
         if self._bar.disable:
-            of = f"/{self._total}" if self._total else ""
+            of = f"{self._of}{self._total}" if self._total and self._count <= self._total else ""
             say(f"frame {self._count}{of}, {words}")
         else:
             self._bar.set_postfix_str(words, refresh=False)

@@ -20,6 +20,7 @@ from ivggt_jax.sources import Frame, SourceError
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import scan, step
 from ivggt_jax.writers import Result, Writers
+from ivggt_jax.writers.result import LONGEST_FOCAL
 
 SECONDS_BETWEEN_SAVES = 60.0
 """At least, where the user did not say how often the state is saved."""
@@ -260,7 +261,7 @@ def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Res
     return Result(
         frame=frame,
         cam_from_world=np.asarray(cam_from_world, np.float64),
-        intrinsics=np.asarray(intrinsics, np.float64)
+        intrinsics=np.clip(np.asarray(intrinsics, np.float64), -LONGEST_FOCAL, LONGEST_FOCAL)
         if frame.camera is None
         else frame.camera.intrinsics(height, width),
         tracks=host.tracks,  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ from ivggt_jax.sources.lists import LIST_SUFFIXES
 from ivggt_jax.sources.masks import Masks
 from ivggt_jax.sources.recording import RecordingReader, is_recording
 from ivggt_jax.sources.stack import StackReader
-from ivggt_jax.sources.video import VideoReader
+from ivggt_jax.sources.video import JPEG_AFTER_JPEG, VideoReader
 
 logger = logging.getLogger(__name__)
 
@@ -301,7 +301,7 @@ def _reader(config: SourceConfig) -> Reader:
     if config.topic is not None and not recording:
         raise SourceError(f"{spec}: --topic is for recordings (.bag, .mcap, .db3, a ROS 2 bag's folder)")
     plays = not recording and "://" not in spec and path.is_file() and path.suffix.lower() not in LIST_SUFFIXES
-    images = pages(path) if plays and path.suffix.lower() != ".gif" else []
+    images = pages(path) if plays and path.suffix.lower() not in (".gif", *JPEG_AFTER_JPEG) else []
     if plays and not images and path.suffix.lower() not in STILLS:
         return VideoReader(path, config.stride, config.fps, config.start, config.end)
     if config.fps is not None or config.start or config.end is not None:

@@ -25,9 +25,7 @@ from ivggt_jax.sources.video_frame import grey_16, is_grey_16, to_picture
 
 logger = logging.getLogger(__name__)
 
-CONTAINERS = (
-    "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,ivf,nut,h264,hevc,obu,mjpeg,yuv4mpegpipe,gif"
-)
+CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,ivf,nut,h264,hevc,obu,mjpeg,mpjpeg,yuv4mpegpipe,gif"
 """What is opened, by FFmpeg's names: files that stand alone. A playlist would wait for the network or for its next entry."""
 
 TOLERANCE = 1e-6
@@ -35,9 +33,12 @@ TOLERANCE = 1e-6
 
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".3gp", ".wmv", ".asf",
-    ".ogv", ".mxf", ".insv", ".vob", ".nut",
+    ".ogv", ".mxf", ".insv", ".vob", ".nut", ".mjpeg", ".mjpg",
 )  # fmt: skip
 """Endings by which videos are found among other files."""
+
+JPEG_AFTER_JPEG = (".mjpeg", ".mjpg")
+"""Endings of videos that begin as a picture does."""
 
 DEFAULT_IS_WORTH = 5_000_000
 """Pixels, in ffmpeg's choice among several videos."""
@@ -148,6 +149,11 @@ class VideoReader:
             container = av.open(str(self._path), options=options)
         except Exception as error:
             raise SourceError(f"{self._path}: is not a video that can be read ({_reason(error)})") from error
+        if container.format.name == "mjpeg" and not _begins_with_jpeg(self._path):
+            container.close()
+            raise SourceError(
+                f"{self._path}: is no video but a document or an archive that holds JPEG pictures: take them out into a folder"
+            )
         if container.metadata.get("major_brand") in HEIC_BRANDS:
             container.close()
             raise SourceError(f"{self._path}: is a HEIC or AVIF picture that is damaged, or lacks its ending")
@@ -247,6 +253,12 @@ class VideoReader:
             seconds = min(seconds, self._end)
         rate = min(self._fps, rate) if self._fps else rate / self._stride
         return max(0, math.ceil((seconds - self._start) * rate - 1e-6))
+
+
+def _begins_with_jpeg(path: Path) -> bool:
+    """Whether a file is pictures from its beginning; FFmpeg looks for them anywhere, and finds those of a PDF."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\xff\xd8"
 
 
 def _beginning(stream: VideoStream) -> float:

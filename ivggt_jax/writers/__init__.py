@@ -102,7 +102,7 @@ class Writers:
             raise ValueError(f"frame {result.frame.name}: the predicted camera is not finite; try --precision float32")
         for writer in self._writers:
             writer.write(result)
-        self.evidence.add(result.frame.image)
+        self.evidence.add(result.frame.image, result.intrinsics)
 
     def state(self) -> dict[str, np.ndarray]:
         """What a resumed run needs beside the files, as arrays with names like "ply/keys"."""

@@ -1,19 +1,31 @@
 """Whether a run's frames show enough for its geometry to mean anything.
 
 A network gives depth and cameras for whatever it sees, a lens cap included. Here is noticed what no geometry follows from:
-fewer than three frames, frames of one colour, frames that all show the same.
+fewer than three frames, frames of one colour, frames of noise, frames that all show the same but for a clock, the brightness
+of a lamp and the noise of a sensor; and cameras that are none, which an untrained network gives.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
 
+from ivggt_jax.writers.result import LONGEST_FOCAL
+
 SIDE = 8
 """Cells along each side of the small grey picture that frames are compared by: noise averages out in them."""
 PLAIN = 2.0
 """Standard deviation of grey values (of 255) up to which a frame is of one colour."""
 SAME = 1.5
-"""Largest difference of a cell (of 255) up to which two frames show the same."""
+"""Largest difference of a cell (of 255) up to which it shows the same."""
+OVERLAY = 1 / 8
+"""Share of the cells that a clock may change in a picture that stands still: 4 of 64 were counted, and in three frames of a
+walk at least 23."""
+WINDOW = 16
+"""Frames whose mean is compared, too: strong noise averages out in it."""
+FEWEST_WINDOWS = 3
+"""Means that are enough to compare."""
+ROUGH = 0.75
+"""Roughness from which a picture is noise: walks have up to 0.41, white noise from 0.83, encoded or halved as it may be."""
 FEWEST = 3
 """Frames that a structure can be checked against."""
 
@@ -22,18 +34,26 @@ class Evidence:
     """Watches frames; a resumed run gives the `state()` that was saved."""
 
     def __init__(self, state: Mapping[str, np.ndarray]):
-        self._first: np.ndarray | None = state.get("first")
-        self._frames, self._contrast, self._change = state.get("counts", np.zeros(3)).tolist()
+        counts = state.get("counts", np.zeros(4)).tolist()
+        self._frames, self._cameras, self._contrast, self._roughness = counts
+        self._each = _Still(state.get("first"), state.get("changed"))
+        self._means = _Still(state.get("first_mean"), state.get("means_changed"))
+        self._sum: np.ndarray = state.get("sum", np.zeros(()))
 
-    def add(self, image: np.ndarray) -> None:
-        """Looks at the next frame, uint8 [H, W, 3]."""
+    def add(self, image: np.ndarray, intrinsics: np.ndarray) -> None:
+        """Looks at the next frame, uint8 [H, W, 3], and its camera [3, 3]."""
+        focal = np.diagonal(intrinsics)[:2]
+        self._cameras += bool((focal > 0).all() and (focal < LONGEST_FOCAL).all())
         grey = image.mean(axis=-1, dtype=np.float32)
         cells = _cells(grey)
-        if self._first is None:
-            self._first = cells
         self._frames += 1
         self._contrast = max(self._contrast, float(grey.std()))
-        self._change = max(self._change, float(np.abs(cells - self._first).max()))
+        self._roughness += _roughness(grey)
+        self._each.add(cells)
+        self._sum = self._sum + cells
+        if self._frames % WINDOW == 0:
+            self._means.add(self._sum / WINDOW)
+            self._sum = np.zeros(())
 
     def doubt(self) -> str | None:
         """What speaks against the geometry, in a sentence; None where nothing does."""
@@ -41,19 +61,49 @@ class Evidence:
             return None
         if self._contrast <= PLAIN:
             return "the geometry means nothing: the frames are of one colour"
+        if self._roughness > ROUGH * self._frames:
+            return "the geometry means nothing: the frames are noise"
         if self._frames == 1:
             return "the geometry means nothing: a single frame has no second view"
-        if self._change <= SAME:
+        if self._each.share == 0:
             return "the geometry means nothing: all frames show the same, and no second view"
+        if self._each.share <= OVERLAY or (self._frames >= FEWEST_WINDOWS * WINDOW and self._means.share <= OVERLAY):
+            return "the geometry means little: nearly all of the picture stands still, and there is no second view"
         if self._frames < FEWEST:
             return "the geometry means little: two frames leave nothing to check it against"
+        if without := int(self._frames - self._cameras):
+            return (
+                f"the geometry of {without} of {int(self._frames)} frames means nothing: the network says that their field of view "
+                "is 0° or over 180°, as untrained or damaged weights do"
+            )
         return None
 
     def state(self) -> dict[str, np.ndarray]:
         """What a resumed run needs to come to the same end."""
-        if self._first is None:
-            return {}
-        return {"first": self._first, "counts": np.array((self._frames, self._contrast, self._change))}
+        arrays = {
+            **{"first": self._each.first, "changed": self._each.changed, "sum": self._sum},
+            **{"first_mean": self._means.first, "means_changed": self._means.changed},
+        }
+        counts = np.array((self._frames, self._cameras, self._contrast, self._roughness))
+        return {"counts": counts, **{name: array for name, array in arrays.items() if array is not None}}
+
+
+class _Still:
+    """Which cells have ever shown something else than at first."""
+
+    def __init__(self, first: np.ndarray | None, changed: np.ndarray | None):
+        self.first, self.changed = first, changed
+
+    def add(self, cells: np.ndarray) -> None:
+        if self.first is None or self.changed is None:
+            self.first, self.changed = cells, np.zeros(cells.shape, bool)
+        else:
+            self.changed = self.changed | (_difference(cells, self.first) > SAME)
+
+    @property
+    def share(self) -> float:
+        """Of the cells."""
+        return 0.0 if self.changed is None else float(self.changed.mean())
 
 
 def _cells(grey: np.ndarray) -> np.ndarray:
@@ -63,3 +113,23 @@ def _cells(grey: np.ndarray) -> np.ndarray:
         sizes = np.diff(edges, append=grey.shape[axis])
         grey = np.add.reduceat(grey, edges, axis=axis) / np.expand_dims(sizes, 1 - axis)
     return grey
+
+
+def _difference(cells: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """How far cells are from the first ones, whose contrast and brightness are first made those of all cells but a clock's."""
+    kept = np.ones(cells.shape, bool)
+    for _ in range(2):
+        middle, first_middle = cells[kept].mean(), first[kept].mean()
+        away, first_away = cells - middle, first - first_middle
+        variance = np.square(first_away[kept]).sum()
+        contrast = max(0.0, (away * first_away)[kept].sum() / variance) if variance else 0.0
+        difference = np.abs(away - contrast * first_away)
+        kept = difference <= np.quantile(difference, 1 - OVERLAY)
+    return difference
+
+
+def _roughness(grey: np.ndarray) -> float:
+    """Mean squared difference of neighbours over twice the variance: near 0 where a picture is smooth, 1 in white noise."""
+    if (variance := float(grey.var())) == 0:
+        return 0.0
+    return float(np.mean([np.square(np.diff(grey, axis=axis)).mean() for axis in (0, 1)])) / (2 * variance)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.cameras.models import Camera
+from ivggt_jax.disk.names import fitting_name
 from ivggt_jax.sources.colour_code import high_range
 from ivggt_jax.sources.frame import Fit, Frame, SourceError
 from ivggt_jax.sources.image_file import is_deep, read_image
@@ -150,7 +151,7 @@ class Pictures:
             picture = read_image(original, size == facts.upright, frame.levels)  # not so after `infer --no-exif`
         except SourceError:  # it was damaged since
             return None
-        taken = self._take(name.with_name(f"{name.name}.png"), original, frame)
+        taken = self._take(name.with_name(fitting_name("", name.name, ".png")), original, frame)
         _write_png(self._folder / taken, picture)
         return taken
 
@@ -160,7 +161,7 @@ class Pictures:
             return PurePosixPath(f"{frame.index:06d}.png")
         # Beside originals also its own name: one of them may be called by the number.
         name = _safe(frame.name)
-        return name.with_name(f"{frame.index:06d}.{name.name}.png")
+        return name.with_name(fitting_name(f"{frame.index:06d}.", name.name, ".png"))
 
     def _take(self, name: PurePosixPath, original: Path | None, frame: Frame) -> str:
         """The name for a frame's picture, remembered; another one where the same original comes again."""
@@ -172,7 +173,7 @@ class Pictures:
                     "that holds both of their folders"
                 )
             if self._files.get(str(name)) == original:
-                name = name.with_name(f"{frame.index:06d}.{name.name}")
+                name = name.with_name(fitting_name(f"{frame.index:06d}.", name.stem, name.suffix))
         if str(name) in self._files:
             raise ValueError(f"two pictures would be called {name}, the second is of frame {frame.name}: rename one")
         self._files[str(name)] = original
@@ -229,7 +230,7 @@ def _safe(name: str) -> PurePosixPath:
     """A frame's name as a path below the folder; bytes that are no text become %XX."""
     text = re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
     parts = [part for part in PurePosixPath(text).parts if part not in ("/", "..")]
-    return PurePosixPath(*parts) if parts else PurePosixPath("picture")
+    return PurePosixPath(*(fitting_name("", part) for part in parts)) if parts else PurePosixPath("picture")
 
 
 def _link(original: Path, path: Path) -> None:

@@ -7,6 +7,9 @@ import numpy as np
 from ivggt_jax.mapping.state import MapRecord
 from ivggt_jax.sources.frame import Frame
 
+LONGEST_FOCAL = 1e6
+"""Pixels. A network may say that its field of view is 0, whose focal length is infinite: it is given as this one."""
+
 
 @dataclass(frozen=True)
 class Result:

@@ -24,7 +24,7 @@ from ivggt_jax.inference import parallel
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.mapping.submaps import is_due
-from ivggt_jax.runs.memory import Room
+from ivggt_jax.runs.room import Room
 from ivggt_jax.split import pool, process
 from ivggt_jax.split.messages import Answer, Seen
 from ivggt_jax.streaming import mapped_pass
@@ -216,7 +216,7 @@ def test_what_cannot_be_split_is_said(
 def test_too_many_processes_for_the_memory_are_refused(
     checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parallel, "free_memory", lambda _: Room(10**9, "a small machine"))
+    monkeypatch.setattr(parallel, "room_beside", lambda *_: Room(10**9, "a small machine"))
     assert run(main, folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", *OPTIONS, "--split", 3) == 1
     assert "takes about 0.4 GB, and a small machine leaves 1.0 GB" in capsys.readouterr().err
 
