@@ -76,7 +76,7 @@ class ModelConfig:
     track_iterations: int = 4
     track_virtual: int = 64
     predicts: tuple[str, ...] = PUBLISHED_HEADS
-    """The heads that the network has, some of camera, depth, points, tracks and motion, in this order."""
+    """The heads that the network has, some of `HeadName`, in its order."""
     depth_input: bool = False
     """Whether it can be told what a depth sensor measured (`model.sensor`)."""
 

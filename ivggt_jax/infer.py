@@ -20,6 +20,7 @@ from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records,
 from ivggt_jax.inference.options import DEFAULT_EXPORT, InferConfig, source_first
 from ivggt_jax.inference.parallel import check_split, split
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
+from ivggt_jax.options.export import FORMATS
 from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
@@ -42,9 +43,6 @@ BYTES_KEPT = 12
 """Bytes of a pixel of a saved frame in half precision, compressed: 11.8 were counted for examples/room."""
 SHARE_OF_DISK = 0.1
 """Share of the free space that frames may take when nobody asked for them."""
-NEEDED = {"colmap": "depth", "depth": "depth", "video": "depth"}
-NEEDED |= dict.fromkeys(("ply", "nerfstudio", "glb", "html"), "points")
-"""What an output is made of, where not every run computes it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,7 +109,7 @@ def _check(config: InferConfig) -> None:
         raise ValueError("--loops needs depth, which --heads leaves out: add it")
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
     for output in config.outputs:
-        if (needed := NEEDED.get(output)) and needed not in computed:
+        if (needed := FORMATS[output].needs) and needed not in computed:
             raise ValueError(
                 f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads, or name what needs "
                 "none, as in --export tum intrinsics"
@@ -139,12 +137,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     weights, again = weights_fingerprint(model), comes_again(config.source.frames)
     length = source.expected_length or config.source.max_frames
     if unfinished and unfinished.frames:
-        if unfinished.options.get("weights") != weights:
-            raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
-        if config.split:
-            raise ValueError(
-                f"{out} holds a run of one process: --resume without --split goes on, --overwrite begins anew"
-            )
+        _check_same(config, out, unfinished, weights)
         frames = source.frames(unfinished.next_index, unfinished.last_skipped)
         state = restore_stream(model, unfinished, partial(_grid, config))
         decisive = unfinished.options
@@ -189,9 +182,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             raise
         finally:
             # Also after an error: what was finished is on disk, and this says how to read it.
-            skipped = {**_skipped(source, unfinished), "left_out": source.left_out, "dropped": source.dropped}
-            write_run_json(out, {**record(config, run), "skipped": skipped, "interrupted": bool(interrupted)})
-            say_end(config, out, run)
+            _say_what_was_run(config, out, run, _counts(source, unfinished), interrupted)
         if not interrupted:
             finish(out)
             if view:
@@ -200,6 +191,14 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             where = "the beginning" if parallel else "here" if run.saved else "the last state that was saved"
             say(f"stopped; --resume goes on from {where}")
     return 128 + interrupted[0] if interrupted else int(lost)
+
+
+def _check_same(config: InferConfig, out: Path, unfinished: Unfinished, weights: int) -> None:
+    """Raises ValueError when a run with these options cannot go on where the unfinished one was saved."""
+    if unfinished.options.get("weights") != weights:
+        raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
+    if config.split:
+        raise ValueError(f"{out} holds a run of one process: --resume without --split goes on, --overwrite begins anew")
 
 
 def _say_notes(config: InferConfig) -> None:
@@ -324,6 +323,17 @@ def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
     before = unfinished.skipped
     names = [*before["names"], *source.skipped_names]
     return {"count": before["count"] + source.skipped, "names": names[:NAMES_KEPT]}
+
+
+def _say_what_was_run(config: InferConfig, out: Path, run: Run, counts: dict[str, Any], interrupted: list[int]) -> None:
+    """In `run.json`, and to the user."""
+    write_run_json(out, {**record(config, run), "skipped": counts, "interrupted": bool(interrupted)})
+    say_end(config, out, run)
+
+
+def _counts(source: Source, unfinished: Unfinished) -> dict[str, Any]:
+    """Frames of the source that were not run."""
+    return {**_skipped(source, unfinished), "left_out": source.left_out, "dropped": source.dropped}
 
 
 def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager[Any]:

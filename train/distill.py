@@ -32,7 +32,7 @@ Batch = Mapping[str, jax.Array]
 Mode = Literal["offline", "causal"]
 Terms = dict[str, jax.Array]
 
-DENSE_HEADS = ("depth", "points", "track_features", "motion")
+DENSE_HEADS = (*(name for name, head in HEADS.items() if head.activate is not None), "track_features")
 """Modules of the network whose maps, at image resolution, are most of what a backward pass needs."""
 
 

@@ -12,6 +12,7 @@ from ivggt_jax.config import HeadName
 from ivggt_jax.evaluate.depth import evaluate_depth
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.geometry import cameras_from_pose
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.train.data.batches import Batch
 from ivggt_jax.train.distill import Plan, predict
@@ -24,8 +25,6 @@ TRUTH = ("images", "depth", "valid", "points", "cam_from_world")
 GIVEN = ("sensor_depth", "moving")
 """What of a batch is known beside `TRUTH`, where it is there."""
 
-_EXTRA: tuple[HeadName, ...] = ("points", "motion")
-"""Heads that are judged where they are trained."""
 JUDGED: dict[HeadName, str] = {
     "camera": "path_error",
     "depth": "abs_rel",
@@ -33,11 +32,13 @@ JUDGED: dict[HeadName, str] = {
     "motion": "motion_error",
 }
 """The error that tells how good a trained head is; all are shares, of the scene's size or of the pixels, so that they can be
-added."""
+added. One of `JUDGES` finds it."""
+ALWAYS = ("camera", "depth")
+"""Heads that are judged even where they are not trained."""
 
 Clip = dict[str, np.ndarray]
-"""What was predicted of one clip and what is true: `TRUTH`, predicted_depth [S,H,W], predicted_cameras [S,3,4] and,
-where the step trains the point head, predicted_points [S,H,W,3], and where it trains the motion head, predicted_motion [S,H,W]."""
+"""What was predicted of one clip and what is true: `TRUTH`, predicted_cameras [S,3,4], predicted_depth [S,H,W], and the same of
+the other heads in `JUDGED` that the step trains: predicted_points [S,H,W,3], predicted_motion [S,H,W]."""
 
 
 def overall(plan: Plan, errors: Mapping[str, float]) -> float:
@@ -64,8 +65,7 @@ def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[s
     finite make them infinite, and so do depths or points that are all zero, to which no scale can be given.
     """
     clips = [clip for batch in batches for clip in _look(plan, model, batch)]
-    judges = (_depth_errors, _sensed_errors, _path_errors, _point_error, _motion_error)
-    errors = [dict(chain.from_iterable(judge(clip).items() for judge in judges)) for clip in clips]
+    errors = [dict(chain.from_iterable(judge(clip).items() for judge in JUDGES)) for clip in clips]
     known = {name: [error[name] for error in errors if not np.isnan(error[name])] for name in errors[0]}
     return {name: float(np.mean(values)) if values else float("nan") for name, values in known.items()}, clips[0]
 
@@ -82,16 +82,12 @@ def _look(plan: Plan, model: Model, batch: Batch) -> Iterator[Clip]:
 @partial(jax.jit, static_argnames="plan")
 def _predict(plan: Plan, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
     """The batch with its predictions, whole on every device."""
-    heads: tuple[HeadName, ...] = ("camera", "depth", *(head for head in _EXTRA if head in plan.step.heads))
+    heads = tuple(head for head in JUDGED if head in ALWAYS or head in plan.step.heads)
     config = replace(plan.step, heads=heads)
     found = each_device(plan.mesh, lambda model, batch: predict(config, model, batch, config.mode))(model, batch)
     cameras, _ = cameras_from_pose(found.pose_encoding, *batch["images"].shape[2:4])
-    predicted = {"predicted_depth": found.depth, "predicted_cameras": cameras}
-    if found.points is not None:
-        predicted["predicted_points"] = found.points
-    if found.motion is not None:
-        predicted["predicted_motion"] = found.motion
-    return gather(plan.mesh, dict(batch) | predicted)
+    maps = {f"predicted_{head}": getattr(found, HEADS[head].fields[0]) for head in heads if head != "camera"}
+    return gather(plan.mesh, {**batch, "predicted_cameras": cameras, **maps})
 
 
 def _depth_errors(clip: Clip) -> dict[str, float]:
@@ -155,6 +151,10 @@ def _motion_error(clip: Clip) -> dict[str, float]:
     if not np.isfinite(found).all():
         return {"motion_error": np.inf}
     return {"motion_error": 1 - float(np.sum(truth & (found > 0.5)) / np.sum(truth | (found > 0.5)))}
+
+
+JUDGES = (_depth_errors, _sensed_errors, _path_errors, _point_error, _motion_error)
+"""What finds the errors of a clip that it can be judged by."""
 
 
 def _mean_length(vectors: np.ndarray) -> float:

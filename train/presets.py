@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ivggt_jax.config import HeadName
+from ivggt_jax.config import PUBLISHED_HEADS
 from ivggt_jax.train.data.batches import ClipConfig
 from ivggt_jax.train.data.synthetic import SyntheticConfig
 from ivggt_jax.train.distill import StepConfig
@@ -61,7 +61,6 @@ class TrainConfig(RunConfig):
         return self.recorded if self.data else self.synthetic
 
 
-ALL_HEADS: tuple[HeadName, ...] = ("camera", "depth", "points", "tracks")
 SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
 LEARNED_LAST = ("points/.*", "track_features/.*", "tracker/.*")
 """Parameters that the demo model learns last, on top of a finished student."""
@@ -133,7 +132,7 @@ DEMO_MOTION = replace(
 FULL_SIZE = SyntheticConfig(batch_size=1, frames=(10, 10), width=518, height=392, query_points=64)
 PUBLISHED = TrainConfig(
     out=Path("runs/published"),
-    step=StepConfig(heads=ALL_HEADS, rematerialise="block"),
+    step=StepConfig(heads=PUBLISHED_HEADS, rematerialise="block"),
     recorded=ClipConfig(query_points=64),
     synthetic=FULL_SIZE,
 )
@@ -142,7 +141,7 @@ LONG = replace(
     out=Path("runs/long"),
     steps=975_000,
     step=StepConfig(
-        heads=ALL_HEADS, rematerialise="full", optimizer=OptimizerConfig(learning_rate=1e-4, accumulation=4)
+        heads=PUBLISHED_HEADS, rematerialise="full", optimizer=OptimizerConfig(learning_rate=1e-4, accumulation=4)
     ),
     recorded=ClipConfig(batch_size=4, frames=(4, 24), query_points=64),
     synthetic=replace(FULL_SIZE, batch_size=4, frames=(4, 24)),

@@ -20,7 +20,7 @@ from ivggt_jax.config import CacheConfig
 from ivggt_jax.disk.strict_json import JsonError, read_json
 from ivggt_jax.evaluate.options import ModelOptions
 from ivggt_jax.evaluate.records import Record, curves, measures, record_clip, run_walks
-from ivggt_jax.evaluate.study_report import write_study
+from ivggt_jax.evaluate.study_report import not_compared, write_study
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.memory.policies import POLICIES
@@ -37,6 +37,9 @@ SUBMAPS = (8, 16, 32, 48, 80)
 """Frames of a submap that are compared."""
 LONGEST_CLIP = 300
 """Frames that the offline reference sees at once; its time grows with their square."""
+
+
+SHIPPED = "docs/study, beside the source code, has the demo model's cells: of the default lengths and seeds, on a CPU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +101,13 @@ def run_study(config: Study) -> int:
     walks = [Walk(route, seed, height, width, remember) for route in config.routes for seed in config.seeds]
     every = list(cells(config, tokens))
     wanted = _chosen(every, config.only)
-    results = {}
+    results, left_out = {}, dict[str, list[str]]()
     for cell in every:
         settings = _settings(config, cell, model, walks)
         result = _kept(config.out, cell, settings)
         if result is None and cell not in wanted:
+            if differing := _differing(config.out, cell, settings):
+                left_out[cell.name] = differing
             continue
         if result is None:
             began = time.perf_counter()
@@ -114,6 +119,7 @@ def run_study(config: Study) -> int:
         results[cell.name] = result
     write_study(config.out, results, config.smallest)
     say(f"{len(results)} cells → {config.out}")
+    _say_notes(left_out, not_compared(results, config.smallest))
     return 0
 
 
@@ -215,6 +221,28 @@ def _kept(out: Path, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | N
     except JsonError:
         return None
     return result if result.get("settings") == settings else None
+
+
+def _differing(out: Path, cell: Cell, settings: dict[str, Any]) -> list[str]:
+    """The settings that keep an earlier result of the cell out of the same table; none where there is no result."""
+    try:
+        earlier = read_json(_file(out, cell)).get("settings")
+    except JsonError:
+        return []
+    known = earlier if isinstance(earlier, dict) else {}
+    return [name for name in {**settings, **known} if settings.get(name) != known.get(name)]
+
+
+def _say_notes(left_out: Mapping[str, list[str]], missing: Sequence[str]) -> None:
+    """Which cells are not in the tables, by the settings that they were measured with instead, and what is not compared."""
+    if left_out:
+        names = dict.fromkeys(name for differing in left_out.values() for name in differing)
+        say(f"note: cells of other settings ({', '.join(names)}) are left out of the tables: {'; '.join(left_out)}")
+    if missing:
+        say(
+            f"note: the tables have no differences where there is no cell {' and '.join(map(repr, missing))}: name it in "
+            f"--only too, or give --out a folder that has it. {SHIPPED}"
+        )
 
 
 def _keep(out: Path, cell: Cell, result: dict[str, Any]) -> None:

@@ -47,13 +47,11 @@ def tables(results: Mapping[str, Result], smallest: int) -> str:
     Every cell is compared, stream by stream, with the `diversity` of its table; what changes an option, or has submaps, with
     that at the smallest budget, which heads its table.
     """
-    groups: dict[str, list[str]] = {}
     baseline = _cell_name("diversity", smallest)
-    for name, result in results.items():
-        names = groups.setdefault(result["group"], [])
-        if not names and result["group"].startswith(("options", "maps")) and baseline in results:
-            names.append(baseline)
-        names.append(name)
+    groups = _groups(results)
+    for group, names in groups.items():
+        if group.startswith(("options", "maps")) and baseline in results:
+            names.insert(0, baseline)
     first = next(iter(results.values()))
     walks, lengths = first["settings"]["walks"], first["settings"]["lengths"]
     height, width = first["settings"]["size"]
@@ -69,11 +67,30 @@ def tables(results: Mapping[str, Result], smallest: int) -> str:
     positions.insert(1, f"Δ position {lengths[0]}")
     header = [*positions, "rotation °", "path %", "Δ path %", "depth", "Δ depth", "scale drift", "time", "memory"]
     for group, names in groups.items():
-        other = results.get(next((name for name in names if name.startswith("diversity")), baseline))
+        other = results.get(_compared_with(names, smallest))
         rows = [[_label(name, results[name], lengths), *_row(results[name], other, lengths)] for name in names]
         lines = [["", *header], ["---", *["---:"] * len(header)], *rows]
         parts.append(f"### {group}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
+
+
+def not_compared(results: Mapping[str, Result], smallest: int) -> list[str]:
+    """Names of the cells with which others of the results should be compared, and which are not among them."""
+    wanted = [_compared_with(names, smallest) for names in _groups(results).values()]
+    return [name for name in dict.fromkeys(wanted) if name not in results]
+
+
+def _groups(results: Mapping[str, Result]) -> dict[str, list[str]]:
+    """Names of the cells of every table."""
+    groups: dict[str, list[str]] = {}
+    for name, result in results.items():
+        groups.setdefault(result["group"], []).append(name)
+    return groups
+
+
+def _compared_with(names: list[str], smallest: int) -> str:
+    """What the cells of a table are compared with: the `diversity` among them, else that of the smallest budget."""
+    return next((name for name in names if name.startswith("diversity")), _cell_name("diversity", smallest))
 
 
 def _label(name: str, result: Result, lengths: list[int]) -> str:

@@ -51,7 +51,7 @@ def attend_layer(
     cudnn = on_gpu and half and head_dim % 8 == 0 and head_dim <= 128
     most = DENSE_SCORES_ON_GPU if on_gpu else DENSE_SCORES if length is None else DENSE_SCORES_OF_A_STREAM
     if not cudnn and batch * queries * heads * slots > most:
-        return _chunked(query, keys, values, layer, length, scales, heads_at_once=heads if on_gpu else 1)
+        return _chunked(query, keys, values, layer, length, scales)
     keys, values = keys[layer], values[layer]
     if scales is not None:
         keys, values = (
@@ -131,9 +131,8 @@ def _chunked(
     layer: int | jax.Array,
     length: jax.Array | None,
     scales: tuple[jax.Array, jax.Array] | None,
-    heads_at_once: int,
 ) -> jax.Array:
-    """Online softmax over chunks of keys (arXiv 2205.14135), one (batch entry, head) after the other on the CPU.
+    """Online softmax over chunks of keys (arXiv 2205.14135), one (batch entry, head) after the other but on a GPU.
 
     One large matrix product after the other runs several times faster there than a batch of them.
     """
@@ -141,6 +140,7 @@ def _chunked(
     slots = keys.shape[2]
     chunk = _keys_at_once(queries, slots, cached=length is not None)
     layer = jnp.asarray(layer, jnp.int32)
+    heads_at_once = heads if platform() == "gpu" else 1
     scaled = query * jnp.asarray(1 / math.sqrt(head_dim), query.dtype)
 
     def one_head(item: jax.Array) -> jax.Array:

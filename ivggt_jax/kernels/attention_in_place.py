@@ -47,7 +47,7 @@ def attend_in_place(
     weight = jax.ShapeDtypeStruct(shape, jnp.float32)
     operands = [jnp.reshape(jnp.asarray(layer, jnp.int32), 1), length, query, keys, values, *(scales or ())]
     parts, weights = pl.pallas_call(
-        partial(_attend_block, scaled=scales is not None, power=power_of_two if interpret else _power_flushed),
+        partial(_attend_block, power=power_of_two if interpret else _power_flushed),
         grid=(blocks, heads, batch * PARTS),
         out_shape=(part, weight),
         compiler_params=plgpu.CompilerParams(num_warps=WARPS, num_stages=STAGES),
@@ -59,18 +59,9 @@ def attend_in_place(
     return attended.swapaxes(1, 2).astype(query.dtype)
 
 
-def _attend_block(
-    layer_ref: Any,
-    length_ref: Any,
-    query_ref: Any,
-    key_ref: Any,
-    value_ref: Any,
-    *refs: Any,
-    scaled: bool,
-    power: Power,
-) -> None:
+def _attend_block(*refs: Any, power: Power) -> None:
     """A block of queries of one head to one part of the keys: its own softmax, and the logarithm (to 2) of its sum."""
-    *scale_refs, part_ref, weight_ref = refs
+    layer_ref, length_ref, query_ref, key_ref, value_ref, *scale_refs, part_ref, weight_ref = refs
     queries, head_dim = query_ref.shape[1], query_ref.shape[3]
     head, entry, part = pl.program_id(1), pl.program_id(2) // PARTS, pl.program_id(2) % PARTS
     layer, length = layer_ref[0], length_ref[entry]
@@ -84,7 +75,7 @@ def _attend_block(
         where = (layer, entry, pl.ds(index * KEYS, KEYS), head)
         key, value = key_ref[(*where, slice(None))], value_ref[(*where, slice(None))]
         scores = plgpu.dot(query, key.astype(query.dtype).T)
-        if scaled:
+        if scale_refs:
             scores *= scale_refs[0][where][None, :]
         if not whole:
             seen = index * KEYS + jnp.arange(KEYS) < length
@@ -95,7 +86,7 @@ def _attend_block(
         weights = power(scores, to_logarithm, offset[:, None])
         shrink = power(maximum, to_logarithm, offset)
         total = total * shrink + jnp.sum(weights, axis=1)
-        if scaled:
+        if scale_refs:
             scale = scale_refs[1][where]
             weights *= (scale if whole else jnp.where(seen, scale, 0.0))[None, :]
         found = plgpu.dot(weights.astype(query.dtype), value.astype(query.dtype))

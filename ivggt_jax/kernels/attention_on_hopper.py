@@ -75,7 +75,7 @@ def _attend(*refs: Any, parts: int, block: int, stages: int) -> None:
     operand = partial(plgpu.SMEM, dtype=dtype, transforms=(plgpu.TilingTransform((8, 64)), swizzle))
     result = partial(plgpu.SMEM, dtype=jnp.float32, transforms=(plgpu.TilingTransform((8, 32)), swizzle))
     pl.run_scoped(
-        partial(_warpgroup, refs, parts=parts, block=block, stages=stages),
+        partial(_warpgroup, refs, parts=parts, block=block),
         query=operand((GROUPS, ROWS, head_dim)),
         keys=operand((stages, block, head_dim)),
         values=operand((stages, block, head_dim)),
@@ -108,7 +108,7 @@ class _Part:
         return (self.first + index) * self.block + start + slot < self.length
 
 
-def _warpgroup(refs: tuple[Any, ...], *, parts: int, block: int, stages: int, **shared: Any) -> None:
+def _warpgroup(refs: tuple[Any, ...], *, parts: int, block: int, **shared: Any) -> None:
     """Gives each of the three its work."""
     layer_ref, length_ref, query_ref, key_ref, value_ref, part_ref, weight_ref = refs
     head, tile, both, group = (lax.axis_index(name) for name in ("head", "tile", "part", "warpgroup"))
@@ -126,16 +126,16 @@ def _warpgroup(refs: tuple[Any, ...], *, parts: int, block: int, stages: int, **
         plgpu.set_max_registers(224, action="increase")
         rows = pl.ds((tile * GROUPS + group) * ROWS, ROWS)
         results = part_ref.at[part, entry, head, rows], weight_ref.at[part, entry, head, rows]
-        _compute(query_ref.at[entry, rows, head], results, mine, memory, group, stages)
+        _compute(query_ref.at[entry, rows, head], results, mine, memory, group)
 
     @pl.when(group == GROUPS)
     def _() -> None:
         plgpu.set_max_registers(56, action="decrease")
         key, value = (ref.at[layer, entry, :, head] for ref in (key_ref, value_ref))
-        _load(key, value, mine, memory, stages)
+        _load(key, value, mine, memory)
 
 
-def _compute(query_ref: Any, results: tuple[Any, ...], part: _Part, memory: Any, group: jax.Array, stages: int) -> None:
+def _compute(query_ref: Any, results: tuple[Any, ...], part: _Part, memory: Any, group: jax.Array) -> None:
     """One warpgroup's queries [64,D] to the part: what they receive, and the logarithm (to 2) of the sum of their weights."""
     query, output, weight = (x.at[group] for x in (memory.query, memory.output, memory.weight))
     plgpu.copy_gmem_to_smem(query_ref, query, memory.query_here.at[group])
@@ -147,7 +147,7 @@ def _compute(query_ref: Any, results: tuple[Any, ...], part: _Part, memory: Any,
         plgpu.layout_cast(jnp.full((ROWS,), LEAST, jnp.float32), WGMMA.reduce(1)),
         plgpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), WGMMA.reduce(1)),
     )
-    step = partial(_attend_block, query=query, part=part, memory=memory, stages=stages)
+    step = partial(_attend_block, query=query, part=part, memory=memory)
     carry = lax.fori_loop(0, part.whole, partial(step, masked=False), carry)
     found, most, total = lax.fori_loop(part.whole, part.count, partial(step, masked=True), carry)
     pl.when(group == 0)(lambda: _take_turns(memory.turn))
@@ -166,11 +166,12 @@ def _take_turns(turn: Any) -> None:
 
 
 def _attend_block(
-    index: jax.Array, carry: tuple[Any, ...], *, query: Any, part: _Part, memory: Any, stages: int, masked: bool
+    index: jax.Array, carry: tuple[Any, ...], *, query: Any, part: _Part, memory: Any, masked: bool
 ) -> tuple[Any, ...]:
     """One block of keys: carry is what was found so far [64,D], the largest score [64] and the sum of weights [64]."""
     found, most, total = carry
-    stage, head_dim = index % stages, query.shape[-1]
+    stages, head_dim = memory.keys.shape[0], query.shape[-1]
+    stage = index % stages
     to_logarithm = math.log2(math.e) / math.sqrt(head_dim)
 
     def score(accumulator: Any) -> jax.Array:
@@ -205,8 +206,9 @@ def _attend_block(
     return found, new_most, total
 
 
-def _load(key_ref: Any, value_ref: Any, part: _Part, memory: Any, stages: int) -> None:
+def _load(key_ref: Any, value_ref: Any, part: _Part, memory: Any) -> None:
     """The part's keys and values [K,D] into the stages, each when both warpgroups have used what was there."""
+    stages = memory.keys.shape[0]
 
     @pl.loop(0, part.count)
     def _(index: jax.Array) -> None:

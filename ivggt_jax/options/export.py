@@ -1,4 +1,4 @@
-"""What a run can write, and how it becomes files."""
+"""What a run can write, in which files, and how it becomes them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,52 @@ MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd
 """What can be made of saved frames."""
 Output = Literal["npz", MadeOutput]
 """What a run can write: the saved frames themselves, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """What stands behind a name of `--export`."""
+
+    files: tuple[str, ...]
+    """What it writes into the top of the output folder, as patterns; a run that begins anew removes this and nothing else."""
+    needs: Literal["depth", "points"] | None = None
+    """The prediction that it is made of, where not every run has it."""
+    reading: str | None = None
+    """How to read the first of the files, for people and programs: `run.json` repeats it."""
+
+
+FORMATS: dict[Output, Format] = {
+    "tum": Format(
+        files=("trajectory.txt",),
+        reading="world from camera, quaternion xyzw; timestamps in seconds, else frame indices",
+    ),
+    "kitti": Format(files=("kitti.txt",), reading="world from camera, the 3x4 matrix row by row"),
+    "intrinsics": Format(
+        files=("intrinsics.txt",),
+        reading="pixels of the original images; pixel (0, 0) is the centre of the first pixel",
+    ),
+    "npz": Format(
+        files=("frames",), reading="cam_from_world; intrinsics in pixels of the saved image; depth is z in the camera"
+    ),
+    "ply": Format(files=("points.ply",), needs="points"),
+    "depth": Format(files=("depth",), needs="depth"),
+    "video": Format(files=("video.mp4",), needs="depth"),
+    "rrd": Format(files=("recording*.rrd",)),
+    "mcap": Format(files=("recording.mcap",)),
+    "colmap": Format(
+        files=("sparse", "images"),
+        needs="depth",
+        reading="COLMAP: camera from world, quaternion wxyz; the corner of the first pixel is (0, 0)",
+    ),
+    "nerfstudio": Format(
+        files=("transforms.json", "images", "nerfstudio_depth", "nerfstudio.ply"),
+        needs="points",
+        reading="nerfstudio: world from camera, OpenGL camera axes: x right, y up, z backward",
+    ),
+    "glb": Format(files=("scene.glb",), needs="points", reading="OpenGL axes: x right, y up, z backward"),
+    "html": Format(files=("scene.html",), needs="points"),
+}
+"""Every name. What a run checks, removes and says in `run.json` follows from here."""
 
 
 @dataclass(frozen=True, kw_only=True)

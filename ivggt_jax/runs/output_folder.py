@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ivggt_jax.disk.names import fitting_name
+from ivggt_jax.options.export import FORMATS
 from ivggt_jax.runs.resume import STATE_FILE, Unfinished, read_state
 from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images
 from ivggt_jax.sources.source import full_name
@@ -23,9 +24,8 @@ from ivggt_jax.writers.run_json import read_run_json, recorded
 MARKER = ".ivggt_jax"
 """An empty file in every folder that a run wrote to, there from its beginning."""
 OUTPUTS = (
-    *("trajectory.txt", "kitti.txt", "intrinsics.txt", "frames", "points.ply", "depth", "video.mp4", "recording*.rrd"),
-    *("sparse", "images", "transforms.json", "nerfstudio_depth", "nerfstudio.ply", "scene.glb", "scene.html"),
-    *("submaps.txt", "loops.txt", "places.bin", "corrected", "recording.mcap", "aligned"),
+    *dict.fromkeys(name for known in FORMATS.values() for name in known.files),
+    *("submaps.txt", "loops.txt", "places.bin", "corrected", "map.json", "aligned", "alignment.json"),
     *(".*.part", "run.json", STATE_FILE, MARKER),
 )
 """Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""

@@ -39,6 +39,7 @@ def infer_clip(
     images: FrameArray,
     mode: ClipMode = "offline",
     query_points: FrameArray | None = None,
+    *,
     heads: Iterable[HeadName] | None = None,
     features: bool = False,
     depth: FrameArray | None = None,

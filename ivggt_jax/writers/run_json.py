@@ -10,18 +10,13 @@ from typing import Any
 import numpy as np
 
 from ivggt_jax.disk.strict_json import read_json
+from ivggt_jax.options.export import FORMATS
 from ivggt_jax.writers.files import replacing
 
 CONVENTIONS = {
     "scale": "up to scale: one unit is the same length in all files of this run, and its metres are not known",
     "world": "the first camera's frame; OpenCV axes: x right, y down, z forward",
-    "trajectory.txt": "world from camera, quaternion xyzw; timestamps in seconds, else frame indices",
-    "kitti.txt": "world from camera, the 3x4 matrix row by row",
-    "intrinsics.txt": "pixels of the original images; pixel (0, 0) is the centre of the first pixel",
-    "frames": "cam_from_world; intrinsics in pixels of the saved image; depth is z in the camera",
-    "sparse": "COLMAP: camera from world, quaternion wxyz; the corner of the first pixel is (0, 0)",
-    "transforms.json": "nerfstudio: world from camera, OpenGL camera axes: x right, y up, z backward",
-    "scene.glb": "OpenGL axes: x right, y up, z backward",
+    **{known.files[0]: known.reading for known in FORMATS.values() if known.reading},
 }
 """How to read the files, for a person or a program that finds them without their documentation."""
 

@@ -19,28 +19,14 @@ from commands import PATIENCE, run, start, wait_until, write_frames
 from ivggt_jax import infer
 from ivggt_jax.evaluate.walks import Walk
 from ivggt_jax.infer import main
+from ivggt_jax.options.export import FORMATS
 from ivggt_jax.runs.resume import STATE_FILE
 from ivggt_jax.writers import Result
 from ivggt_jax.writers.tum import TumWriter
 
 FRAMES = 12
-RERUN = ("rrd",) if find_spec("rerun") else ()
-MCAP = ("mcap",) if find_spec("mcap") and find_spec("foxglove") else ()
-EXPORTS = (
-    "tum",
-    "kitti",
-    "intrinsics",
-    "npz",
-    "ply",
-    "depth",
-    "video",
-    *RERUN,
-    *MCAP,
-    "colmap",
-    "nerfstudio",
-    "glb",
-    "html",
-)
+EXTRAS = {"rrd": ("rerun",), "mcap": ("mcap", "foxglove")}
+EXPORTS = [name for name in FORMATS if all(map(find_spec, EXTRAS.get(name, ())))]
 DIFFER = ("settings", "milliseconds_per_frame", "peak_memory_bytes")
 """What run.json says of the process and not of its results."""
 
@@ -104,7 +90,7 @@ def assert_same_files(found: Path, expected: Path) -> None:
             assert abs(ours.stat().st_size - theirs.stat().st_size) < 100
         else:
             assert ours.read_bytes() == theirs.read_bytes(), name
-    if RERUN:
+    if "rrd" in EXPORTS:
         assert recorded_frames(found) == recorded_frames(expected) == set(range(FRAMES))
 
 
