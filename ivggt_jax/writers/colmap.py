@@ -36,10 +36,10 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
     disk is full.
     """
     model = out / "sparse" / "0"
-    pictures = Pictures(out / "images", options.images)
+    pictures = Pictures(out / "images", options.images, run.source)
     views = [pictures.place(result) for result in run.cameras()]
     pictures.check()
-    cameras = lenses(views, options.shared_camera)
+    cameras = lenses(views, options)
     numbers = {lens: number for number, lens in enumerate(dict.fromkeys(cameras), start=1)}
     _write_cameras(model / "cameras.bin", list(numbers))
     tracker = Tracker(options)

@@ -7,9 +7,11 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 
+from ivggt_jax.sources.config import SourceConfig
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.trajectories.alignment import inverse
 from ivggt_jax.transforms import Similarity
+from ivggt_jax.writers.decoded import recorded_source
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.fusion import VoxelGrid
 from ivggt_jax.writers.npz import DENSE, OPTIONAL, camera_of
@@ -30,9 +32,13 @@ Move = Callable[[int, np.ndarray], Similarity]
 class SavedRun(Sequence[Result]):
     """The results in `OUT/frames`, in order, each read when it is asked for, moved, and not kept."""
 
-    def __init__(self, out: Path, moves: tuple[Move, ...] = ()):
-        """moves: applied to each result, one after the other. Raises FileNotFoundError when there are no saved frames."""
+    def __init__(self, out: Path, moves: tuple[Move, ...] = (), source: SourceConfig | None = None):
+        """moves: applied to each result, one after the other. source: what was read; by default what `run.json` says.
+
+        Raises FileNotFoundError when there are no saved frames.
+        """
         self.out = out
+        self.source = source or recorded_source(out)
         self._moves = moves
         self._paths = numbered(out / "frames", ".npz")
         self._cloud: tuple[ExportOptions, VoxelGrid] | None = None
@@ -55,7 +61,7 @@ class SavedRun(Sequence[Result]):
 
     def moved(self, move: Move) -> "SavedRun":
         """The same frames, moved once more."""
-        return SavedRun(self.out, (*self._moves, move))
+        return SavedRun(self.out, (*self._moves, move), self.source)
 
     def camera(self, position: int) -> Result:
         """The result with its image and cameras, without the maps that are slow to read."""
