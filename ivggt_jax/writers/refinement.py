@@ -34,9 +34,10 @@ class Refinement:
     """Of these, not refused by a round."""
     held_out: int
     """That judged."""
-    before: float
-    """Median distance in pixels of the model's input of the held-out points from where they were seen, by the cameras before."""
-    after: float
+    before: float | None
+    """Median distance in pixels of the model's input of the held-out points from where they were seen, by the cameras before;
+    None where too few tracks were held out to judge by."""
+    after: float | None
     """The same by the adjusted ones."""
     focal_before: float
     """Median focal length in pixels of the model's input."""
@@ -44,7 +45,7 @@ class Refinement:
 
     def describe(self) -> str:
         """In a line."""
-        if self.held_out < FEWEST:
+        if self.before is None or self.after is None:
             return f"bundle adjustment: {self.held_out} tracks are too few to judge by; cameras stay as they were"
         verdict = "" if self.accepted else ", no improvement: cameras stay as they were"
         return (
@@ -71,7 +72,7 @@ def refined(run: SavedRun, options: ExportOptions) -> tuple[SavedRun, Refinement
     if min(len(judges.positions), len(rest.positions)) < FEWEST:
         focal = float(np.median(own.focal))
         counts = len(rest.positions), 0, len(judges.positions)
-        return run, Refinement(False, *counts, np.nan, np.nan, focal, focal)
+        return run, Refinement(False, *counts, None, None, focal, focal)
     kept, adjusted = adjust(rest, cameras, solve)
     before, after = (_median_error(judges, cameras) for cameras in (own, adjusted))
     refinement = Refinement(
