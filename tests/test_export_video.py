@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import struct
+import weakref
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ from ivggt_jax.sources.image_file import pages
 from ivggt_jax.sources.source import open_reader
 from ivggt_jax.writers import ExportOptions, Result, Writers, write_run_json
 from ivggt_jax.writers.colmap import export_colmap
+from ivggt_jax.writers.decoded import Decoded
 from ivggt_jax.writers.nerfstudio import export_nerfstudio
 from ivggt_jax.writers.saved_run import SavedRun
 
@@ -210,3 +212,24 @@ def test_two_pictures_of_one_stem_and_none_are_refused(tmp_path: Path) -> None:
         Image.new("RGB", (64, 48)).save(folder / f"000000{ending}")
     with pytest.raises(ValueError, match=r"000000.jpg and .*000000.png may both be frame 000000: leave one"):
         export_nerfstudio(run, tmp_path / "two", options)
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_pictures_are_let_go_one_by_one(export: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory does not grow with the video."""
+    run = run_of(write_video(tmp_path / "a.mp4", 12), tmp_path / "out")
+    seen: list[weakref.ref[Image.Image]] = []
+    most = 0
+    find = Decoded.picture
+
+    def counted(self: Decoded, frame: Frame) -> Image.Image | None:
+        nonlocal most
+        picture = find(self, frame)
+        assert picture is not None
+        seen.append(weakref.ref(picture))
+        most = max(most, sum(reference() is not None for reference in seen))
+        return picture
+
+    monkeypatch.setattr(Decoded, "picture", counted)
+    EXPORTS[export](run, run.out, OPTIONS)
+    assert len(seen) == 12 and most <= 2
