@@ -19,9 +19,10 @@ from ivggt_jax.runs.known_trajectory import align_run
 from ivggt_jax.runs.output_folder import check_replaceable, locked, mark
 from ivggt_jax.writers import WRITERS, Writers
 from ivggt_jax.writers.files import replacing
+from ivggt_jax.writers.refinement import refined
 from ivggt_jax.writers.saved_run import SavedRun
 
-RECORD_FILES = {CORRECTED: MAP_FILE, "aligned": "alignment.json"}
+RECORD_FILES = {CORRECTED: MAP_FILE, "refined": "refinement.json", "aligned": "alignment.json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,11 @@ class ExportConfig:
     to: tuple[MadeOutput, ...]
     """Formats to write."""
     into: Path | None = None
-    """Folder to write into; by default the run's, or its corrected/ or aligned/ where those are asked for."""
+    """Folder to write into; by default the run's, or its corrected/, refined/ or aligned/ where those are asked for."""
     corrected: bool = False
     """Correct the map by the loops that `infer --loops` found; --align-to and --scale-from then take the corrected map."""
+    refine_ba: bool = False
+    """Adjust cameras and points to the run's own tracks (bundle adjustment, extra splats), if tracks that were left out agree."""
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
@@ -51,7 +54,7 @@ def export(config: ExportConfig) -> int:
     out = config.into or config.run
     with locked(out, "--into"):
         check_replaceable(out, "--into")
-        moved, records = move(saved, config.corrected, config.align)
+        moved, records = move(saved, config.corrected, config.align, config.options if config.refine_ba else None)
         mark(out)
         build(moved, config.to, config.options, write_records(records, out, apart=out == config.run))
     return 0
@@ -61,16 +64,23 @@ Records = dict[str, dict[str, Any]]
 """What is said of each way in which a run was moved, by the folder that its results go to."""
 
 
-def move(run: SavedRun, corrected: bool, align: AlignOptions) -> tuple[SavedRun, Records]:
-    """A saved run in the corrected map, in the frame of a known trajectory, or both; and what is to be said of that.
+def move(
+    run: SavedRun, corrected: bool, align: AlignOptions, refine: ExportOptions | None = None
+) -> tuple[SavedRun, Records]:
+    """A saved run in the corrected map, refined, in the frame of a known trajectory; and what is to be said of that.
 
-    Raises ValueError when the run has no loops or does not fit the trajectory.
+    refine: by which pixels make points in a bundle adjustment; None: without one. Raises ValueError when the run has no
+    loops, no depth to refine by, or does not fit the trajectory.
     """
     records: Records = {}
     if corrected:
         correction, records[CORRECTED] = read_correction(run.out)
         run = run.moved(correction)
         say(describe_correction(records[CORRECTED]))
+    if refine is not None:
+        run, refinement = refined(run, refine)
+        records["refined"] = refinement.record()
+        say(refinement.describe())
     if align.trajectory:
         run, record = align_run(run, align)
         records["aligned"] = record

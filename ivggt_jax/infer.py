@@ -231,7 +231,7 @@ def _build(config: InferConfig, out: Path, run: Run, interrupted: list[int]) -> 
         return
     if not interrupted:
         run.save()  # a kill from here on costs none of the frames
-    saved, records = move(SavedRun(out), config.mapping.loops, config.align)
+    saved, records = move(SavedRun(out, source=config.source), config.mapping.loops, config.align)
     build(saved, names, config.options, write_records(records, out, apart=True))
 
 

@@ -164,8 +164,8 @@ def test_nerfstudio_reprojects_known_points_to_known_pixels(fit, with_originals,
     items = [result(index, FITS[fit]) for index in range(0, 6, 2)]
     folder = originals(tmp_path / "photos", items) if with_originals else None
     export_nerfstudio(saved(tmp_path, items), tmp_path, dataclasses.replace(ALL, images=folder))
-    frames = json.loads((tmp_path / "transforms.json").read_text())["frames"]
-    for item, frame in zip(items, frames, strict=True):
+    scene = json.loads((tmp_path / "transforms.json").read_text())
+    for item, frame in zip(items, (scene | frame for frame in scene["frames"]), strict=True):
         with Image.open(tmp_path / frame["file_path"]) as picture:
             assert picture.size == (frame["w"], frame["h"])
         # nerfstudio's own rays: x right, y up, z backward, from a matrix world-from-camera.

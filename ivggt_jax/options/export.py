@@ -71,9 +71,12 @@ class ExportOptions:
     sky: Literal["keep", "drop"] = "keep"
     """Whether pixels that look like sky make points."""
     shared_camera: bool = False
-    """Give COLMAP and nerfstudio one camera for all frames (the median) instead of one per frame."""
+    """Give COLMAP and nerfstudio one camera for all frames (the median) also where each is a picture of its own."""
+    own_cameras: bool = False
+    """Give them one camera per frame also where all frames are of one video or camera, as when it zooms."""
     images: Path | None = None
-    """Where the original images are now, for COLMAP and nerfstudio; frames not found there are written as the model saw them."""
+    """Where the original images are now, for COLMAP and nerfstudio, called as their frames whatever the ending; frames that are
+    not found there are written as the model saw them."""
     dense: int = 100_000
     """Points of the fused cloud added to COLMAP's points3D, without tracks, as a dense start for splats; 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
@@ -84,6 +87,8 @@ class ExportOptions:
             raise ValueError(f"--confidence is a percentile from 0 to below 100, not {self.confidence}")
         if self.voxel is not None and not self.voxel > 0:
             raise ValueError(f"--voxel must be positive, not {self.voxel}")
+        if self.shared_camera and self.own_cameras:
+            raise ValueError("--shared-camera and --own-cameras contradict each other: give one of them")
         if self.dense < 0:
             raise ValueError(f"--dense must be 0 or more points, not {self.dense}")
         if self.max_points < 8:

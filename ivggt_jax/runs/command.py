@@ -46,6 +46,7 @@ def run_command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written is removed
     _open_standard_streams()
     logging.basicConfig(level=logging.WARNING, handlers=[_PlainLines()])
+    logging.getLogger("ivggt_jax").setLevel(logging.INFO)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")  # whatever matters in a damaged image comes as an error
         warnings.filterwarnings("always", DAMAGED.pattern)
@@ -163,10 +164,11 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 class _PlainLines(logging.Handler):
-    """What the library logs, one plain line each: "warning: skipped: …"."""
+    """What the library logs, one plain line each: "warning: skipped: …", or the mere text of what is no warning."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{record.levelname.lower()}: {record.getMessage()}")
+        kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        say(f"{kind}{record.getMessage()}")
 
 
 def _first_line(message: object) -> str:

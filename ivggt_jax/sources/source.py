@@ -54,7 +54,7 @@ def open_source(config: SourceConfig) -> "Source":
     Raises SourceError when there is nothing, naming it and the way out.
     """
     try:
-        reader = _reader(config)
+        reader = open_reader(config)
     except OSError as error:  # the name is too long, a folder on the way is not ours to look into
         raise SourceError(f"{config.frames}: cannot be opened ({error.strerror or error})") from error
     try:
@@ -292,8 +292,8 @@ class Source:
             logger.warning("more unreadable frames are skipped; they are counted, not named")
 
 
-def _reader(config: SourceConfig) -> Reader:
-    """The reader for what `config.frames` names."""
+def open_reader(config: SourceConfig) -> Reader:
+    """The reader for what `config.frames` names. Raises SourceError or OSError when there is nothing."""
     if not config.frames:
         raise SourceError("frames is empty: name a folder of images, a video or a camera (. is this folder)")
     spec, path = config.frames, Path(os.path.expanduser(config.frames))

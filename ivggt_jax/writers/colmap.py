@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from ivggt_jax.cameras.models import Camera
 from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.images import Pictures, View, lenses
+from ivggt_jax.writers.known_tracks import KnownTracks
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.tracks import REACH, NewPoints, Tracker
 from ivggt_jax.writers.writer import ExportOptions
@@ -36,13 +37,13 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
     disk is full.
     """
     model = out / "sparse" / "0"
-    pictures = Pictures(out / "images", options.images)
+    pictures = Pictures(out / "images", options.images, run.source)
     views = [pictures.place(result) for result in run.cameras()]
     pictures.check()
-    cameras = lenses(views, options.shared_camera)
+    cameras = lenses(views, options)
     numbers = {lens: number for number, lens in enumerate(dict.fromkeys(cameras), start=1)}
     _write_cameras(model / "cameras.bin", list(numbers))
-    tracker = Tracker(options)
+    tracker = Tracker(options) if run.tracks is None else KnownTracks(run)
     points = 0
     with replacing(model / "points3D.bin") as points_file, replacing(model / "images.bin") as images_file:
         points_file.write(struct.pack("<Q", 0))  # the number of points, known at the end

@@ -4,8 +4,9 @@ An original that is at hand is put there under its frame's name, folders include
 the same file under a second name (or a copy, on another disk), so that the export can be moved, sent or mounted elsewhere.
 What those tools would read otherwise than the model did is written anew as the model took it: pictures that lie turned in
 their file, grey ones, deeper than eight bits, in PQ or HLG, with an alpha channel, or of a kind that few programs know.
-Frames of a video or a camera have no picture file, and one that has another size by now is not the one that the model saw:
-such frames are written as the model saw them, with cameras in those pixels. Either way picture and camera belong together. The
+Frames of a video have no picture file: the video is decoded again (`decoded`), and they are JPEG files of quality 95 with
+colour at full resolution. Frames that a camera is done with, and those whose picture or video is gone or another one by now,
+are written as the model saw them, with cameras in those pixels. Either way picture and camera belong together. The
 original of a calibrated camera is distorted, so its camera is the calibrated one with its lens.
 """
 
@@ -22,9 +23,12 @@ from PIL import Image
 from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.cameras.models import Camera
 from ivggt_jax.disk.names import fitting_name
+from ivggt_jax.options.export import ExportOptions
 from ivggt_jax.sources.colour_code import high_range
+from ivggt_jax.sources.config import SourceConfig
 from ivggt_jax.sources.frame import Fit, Frame, SourceError
-from ivggt_jax.sources.image_file import is_deep, read_image
+from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, is_deep, read_image
+from ivggt_jax.writers.decoded import Decoded
 from ivggt_jax.writers.files import naming, replacing
 from ivggt_jax.writers.result import Result
 
@@ -35,6 +39,8 @@ ORIENTATION = 0x0112
 
 COMMON = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "PPM")
 """Kinds of file that every program reads."""
+QUALITY = 95
+"""Of the JPEG files of a video's frames."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class View:
     """The calibration, where the picture is distorted; `fit` is then from the undistorted picture of the same size."""
     model_size: tuple[int, int] = (0, 0)
     """Width and height of the model's input."""
+    of_file: bool = True
+    """Whether the frame is a picture file; else it is of a video or a camera, as are all of its run."""
 
     @property
     def lens(self) -> Camera:
@@ -83,9 +91,11 @@ class View:
 class Pictures:
     """Places the pictures of one export in a folder, each under a name of its own."""
 
-    def __init__(self, folder: Path, originals: Path | None):
-        """originals: where to look for the original images, instead of where they were read."""
+    def __init__(self, folder: Path, originals: Path | None, source: SourceConfig | None = None):
+        """originals: where to look for the original images, instead of where they were read. source: what the run read."""
         self._folder, self._originals = folder, originals
+        self._decoded = Decoded(source)
+        self._named = {} if originals is None else _by_stem(originals)
         self._files: dict[str, Path | None] = {}  # what was placed under each name; None: what the model saw
         self._frames: dict[Path, str] = {}  # the frame that took each original
 
@@ -96,7 +106,7 @@ class Pictures:
         """
         frame = result.frame
         original = self._original(frame)
-        name = None if original is None else self._place_original(original, frame)
+        name = self._place_decoded(frame) if original is None else self._place_original(original, frame)
         fit, camera = frame.fit, frame.camera
         size = (frame.image.shape[1], frame.image.shape[0])
         if name is None:
@@ -105,7 +115,7 @@ class Pictures:
             _write_png(self._folder / name, Image.fromarray(frame.image))
         from_corner = fit.intrinsics_to_original(result.intrinsics)
         from_corner[:2, 2] += 0.5
-        return View(name, fit, from_corner, result.cam_from_world, camera, size)
+        return View(name, fit, from_corner, result.cam_from_world, camera, size, frame.path is not None)
 
     def check(self) -> None:
         """To be called at the end: says what may surprise. Raises ValueError when the user's folder has none of the pictures."""
@@ -129,17 +139,39 @@ class Pictures:
 
     def _original(self, frame: Frame) -> Path | None:
         """The frame's original image, where it is at hand; of a panorama none, since no program takes a part of it."""
-        if frame.camera is not None and frame.camera.original.kind == "equirectangular":
+        if _of_panorama(frame):
             return None
         if self._originals is None:
             return frame.path if frame.path and frame.path.is_file() else None
         name = _safe(frame.name)
-        found = (path for path in (self._originals / name, self._originals / name.name) if path.is_file())
-        return next(found, None)
+        for called in (name, PurePosixPath(name.name)):
+            if (exact := self._originals / called).is_file():
+                return exact
+            if len(alike := self._named.get(_stem(called), [])) > 1:
+                raise ValueError(
+                    f"{alike[0]} and {alike[1]} may both be frame {frame.name}: leave one in {self._originals}"
+                )
+            if alike:
+                return alike[0]
+        return None
+
+    def _place_decoded(self, frame: Frame) -> str | None:
+        """Writes the picture of a frame of a video, and returns its name; None where it cannot be had."""
+        if frame.path is not None or self._originals is not None or _of_panorama(frame):
+            return None
+        picture = self._decoded.picture(frame)
+        if picture is None:
+            return None
+        taken = self._take(PurePosixPath(f"{frame.index:06d}.jpg"), None, frame)
+        with replacing(self._folder / taken) as file:
+            picture.save(file, "JPEG", quality=QUALITY, subsampling=0)
+        return taken
 
     def _place_original(self, original: Path, frame: Frame) -> str | None:
         """Links or converts an original image, and returns its name; None where it does not have the frame's size."""
         size, name = frame.fit.original_size, _safe(frame.name)
+        if self._originals is not None:  # where it may have another ending
+            name = PurePosixPath(f"{_stem(name)}{original.suffix}")
         facts = _facts(original)
         if facts is None or size not in (facts.upright, facts.upright[::-1] if facts.turned else facts.upright):
             return None
@@ -180,19 +212,45 @@ class Pictures:
         return str(name)
 
 
-def lenses(views: list[View], shared: bool) -> list[Camera]:
-    """The camera of each view; with `shared` the median of all. Raises ValueError when the pictures then differ in size."""
+def lenses(views: list[View], options: ExportOptions) -> list[Camera]:
+    """The camera of each view: of a video, and with `shared_camera` of any run, the median of all pictures of one size.
+
+    Raises ValueError when `shared_camera` is asked for and the pictures differ in size or kind.
+    """
     own = [view.lens for view in views]
-    if not shared or len(set(own)) == 1:
+    if options.shared_camera:
+        _check_alike(views, own)
+    elif options.own_cameras or any(view.of_file for view in views):
         return own
+    shared: dict[Camera, Camera] = {}
+    for size in {lens.size for lens in own}:
+        alike = [lens for lens in own if lens.size == size and lens.kind == "pinhole"]
+        shared |= dict.fromkeys(alike, _median(alike)) if alike else {}
+    return [shared.get(lens, lens) for lens in own]
+
+
+def _median(cameras: list[Camera]) -> Camera:
+    """The camera in the middle of several pinhole cameras of one size, which is said where they differ."""
+    fx, fy, cx, cy = np.median([(*lens.focal, *lens.centre) for lens in cameras], axis=0).tolist()
+    focal = [lens.focal[0] for lens in cameras]
+    if len(set(cameras)) > 1:
+        logger.info(
+            "one camera for %d pictures: focal length %.1f pixels, the median of %.1f to %.1f; --own-cameras keeps each frame's",
+            len(cameras), fx, min(focal), max(focal),
+        )  # fmt: skip
+    return Camera("pinhole", (fx, fy), (cx, cy), (), cameras[0].size)
+
+
+def _check_alike(views: list[View], own: list[Camera]) -> None:
+    """Raises ValueError where pictures cannot have one camera."""
+    if len(set(own)) == 1:
+        return
     sizes = sorted({view.size for view in views})
     if len(sizes) > 1:
         listed = ", ".join(f"{width}x{height}" for width, height in sizes[:4])
         raise ValueError(f"--shared-camera needs pictures of one size, but these have {len(sizes)}: {listed}")
     if any(lens.kind != "pinhole" for lens in own):
         raise ValueError("--shared-camera: some pictures are distorted originals, others are as the model saw them")
-    fx, fy, cx, cy = np.median([(*lens.focal, *lens.centre) for lens in own], axis=0).tolist()
-    return [Camera("pinhole", (fx, fy), (cx, cy), (), views[0].size)] * len(views)
 
 
 @dataclass(frozen=True)
@@ -224,6 +282,24 @@ def _facts(path: Path) -> _Facts | None:
             return _Facts(image.size[::-1] if turned else image.size, turned, plain)
     except (OSError, ValueError, SyntaxError):
         return None
+
+
+def _of_panorama(frame: Frame) -> bool:
+    return frame.camera is not None and frame.camera.original.kind == "equirectangular"
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    """The picture files below a folder, by their path without the ending."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
+            found.setdefault(_stem(PurePosixPath(path.relative_to(folder).as_posix())), []).append(path)
+    return found
+
+
+def _stem(name: PurePosixPath) -> str:
+    """A name without its ending, if that is a picture's: frames of videos have none."""
+    return str(name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name)
 
 
 def _safe(name: str) -> PurePosixPath:

@@ -35,7 +35,7 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
     Raises ValueError when no pixel makes a point, WriteError when the disk is full.
     """
     views, frames = [], []
-    pictures = Pictures(out / "images", options.images)
+    pictures = Pictures(out / "images", options.images, run.source)
     for result in run:
         view = pictures.place(result)
         frame = {"file_path": f"images/{view.name}", "transform_matrix": _transform(result).tolist()}
@@ -50,9 +50,9 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
             "thin: nerfstudio measures a scene by the distances of its cameras, and opens none of one picture"
         )
     write_ply(out / "nerfstudio.ply", *run.cloud(options).cloud())
-    cameras = lenses(views, options.shared_camera)
+    cameras = lenses(views, options)
     scene: dict[str, Any] = {"camera_model": _model(cameras), "ply_file_path": "nerfstudio.ply"}
-    if len(set(cameras)) == 1 and (options.shared_camera or cameras[0].distortion):
+    if len(set(cameras)) == 1 and (options.shared_camera or cameras[0].distortion or not views[0].of_file):
         scene |= _camera(cameras[0])
     else:
         frames = [_camera(lens) | frame for lens, frame in zip(cameras, frames, strict=True)]

@@ -7,9 +7,12 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 
+from ivggt_jax.sources.config import SourceConfig
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.trajectories.alignment import inverse
 from ivggt_jax.transforms import Similarity
+from ivggt_jax.writers.adjustment import Tracks
+from ivggt_jax.writers.decoded import recorded_source
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.fusion import VoxelGrid
 from ivggt_jax.writers.npz import DENSE, OPTIONAL, camera_of
@@ -26,14 +29,24 @@ NEARLY = 1e-2
 Move = Callable[[int, np.ndarray], Similarity]
 """What the frame with a number, counted from 0, is moved by in the world, given its camera [3,4] there."""
 
+Change = Callable[[int, Result], Result]
+"""Gives the result of the frame with a number another place in the world, or another camera."""
+
 
 class SavedRun(Sequence[Result]):
     """The results in `OUT/frames`, in order, each read when it is asked for, moved, and not kept."""
 
-    def __init__(self, out: Path, moves: tuple[Move, ...] = ()):
-        """moves: applied to each result, one after the other. Raises FileNotFoundError when there are no saved frames."""
+    tracks: Tracks | None = None
+    """Points that are known better than from depth alone, where they are."""
+
+    def __init__(self, out: Path, changes: tuple[Change, ...] = (), source: SourceConfig | None = None):
+        """changes: applied to each result, one after the other. source: what was read; by default what `run.json` says.
+
+        Raises FileNotFoundError when there are no saved frames.
+        """
         self.out = out
-        self._moves = moves
+        self.source = source or recorded_source(out)
+        self._changes = changes
         self._paths = numbered(out / "frames", ".npz")
         self._cloud: tuple[ExportOptions, VoxelGrid] | None = None
         if not self._paths:
@@ -54,8 +67,19 @@ class SavedRun(Sequence[Result]):
         return self._read(range(len(self))[position])
 
     def moved(self, move: Move) -> "SavedRun":
-        """The same frames, moved once more."""
-        return SavedRun(self.out, (*self._moves, move))
+        """The same frames, moved once more, and so their tracks."""
+        run = self.changed(lambda number, result: moved(result, number, move))
+        if self.tracks is not None:
+            positions = self.tracks.positions.copy()
+            for number in np.unique(self.tracks.origins):
+                own = self.tracks.origins == number
+                positions[own] = move(number, self.camera(number).world_from_cam).points(positions[own])
+            run.tracks = replace(self.tracks, positions=positions)
+        return run
+
+    def changed(self, change: Change) -> "SavedRun":
+        """The same frames, changed once more, without tracks."""
+        return SavedRun(self.out, (*self._changes, change), self.source)
 
     def camera(self, position: int) -> Result:
         """The result with its image and cameras, without the maps that are slow to read."""
@@ -76,8 +100,8 @@ class SavedRun(Sequence[Result]):
 
     def _read(self, number: int, maps: bool = True) -> Result:
         result = read_result(self._paths[number], maps)
-        for move in self._moves:
-            result = moved(result, number, move)
+        for change in self._changes:
+            result = change(number, result)
         return result
 
 

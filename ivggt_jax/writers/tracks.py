@@ -153,6 +153,11 @@ def _see(frame: TrackedFrame, other: TrackedFrame, pixels: np.ndarray) -> tuple[
     return which[found], expected[which[found]] + shift[found]
 
 
+def stretch_of(result: Result) -> float:
+    """What makes the pixels of the model's input square, along v."""
+    return result.frame.fit.scale[0] / result.frame.fit.scale[1]
+
+
 def project(result: Result, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels [..., 2] of the model's input and depths [...] of world points [..., 3]; NaN stays NaN."""
     k = result.intrinsics

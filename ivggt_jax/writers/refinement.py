@@ -1,0 +1,149 @@
+"""`--refine-ba`: a run's cameras adjusted to its own tracks, kept only where they are right about tracks they have not seen.
+
+A tenth of the tracks takes no part in the adjustment. Their points are placed by the cameras before and by those after, and the
+adjustment counts only if those then lie nearer, in the median, to where they were seen.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ivggt_jax.options.export import ExportOptions
+from ivggt_jax.trajectories.alignment import inverse
+from ivggt_jax.writers.adjustment import Cameras, Tracks, adjust, depth_factors, errors, placed
+from ivggt_jax.writers.bundle import pycolmap, solve
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.saved_run import SavedRun
+from ivggt_jax.writers.tracks import REACH, Tracker, stretch_of
+
+HELD_OUT = 0.1
+"""Share of the tracks that takes no part."""
+FEWEST = 10
+"""Tracks that are enough to judge by."""
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How an adjustment went."""
+
+    accepted: bool
+    tracks: int
+    """That took part."""
+    tracks_kept: int
+    """Of these, not refused by a round."""
+    held_out: int
+    """That judged."""
+    before: float | None
+    """Median distance in pixels of the model's input of the held-out points from where they were seen, by the cameras before;
+    None where too few tracks were held out to judge by."""
+    after: float | None
+    """The same by the adjusted ones."""
+    focal_before: float
+    """Median focal length in pixels of the model's input."""
+    focal_after: float
+
+    def describe(self) -> str:
+        """In a line."""
+        if self.before is None or self.after is None:
+            return f"bundle adjustment: {self.held_out} tracks are too few to judge by; cameras stay as they were"
+        verdict = "" if self.accepted else ", no improvement: cameras stay as they were"
+        return (
+            f"bundle adjustment: {self.held_out} tracks that took no part lie {self.after:.3g} pixels from where they were seen "
+            f"(median, before {self.before:.3g}){verdict}; {self.tracks_kept} of {self.tracks} others were believed, the focal "
+            f"length went from {self.focal_before:.4g} to {self.focal_after:.4g}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For a file."""
+        return asdict(self)
+
+
+def refined(run: SavedRun, options: ExportOptions) -> tuple[SavedRun, Refinement]:
+    """The run with adjusted cameras and points, or as it was; and how it went.
+
+    Raises ValueError for a run without depth, and where pycolmap is not installed.
+    """
+    pycolmap()  # where it is missing, that shows before anything is computed
+    tracks, own = gather(run, options)
+    cameras = own.shared(np.arange(len(run)) if options.own_cameras else _lenses(run))
+    held = np.random.default_rng(0).random(len(tracks.positions)) < HELD_OUT
+    judges, rest = tracks.only(held), tracks.only(~held)
+    if min(len(judges.positions), len(rest.positions)) < FEWEST:
+        focal = float(np.median(own.focal))
+        counts = len(rest.positions), 0, len(judges.positions)
+        return run, Refinement(False, *counts, None, None, focal, focal)
+    kept, adjusted = adjust(rest, cameras, solve)
+    before, after = (_median_error(judges, cameras) for cameras in (own, adjusted))
+    refinement = Refinement(
+        bool(after < before),
+        len(rest.positions),
+        len(kept.positions),
+        len(judges.positions),
+        before,
+        after,
+        float(np.median(own.focal)),
+        float(np.median(adjusted.focal)),
+    )
+    if not refinement.accepted:
+        return run, refinement
+    factors = depth_factors(kept, own, adjusted)
+    better = run.changed(lambda number, result: _with_camera(result, adjusted, number, float(factors[number])))
+    better.tracks = kept
+    return better, refinement
+
+
+def _with_camera(result: Result, cameras: Cameras, number: int, factor: float) -> Result:
+    """The result with its adjusted camera: every pixel's point on its ray, at its depth times a factor."""
+    matrix = result.intrinsics.copy()
+    matrix[0, 0] = cameras.focal[number]
+    matrix[1, 1] = cameras.focal[number] / stretch_of(result)
+    matrix[:2, 2] = cameras.centre[number] / (1, stretch_of(result)) - 0.5
+    pose = cameras.cam_from_world[number]
+    points = result.points
+    if points is not None:
+        in_camera = points @ result.cam_from_world[:, :3].T + result.cam_from_world[:, 3]
+        in_camera = factor * in_camera @ (np.linalg.inv(matrix) @ result.intrinsics).T
+        world_from_cam = inverse(pose)
+        points = (in_camera @ world_from_cam[:, :3].T + world_from_cam[:, 3]).astype(np.float32)
+    depth = None if result.depth is None else (factor * result.depth).astype(np.float32)
+    return replace(result, cam_from_world=pose, intrinsics=matrix, depth=depth, points=points)
+
+
+def _median_error(judges: Tracks, cameras: Cameras) -> float:
+    """Pixels between the points of tracks that took no part, placed by these cameras, and where they were seen."""
+    return float(np.median(errors(placed(judges, cameras, solve), cameras)))
+
+
+def gather(run: SavedRun, options: ExportOptions) -> tuple[Tracks, Cameras]:
+    """A run's tracks, as COLMAP models have them, and its cameras. Raises ValueError for a run without depth."""
+    tracker = Tracker(options)
+    frames, pixels, points, positions, colours, origins = ([], [], [], [], [], [])
+    stretch = np.array([stretch_of(result) for result in run.cameras()])
+    for position in range(-REACH, len(run) + REACH):
+        if 0 <= position + REACH < len(run):
+            tracker.feed(run[position + REACH])
+        if 0 <= position < len(run):
+            new = tracker.points_of(position)
+            positions.append(new.positions)
+            colours.append(new.colours)
+            origins.append(np.full(len(new.numbers), position))
+        if 0 <= (done := position - REACH) < len(run):
+            seen, numbers = tracker.observations()
+            frames.append(np.full(len(seen), done))
+            pixels.append((seen + 0.5) * (1, stretch[done]))
+            points.append(numbers - 1)
+    tracks = Tracks(*map(np.concatenate, (frames, points, pixels, positions, colours, origins, positions)))
+    matrices = np.stack([result.intrinsics for result in run.cameras()])
+    centre = (matrices[:, :2, 2] + 0.5) * np.stack((np.ones(len(run)), stretch), axis=1)
+    focal = np.sqrt(matrices[:, 0, 0] * matrices[:, 1, 1] * stretch)
+    poses = np.stack([result.cam_from_world for result in run.cameras()])
+    known = np.array([result.frame.camera is not None for result in run.cameras()])
+    return tracks, Cameras(poses, focal, centre, np.arange(len(run)), known)
+
+
+def _lenses(run: SavedRun) -> np.ndarray:
+    """Numbers, int64 [N], equal where frames are fitted alike: then they are taken to be of one camera."""
+    fits = [result.frame.fit for result in run.cameras()]
+    numbers = {fit: number for number, fit in enumerate(dict.fromkeys(fits))}
+    return np.array([numbers[fit] for fit in fits])
