@@ -71,6 +71,8 @@ class Record:
     """What was made of the path in the end, where loops were looked for."""
     metric: MetricErrors | None = None
     """Errors in metres, where a depth sensor was simulated."""
+    parts: int | None = None
+    """Parts of the map, None without submaps."""
 
 
 def run_walks(
@@ -119,6 +121,7 @@ def run_walks(
             clipped=int(state.clipped[stream]),
             cloud=WalkCloud(np.arange(0, frames, CHUNK), *map(np.stack, zip(*points[stream], strict=True))),
             loops=None,
+            parts=None if state.map is None else 1 + int(state.map.part[stream]),
             metric=joined(metric[stream], frames) if metric[stream] else None,
             **{name: np.concatenate([part[name] for part in columns[stream]])[:frames] for name in columns[stream][0]},
         )
@@ -214,7 +217,7 @@ def measures(record: Record, length: int) -> dict[str, float]:
 
 def map_measures(record: Record) -> dict[str, float]:
     """What is left of a whole stream's map: the distance of its cloud, and what loops have made of path and cloud."""
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float] = {} if record.parts is None else {"parts": record.parts}
     if record.metric is not None:
         numbers |= metric_measures(record.metric, record.found, record.truth)
     if record.cloud is not None:
