@@ -69,9 +69,9 @@ class Record:
     """Points of one frame in every `CHUNK`; None for a clip."""
     loops: Loops | None
     """What was made of the path in the end, where loops were looked for."""
-    metric: MetricErrors | None = None
+    metric: MetricErrors | None
     """Errors in metres, where a depth sensor was simulated."""
-    parts: int | None = None
+    parts: int | None
     """Parts of the map, None without submaps."""
 
 
@@ -142,7 +142,7 @@ def record_clip(model: Model, walk: Walk, frames: int) -> Record:
     unknown = np.full(frames, np.nan)
     return Record(
         name=walk.name, milliseconds=unknown, tokens=unknown, host_megabytes=unknown, state_bytes=0, clipped=0, cloud=None,
-        loops=None, metric=None,
+        loops=None, metric=None, parts=None,
         **_look(part, jax.tree.map(lambda x: x[0], predictions)),
     )  # fmt: skip
 
