@@ -1,5 +1,7 @@
 """Cuts in a video, found by the images alone: exact depth and cameras of two rooms, 56×84, put through `follow`."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,21 +36,24 @@ def rooms() -> list[tuple[np.ndarray, Predictions]]:
 
 
 @jax.jit
-def one_frame(position: MapState, frames: int, image: jax.Array, prediction: Predictions):
-    """Whether the next submap begins with a frame, the map after it, and its predictions."""
+def one_frame(position: MapState, frames: int, image: jax.Array, prediction: Predictions, again: jax.Array):
+    """Whether the next submap, to which its depth is `again`, begins with a frame, the map after it, and its predictions."""
     levels = pyramid(image)
     due = is_due(CONFIG, position, levels, frames)
     alone = jax.tree.map(lambda x: x[None], prediction)
-    return due, *follow(CONFIG, position, alone, alone, levels[None], due)
+    return due, *follow(CONFIG, position, alone, replace(alone, depth=again[None]), levels[None], due)
 
 
-def parts(images: np.ndarray, predictions: Predictions) -> np.ndarray:
-    """The part of the map [T] that each frame is put into."""
+def parts(images: np.ndarray, predictions: Predictions, again: np.ndarray | None = None) -> np.ndarray:
+    """The part of the map [T] that each frame is put into; `again` [T,H,W] is the depth that next submaps would give."""
+    depths = predictions.depth if again is None else again
     position = jax.tree.map(lambda x: x[0], MapState.empty(CONFIG, 1, *SIZE, None))
     found, frames = [], 0
     for i, image in enumerate(images):
         frames += 1
-        due, position, moved = one_frame(position, frames, image, jax.tree.map(lambda x, i=i: x[i], predictions))
+        due, position, moved = one_frame(
+            position, frames, image, jax.tree.map(lambda x, i=i: x[i], predictions), depths[i]
+        )
         found.append(int(moved.map.part[0]))
         frames = 1 if due else frames
     return np.array(found)
@@ -67,6 +72,13 @@ def taken(video: tuple[np.ndarray, Predictions], which: slice) -> tuple[np.ndarr
 def test_a_video_without_a_cut_is_one_map(rooms: list[tuple[np.ndarray, Predictions]]):
     for images, predictions in rooms:
         assert not parts(images, predictions).any()
+
+
+def test_depths_that_disagree_make_no_cut_where_the_images_agree(rooms: list[tuple[np.ndarray, Predictions]]):
+    """The logarithm of the next submap's is off by a standard deviation of 1 from pixel to pixel, where 0.3 is sound."""
+    images, predictions = rooms[0]
+    noise = np.random.default_rng(0).normal(size=predictions.depth.shape)
+    assert not parts(images, predictions, (predictions.depth * np.exp(noise)).astype(np.float32)).any()
 
 
 @pytest.mark.parametrize("at", [9, 10, 11, 12])

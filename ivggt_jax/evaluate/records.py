@@ -69,8 +69,10 @@ class Record:
     """Points of one frame in every `CHUNK`; None for a clip."""
     loops: Loops | None
     """What was made of the path in the end, where loops were looked for."""
-    metric: MetricErrors | None = None
+    metric: MetricErrors | None
     """Errors in metres, where a depth sensor was simulated."""
+    parts: int | None
+    """Parts of the map, None without submaps."""
 
 
 def run_walks(
@@ -119,6 +121,7 @@ def run_walks(
             clipped=int(state.clipped[stream]),
             cloud=WalkCloud(np.arange(0, frames, CHUNK), *map(np.stack, zip(*points[stream], strict=True))),
             loops=None,
+            parts=None if state.map is None else 1 + int(state.map.part[stream]),
             metric=joined(metric[stream], frames) if metric[stream] else None,
             **{name: np.concatenate([part[name] for part in columns[stream]])[:frames] for name in columns[stream][0]},
         )
@@ -139,7 +142,7 @@ def record_clip(model: Model, walk: Walk, frames: int) -> Record:
     unknown = np.full(frames, np.nan)
     return Record(
         name=walk.name, milliseconds=unknown, tokens=unknown, host_megabytes=unknown, state_bytes=0, clipped=0, cloud=None,
-        loops=None, metric=None,
+        loops=None, metric=None, parts=None,
         **_look(part, jax.tree.map(lambda x: x[0], predictions)),
     )  # fmt: skip
 
@@ -214,7 +217,7 @@ def measures(record: Record, length: int) -> dict[str, float]:
 
 def map_measures(record: Record) -> dict[str, float]:
     """What is left of a whole stream's map: the distance of its cloud, and what loops have made of path and cloud."""
-    numbers: dict[str, float] = {}
+    numbers: dict[str, float] = {} if record.parts is None else {"parts": record.parts}
     if record.metric is not None:
         numbers |= metric_measures(record.metric, record.found, record.truth)
     if record.cloud is not None:

@@ -22,9 +22,14 @@ class Link:
     """[] of the pixels that may be used, those with a positive depth in both."""
 
     @property
+    def enough(self) -> jax.Array:
+        """Bool []: so many pixels may be used that the scale means something."""
+        return self.share >= SHARE
+
+    @property
     def sound(self) -> jax.Array:
         """Bool []: the two depths are of one scene."""
-        return (self.spread <= SPREAD) & (self.share >= SHARE)
+        return self.enough & (self.spread <= SPREAD)
 
 
 def link(old: jax.Array, new: jax.Array, mask: jax.Array | None = None) -> Link:

@@ -208,7 +208,9 @@ def _anchor(
     anchor, _ = geometry.cameras_from_pose(again.pose_encoding[-1], *size)
     scale = jnp.where(joined.share > 0, joined.scale, position.world_from_model.scale)
     placed = _putting(geometry.invert(anchor), geometry.invert(camera), scale)
-    broken = lost | ~joined.sound
+    # Where the image belongs to the keyframes, two depths that disagree make the new unit less sure, and are no break.
+    belongs = (found.map.agreement[-1] >= LEAST_DETAIL) & (position.lost == 0)
+    broken = lost | ~(joined.sound | (belongs & joined.enough))
     seam = Seam.between(found.depth[-1], scale * again.depth[-1], geometry.invert(camera))
     seam = replace(seam, step=jnp.where(broken, 0, seam.step))
     alive = position.alive
