@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time of these tests is compiling, and LLVM's optimizations are half of that. `XLA_FLAGS= pytest` has them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Most of the time of these tests is compiling, and four fifths of that are LLVM's optimizations and the newer of XLA's two
+# ways to make code of a fused loop. `XLA_FLAGS= pytest` has both.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax
 import numpy as np
