@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import exact
 from streaming import BOUNDED, HEIGHT, WIDTH, assert_close, feed
 
 from ivggt_jax import CacheConfig, Model, SubmapConfig, infer_clip, init_stream, load, reset, save, scan, step, stream
@@ -56,11 +57,7 @@ def assert_equal(found, expected) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-exact_clip = jax.jit(
-    partial(infer_clip, mode="causal", heads=HEADS), compiler_options={"xla_cpu_use_fusion_emitters": True}
-)
-"""A causal clip to be compared to the bit: with the emitters that conftest switches off programs that differ in what is fused
-round alike."""
+exact_clip = exact(partial(infer_clip, mode="causal", heads=HEADS))
 
 
 def test_without_depth_the_network_is_what_it_was_to_the_bit(tiny: Model, branch: Model, videos: np.ndarray) -> None:
