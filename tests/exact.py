@@ -11,6 +11,6 @@ EMITTERS = "xla_cpu_use_fusion_emitters"
 
 
 @cache
-def exact(function: Callable[..., Any], donate: str | None = None) -> Callable[..., Any]:
-    """The function, jitted or not, as another that is compiled with it and uses up the argument `donate`."""
-    return jax.jit(function, donate_argnames=donate, compiler_options={EMITTERS: True})
+def exact(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """The function, jitted or not, as another that is compiled with it; options: of `jax.jit`."""
+    return jax.jit(function, compiler_options={EMITTERS: True}, **options)

@@ -43,7 +43,7 @@ def as_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"].replace(f"--{EMITTERS}=false", ""))
     for module, name in ((run_of_one, "step"), (process, "see_frame"), (chain, "place_frame")):
-        monkeypatch.setattr(module, name, exact(getattr(module, name), donate="state"))
+        monkeypatch.setattr(module, name, exact(getattr(module, name), donate_argnames="state"))
 
 
 def both(source: Path, checkpoint: Path, out: Path, *options: object) -> tuple[Path, Path]:
