@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of the time of these tests is compiling, and LLVM's optimizations are half of that. `XLA_FLAGS= pytest` has them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+from exact import COARSE
+
+os.environ.setdefault("XLA_FLAGS", COARSE)
 
 import jax
 import numpy as np

@@ -21,11 +21,11 @@ def start(model: Model, cache: CacheConfig = BOUNDED, batch: int = 3, **options)
     return init_stream(model, cache, height=HEIGHT, width=WIDTH, batch=batch, **options)
 
 
-def feed(model: Model, state: StreamState, frames: np.ndarray) -> tuple[StreamState, Predictions]:
+def feed(model: Model, state: StreamState, frames: np.ndarray, *where: np.ndarray) -> tuple[StreamState, Predictions]:
     """Frames [T,B,H,W,3] step by step; the last state, and the predictions stacked on T, on the host."""
     seen = []
     for frame in frames:
-        state, predictions = step(model, state, frame)
+        state, predictions = step(model, state, frame, *where)
         seen.append(jax.tree.map(np.array, predictions))
     return state, jax.tree.map(lambda *x: np.stack(x), *seen)
 

@@ -18,6 +18,7 @@ import pytest
 from recipe import Recipe
 
 from ivggt_jax import ModelConfig
+from ivggt_jax.convert.__main__ import main
 from ivggt_jax.convert.assembly import ConversionError, find_mismatches, torch_shapes
 from ivggt_jax.convert.command import Convert, convert_file, export_file, run
 from ivggt_jax.convert.torch_file import open_tensors
@@ -286,15 +287,15 @@ def environment():
     return os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
-def test_the_command_line(folder, tmp_path):
+def test_the_command_line(folder, tmp_path, capsys):
     out = tmp_path / "ours"
     arguments = command(folder / "tiny.pth", out, "--config", folder / "tiny.json", "--dtype", "bfloat16")
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"{out}: 2,302,604 parameters, trunk bfloat16, 0.01 GB\n")
-    again = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=300)
-    assert again.returncode == 1
-    assert again.stderr == f"error: {out} exists; choose another place or overwrite it (--overwrite)\n"
+    with pytest.raises(SystemExit, match="1"):
+        main(arguments[3:])
+    assert capsys.readouterr().err == f"error: {out} exists; choose another place or overwrite it (--overwrite)\n"
 
 
 INTERRUPTED = """

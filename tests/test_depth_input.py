@@ -5,12 +5,14 @@ The tiny golden model with a branch of random weights, frames of 28×42; depth i
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from exact import exact
 from streaming import BOUNDED, HEIGHT, WIDTH, assert_close, feed
 
 from ivggt_jax import CacheConfig, Model, SubmapConfig, infer_clip, init_stream, load, reset, save, scan, step, stream
@@ -55,14 +57,17 @@ def assert_equal(found, expected) -> None:
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+exact_clip = exact(partial(infer_clip, mode="causal", heads=HEADS))
+
+
 def test_without_depth_the_network_is_what_it_was_to_the_bit(tiny: Model, branch: Model, videos: np.ndarray) -> None:
     """As a clip and as a stream; also where depth comes and says nothing anywhere."""
     images = videos[:3].swapaxes(0, 1)
-    expected = infer_clip(tiny, images, "causal", heads=HEADS)
-    assert_equal(infer_clip(branch, images, "causal", heads=HEADS), expected)
+    expected = exact_clip(tiny, images)
+    assert_equal(exact_clip(branch, images), expected)
     nothing = np.full(images.shape[:-1], np.nan, np.float32)
     nothing[0], nothing[1, :, ::2] = -1, np.inf
-    assert_equal(infer_clip(branch, images, "causal", heads=HEADS, depth=nothing), expected)
+    assert_equal(exact_clip(branch, images, depth=nothing), expected)
     assert_equal(feed(branch, start(branch), videos[:5])[1], feed(tiny, start(tiny), videos[:5])[1])
 
 
@@ -71,9 +76,9 @@ def test_a_branch_that_learned_nothing_changes_the_unit_alone(
 ) -> None:
     """The factor is the median of measured over answered depth in the first frame; NaN and infinity are left out. To 1e-5."""
     model = extended(tiny, (), True, jax.random.key(0))
-    images, told = videos[:2].swapaxes(0, 1), depth[:2].swapaxes(0, 1).copy()
+    images, told = videos[:3].swapaxes(0, 1), depth[:3].swapaxes(0, 1).copy()
     told[:, :, 0, 0], told[:, :, 1, 0] = np.nan, np.inf
-    found, plain = (infer_clip(model, images, "causal", heads=HEADS, depth=x) for x in (told, None))
+    found, plain = (exact_clip(model, images, depth=x) for x in (told, None))
     factor = np.array([ratio(x[0], y[0]) for x, y in zip(told, plain.depth, strict=True)])[:, None, None, None]
     np.testing.assert_allclose(found.depth, factor * plain.depth, rtol=1e-5)
     np.testing.assert_allclose(found.pose_encoding[..., :3], factor[..., 0] * plain.pose_encoding[..., :3], rtol=1e-5)

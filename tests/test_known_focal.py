@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from streaming import feed
 
-from ivggt_jax import CacheConfig, Model, Predictions, SubmapConfig, cameras_from_pose, init_stream, reset, scan, stream
+from ivggt_jax import CacheConfig, Model, Predictions, SubmapConfig, cameras_from_pose, init_stream, reset, stream
 from ivggt_jax.runs.resume import Unfinished, read_state, restore_stream, save_state
 from ivggt_jax.streaming.known_focal import KnownFocal
 
@@ -65,8 +66,8 @@ def test_the_known_focal_length_replaces_what_was_said() -> None:
 
 def test_a_stream_believes_it_and_begins_again_with_it(tiny: Model, videos: np.ndarray) -> None:
     """Random weights see more than half a sphere, which counts for nothing and leaves depth as it is."""
-    _, plain = scan(tiny, begin(tiny, focal=None), videos[:3, :1])
-    state, found = scan(tiny, begin(tiny), videos[:3, :1])
+    _, plain = feed(tiny, begin(tiny, focal=None), videos[:3, :1])
+    state, found = feed(tiny, begin(tiny), videos[:3, :1])
     _, matrix = cameras_from_pose(found.pose_encoding, 28, 42)
     np.testing.assert_allclose(matrix[..., (0, 1), (0, 1)], np.broadcast_to(FOCAL, (3, 1, 2)), rtol=1e-5)
     np.testing.assert_array_equal(found.pose_encoding[..., :7], plain.pose_encoding[..., :7])
@@ -77,7 +78,7 @@ def test_a_stream_believes_it_and_begins_again_with_it(tiny: Model, videos: np.n
 
 
 def test_refinement_does_not_search_what_is_known(tiny: Model, videos: np.ndarray) -> None:
-    state, found = scan(tiny, begin(tiny, submaps=SUBMAPS), videos[:8, :1])
+    state, found = feed(tiny, begin(tiny, submaps=SUBMAPS), videos[:8, :1])
     assert int(state.map.submap[0]) >= 1
     _, known = cameras_from_pose(found.pose_encoding, 28, 42)
     np.testing.assert_allclose(known[..., (0, 1), (0, 1)], np.broadcast_to(FOCAL, (8, 1, 2)), rtol=1e-5)
@@ -88,7 +89,7 @@ def test_refinement_does_not_search_what_is_known(tiny: Model, videos: np.ndarra
 
 
 def test_a_saved_stream_knows_its_camera(tiny: Model, videos: np.ndarray, tmp_path: Path) -> None:
-    state, _ = scan(tiny, begin(tiny, submaps=SUBMAPS), videos[:2, :1])
+    state, _ = feed(tiny, begin(tiny, submaps=SUBMAPS), videos[:2, :1])
     save_state(tmp_path, Unfinished({}, frames=2), state, {})
     saved = read_state(tmp_path)
     assert saved is not None

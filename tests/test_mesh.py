@@ -16,14 +16,15 @@ import jax
 import numpy as np
 import pytest
 import small_training
+from exact import COARSE
 from jax.sharding import PartitionSpec as P
 
 from ivggt_jax.train.mesh import make_mesh, place, process_rows, shardings, start_processes
 
 SCRIPT = Path(small_training.__file__)
 TOLERANCE = {"loss": 1e-4, "gradient_norm": 1e-4, "abs_rel": 5e-4}
-FOUR_DEVICES = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-TWO_DEVICES = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+FOUR_DEVICES = f"--xla_force_host_platform_device_count=4 {COARSE}"
+TWO_DEVICES = f"--xla_force_host_platform_device_count=2 {COARSE}"
 
 
 @pytest.fixture(scope="session")

@@ -87,15 +87,30 @@ def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
     )
 
 
+EVERY_HELP = """
+import sys
+for words in ([], *([name] for name in sys.argv[1:])):
+    for module in [name for name in sys.modules if name.partition(".")[0] == "ivggt_jax"]:
+        del sys.modules[module]
+    from ivggt_jax.__main__ import main
+    try:
+        main([*words, "--help"])
+    except SystemExit as stopped:
+        assert not stopped.code, (words, stopped.code)
+"""
+
+
 def test_modules_of_the_same_names_in_the_folder_are_not_ours(tmp_path: Path) -> None:
-    """Every command where files are called like our modules, like folders of this repository, and like the library's."""
+    """Every command where files are called like our modules, like folders of this repository, and like the library's.
+
+    One process asks for the help of all, each time with none of our modules loaded yet.
+    """
     inside = Path(__file__).parents[1] / "ivggt_jax"
     ours = {path.stem for path in inside.rglob("*.py")} | {path.name for path in inside.rglob("*") if path.is_dir()}
     for name in sorted(ours | {"json", "logging", "types", "random", "convert", "train", "view", "ivggt"}):
         if name.isidentifier() and not name.startswith("__"):
             (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')\n")
-    program = "import sys; from ivggt_jax.__main__ import main; main()"
-    for name in ("", *COMMANDS):
-        # As a console script runs: the script's folder is on the path, the current one is not.
-        found = python("-P", "-c", program, *([name] if name else []), "--help", cwd=tmp_path)
-        assert found.returncode == 0 and "the wrong file" not in found.stderr, (name, found.stderr)
+    # As a console script runs: the script's folder is on the path, the current one is not.
+    found = python("-P", "-c", EVERY_HELP, *COMMANDS, cwd=tmp_path)
+    assert found.returncode == 0 and "the wrong file" not in found.stderr, found.stderr
+    assert [found.stdout.count(f"usage: ivggt {name} ") for name in COMMANDS] == [1] * len(COMMANDS)

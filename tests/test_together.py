@@ -11,6 +11,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from exact import exact
 from lowering import for_cuda, questions
 from streaming import BOUNDED, TOKENS, assert_close, assert_same_stream, start
 
@@ -23,7 +24,7 @@ AFTER = replace(BOUNDED, evict_after_attention=True)
 
 def traced_anew(function) -> Callable:
     """A jitted function, as another: JAX would remember how it was traced before something was patched."""
-    return jax.jit(lambda *arguments: function.__wrapped__(*arguments))
+    return exact(lambda *arguments: function.__wrapped__(*arguments))
 
 
 @pytest.mark.parametrize(

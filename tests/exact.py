@@ -1,0 +1,25 @@
+"""How tests compile: coarsely, and as users do where that decides how programs round."""
+
+import os
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+
+OTHER_WAY = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
+"""XLA's older way to make code of fused loops, which takes less time; later releases do not know it and refuse to start."""
+COARSE = f"--xla_backend_optimization_level=0 {OTHER_WAY}"
+"""XLA's flags in tests. Most of their time is compiling, and these leave a fifth of it. `XLA_FLAGS= pytest` goes without."""
+
+
+@cache
+def exact(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """The function, jitted or not, as another that is compiled the newer way: programs fused differently then round alike.
+
+    For comparisons to the bit, or nearly; options: of `jax.jit`.
+    """
+    return jax.jit(function, compiler_options={"xla_cpu_use_fusion_emitters": True} if OTHER_WAY else None, **options)
