@@ -75,8 +75,7 @@ class ExportOptions:
     own_cameras: bool = False
     """Give them one camera per frame also where all frames are of one video or camera, as when it zooms."""
     images: Path | None = None
-    """Where the original images are now, for COLMAP and nerfstudio, called as their frames whatever the ending; frames that are
-    not found there are written as the model saw them."""
+    """Where the originals are now, for COLMAP and nerfstudio, found by stem; frames not there are written as the model saw them."""
     dense: int = 100_000
     """Points of the fused cloud added to COLMAP's points3D, without tracks, as a dense start for splats; 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
