@@ -12,13 +12,15 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from streaming import HEIGHT, TOKENS, WIDTH, feed
+from exact import OTHER_WAY, exact
+from streaming import HEIGHT, TOKENS, WIDTH
 
-from ivggt_jax import CacheConfig, Model, Predictions, SubmapConfig, geometry, init_stream, save
+from ivggt_jax import CacheConfig, Model, Predictions, SubmapConfig, geometry, init_stream, save, step
 from ivggt_jax.compile.__main__ import main
 from ivggt_jax.compile.artifact import Artifact
 
 BUDGET = 4 * 3 * TOKENS
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"].replace(OTHER_WAY, "")}
 ALONE = """
 import sys
 sys.modules.update(flax=None, ivggt_jax=None)
@@ -55,23 +57,27 @@ def folder(checkpoint: Path) -> Path:
 
 
 def run(checkpoint: Path, *options: object) -> None:
+    """The command, in a process that compiles as users' do."""
     arguments = [checkpoint, "--size", f"{WIDTH}x{HEIGHT}", "--budget", BUDGET, *options]
-    with pytest.raises(SystemExit) as ended:
-        main([str(x) for x in arguments])
-    assert ended.value.code == 0
+    command = [sys.executable, "-m", "ivggt_jax.compile", *map(str, arguments)]
+    subprocess.run(command, check=True, env=ENVIRONMENT)
 
 
 def streamed(tiny: Model, images: np.ndarray, **options) -> Predictions:
     """What `step` finds in frames [T,B,H,W,3]."""
-    cache = CacheConfig(total_budget=BUDGET)
-    return feed(tiny, init_stream(tiny, cache, height=HEIGHT, width=WIDTH, batch=2, **options), images)[1]
+    cache, found = CacheConfig(total_budget=BUDGET), []
+    state = init_stream(tiny, cache, height=HEIGHT, width=WIDTH, batch=2, **options)
+    for frame in images:
+        state, seen = exact(step, donate_argnames="state")(tiny, state, frame)
+        found.append(jax.tree.map(np.array, seen))
+    return jax.tree.map(lambda *x: np.stack(x), *found)
 
 
 def test_an_artefact_is_the_stream_to_the_bit(folder: Path, tiny: Model, images: np.ndarray, tmp_path: Path):
     """Executables of this machine, in a process that has neither Flax nor this package."""
     np.save(tmp_path / "images.npy", images)
     arguments = [sys.executable, "-c", ALONE, tmp_path / "images.npy", tmp_path / "found.npz"]
-    subprocess.run(arguments, cwd=folder, check=True)
+    subprocess.run(arguments, cwd=folder, check=True, env=ENVIRONMENT)
     found = np.load(tmp_path / "found.npz")
     expected = streamed(tiny, images, heads=("camera",))
     np.testing.assert_array_equal(found["pose_encoding"], expected.pose_encoding)
@@ -152,7 +158,7 @@ def test_an_environment_of_jax_and_numpy(
     release = f"jax=={jax.__version__}" if python == "3.11" else "jax<0.13"
     subprocess.run(["uv", "pip", "install", "--python", venv, release, "numpy", "flatbuffers"], check=True)
     arguments = [venv / "bin" / "python", "-c", ALONE, tmp_path / "images.npy", found]
-    environment = {"JAX_PLATFORMS": "cpu", "PATH": os.defpath, "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")}
+    environment = {"JAX_PLATFORMS": "cpu", "PATH": os.defpath, "XLA_FLAGS": ENVIRONMENT["XLA_FLAGS"]}
     subprocess.run(arguments, cwd=folder, check=True, env=environment)
     expected = streamed(tiny, images, heads=("camera", "depth"), submaps=SubmapConfig(frames=4))
     for name in ("depth", "pose_encoding"):

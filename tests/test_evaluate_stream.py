@@ -88,6 +88,7 @@ def record(found: np.ndarray, truth: np.ndarray) -> Record:
         constant_depth_error=np.full(frames, 0.5), depth_scale=np.full(frames, 2.0),
         milliseconds=np.where(np.arange(frames) < CHUNK, np.nan, 5.0), tokens=np.full(frames, 75),
         host_megabytes=np.full(frames, 100.0), state_bytes=3_000_000, clipped=0, cloud=None, loops=None,
+        metric=None, parts=1,
     )  # fmt: skip
 
 

@@ -1,6 +1,5 @@
 """Asking a run to stop."""
 
-import os
 import signal
 
 import pytest
@@ -13,12 +12,12 @@ def test_a_signal_is_a_request(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Stop() as stop:
         assert not stop.requested(1)
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert stop.requested(2)
     assert signal.getsignal(number) == before
 
 
 def test_a_second_interrupt_acts_at_once() -> None:
     with pytest.raises(KeyboardInterrupt), Stop():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)

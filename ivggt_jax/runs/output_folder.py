@@ -25,7 +25,8 @@ MARKER = ".ivggt_jax"
 """An empty file in every folder that a run wrote to, there from its beginning."""
 OUTPUTS = (
     *dict.fromkeys(name for known in FORMATS.values() for name in known.files),
-    *("submaps.txt", "loops.txt", "places.bin", "corrected", "map.json", "aligned", "alignment.json"),
+    *("submaps.txt", "loops.txt", "places.bin", "corrected", "map.json"),
+    *("refined", "refinement.json", "aligned", "alignment.json"),
     *(".*.part", "run.json", STATE_FILE, MARKER),
 )
 """Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""
