@@ -7,7 +7,7 @@ from pathlib import Path
 
 RUN = """
 import numpy as np
-from artifact import Artifact  # lies in the artefact's folder, of JAX and NumPy alone
+from artifact import Artifact  # lies in the artefact's folder
 
 artifact, random = Artifact(), np.random.default_rng(0)
 state = artifact.start()

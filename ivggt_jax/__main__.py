@@ -15,7 +15,7 @@ COMMANDS = {
     "convert": ("ivggt_jax.convert.__main__", "PyTorch checkpoints to this project's format and back"),
     "train": ("ivggt_jax.train.__main__", "distillation and supervised training"),
     "evaluate": ("ivggt_jax.evaluate.__main__", "how good a model is, and how well it remembers"),
-    "compile": ("ivggt_jax.compile.__main__", "programs to deploy, which need JAX and NumPy alone"),
+    "compile": ("ivggt_jax.compile.__main__", "programs to deploy, which need JAX and nothing of this package"),
     "bench": ("ivggt_jax.bench.__main__", "time and memory of a frame"),
     "serve": ("ivggt_jax.serve.__main__", "cameras followed live, for programs and for a browser"),
     "doctor": ("ivggt_jax.doctor", "what is installed, what fits, what is wrong"),

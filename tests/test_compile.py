@@ -96,9 +96,8 @@ def test_a_stream_begins_anew(folder: Path, images: np.ndarray):
     state = artifact.reset(state, np.array([True, False]))
     _, again = artifact.step(state, images[0])
     _, first = artifact.step(artifact.start(), images[0])
-    _, other = artifact.step(artifact.start(), images[0])
     np.testing.assert_array_equal(again["pose_encoding"][0], first["pose_encoding"][0])
-    assert (again["pose_encoding"][1] != other["pose_encoding"][1]).any()
+    assert (again["pose_encoding"][1] != first["pose_encoding"][1]).any()
 
 
 def test_programs_for_a_gpu_need_none(folder: Path):

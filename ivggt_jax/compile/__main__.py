@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.compile CHECKPOINT --out DIR`: a model as an artefact to deploy, which needs JAX and NumPy alone."""
+"""`python -m ivggt_jax.compile CHECKPOINT --out DIR`: a model as an artefact to deploy, which runs without this package."""
 
 import hashlib
 import json
@@ -74,20 +74,23 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def compile_artifact(config: CompileConfig) -> int:
-    """A model as an artefact to deploy: programs for streaming frames, weights and a loader that needs JAX and NumPy alone."""
+    """A model as an artefact to deploy: programs, weights and a loader that needs JAX, and nothing of this package."""
     if config.out.exists():
         raise ValueError(f"{config.out} exists: choose another --out")
     if config.batch < 1:
         raise ValueError(f"--batch must be at least 1, not {config.batch}")
+    if not config.platforms:
+        raise ValueError("--platforms needs at least one of cpu and cuda")
     if config.executables and _here() not in config.platforms:
         raise ValueError(f"--executables are for {_here()}, on which JAX computes here: add it to --platforms")
     if find_spec("flatbuffers") is None:
         raise ValueError("programs are saved with flatbuffers: pip install 'ivggt_jax[deploy]'")
+    size = None if config.size is None else parse_size(config.size)
     mapping = SubmapOptions(submaps=config.submaps, refine=config.refine)
     say(f"loading {config.checkpoint}")
     model = loading.load(config.checkpoint, config.precision).only_heads(config.heads)
-    width, height = usual_size(model.config.image_size) if config.size is None else parse_size(config.size)
-    budget = config.budget or default_budget(model.config, height, width)
+    width, height = size or usual_size(model.config.image_size)
+    budget = default_budget(model.config, height, width) if config.budget is None else config.budget
 
     def begin() -> StreamState:
         return init_stream(

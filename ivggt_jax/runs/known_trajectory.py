@@ -10,9 +10,9 @@ import numpy as np
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.sources import Frame
 from ivggt_jax.sources.image_file import no_file
-from ivggt_jax.sources.times import in_seconds
+from ivggt_jax.sources.times import ASSOCIATION_SECONDS, in_seconds, nearest_in_time
 from ivggt_jax.trajectories.alignment import align_trajectory
-from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time, poses_from_tum, read_table
+from ivggt_jax.trajectories.tables import poses_from_tum, read_table
 from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.saved_run import SavedRun
 

@@ -13,7 +13,7 @@ from ivggt_jax.sources.frame import Fit, RawFrame, SourceError
 from ivggt_jax.sources.image_file import grey_16_of
 from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images, named_images
 from ivggt_jax.sources.masks import names_of
-from ivggt_jax.trajectories.tables import ASSOCIATION_SECONDS, nearest_in_time
+from ivggt_jax.sources.times import ASSOCIATION_SECONDS, nearest_in_time
 
 PICTURES = (".png", ".tif", ".tiff", ".pgm")
 ARRAYS = (".npz", ".npy")

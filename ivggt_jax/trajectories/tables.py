@@ -1,33 +1,20 @@
-"""Text tables of numbers, the poses in them, and which of two recordings' moments belong together."""
+"""Text tables of numbers, and the poses in them."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.disk.text import decoded
 from ivggt_jax.sources.times import seconds_of
-
-ASSOCIATION_SECONDS = 0.02
-"""Two recordings belong to one moment when their times differ by less; the TUM benchmark's own limit."""
 
 
 def times_in_names(paths: Iterable[Path]) -> np.ndarray | None:
     """Seconds, float64 [S], of files that are named by their time (`seconds_of`); None if any is not."""
     times = [seconds_of(path.stem) for path in paths]
     return None if None in times else np.array(times, np.float64)
-
-
-def nearest_in_time(times: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each time [S] the index of the nearest of the others [N], or −1 where none is near; NaN is never near."""
-    known = np.flatnonzero(np.isfinite(others))
-    if len(known) == 0:
-        return np.full(len(times), -1)
-    distance, index = KDTree(others[known, None]).query(times[:, None], distance_upper_bound=ASSOCIATION_SECONDS)
-    return np.where(np.isfinite(distance), known[np.minimum(index, len(known) - 1)], -1)
 
 
 def read_table(path: Path, *columns: int) -> tuple[np.ndarray, tuple[str, ...]]:

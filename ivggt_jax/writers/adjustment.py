@@ -87,9 +87,8 @@ class Cameras:
     def shared(self, lens: np.ndarray) -> "Cameras":
         """With the median focal length and centre of the frames of each number of `lens`, int64 [N]."""
         focal, centre = self.focal.copy(), self.centre.copy()
-        for number in np.unique(lens):
-            focal[lens == number] = np.median(focal[lens == number])
-            centre[lens == number] = np.median(centre[lens == number], axis=0)
+        for own in rows_by(lens, int(lens.max()) + 1):
+            focal[own], centre[own] = np.median(focal[own]), np.median(centre[own], axis=0)
         return replace(self, focal=focal, centre=centre, lens=lens)
 
 
@@ -126,8 +125,9 @@ def adjust(tracks: Tracks, cameras: Cameras, solve: Solve) -> tuple[Tracks, Came
     poses = inverse(cameras.cam_from_world)
     if len(seen):
         old = inverse(before.cam_from_world)
+        nearest = _nearest(seen, len(poses))
         for frame in np.setdiff1d(np.arange(len(poses)), seen):
-            near = seen[np.argmin(np.abs(seen - frame))]
+            near = seen[nearest[frame]]
             poses[frame] = compose(poses[near], compose(before.cam_from_world[near], old[frame]))
     return kept, replace(cameras, cam_from_world=inverse(poses), known=before.known)
 
@@ -164,10 +164,24 @@ def depth_factors(tracks: Tracks, before: Cameras, after: Cameras) -> np.ndarray
         for pose, points in ((after.cam_from_world, tracks.positions), (before.cam_from_world, tracks.by_depth))
     ]
     seen = np.unique(tracks.frames)
-    ratios = depths[0] / depths[1]
-    factors = np.array([np.median(ratios[tracks.frames == frame]) for frame in seen])
-    nearest = np.abs(np.arange(len(before.focal))[:, None] - seen).argmin(axis=1)
-    return factors[nearest]
+    ratios, frames = depths[0] / depths[1], len(before.focal)
+    rows = rows_by(tracks.frames, frames)
+    factors = np.array([np.median(ratios[rows[frame]]) for frame in seen])
+    return factors[_nearest(seen, frames)]
+
+
+def rows_by(numbers: np.ndarray, count: int) -> list[np.ndarray]:
+    """The rows of numbers, int64 [M], that hold each from 0 to count - 1, in their order."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(numbers, minlength=count))[:-1])
+
+
+def _nearest(seen: np.ndarray, frames: int) -> np.ndarray:
+    """For each of so many frames the row, int64 [N], of the nearest in `seen`, which rises; of two, the earlier one."""
+    every = np.arange(frames)
+    later = np.minimum(np.searchsorted(seen, every), len(seen) - 1)
+    earlier = np.maximum(later - 1, 0)
+    return np.where(np.abs(every - seen[earlier]) <= np.abs(every - seen[later]), earlier, later)
 
 
 def _connected(tracks: Tracks, frames: int) -> Tracks:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ivggt_jax.writers.adjustment import Cameras, Free, Tracks
+from ivggt_jax.writers.adjustment import Cameras, Free, Tracks, rows_by
 
 ITERATIONS = 100
 
@@ -78,22 +78,19 @@ def _model(tracks: Tracks, cameras: Cameras) -> tuple[Any, list[int]]:
         model.add_camera_with_trivial_rig(
             colmap.Camera(camera_id=int(lens) + 1, model="SIMPLE_PINHOLE", width=width, height=height, params=values)
         )
-    order = np.argsort(tracks.frames, kind="stable")
-    begins = np.searchsorted(tracks.frames[order], np.arange(len(cameras.focal) + 1))
-    places = np.empty(len(order), np.int64)  # of observations among those of their frame
-    for frame, (begin, end) in enumerate(zip(begins, begins[1:], strict=False)):
-        places[order[begin:end]] = np.arange(end - begin)
+    places = np.empty(len(tracks.frames), np.int64)  # of observations among those of their frame
+    for frame, own in enumerate(rows_by(tracks.frames, len(cameras.focal))):
+        places[own] = np.arange(len(own))
         image = colmap.Image(
             name=f"{frame}",
-            keypoints=tracks.pixels[order[begin:end]],
+            keypoints=tracks.pixels[own],
             camera_id=int(cameras.lens[frame]) + 1,
             image_id=frame + 1,
         )
         model.add_image_with_trivial_frame(image, colmap.Rigid3d(cameras.cam_from_world[frame]))
-    by_point = np.argsort(tracks.points, kind="stable")
-    counts = np.bincount(tracks.points, minlength=len(tracks.positions))
     numbers = []
-    for position, chosen in zip(tracks.positions, np.split(by_point, np.cumsum(counts)[:-1]), strict=True):
+    of_point = rows_by(tracks.points, len(tracks.positions))
+    for position, chosen in zip(tracks.positions, of_point, strict=True):
         pairs = zip(tracks.frames[chosen].tolist(), places[chosen].tolist(), strict=True)
         track = colmap.Track([colmap.TrackElement(frame + 1, place) for frame, place in pairs])
         numbers.append(model.add_point3D(position, track))

@@ -119,7 +119,7 @@ def gather(run: SavedRun, options: ExportOptions) -> tuple[Tracks, Cameras]:
     """A run's tracks, as COLMAP models have them, and its cameras. Raises ValueError for a run without depth."""
     tracker = Tracker(options)
     frames, pixels, points, positions, colours, origins = ([], [], [], [], [], [])
-    stretch = np.array([stretch_of(result) for result in run.cameras()])
+    matrices, poses, known, stretch = _own_cameras(run)
     for position in range(-REACH, len(run) + REACH):
         if 0 <= position + REACH < len(run):
             tracker.feed(run[position + REACH])
@@ -134,12 +134,18 @@ def gather(run: SavedRun, options: ExportOptions) -> tuple[Tracks, Cameras]:
             pixels.append((seen + 0.5) * (1, stretch[done]))
             points.append(numbers - 1)
     tracks = Tracks(*map(np.concatenate, (frames, points, pixels, positions, colours, origins, positions)))
-    matrices = np.stack([result.intrinsics for result in run.cameras()])
     centre = (matrices[:, :2, 2] + 0.5) * np.stack((np.ones(len(run)), stretch), axis=1)
     focal = np.sqrt(matrices[:, 0, 0] * matrices[:, 1, 1] * stretch)
-    poses = np.stack([result.cam_from_world for result in run.cameras()])
-    known = np.array([result.frame.camera is not None for result in run.cameras()])
     return tracks, Cameras(poses, focal, centre, np.arange(len(run)), known)
+
+
+def _own_cameras(run: SavedRun) -> tuple[np.ndarray, ...]:
+    """Intrinsics [N, 3, 3] and poses [N, 3, 4] of a run, whether the first are calibrated, bool [N], and `stretch_of` [N]."""
+    rows = (
+        (result.intrinsics, result.cam_from_world, result.frame.camera is not None, stretch_of(result))
+        for result in run.cameras()
+    )
+    return tuple(map(np.array, zip(*rows, strict=True)))
 
 
 def _lenses(run: SavedRun) -> np.ndarray:

@@ -11,7 +11,7 @@ from ivggt_jax.sources.config import SourceConfig
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.trajectories.alignment import inverse
 from ivggt_jax.transforms import Similarity
-from ivggt_jax.writers.adjustment import Tracks
+from ivggt_jax.writers.adjustment import Tracks, rows_by
 from ivggt_jax.writers.decoded import recorded_source
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.fusion import VoxelGrid
@@ -71,9 +71,9 @@ class SavedRun(Sequence[Result]):
         run = self.changed(lambda number, result: moved(result, number, move))
         if self.tracks is not None:
             positions = self.tracks.positions.copy()
-            for number in np.unique(self.tracks.origins):
-                own = self.tracks.origins == number
-                positions[own] = move(number, self.camera(number).world_from_cam).points(positions[own])
+            for number, own in enumerate(rows_by(self.tracks.origins, len(self))):
+                if len(own):
+                    positions[own] = move(number, self.camera(number).world_from_cam).points(positions[own])
             run.tracks = replace(self.tracks, positions=positions)
         return run
 

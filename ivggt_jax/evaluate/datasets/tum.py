@@ -11,10 +11,8 @@ import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import images_in, read_png_depth, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
-from ivggt_jax.sources.times import in_seconds
+from ivggt_jax.sources.times import ASSOCIATION_SECONDS, in_seconds, nearest_in_time
 from ivggt_jax.trajectories.tables import (
-    ASSOCIATION_SECONDS,
-    nearest_in_time,
     poses_from_tum,
     read_table,
     times_in_names,

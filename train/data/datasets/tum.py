@@ -10,12 +10,10 @@ import numpy as np
 
 from ivggt_jax.sources.folder import folder_images
 from ivggt_jax.sources.image_file import read_image
-from ivggt_jax.sources.times import in_seconds
+from ivggt_jax.sources.times import ASSOCIATION_SECONDS, in_seconds, nearest_in_time
 from ivggt_jax.train.data.sampling import Sampling
 from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes, read_depth
 from ivggt_jax.trajectories.tables import (
-    ASSOCIATION_SECONDS,
-    nearest_in_time,
     poses_from_tum,
     read_table,
     times_in_names,
