@@ -166,8 +166,10 @@ run_command(dict, lambda _: print("518×392 → out") or say("30 frames → out"
 
 
 def test_a_damaged_program_is_compiled_and_kept_anew(tmp_path: Path) -> None:
-    """Cut short, as a kill leaves it; empty; other bytes. Each time one line, and then it is as it was."""
+    """Cut short, as a kill leaves it; empty; other bytes at its beginning, middle or end; a text; another program compressed
+    otherwise. Each time one line, and then it is as it was."""
     program = f"""
+import gzip
 from pathlib import Path
 import jax
 from ivggt_jax.runs.command import run_command, say
@@ -190,7 +192,11 @@ def work(_):
     slowly(x), other(x)
     untouched = next(folder.glob("jit_other-*-cache")).stat().st_mtime_ns
     whole = entry().read_bytes()
-    for damaged in (whole[:50], b"", bytes(len(whole)), whole[:-20] + bytes(20)):
+    middle = len(whole) // 2
+    for damaged in (
+        whole[:50], b"", bytes(len(whole)), whole[:-20] + bytes(20), whole[1:], whole[: middle], bytes(8) + whole[8:],
+        whole[:middle] + bytes(64) + whole[middle + 64 :], b"{{}}", b"not found\\n" * 500, gzip.compress(whole),
+    ):
         entry().write_bytes(damaged)
         for _ in range(2):
             jax.clear_caches()
@@ -205,7 +211,7 @@ run_command(dict, work, [], "work")
     ended = in_shell('exec "$@"', program, JAX_COMPILATION_CACHE_DIR=str(tmp_path))
     line = b"warning: the compiled program jit_slowly was damaged and is compiled again\n"
     assert ended.returncode == 0, ended.stderr.decode()
-    assert ended.stderr == 4 * (line + b"done\ndone\n")
+    assert ended.stderr == 11 * (line + b"done\ndone\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

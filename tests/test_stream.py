@@ -64,14 +64,16 @@ def test_beyond_max_frames_tokens_are_dropped_and_counted(tiny: Model, videos: n
         assert_same_stream(scanned, i, state, i)
 
 
-@pytest.mark.parametrize("anchors", [1, 3])
+@pytest.mark.parametrize("anchors", [1, 3, 5])
 def test_a_bounded_stream_counts_what_too_few_max_frames_cost(tiny: Model, videos: np.ndarray, anchors):
-    """Room for 3 frames where the budget has 5: up to there nothing is lost; then a frame's tokens with each frame."""
+    """Room for 3 frames where the budget has 5: up to there nothing is lost; then a frame's tokens with each frame, but none of
+    the first frame, also where even its anchors have no room."""
     cache = CacheConfig(total_budget=4 * 5 * TOKENS, temperature=np.inf, max_frames=3, anchor_frames=anchors)
     state = start(tiny, cache, heads=())
     for number, lost in enumerate([0, 0, 0, 1, 2]):
         state, _ = step(tiny, state, videos[number])
         np.testing.assert_array_equal(state.dropped, np.full(3, lost * TOKENS))
+        assert all(set(range(TOKENS)) <= set(head) for layer in live_tokens(state, 0) for head in layer)
 
 
 @pytest.mark.parametrize("chunk", [1, 2])

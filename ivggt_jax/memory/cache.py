@@ -92,6 +92,10 @@ def append(
     )
 
 
+_Round = tuple[KVCache, jax.Array, jax.Array, jax.Array]
+"""The cache after a round of eviction, the redundancy before it [batch,head,slot], and its holes and movers [batch,head,most]."""
+
+
 def drop(
     cache: KVCache,
     layer: Int[Array, ""],
@@ -102,27 +106,25 @@ def drop(
 ) -> KVCache:
     """Bring one layer down to `budget` [batch] tokens: in every head those of highest `redundancy` [batch,head,slot] go.
 
-    Of equally redundant tokens the lowest slot goes first; the first `anchor` stay, and what is −∞ goes last. Victims go
+    Of equally redundant tokens the lowest slot goes first; the first `anchor` stay, as no redundancy is −∞. Victims go
     in rounds of at most `most` a head, until every stream is within its budget. In steady state one round is enough; a
     layer whose budget falls by more takes several, with the same result. The first is not asked for: on a GPU the host
     reads what a conditional or a loop asks, and waits for it.
     """
 
-    def one_round(carry: tuple[KVCache, jax.Array]) -> tuple[KVCache, jax.Array]:
-        cache, redundancy = carry
+    batch, heads, _ = redundancy.shape
+    entry, head = jnp.arange(batch)[:, None, None], jnp.arange(heads)
+
+    def one_round(cache: KVCache, redundancy: jax.Array) -> _Round:
         length = cache.length[layer]
         target = jnp.clip(budget, length - most, length)
         holes, movers = _plan_moves(redundancy, length, target, anchor, most)
-        entry = jnp.arange(length.shape[0])[:, None, None]
-        head = jnp.arange(redundancy.shape[1])
         hole, mover = holes.transpose(0, 2, 1), movers.transpose(0, 2, 1)
 
         def move(rows: jax.Array) -> jax.Array:
             moving = rows.at[layer, entry, mover, head].get(mode="clip")
             return rows.at[layer, entry, hole, head].set(moving, mode="drop", unique_indices=False)
 
-        moved = jnp.take_along_axis(redundancy, movers, axis=2, mode="clip")
-        redundancy = redundancy.at[entry, head[:, None], holes].set(moved, mode="drop")
         cache = replace(
             cache,
             keys=move(cache.keys),
@@ -132,12 +134,17 @@ def drop(
             extra=jax.tree.map(move, cache.extra),
             scales=jax.tree.map(move, cache.scales),
         )
-        return cache, redundancy
+        return cache, redundancy, holes, movers
 
-    def unfinished(carry: tuple[KVCache, jax.Array]) -> jax.Array:
+    def another_round(carry: _Round) -> _Round:
+        cache, redundancy, holes, movers = carry
+        moved = jnp.take_along_axis(redundancy, movers, axis=2, mode="clip")
+        return one_round(cache, redundancy.at[entry, head[:, None], holes].set(moved, mode="drop"))
+
+    def unfinished(carry: _Round) -> jax.Array:
         return jnp.any(carry[0].length[layer] > budget)
 
-    return lax.while_loop(unfinished, one_round, one_round((cache, redundancy)))[0]
+    return lax.while_loop(unfinished, another_round, one_round(cache, redundancy))[0]
 
 
 def _plan_moves(
@@ -162,10 +169,9 @@ def _plan_moves(
     count, target = (length - target)[:, None, None], target[:, None, None]
     if platform() == "gpu":
         gone = largest(redundancy, jnp.broadcast_to(count[..., 0], (batch, heads)))
-        holes = places(gone & (slot < target), most)
-        gone = jnp.take_along_axis(gone, target + step, axis=-1, mode="clip")
-        movers = places(~gone & (step < count), most)
-        return holes, jnp.where(movers < most, target + movers, slots)
+        moving = ~gone & (slot >= target) & (slot < target + count)
+        holes, movers = places(jnp.stack([gone & (slot < target), moving]), most)
+        return holes, movers
 
     _, ranked = lax.top_k(redundancy, most)
     victims = jnp.where(step < count, ranked, slots)

@@ -17,6 +17,8 @@ from ivggt_jax.memory.cache import KVCache, drop
 from ivggt_jax.memory.origin import Origin
 from ivggt_jax.memory.policies import diversity, find_policy
 
+LAST = float(jnp.finfo(jnp.float32).max)
+"""Less this, a token goes after all that may go, but before the first frame."""
 SHARE = 2
 """Protected special tokens take at most one in so many of the tokens that the anchors leave of a layer's budget."""
 
@@ -59,9 +61,11 @@ class Eviction:
         def down(cache: KVCache) -> tuple[KVCache, jax.Array]:
             redundancy = self.redundancy(cache, layer, live, candidates)
             mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
-            redundancy = jnp.maximum(redundancy, jnp.finfo(jnp.float32).min)  # −∞ is for what is no candidate
-            if kept is not None:
-                redundancy = jnp.where(kept, -jnp.inf, redundancy)
+            redundancy = jnp.maximum(redundancy, -LAST / 2)
+            if (
+                kept is not None
+            ):  # −∞ is for the first frame, which stays where there is no room for all that is protected
+                redundancy = jnp.where(kept, -LAST, redundancy)
             most = min((1 + self.config.frames_per_step) * self.tokens, slots)
             return drop(cache, layer, redundancy, budget, anchor, most), jnp.where(over, mean, score)
 

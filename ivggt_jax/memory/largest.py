@@ -25,9 +25,13 @@ def largest(numbers: Float32[Array, "*rows N"], count: Int[Array, "*rows"]) -> B
     room = count  # how many of the numbers that have these digits are chosen, beside all larger ones
     for shift in range(32 - DIGIT, -1, -DIGIT):
         reaching = _reaching((order ^ least[..., None]) >> shift)
-        enough = reaching >= room[..., None]
-        least |= jnp.sum(enough[..., 1:], axis=-1, dtype=jnp.uint32) << shift
-        room -= jnp.max(jnp.where(enough, 0, reaching), axis=-1)
+        digit, larger = jnp.zeros_like(least), jnp.zeros_like(room)
+        for candidate in range(1, 1 << DIGIT):  # written out: on a GPU a sum and a maximum are a kernel each
+            enough = reaching[..., candidate] >= room
+            digit += enough.astype(jnp.uint32)
+            larger = jnp.where(enough, larger, jnp.maximum(larger, reaching[..., candidate]))
+        least |= digit << shift
+        room -= larger
     equal = order == least[..., None]
     return (order > least[..., None]) | (equal & (running_count(equal) <= room[..., None]))
 
