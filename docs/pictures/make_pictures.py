@@ -1,8 +1,8 @@
-"""Make the pictures in this folder: python docs/pictures/make_pictures.py (needs Chromium; a graphics card is not needed).
+"""Make the pictures in this folder: python docs/pictures/make_pictures.py [NAME…]
 
-`demo.png` and `room.png` are what the demo model predicts. The others show the ground truth of examples/room, through the
-writers: saved frames, scene.html and the page of `ivggt view`, which has no cache fill to show. `make_pictures.py room` makes
-`room.png` alone, which needs no Chromium.
+`demo`, `map` and `room` are what the demo model predicts; named, only they are made. The others need Chromium, though no graphics
+card, and show the ground truth of examples/room, through the writers: saved frames, scene.html and the page of `ivggt view`, which
+has no cache fill to show.
 """
 
 import base64
@@ -18,15 +18,19 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import trimesh
 from PIL import Image
 from websockets.sync.client import connect
 
 from ivggt_jax import CacheConfig, geometry, load, stream, synthetic
 from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
-from ivggt_jax.evaluate.walks import HELD_OUT_SEED, Walk, depth_errors
+from ivggt_jax.evaluate.walks import FIELD_OF_VIEW, HELD_OUT_SEED, Walk, depth_errors
 from ivggt_jax.sources import SourceConfig, open_source
+from ivggt_jax.trajectories.alignment import align_trajectory, inverse
+from ivggt_jax.trajectories.tables import poses_from_tum, read_table
 from ivggt_jax.viewer.page import View
 from ivggt_jax.writers import ExportOptions, Result, Writers
+from ivggt_jax.writers.fusion import VoxelGrid
 from ivggt_jax.writers.html import export_html
 from ivggt_jax.writers.saved_run import SavedRun
 
@@ -152,6 +156,53 @@ def draw_demo() -> Image.Image:
     return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 
 
+def draw_map(folder: Path) -> Image.Image:
+    """A room from above, between its floor and ceiling, and the path of a camera that walked through it for 1,000 frames.
+
+    As it is, as a run says, and as loops correct it; both are laid on the true path by the similarity that fits best.
+    """
+    walk, poses, grid = Walk("return", HELD_OUT_SEED, 84, 112), [], VoxelGrid(0.03, 1 << 20)
+    (folder / "walk").mkdir()
+    intrinsics = geometry.intrinsics_from_field_of_view(np.deg2rad(FIELD_OF_VIEW), 84, 112)
+    for number in range(1000):
+        part = walk.part(number, 1)
+        poses.append(part.world_from_cam[0])
+        Image.fromarray(part.images[0]).save(folder / "walk" / f"{number:06d}.png")
+        if number % 5 == 0:
+            points = np.asarray(geometry.unproject(part.depth[0], inverse(poses[-1]), intrinsics)).reshape(-1, 3)
+            grid.add(points, part.images[0].reshape(-1, 3))
+    truth, run = np.stack(poses), folder / "run"
+    command = [sys.executable, "-m", "ivggt_jax", str(folder / "walk"), "--out", str(run), "--loops"]
+    subprocess.run(command, check=True)
+
+    points, colours = grid.cloud()
+    least, most = np.percentile(points[:, [0, 2]], (0.5, 99.5), axis=0) + np.array([[-0.5], [0.5]])
+    panels = [draw_from_above(points, colours, truth[:, :, 3], least, most)]
+    for found in (run, run / "corrected"):
+        path = poses_from_tum(read_table(found / "trajectory.txt", 8)[0])
+        fit = align_trajectory(path, truth, "sim3")
+        cloud = trimesh.load(found / "points.ply")
+        colours = np.asarray(cloud.colors)[:, :3]
+        panels.append(draw_from_above(fit.points(cloud.vertices), colours, fit.points(path[:, :, 3]), least, most))
+    return Image.fromarray(np.hstack(panels))
+
+
+def draw_from_above(
+    points: np.ndarray, colours: np.ndarray, path: np.ndarray, least: np.ndarray, most: np.ndarray
+) -> np.ndarray:
+    """Points [N,3] from 0.15 to 1.8 m above the floor and a path [T,3] in red, where x and z are from `least` to `most`."""
+    width, height = 400, round(400 * (most - least)[1] / (most - least)[0])
+    picture = np.full((height, width, 3), 255, np.uint8)
+    between = np.flatnonzero((points[:, 1] < -0.15) & (points[:, 1] > -1.8))  # y points down, the floor is at 0
+    between = between[np.argsort(-points[between, 1])]
+    for places, colour in ((points[between], colours[between]), (path, np.uint8([[220, 0, 40]]))):
+        for shift in np.ndindex(2, 2):
+            column, row = ((places[:, [0, 2]] - least) / (most - least) * (width, height) + shift).astype(int).T
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            picture[row[inside], column[inside]] = np.broadcast_to(colour, places.shape)[inside]
+    return picture
+
+
 def keep(picture: Image.Image, path: Path) -> None:
     """Write a picture in a palette that keeps it small."""
     picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1).save(path, optimize=True)
@@ -160,14 +211,19 @@ def keep(picture: Image.Image, path: Path) -> None:
 
 def main() -> None:
     """The command."""
+    names = sys.argv[1:]
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        predicted = Path(folder) / "predicted"
-        command = [sys.executable, "-m", "ivggt_jax", str(make_room.FOLDER / "frames"), "--out", str(predicted)]
-        subprocess.run(command, check=True)
-        keep(draw_room(predicted), HERE / "room.png")
-        if sys.argv[1:] == ["room"]:
+        if not names or "room" in names:
+            predicted = Path(folder) / "predicted"
+            command = [sys.executable, "-m", "ivggt_jax", str(make_room.FOLDER / "frames"), "--out", str(predicted)]
+            subprocess.run(command, check=True)
+            keep(draw_room(predicted), HERE / "room.png")
+        if not names or "demo" in names:
+            keep(draw_demo(), HERE / "demo.png")
+        if not names or "map" in names:
+            keep(draw_map(Path(folder)), HERE / "map.png")
+        if names:
             return
-        keep(draw_demo(), HERE / "demo.png")
         run = Path(folder) / "room"
         write_truth(run)
         export_html(SavedRun(run), run, ExportOptions())
