@@ -21,6 +21,7 @@ from ivggt_jax.evaluate.benchmarks import DatasetOptions, Depth, Pose, Reconstru
 from ivggt_jax.evaluate.datasets import open_dataset
 from ivggt_jax.evaluate.options import MemoryOptions
 from ivggt_jax.evaluate.predict import Predicted, predict
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.sources.frame import Fit
 from ivggt_jax.trajectories.alignment import inverse
 
@@ -107,14 +108,24 @@ def test_nothing_to_evaluate_is_an_error_that_says_why(checkpoint, tmp_path, cap
     assert "holds no sequence of tum" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["stream", "offline"])
-def test_what_is_predicted_of_a_sequence(tiny: Model, tmp_path, mode):
-    """Shapes, files and fits; points of the depth lie before the camera that predicted them."""
+@pytest.mark.parametrize(
+    ("mode", "mapping"),
+    [
+        ("stream", SubmapOptions(submaps="off")),
+        ("stream", SubmapOptions(submaps="2")),
+        ("stream", SubmapOptions(submaps="2", loops=True)),
+        ("offline", SubmapOptions()),
+    ],
+)
+def test_what_is_predicted_of_a_sequence(tiny: Model, tmp_path, mode, mapping):
+    """Shapes, files and fits; points of the depth lie before the camera that predicted them, also where a map moves both."""
     MAKERS["7scenes"](tmp_path / "data")
     (sequence,) = [x for x in open_dataset("7scenes", tmp_path / "data") if not hasattr(x, "reason")]
     found = predict(
-        tiny, sequence, tmp_path, heads=("depth", "points"), size=70, mode=mode, cache=MemoryOptions().cache_for(FRAMES)
-    )
+        tiny, sequence, tmp_path, heads=("depth", "points"), size=70, mode=mode,
+        cache=MemoryOptions().cache_for(FRAMES), mapping=mapping,
+    )  # fmt: skip
+    assert (found.moves is not None) == mapping.loops
     assert found.cam_from_world.shape == (FRAMES, 3, 4)
     assert found.intrinsics.shape == (FRAMES, 3, 3)
     assert [fit.original_size for fit in found.fits] == [(8, 6)] * FRAMES
@@ -124,6 +135,13 @@ def test_what_is_predicted_of_a_sequence(tiny: Model, tmp_path, mode):
         camera = found.cam_from_world[index]
         in_camera = found.projected_points(index) @ camera[:, :3].T + camera[:, 3]
         np.testing.assert_allclose(in_camera[..., 2], found.depth(index), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("words", [("--loops",), ("--submaps", "8")])
+def test_clips_have_no_submaps(words, tmp_path, capsys):
+    arguments = ("--dataset", "tum", "--root", str(tmp_path), "--mode", "offline")
+    assert run("pose", *arguments, *words) == 1
+    assert "leave them out of --mode offline" in capsys.readouterr().err
 
 
 class Perfect(Predicted):

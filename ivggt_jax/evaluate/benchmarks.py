@@ -28,6 +28,7 @@ from ivggt_jax.evaluate.report import (
     write_report,
 )
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.runs.command import say
 from ivggt_jax.trajectories.alignment import Alignment, inverse, relative_to_first
 from ivggt_jax.writers.fusion import VoxelGrid
@@ -70,6 +71,11 @@ class DatasetOptions:
     read: Annotated[ReadOptions, tyro.conf.arg(name="")] = PLAIN
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
     memory: Annotated[MemoryOptions, tyro.conf.arg(name="")] = field(default_factory=MemoryOptions)
+    mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = field(default_factory=SubmapOptions)
+
+    def __post_init__(self) -> None:
+        if self.mode != "stream" and (self.mapping.loops or self.mapping.submaps not in ("auto", "off")):
+            raise ValueError(f"--submaps and --loops are of streams: leave them out of --mode {self.mode}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +207,7 @@ def _run(
             with tempfile.TemporaryDirectory(prefix="ivggt_evaluate_") as folder:
                 predicted = predict(
                     model, sequence, Path(folder), heads=heads, size=options.size or model.config.image_size,
-                    mode=options.mode, cache=options.memory.cache_for(len(sequence)),
+                    mode=options.mode, cache=options.memory.cache_for(len(sequence)), mapping=options.mapping,
                 )  # fmt: skip
                 reports.append(compare(sequence, predicted))
         except ValueError as error:

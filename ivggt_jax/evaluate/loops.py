@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ivggt_jax.mapping.correction import believed, correct
+from ivggt_jax.mapping.correction import Correction, believed, correct
 from ivggt_jax.mapping.judge import Loop
+from ivggt_jax.mapping.loops import Proof
 from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, SubmapRecord, read_loops, read_submaps
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.runs.run import make_result
@@ -54,19 +55,36 @@ class MapFollower:
             self._writers.write(make_result(frame, jax.tree.map(lambda x, i=i: x[i], predictions), False))
             self._frames += 1
 
-    def finish(self, found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> Loops:
-        """The loops of a stream whose cameras [S,3,4] (world_from_cam) were found and are in truth; `metres` [S] is the unit
-        of the predicted world at each frame."""
+    def finish(self) -> "Map":
+        """The map of all that was added."""
         self._writers.close()
         submaps, proofs = read_submaps(self._path / SUBMAPS_FILE), read_loops(self._path / LOOPS_FILE)
         self._folder.cleanup()
-        correction = correct(submaps, proofs)
-        loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
-        kept = [loop for loop, verdict in zip(loops, correction.solution.verdicts, strict=True) if verdict == "kept"]
-        false = sum(not _is_true(loop, submaps, found, truth, metres) for loop in kept)
-        moves = [correction(i, camera) for i, camera in enumerate(found)]
+        return Map(submaps, proofs, correct(submaps, proofs))
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """A stream's submaps, the pairs of places that were compared, and the solution of its graph."""
+
+    submaps: list[SubmapRecord]
+    proofs: list[Proof]
+    correction: Correction
+
+    def moves(self, found: np.ndarray) -> list[Similarity]:
+        """What brings each frame, whose cameras [S,3,4] (world_from_cam) were found, to its place in the corrected map."""
+        return [self.correction(i, camera) for i, camera in enumerate(found)]
+
+    def loops(self, found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> Loops:
+        """What became of the loops, with cameras [S,3,4] (world_from_cam) as found and in truth; `metres` [S] is the unit of
+        the predicted world at each frame."""
+        accepted = [believed(proof) for proof in self.proofs if proof.verdict == "accepted"]
+        verdicts = self.correction.solution.verdicts
+        kept = [loop for loop, verdict in zip(accepted, verdicts, strict=True) if verdict == "kept"]
+        false = sum(not _is_true(loop, self.submaps, found, truth, metres) for loop in kept)
+        moves = self.moves(found)
         corrected = np.stack([move.poses(camera) for move, camera in zip(moves, found, strict=True)])
-        return Loops(corrected, np.array([move.scale for move in moves]), len(loops), len(kept), false)
+        return Loops(corrected, np.array([move.scale for move in moves]), len(accepted), len(kept), false)
 
 
 def _is_true(loop: Loop, submaps: list[SubmapRecord], found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> bool:

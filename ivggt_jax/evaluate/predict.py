@@ -1,5 +1,6 @@
 """What a model predicts of a data set's sequence: cameras in memory, depth and points in files, however long it is."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -12,12 +13,16 @@ import numpy as np
 from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig, HeadName
 from ivggt_jax.evaluate.datasets import Sequence
+from ivggt_jax.evaluate.loops import MapFollower
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.sources.fit import fit_image
 from ivggt_jax.sources.frame import Fit
 from ivggt_jax.sources.image_file import read_image
 from ivggt_jax.streaming.steps import infer_clip, stream
+from ivggt_jax.trajectories.alignment import inverse
+from ivggt_jax.transforms import Similarity
 
 Mode = Literal["stream", "causal", "offline"]
 """`stream`: frame by frame against the cache; `causal` and `offline`: the sequence at once, each frame with those before
@@ -36,14 +41,18 @@ class Predicted:
     """How each image became the model's input."""
     folder: Path
     """Where depth and points are, a file for each frame."""
+    moves: tuple[Similarity, ...] | None = None
+    """What brings the depth and points of each frame to their place in a map that loops have corrected; cameras are there."""
 
     def depth(self, index: int) -> np.ndarray:
         """float32 [H,W]"""
-        return np.load(_file(self.folder, index, "depth"))
+        depth = np.load(_file(self.folder, index, "depth"))
+        return depth if self.moves is None else np.float32(self.moves[index].scale) * depth
 
     def points(self, index: int) -> np.ndarray:
         """From the point head: float32 [H,W,3] in the first camera's frame."""
-        return np.load(_file(self.folder, index, "points"))
+        points = np.load(_file(self.folder, index, "points"))
+        return points if self.moves is None else self.moves[index].points(points).astype(np.float32)
 
     def projected_points(self, index: int) -> np.ndarray:
         """The depth's points, float32 [H,W,3], in the first camera's frame."""
@@ -60,29 +69,42 @@ def predict(
     size: int,
     mode: Mode,
     cache: CacheConfig,
+    mapping: SubmapOptions,
 ) -> Predicted:
     """Runs the model over all frames of a sequence, with `heads` beside the camera, images `size` pixels wide.
 
-    All frames are brought to the first one's shape. Raises ValueError, naming the file, for an image that cannot be read.
+    All frames are brought to the first one's shape. With `mapping.loops` cameras, depth and points are those of the corrected
+    map. Raises ValueError, naming the file, for an image that cannot be read.
     """
     fits: list[Fit] = []
+    seen: deque[np.ndarray] = deque()
     images = _images(sequence, size, fits)
+    submaps = mapping.choose(model.config, len(sequence)) if mode == "stream" else None
     wanted: tuple[HeadName, ...] = ("camera", *heads)
     cameras, intrinsics = [], []
     first = next(images)
     height, width = first.shape[:2]
-    predictions = (
-        stream(model, chain([first], images), cache, heads=wanted)
-        if mode == "stream"
-        else _at_once(model, np.stack([first, *images]), mode, wanted)
-    )
+    if mode != "stream":
+        predictions = _at_once(model, np.stack([first, *images]), mode, wanted)
+    else:
+        linked = wanted if submaps is None else tuple(dict.fromkeys((*wanted, "depth")))
+        predictions = stream(model, _noted(chain([first], images), seen), cache, heads=linked, submaps=submaps)
+    follower = MapFollower() if mapping.loops else None
     for index, found in enumerate(predictions):
         camera, matrix = _cameras(found.pose_encoding, height, width)
         cameras.append(np.asarray(camera, np.float64))
         intrinsics.append(np.asarray(matrix, np.float64))
         for head in heads:
             np.save(_file(folder, index, head), getattr(found, head))
-    return Predicted(np.stack(cameras), np.stack(intrinsics), tuple(fits), folder)
+        if follower is not None:
+            follower.add(seen.popleft()[None], jax.tree.map(lambda x: x[None], found))
+    cam_from_world, moves = np.stack(cameras), None
+    if follower is not None:
+        world_from_cam = inverse(cam_from_world)
+        moves = tuple(follower.finish().moves(world_from_cam))
+        corrected = [move.poses(camera) for move, camera in zip(moves, world_from_cam, strict=True)]
+        cam_from_world = inverse(np.stack(corrected))
+    return Predicted(cam_from_world, np.stack(intrinsics), tuple(fits), folder, moves)
 
 
 def _images(sequence: Sequence, size: int, fits: list[Fit]) -> Iterator[np.ndarray]:
@@ -92,6 +114,13 @@ def _images(sequence: Sequence, size: int, fits: list[Fit]) -> Iterator[np.ndarr
         image, fit = fit_image(read_image(path), size, "crop", like)
         like = (image.shape[1], image.shape[0])
         fits.append(fit)
+        yield image
+
+
+def _noted(images: Iterator[np.ndarray], seen: deque[np.ndarray]) -> Iterator[np.ndarray]:
+    """The images, each of which is also put behind those in `seen`."""
+    for image in images:
+        seen.append(image)
         yield image
 
 

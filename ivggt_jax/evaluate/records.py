@@ -130,7 +130,7 @@ def run_walks(
     if not followers:
         return records
     return [
-        replace(record, loops=follower.finish(record.found, record.truth, record.depth_scale))
+        replace(record, loops=follower.finish().loops(record.found, record.truth, record.depth_scale))
         for record, follower in zip(records, followers, strict=True)
     ]
 
