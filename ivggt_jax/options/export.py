@@ -79,7 +79,7 @@ class ExportOptions:
     dense: int = 100_000
     """Points of the fused cloud added to COLMAP's points3D, without tracks, as a dense start for splats; 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
-    """Type of depth, points and confidences in frames/*.npz; by default float32; float16 if npz was not requested."""
+    """Type of depth, points and confidences in frames/*.npz; by default float32, or float16 if nothing asked for needs them."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 100:

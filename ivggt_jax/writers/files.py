@@ -57,8 +57,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 class LineFile:
     """A text file that grows by one line a frame.
 
-    Opening it keeps the first `frames` lines after the header and drops the rest. Raises ResumeError when it has fewer,
-    WriteError when the disk is full.
+    Opening it keeps the first `frames` lines after the header, which is one line that begins with `# `, and drops the
+    rest. Raises ResumeError when it has fewer, WriteError when the disk is full.
     """
 
     def __init__(self, path: Path, frames: int, header: str = ""):
