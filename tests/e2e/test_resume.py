@@ -58,7 +58,7 @@ def recorded_frames(out: Path) -> set[int]:
     from rerun.chunk import RrdReader
 
     found: set[int] = set()
-    with warnings.catch_warnings(action="ignore"):  # that the files have no footer
+    with warnings.catch_warnings(action="ignore"):  # that a part which was killed has no footer
         for path in out.glob("recording*.rrd"):
             for chunk in RrdReader(path).stream().to_chunks():
                 if chunk.entity_path == "/world/camera":
