@@ -21,7 +21,7 @@ from ivggt_jax.inference.options import InferConfig, source_first
 from ivggt_jax.inference.parallel import check_split, split
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
 from ivggt_jax.options.export import FORMATS, WITH_TRACKS
-from ivggt_jax.runs import output_folder
+from ivggt_jax.runs import output_folder, stages
 from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
@@ -44,14 +44,13 @@ BYTES_KEPT = 12
 SHARE_OF_DISK = 0.1
 """Share of the free space that frames may take when nobody asked for them."""
 
+Load = Callable[[str, str | None], Model]
+"""Gives the model of a checkpoint, its trunk of a type."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     run_command(InferConfig, infer, source_first(arguments), "python -m ivggt_jax.infer")
-
-
-Load = Callable[[str, str | None], Model]
-"""Gives the model of a checkpoint, its trunk of a type."""
 
 
 def infer(config: InferConfig, load: Load = loading.load) -> int:
@@ -80,8 +79,8 @@ def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> in
             return 0
         unfinished = to_resume(config, out, earlier)
         config = as_begun(config, unfinished) if unfinished else config
-        say(f"loading {config.checkpoint}")
-        model = load(config.checkpoint, _precision(config)).only_heads(config.predicted)
+        with stages.stage(f"loading {config.checkpoint}", stages.loading(config.checkpoint, config.memory.precision)):
+            model = load(config.checkpoint, _precision(config)).only_heads(config.predicted)
         source.config = dataclasses.replace(source.config, size=config.source.size or model.config.image_size)
         return _infer(config, out, model, source, unfinished)
 
@@ -279,11 +278,13 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
         submaps=submaps,
         focal=None if first.camera is None or "depth" not in config.predicted else np.array([first.camera.focal]),
     )
+    state = without_network(begin) if config.split and submaps else begin()
+    words, thing = f"compiling for {width}×{height} (once for each size", stages.first_frame(state)
     if comes_again(config.source.frames):
-        say(f"compiling for {width}×{height} (once for each size and length), then the first frame")
-        return chain([first], frames), without_network(begin) if config.split and submaps else begin()
-    say(f"compiling for {width}×{height} (once for each size), before the first frame is taken")
-    compile_step(model, begin())
+        stages.announce(f"{words} and length), then the first frame", thing)
+        return chain([first], frames), state
+    with stages.stage(f"{words}), before the first frame is taken", thing):
+        compile_step(model, state)
     return islice(frames, config.source.max_frames), begin()
 
 
