@@ -13,6 +13,7 @@ COMMANDS = {
     "export": ("ivggt_jax.export", "files for other tools, from a run's saved frames"),
     "batch": ("ivggt_jax.batch.__main__", "many videos, on the processes of one machine or on a Ray cluster"),
     "convert": ("ivggt_jax.convert.__main__", "PyTorch checkpoints to this project's format and back"),
+    "push": ("ivggt_jax.push", "a trained or converted model onto the Hugging Face Hub"),
     "train": ("ivggt_jax.train.__main__", "distillation and supervised training"),
     "evaluate": ("ivggt_jax.evaluate.__main__", "how good a model is, and how well it remembers"),
     "compile": ("ivggt_jax.compile.__main__", "programs to deploy, which need JAX and nothing of this package"),

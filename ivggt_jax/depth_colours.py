@@ -8,11 +8,20 @@ COLOURS = ((20, 10, 50), (40, 60, 160), (30, 150, 170), (110, 200, 90), (250, 21
 
 def colour_depth(depth: np.ndarray, inverse_range: np.ndarray) -> np.ndarray:
     """Depth [H, W] as colours uint8 [H, W, 3]: warm is near, dark is far or unknown, linear in 1/depth over the range [2]."""
+    return colour(nearness(depth, inverse_range))
+
+
+def nearness(depth: np.ndarray, inverse_range: np.ndarray) -> np.ndarray:
+    """Where depth [...] lies in a range [2] of 1/depth, from 0, far or unknown, to 1, near; the same shape."""
     far, near = inverse_range
     with np.errstate(divide="ignore", invalid="ignore"):
-        nearness = np.nan_to_num((1 / depth - far) / (near - far), nan=0, posinf=0, neginf=0)
+        return np.clip(np.nan_to_num((1 / depth - far) / (near - far), nan=0, posinf=0, neginf=0), 0, 1)
+
+
+def colour(values: np.ndarray) -> np.ndarray:
+    """Values [...] from 0 to 1 as colours uint8 [..., 3]: dark, blue, green, warm."""
     steps = np.linspace(0, 1, len(COLOURS))
-    channels = [np.interp(nearness, steps, channel) for channel in np.transpose(COLOURS)]
+    channels = [np.interp(values, steps, channel) for channel in np.transpose(COLOURS)]
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 

@@ -17,11 +17,11 @@ from ivggt_jax.config import CacheConfig
 from ivggt_jax.export import build, move, write_records
 from ivggt_jax.inference.closing import record, say_end
 from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, same_source, to_resume
-from ivggt_jax.inference.options import DEFAULT_EXPORT, InferConfig, source_first
+from ivggt_jax.inference.options import InferConfig, source_first
 from ivggt_jax.inference.parallel import check_split, split
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
-from ivggt_jax.options.export import FORMATS
-from ivggt_jax.runs import output_folder
+from ivggt_jax.options.export import FORMATS, WITH_TRACKS
+from ivggt_jax.runs import output_folder, stages
 from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
@@ -44,14 +44,13 @@ BYTES_KEPT = 12
 SHARE_OF_DISK = 0.1
 """Share of the free space that frames may take when nobody asked for them."""
 
+Load = Callable[[str, str | None], Model]
+"""Gives the model of a checkpoint, its trunk of a type."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     run_command(InferConfig, infer, source_first(arguments), "python -m ivggt_jax.infer")
-
-
-Load = Callable[[str, str | None], Model]
-"""Gives the model of a checkpoint, its trunk of a type."""
 
 
 def infer(config: InferConfig, load: Load = loading.load) -> int:
@@ -80,8 +79,8 @@ def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> in
             return 0
         unfinished = to_resume(config, out, earlier)
         config = as_begun(config, unfinished) if unfinished else config
-        say(f"loading {config.checkpoint}")
-        model = load(config.checkpoint, _precision(config)).only_heads(config.predicted)
+        with stages.stage(f"loading {config.checkpoint}", stages.loading(config.checkpoint, config.memory.precision)):
+            model = load(config.checkpoint, _precision(config)).only_heads(config.predicted)
         source.config = dataclasses.replace(source.config, size=config.source.size or model.config.image_size)
         return _infer(config, out, model, source, unfinished)
 
@@ -111,8 +110,8 @@ def _check(config: InferConfig) -> None:
     for output in config.outputs:
         if (needed := FORMATS[output].needs) and needed not in computed:
             raise ValueError(
-                f"--export {output} needs {needed}, which --heads leaves out: add depth to --heads, or name what needs "
-                "none, as in --export tum intrinsics"
+                f"--export {output} needs {needed}, which --heads leaves out: add {'tracks' if needed == 'tracks' else 'depth'} to "
+                "--heads, or name what needs none, as in --export tum intrinsics"
             )
 
 
@@ -203,8 +202,8 @@ def _check_same(config: InferConfig, out: Path, unfinished: Unfinished, weights:
 
 def _say_notes(config: InferConfig) -> None:
     """What the user may not expect of these options."""
-    if "tracks" in config.heads and "npz" not in config.growing:
-        say("warning: tracks are predicted, but only npz writes them: add it to --export")
+    if "tracks" in config.heads and not WITH_TRACKS.intersection(config.growing):
+        say("warning: tracks are predicted, but nothing writes them: add tracks to --export")
     if note := note_on_demo(plain(for_records(config))):
         say(note)
 
@@ -241,10 +240,10 @@ def _with_frames(config: InferConfig, out: Path, length: int | None, state: Stre
         return dataclasses.replace(config, export=config.outputs)
     pixels = state.settings.height * state.settings.width
     if length is None or length * pixels * BYTES_KEPT > SHARE_OF_DISK * shutil.disk_usage(out).free:
-        say(f"frames are not kept for view and export: --export {' '.join(DEFAULT_EXPORT)} npz keeps them")
-        return dataclasses.replace(config, export=DEFAULT_EXPORT)
+        say(f"frames are not kept for view and export: --export {' '.join(config.outputs)} npz keeps them")
+        return dataclasses.replace(config, export=config.outputs)
     options = dataclasses.replace(config.options, frames_dtype=config.options.frames_dtype or "float16")
-    return dataclasses.replace(config, export=(*DEFAULT_EXPORT, "npz"), options=options)
+    return dataclasses.replace(config, export=(*config.outputs, "npz"), options=options)
 
 
 def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterator[Frame], StreamState]:
@@ -279,11 +278,13 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
         submaps=submaps,
         focal=None if first.camera is None or "depth" not in config.predicted else np.array([first.camera.focal]),
     )
+    state = without_network(begin) if config.split and submaps else begin()
+    words, thing = f"compiling for {width}×{height} (once for each size", stages.first_frame(state)
     if comes_again(config.source.frames):
-        say(f"compiling for {width}×{height} (once for each size and length), then the first frame")
-        return chain([first], frames), without_network(begin) if config.split and submaps else begin()
-    say(f"compiling for {width}×{height} (once for each size), before the first frame is taken")
-    compile_step(model, begin())
+        stages.announce(f"{words} and length), then the first frame", thing)
+        return chain([first], frames), state
+    with stages.stage(f"{words}), before the first frame is taken", thing):
+        compile_step(model, state)
     return islice(frames, config.source.max_frames), begin()
 
 

@@ -8,7 +8,9 @@ import tyro
 
 from ivggt_jax.runs.advice import saved_run
 from ivggt_jax.runs.command import run_command
+from ivggt_jax.runs.resume import read_state
 from ivggt_jax.viewer.page import View, saved_lengths
+from ivggt_jax.weights.tensor_file import CheckpointError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +32,20 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 def view(config: ViewConfig) -> int:
     """Show a run in the browser: points, cameras, every frame's image and depth. New frames appear as they are saved."""
-    saved_run(config.run)  # says what is missing where there are no frames
+    if not _begun(config.run):
+        saved_run(config.run)  # says what is missing where there are no frames
     with View(config.run, config.port, lambda: saved_lengths(config.run), config.host) as page:
         page.wait()
     return 0
+
+
+def _begun(run: Path) -> bool:
+    """Whether a run that keeps its frames goes on in the folder, or was stopped there: they may be still to come."""
+    try:
+        unfinished = read_state(run)
+    except CheckpointError:
+        return False
+    return unfinished is not None and "npz" in unfinished.options.get("export", ())
 
 
 if __name__ == "__main__":

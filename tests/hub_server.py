@@ -1,11 +1,13 @@
-"""A small stand-in for the Hugging Face Hub on loopback, with the faults that a download meets."""
+"""A small stand-in for the Hugging Face Hub on loopback, with the faults that a download meets; it takes uploads, too."""
 
+import base64
 import json
 import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -26,6 +28,11 @@ class Hub:
         """How much shorter than HEAD says a file is when it is fetched."""
         self.strange = False
         """Whether it answers like any web server, without the Hub's headers."""
+        self.commits: list[tuple[str, str, str]] = []
+        """Repository, branch and message of each commit that was made."""
+        self.private: set[str] = set()
+        self.uploads: dict[str, bytes] = {}
+        """Large files by digest."""
         self.token: str | None = None
         """Required where it is set."""
         self.url = ""
@@ -33,6 +40,11 @@ class Hub:
     def downloads(self) -> list[str | None]:
         """The ranges of all requests for a file's content."""
         return [span for method, path, span in self.requests if method == "GET" and "/resolve/" in path]
+
+
+def json_or_lines(body: bytes) -> list[dict[str, Any]]:
+    """One JSON object, or one on every line."""
+    return [json.loads(line) for line in body.splitlines() if line]
 
 
 @contextmanager
@@ -46,6 +58,58 @@ def serve() -> Iterator[Hub]:
 
         def do_GET(self) -> None:
             self.answer(body=True)
+
+        def do_POST(self) -> None:
+            self.take(json_or_lines(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def do_PUT(self) -> None:
+            hub.uploads[self.path.strip("/").split("/")[-1]] = self.rfile.read(int(self.headers["Content-Length"]))
+            self.reply({})
+
+        def take(self, said: list[dict[str, Any]]) -> None:
+            """What an upload asks in turn: a repository, a look at the card, how each file goes, and the commit."""
+            hub.requests.append((self.command, self.path, None))
+            path = self.path.partition("?")[0].strip("/")
+            if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
+                return self.refuse(401, "Unauthorized")
+            if path == "api/repos/create":
+                name = f"{said[0]['organization']}/{said[0]['name']}"
+                if name in hub.refusals:
+                    return self.refuse(*hub.refusals[name])
+                if said[0].get("private") or said[0].get("visibility") == "private":
+                    hub.private.add(name)
+                return self.reply({"url": f"{hub.url}/{name}", "name": name, "id": name})
+            if path == "api/validate-yaml":
+                return self.reply({"errors": [], "warnings": []})
+            if path.endswith(".git/info/lfs/objects/batch"):
+                where = [{"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{hub.url}/lfs/{o['oid']}"}}}
+                         for o in said[0]["objects"]]  # fmt: skip
+                return self.reply({"transfer": "basic", "objects": where})
+            _, _, owner, name, action, *branch = path.split("/")
+            if action == "branch":
+                hub.revisions.add(branch[0])
+                return self.reply({})
+            if action == "preupload":
+                ways = [{"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(".safetensors") else "regular",
+                         "shouldIgnore": False, "oid": None} for file in said[0]["files"]]  # fmt: skip
+                return self.reply({"files": ways})
+            for line in said:
+                value = line["value"]
+                if line["key"] == "file":
+                    hub.files[f"{owner}/{name}/{value['path']}"] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    hub.files[f"{owner}/{name}/{value['path']}"] = hub.uploads[value["oid"]]
+                else:
+                    hub.commits.append((f"{owner}/{name}", branch[0], value["summary"]))
+            self.reply({"commitUrl": f"{hub.url}/{owner}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+
+        def reply(self, answer: dict[str, Any]) -> None:
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -98,12 +162,7 @@ def serve() -> Iterator[Hub]:
                 "siblings": [{"rfilename": name} for name in names],
                 "cardData": {"license": "mit"},
             }
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.reply(answer)
 
         def refuse(self, status: int, code: str) -> None:
             self.send_response(status)

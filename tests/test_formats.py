@@ -1,11 +1,12 @@
 """The table of formats is whole: every name is written by somebody, of what it needs, and into just the files that it says."""
 
+import contextlib
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import get_args
 
 import pytest
-from writer_scene import ALL, result, saved
+from writer_scene import ALL, saved, tracked
 
 from ivggt_jax.export import RECORD_FILES
 from ivggt_jax.options.export import FORMATS, BuiltOutput, Output
@@ -24,14 +25,13 @@ def write(name: str, folder: Path, **changes: None) -> list[str]:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
     folder.mkdir()
-    frames = [result(index, **changes) for index in range(4)]
+    frames = [tracked(index, **changes) for index in range(4)]
     if name in EXPORTS:
         EXPORTS[name](saved(folder.parent / "run", frames), folder, ALL)
     else:
-        writers = Writers([name], folder, ALL)
-        for frame in frames:
-            writers.write(frame)
-        writers.close()
+        with contextlib.closing(Writers([name], folder, ALL)) as writers:
+            for frame in frames:
+                writers.write(frame)
     return [path.name for path in folder.iterdir()]
 
 
@@ -54,12 +54,12 @@ def test_it_writes_the_files_of_its_row_and_a_run_that_begins_anew_removes_them(
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_it_needs_what_its_row_says(name: str, tmp_path: Path) -> None:
-    """Of frames without depth and points a format is written if its row needs neither."""
-    nothing = dict.fromkeys(("depth", "depth_confidence", "points", "points_confidence"))
+    """Of frames without depth, points and tracks a format is written if its row needs neither."""
+    nothing = dict.fromkeys(("depth", "depth_confidence", "points", "points_confidence", "tracks", "visibility"))
     if FORMATS[name].needs is None:
         assert write(name, tmp_path / "out", **nothing)
     else:
-        with pytest.raises(ValueError, match="depth|points"):
+        with pytest.raises(ValueError, match="depth|points|tracks"):
             write(name, tmp_path / "out", **nothing)
 
 

@@ -18,7 +18,7 @@ FLOORS = (
     ("",),  # the package's face: what `import ivggt_jax` gives
     ("runs", "split"),
     ("convert", "viewer"),
-    ("infer", "inference", "export", "view", "doctor", "evaluate", "bench", "batch", "serve", "compile"),
+    ("infer", "inference", "export", "view", "push", "doctor", "evaluate", "bench", "batch", "serve", "compile"),
     ("train", "__main__"),
 )
 """Rooms from the ground up. A room imports those below it and, without a circle of modules, its neighbours."""

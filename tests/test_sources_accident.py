@@ -113,6 +113,7 @@ def test_a_program_streams_length_is_an_estimate(tmp_path):
 
 
 def test_an_estimate_is_called_one_and_may_be_passed(monkeypatch, capsys):
+    monkeypatch.setattr("ivggt_jax.runs.progress.first_frame", lambda state: None)  # of a state that is made up here
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
 
     class Settings:

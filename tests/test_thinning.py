@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from writer_scene import HEIGHT, WIDTH, result
 
-from ivggt_jax.viewer.drawn import MOST_EACH, MOST_FRAMES, MOST_POINTS, Thinned
+from ivggt_jax.writers.drawn import MOST_EACH, MOST_FRAMES, MOST_POINTS, Thinned
 
 
 def read(thinned: Thinned, item) -> None:
@@ -71,7 +71,7 @@ def test_points_are_the_frames_own_and_the_confident_ones_are_chosen_by_percenti
     chosen = np.array([place[tuple(point)] for point in drawn.points])
     np.testing.assert_array_equal(drawn.colours, item.frame.image.reshape(-1, 3)[chosen])
     assert mask.ravel()[chosen].all()
-    kept, _ = drawn.confident(75)
+    kept = drawn.points[drawn.percentile >= 75]
     assert len(kept) == pytest.approx(len(chosen) / 4, rel=0.05)
     values = confidence.ravel()[chosen]
     assert values[drawn.percentile >= 75].min() >= values[drawn.percentile < 75].max()
@@ -82,7 +82,8 @@ def test_equal_confidences_are_shown_together_and_few_points_are_a_fair_sample()
     thinned.grow(MOST_FRAMES)
     item = result(0)
     thinned.add(0, dataclasses.replace(item, points_confidence=np.ones((HEIGHT, WIDTH), np.float32)))
-    points, _ = thinned.frames[0].confident(99)
+    frame = thinned.frames[0]
+    points = frame.points[frame.percentile >= 99]
     assert len(points) == thinned.each == MOST_POINTS // MOST_FRAMES
     np.testing.assert_allclose(points.mean(axis=0), item.points.mean(axis=(0, 1)), atol=0.15)
 

@@ -1,16 +1,12 @@
 """Exports built from saved frames: read by their own tools, and checked by reprojection to the original pixels."""
 
-import base64
 import dataclasses
 import json
-import re
 import struct
 import tracemalloc
 
-import msgspec.msgpack
 import numpy as np
 import pytest
-import zstandard
 from PIL import Image  # before pycolmap: the zlib in pycolmap breaks Pillow's when it is loaded first
 from scipy.spatial.transform import Rotation
 from writer_scene import (
@@ -32,7 +28,6 @@ from writer_scene import (
 from ivggt_jax.writers.colmap import export_colmap
 from ivggt_jax.writers.exports import EXPORTS
 from ivggt_jax.writers.glb import export_glb
-from ivggt_jax.writers.html import export_html
 from ivggt_jax.writers.nerfstudio import export_nerfstudio
 from ivggt_jax.writers.saved_run import SavedRun, read_result
 from ivggt_jax.writers.tracks import TOLERANCE, project
@@ -376,56 +371,11 @@ def test_glb_has_the_points_and_true_pyramids_in_opengl_axes(tmp_path):
         np.testing.assert_allclose(project(item, pyramid[1:])[0], corners, atol=0.01)
 
 
-def test_html_is_one_file_with_the_whole_scene(tmp_path):
-    run = saved(tmp_path, [result(index) for index in range(3)])
-    export_html(run, tmp_path, ALL)
-    page = (tmp_path / "scene.html").read_text()
-    assert page.count("__VISER_EMBED_DATA__=") == 1
-    assert "<script src=" not in page and '<link rel="stylesheet"' not in page
-    assert len(page) > len(run.cloud(ALL)) * 4
-
-
-def test_the_html_holds_the_true_cloud_and_cameras(tmp_path):
-    """Read as the page does: base64, Zstandard, the length of the messages, the messages, arrays at multiples of 8."""
-    run = saved(tmp_path, [result(index) for index in range(3)])
-    export_html(run, tmp_path, dataclasses.replace(ALL, voxel=0.01))
-    embedded = re.search(r'__VISER_EMBED_DATA__="([^"]+)"', (tmp_path / "scene.html").read_text())[1]
-    data = zstandard.ZstdDecompressor().decompressobj().decompress(base64.b64decode(embedded)[8:])
-    end = 8 + int.from_bytes(data[:8], "little")
-    scene = msgspec.msgpack.decode(data[8:end])
-    starts = []
-    for size in scene["binaryBufferLengths"]:
-        starts.append(-(-end // 8) * 8)
-        end = starts[-1] + size
-    nodes = {
-        m["name"]: m for _, m in scene["messages"] if m.get("type", "").startswith(("PointCloud", "CameraFrustum"))
-    }
-    place = nodes["/points"]["props"]["points"]["__binary_index"]
-    size = scene["binaryBufferLengths"][place]
-    points = np.frombuffer(data, np.float32, size // 4, starts[place]).reshape(-1, 3)
-    assert len(points) > 5000
-    assert_on_walls(points, 0.02)
-    (look_at,) = [m["look_at"] for _, m in scene["messages"] if m.get("type") == "SetCameraLookAtMessage"]
-    np.testing.assert_allclose(look_at, np.median(points, axis=0), atol=1e-6)
-    # A camera that is not told its place stands at the origin, unturned.
-    poses = {m["name"]: m["position"] for _, m in scene["messages"] if m.get("type") == "SetPositionMessage"}
-    turns = {m["name"]: m["wxyz"] for _, m in scene["messages"] if m.get("type") == "SetOrientationMessage"}
-    assert {f"/cameras/{index:06d}" for index in (1, 2)} <= poses.keys() & turns.keys()
-    for item in run:
-        name = f"/cameras/{item.frame.index:06d}"
-        rotation = Rotation.from_quat(turns.get(name, (1, 0, 0, 0)), scalar_first=True).as_matrix()
-        found = np.column_stack((rotation, poses.get(name, (0, 0, 0))))
-        np.testing.assert_allclose(found, camera(item.frame.index), atol=1e-9)
-        # Half the image's height lies at the field of view's edge.
-        focal = HEIGHT / 2 / np.tan(nodes[name]["props"]["fov"] / 2)
-        np.testing.assert_allclose(focal, item.intrinsics[1, 1], atol=1e-6)
-
-
 def test_exports_come_out_the_same_twice(tmp_path):
     run = saved(tmp_path, [result(index) for index in range(4)])
     files = []
     for _ in range(2):
-        for name in sorted(set(EXPORTS) - {"html"}):
+        for name in EXPORTS:
             EXPORTS[name](SavedRun(tmp_path), tmp_path, ALL)
         files.append({path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()})
     assert len(run) == 4

@@ -4,6 +4,7 @@ Everything is known in closed form: the cameras, the depth of every pixel, and w
 image. Rays are the project's: through pixel (u, v) goes ((u − W/2)/fx, (v − H/2)/fy, 1).
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.writers import ExportOptions, Writers
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun
+from ivggt_jax.writers.tracks import project
 
 ALL = ExportOptions(confidence=0)
 HEIGHT, WIDTH = 112, 168
@@ -66,6 +68,16 @@ def result(index: int, fit: Fit = FITS["resized"], **changes) -> Result:
         "points_confidence": (1 + np.cos(u / 9.0) ** 2).astype(np.float32),
     }
     return Result(**fields | changes)
+
+
+def tracked(index: int, fit: Fit = FITS["resized"], **changes) -> Result:
+    """Frame `index` with exact tracks of 42 points of frame 0; those outside of the image are hidden."""
+    points, _ = known_pixels(result(0, fit))
+    item = result(index, fit)
+    pixels, _ = project(item, points)
+    seen = ((pixels >= 0) & (pixels <= (WIDTH - 1, HEIGHT - 1))).all(axis=-1)
+    tracks = {"tracks": pixels.astype(np.float32), "visibility": seen.astype(np.float32)}
+    return dataclasses.replace(item, **tracks | changes)
 
 
 def invert(transform: np.ndarray) -> np.ndarray:

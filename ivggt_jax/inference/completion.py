@@ -13,6 +13,7 @@ from ivggt_jax.doctor import DoctorConfig
 from ivggt_jax.evaluate.__main__ import Command as Measurement
 from ivggt_jax.export import ExportConfig
 from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.push import PushConfig
 from ivggt_jax.serve.options import ServeConfig
 from ivggt_jax.view import ViewConfig
 
@@ -36,6 +37,7 @@ class _Program(InferConfig):
         | Annotated[ExportConfig, subcommand("export")]
         | Annotated[BatchConfig, subcommand("batch")]
         | Annotated[Convert, subcommand("convert")]
+        | Annotated[PushConfig, subcommand("push")]
         | Annotated[_Train, subcommand("train")]
         | Annotated[_Evaluate, subcommand("evaluate")]
         | Annotated[BenchConfig, subcommand("bench")]

@@ -67,7 +67,7 @@ class InferConfig:
     split: int | None = None
     """Share a long video or folder out among so many processes, submap by submap; the results are the same (docs/fleet.md)."""
     export: tuple[Output, ...] = ()
-    """What to write; by default tum, intrinsics, ply and, if there is room, the frames (npz), which colmap and others need."""
+    """What to write; by default tum, intrinsics, ply, tracks if predicted, and if there is room frames (npz), which others need."""
     heads: tuple[HeadName, ...] = ("camera", "depth")
     """What to predict, camera always; tracks follow a grid of points from the first frame."""
     points_from: Literal["depth", "head"] = "depth"
@@ -98,7 +98,7 @@ class InferConfig:
     @property
     def outputs(self) -> tuple[Output, ...]:
         """What to write."""
-        return self.export or DEFAULT_EXPORT
+        return self.export or (*DEFAULT_EXPORT, *(("tracks",) if "tracks" in self.heads else ()))
 
     @property
     def growing(self) -> tuple[str, ...]:

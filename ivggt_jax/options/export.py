@@ -6,7 +6,7 @@ from typing import Literal
 
 BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
 """What is built from all saved frames."""
-MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd", "mcap", BuiltOutput]
+MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "tracks", "video", "rrd", "mcap", BuiltOutput]
 """What can be made of saved frames."""
 Output = Literal["npz", MadeOutput]
 """What a run can write: the saved frames themselves, too."""
@@ -18,7 +18,7 @@ class Format:
 
     files: tuple[str, ...]
     """What it writes into the top of the output folder, as patterns; a run that begins anew removes this and nothing else."""
-    needs: Literal["depth", "points"] | None = None
+    needs: Literal["depth", "points", "tracks"] | None = None
     """The prediction that it is made of, where not every run has it."""
     reading: str | None = None
     """How to read the first of the files, for people and programs: `run.json` repeats it."""
@@ -39,6 +39,11 @@ FORMATS: dict[Output, Format] = {
     ),
     "ply": Format(files=("points.ply",), needs="points"),
     "depth": Format(files=("depth",), needs="depth"),
+    "tracks": Format(
+        files=("tracks.txt",),
+        needs="tracks",
+        reading="pixels of the original images; pixel (0, 0) is the centre of the first pixel; visibility from 0 to 1",
+    ),
     "video": Format(files=("video.mp4",), needs="depth"),
     "rrd": Format(files=("recording*.rrd",)),
     "mcap": Format(files=("recording.mcap",)),
@@ -56,6 +61,9 @@ FORMATS: dict[Output, Format] = {
     "html": Format(files=("scene.html",), needs="points"),
 }
 """Every name. What a run checks, removes and says in `run.json` follows from here."""
+
+WITH_TRACKS = {"tracks", "npz", "video", "rrd"}
+"""Formats that hold tracks, or show them."""
 
 
 @dataclass(frozen=True, kw_only=True)

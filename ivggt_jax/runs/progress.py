@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ivggt_jax.runs.command import say
+from ivggt_jax.runs.stages import first_frame, took
 from ivggt_jax.streaming.state import StreamState
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -35,8 +36,10 @@ class Progress:
         self._latencies: deque[float] = deque(maxlen=KEPT_TIMES)
         self._count = begin
         self._live = live
+        self._first = None if live else first_frame(state)  # a live source's is compiled before
         self._begun = time.perf_counter()
         self._last: float | None = None
+        self._waiting = True
         self._line = self._begun
         budget = state.settings.cache.total_budget
         self._room = budget or state.settings.slots * state.settings.model.depth
@@ -49,7 +52,10 @@ class Progress:
             self._latencies.append(1000 * (time.time() - taken))
         if self._last is not None:  # The first one compiles.
             self._times.extend([1000 * (now - self._last) / frames] * frames)
-        elif not self._times:
+        elif self._waiting:  # not after a pause
+            self._waiting = False
+            if self._first is not None:
+                took(self._first, now - self._begun)
             say(f"the first frame is done, after {now - self._begun:.1f} s")
             self._line = now
         self._last = now

@@ -4,32 +4,35 @@ import contextlib
 import io
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import viser
-from PIL import Image
+from scipy.spatial.transform import Rotation
 
-from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
+from ivggt_jax.depth_colours import colour, colour_depth, inverse_depth_range
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, read_correction
 from ivggt_jax.runs.resume import read_state
-from ivggt_jax.viewer.drawn import Thinned
+from ivggt_jax.viewer.controls import Controls
+from ivggt_jax.viewer.full_size import FullSize, large, with_tracks
 from ivggt_jax.writers import Result, read_run_json
+from ivggt_jax.writers.drawn import DrawnFrame, Thinned
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.frusta import first_look, frustum_corners, frustum_depth
 from ivggt_jax.writers.fusion import automatic_voxel
 from ivggt_jax.writers.run_json import recorded
 from ivggt_jax.writers.saved_run import Move, moved, read_result
+from ivggt_jax.writers.trails import LENGTH
 
 EDGES = np.array(((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)))
 """Edges of a camera's pyramid; corner 0 is the camera."""
-MOST_PYRAMIDS = 20
-"""Cameras drawn along the path."""
-PICTURE = 240
-"""Longest side in pixels of the pictures beside the scene."""
+MOST_CAMERAS = 10
+"""Cameras drawn along the path: more would hide each other."""
+SECONDS_BETWEEN_PLAYED = 0.1
+"""At least; pictures and cameras are sent to every page."""
 SECONDS_BETWEEN_LOOKS = 1.0
 """At the folder."""
 LISTING_SHARE = 0.02
@@ -46,6 +49,7 @@ class View:
     def __init__(self, run: Path, port: int, lengths: Callable[[], np.ndarray | None], host: str = "127.0.0.1"):
         """lengths: gives the live tokens of each layer, [layer], or None where they are not known."""
         self._folder, self._lengths = run / "frames", lengths
+        self._full_size = FullSize(run)
         self._thinned = Thinned()
         self._nodes: dict[int, Any] = {}
         self._drawn: dict[str, object] = {}
@@ -59,9 +63,10 @@ class View:
         with _quiet():
             self._server = viser.ViserServer(host=host, port=port, label=f"ivggt_jax · {run.name}", verbose=False)
         self._server.scene.set_up_direction("-y")
-        self._server.gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
-        self._add_controls(run)
         self._changed, self._closing = threading.Event(), False
+        self._controls = Controls(self._server.gui, run.name, self._changed.set, self._enlarge)
+        self._cameras: dict[int, Any] = {}
+        self._range: np.ndarray | None = None
         self._thread = threading.Thread(target=self._follow, name="view", daemon=True)
 
     @property
@@ -88,28 +93,13 @@ class View:
         with _quiet():
             self._server.stop()
 
-    def _add_controls(self, run: Path) -> None:
-        gui = self._server.gui
-        self._title = gui.add_markdown(f"**{run.name}**")
-        self._time = gui.add_slider(
-            "frame", 0, 1, 1, 0, hint="shows the points up to here; at the end it follows the run"
-        )
-        self._alone = gui.add_checkbox("this frame's points only", False)
-        self._confidence = gui.add_slider("confidence", 0, 99, 1, 50, hint="percentile of a frame's own confidences")
-        self._point_size = gui.add_slider("point size", 0.2, 5.0, 0.1, 1.0)
-        self._cameras = gui.add_checkbox("cameras", True)
-        blank = np.full((2, 2, 3), 255, np.uint8)
-        self._image, self._depth = gui.add_image(blank, label="image"), gui.add_image(blank, label="depth")
-        with gui.add_folder("tokens kept by layer"):
-            self._cache = gui.add_html("")
-        for control in (self._time, self._alone, self._confidence, self._point_size, self._cameras):
-            control.on_update(lambda _: self._changed.set())
-
     def _follow(self) -> None:
         """The thread: everything is drawn here, so that nothing is drawn twice at once."""
         while not self._closing:
             busy = self._look()
             self._answer()
+            if self._controls.playing:
+                busy = self._play()
             self._changed.wait(0 if busy else SECONDS_BETWEEN_LOOKS)
             self._changed.clear()
 
@@ -124,13 +114,10 @@ class View:
             self._begin_again()
         if count == 0:
             return False
-        at_end = self._time.value >= self._thinned.count - 1
+        at_end = self._controls.frame >= self._thinned.count - 1 and not self._controls.playing
         if self._thinned.grow(count):
             self._draw_all()
-        if count > 1:
-            self._time.max = count - 1
-            if at_end:
-                self._time.value = count - 1  # type: ignore[misc]
+        self._controls.grow(count, follow=at_end)
         before = len(self._thinned.frames)
         missing = [position for position in self._thinned.missing() if position not in self._damaged]
         end = time.perf_counter() + SECONDS_OF_DRAWING
@@ -148,11 +135,9 @@ class View:
                 return False
         if len(self._thinned.frames) > before:
             self._draw_path()
-        shown = len(self._thinned.frames)
-        self._title.content = f"**{self._folder.parent.name}**: {count} frames, {shown} of them drawn"
-        self._update(
-            "cache", None if (lengths := self._lengths()) is None else tuple(map(int, lengths)), self._draw_cache
-        )
+        self._controls.say(count, len(self._thinned.frames))
+        if (lengths := self._lengths()) is not None and self._update("cache", told := tuple(map(int, lengths))):
+            self._controls.show_cache(told)
         return bool(missing)
 
     def _map_changed(self) -> bool:
@@ -172,9 +157,12 @@ class View:
 
     def _begin_again(self) -> None:
         """What is drawn is an earlier run's, or not in the corrected map."""
-        self._thinned = Thinned()
+        self._thinned, self._range = Thinned(), None
         self._damaged.clear()
         self._drawn.clear()
+        for node in self._cameras.values():
+            node.remove()
+        self._cameras.clear()
         self._draw_all()
 
     def _read(self, position: int) -> Result | None:
@@ -189,33 +177,39 @@ class View:
         """Bring the scene to where the controls are."""
         if not self._paths:
             return
-        now = min(int(self._time.value), len(self._paths) - 1)
-        if self._update("confidence", self._confidence.value):
+        chosen = self._controls
+        now = min(chosen.frame, len(self._paths) - 1)
+        if self._update("points", (chosen.confidence, chosen.colour)):
             self._draw_all()
-        if self._update("size", self._point_size.value):
+        if self._update("size", chosen.point_size):
             for node in self._nodes.values():
-                node.point_size = self._base * self._point_size.value
-        if self._update("cameras", self._cameras.value):
+                node.point_size = self._base * chosen.point_size
+        if self._update("cameras", chosen.cameras):
             self._draw_path()
-        if self._update("visible", (now, self._alone.value)):
+        if self._update("visible", (now, chosen.alone)):
             for position, node in self._nodes.items():
                 node.visible = self._is_visible(position)
-        if self._update("now", (now, self._size)) and (result := self._read(now)):
-            self._show_frame(result)
+        if self._update("now", (now, self._size, chosen.follow)) and (result := self._read(now)):
+            self._show_frame(now, result)
 
-    def _update(self, name: str, value: object, draw: Callable[[Any], None] | None = None) -> bool:
-        """Whether a value is another than the one drawn last; it is drawn then."""
-        if self._drawn.get(name) == value:
+    def _play(self) -> bool:
+        """Go on to the next frame after a while, or stop after the last. Returns whether there is more."""
+        time.sleep(SECONDS_BETWEEN_PLAYED)
+        if self._controls.frame >= len(self._paths) - 1:
+            self._controls.play(False)
             return False
-        self._drawn[name] = value
-        if draw:
-            draw(value)
+        self._controls.go(self._controls.frame + 1)
         return True
+
+    def _update(self, name: str, value: object) -> bool:
+        """Whether a value is another than the one drawn last; it is remembered then."""
+        changed = self._drawn.get(name) != value
+        self._drawn[name] = value
+        return changed
 
     def _is_visible(self, position: int) -> bool:
         """Points up to the chosen frame, or of the drawn frame just before it alone."""
-        now = int(self._time.value)
-        return 0 <= now - position < (self._thinned.stride if self._alone.value else np.inf)
+        return 0 <= self._controls.frame - position < (self._thinned.stride if self._controls.alone else np.inf)
 
     def _draw_all(self) -> None:
         for position in list(self._nodes):
@@ -226,40 +220,88 @@ class View:
 
     def _draw(self, position: int) -> None:
         """One frame's points."""
-        points, colours = self._thinned.frames[position].confident(self._confidence.value)
+        frame = self._thinned.frames[position]
+        keep = frame.percentile >= self._controls.confidence
         self._nodes[position] = self._server.scene.add_point_cloud(
             f"/points/{position:06d}",
-            points,
-            colours,
-            point_size=self._base * self._point_size.value,
+            frame.points[keep],
+            self._colours(frame)[keep],
+            point_size=self._base * self._controls.point_size,
             visible=self._is_visible(position),
             precision="float32",
         )
 
+    def _colours(self, frame: DrawnFrame) -> np.ndarray:
+        """Colours uint8 [N, 3] of a frame's points; depths of all frames share a range, the first one's."""
+        if self._controls.colour == "depth":
+            if self._range is None:
+                self._range = inverse_depth_range(frame.depth, None)
+            return colour_depth(frame.depth, self._range)
+        return colour(frame.percentile / 100) if self._controls.colour == "confidence" else frame.colours
+
     def _draw_path(self) -> None:
-        """The path through the drawn frames, and some of their cameras."""
-        frames = [self._thinned.frames[position] for position in sorted(self._thinned.frames)]
-        if not frames:
+        """The path through the drawn frames, and some of their cameras, which can be clicked on."""
+        places = sorted(self._thinned.frames)
+        if not places:
             return
-        positions = np.stack([frame.pyramid[0] for frame in frames])
-        lines = [np.stack((positions[:-1], positions[1:]), axis=1)]
-        if self._cameras.value:
-            lines += [self._pyramid(frame.pyramid) for frame in frames[:: -(-len(frames) // MOST_PYRAMIDS)]]
-        segments = np.concatenate(lines)
-        if len(segments):
+        positions = np.stack([self._thinned.frames[position].pyramid[0] for position in places])
+        if len(places) > 1:
+            segments = np.stack((positions[:-1], positions[1:]), axis=1)
             self._server.scene.add_line_segments("/path", segments, PATH, thickness=self._size / 40)
+        wanted = places[:: -(-len(places) // MOST_CAMERAS)] if self._controls.cameras else []
+        for position in self._cameras.keys() - set(wanted):
+            self._cameras.pop(position).remove()
+        for position in wanted:
+            if position not in self._cameras:
+                self._cameras[position] = self._draw_camera(position)
 
-    def _show_frame(self, result: Result) -> None:
-        """The chosen frame's image, depth and camera."""
-        self._image.image = _small(result.frame.image)
-        if result.depth is not None:
-            self._depth.image = _small(colour_depth(result.depth, inverse_depth_range(result.depth, None)))
-        segments = self._pyramid(frustum_corners(result, 1.0), 2.0)
-        self._server.scene.add_line_segments("/now", segments, NOW, thickness=self._size / 20)
+    def _draw_camera(self, position: int) -> Any:
+        """A camera of the path: a click on it chooses its frame."""
+        tip, *corners = self._thinned.frames[position].pyramid
+        pose, middle = _turn(corners), np.mean(corners, axis=0) - tip
+        across, down = (np.linalg.norm(np.subtract(corners[other], corners[0])) for other in (1, 3))
+        node = self._server.scene.add_camera_frustum(
+            f"/cameras/{position:06d}",
+            fov=float(2 * np.arctan(down / 2 / np.linalg.norm(middle))),
+            aspect=float(across / down),
+            scale=self._size / 2,
+            thickness=self._size / 60,
+            color=PATH,
+            wxyz=Rotation.from_matrix(pose).as_quat(scalar_first=True),
+            position=tip,
+        )
+        node.on_click(lambda _: self._controls.go(position))
+        return node
 
-    def _pyramid(self, corners: np.ndarray, size: float = 1.0) -> np.ndarray:
-        """Lines [8, 2, 3] of a camera whose image lies at the scene's usual depth times `size`."""
-        return (corners[0] + self._size * size * (corners - corners[0]))[EDGES]
+    def _show_frame(self, now: int, result: Result) -> None:
+        """The chosen frame's image with its tracks, depth and camera."""
+        depth = None if result.depth is None else colour_depth(result.depth, inverse_depth_range(result.depth, None))
+        with contextlib.suppress(OSError, ValueError):  # of a frame before, damaged or just removed
+            self._controls.show(with_tracks(result, self._paths[max(0, now - LENGTH) : now]), depth)
+        corners = frustum_corners(result, 1.0)
+        segments = self._pyramid(corners)
+        self._server.scene.add_line_segments("/now", segments, NOW, thickness=self._size / 40)
+        if self._controls.follow:
+            right, down, forward = _turn(corners[1:]).T
+            for client in self._server.get_clients().values():
+                with client.atomic():
+                    client.camera.up_direction = -down
+                    client.camera.position = corners[0] - 4 * self._size * forward
+                    client.camera.look_at = corners[0] + 4 * self._size * forward
+
+    def _enlarge(self, event: viser.GuiEvent[Any]) -> None:
+        """Show the page that asks the chosen frame's picture as large as its source has it."""
+        now = min(self._controls.frame, len(self._paths) - 1)
+        if event.client is None or now < 0 or (result := self._read(now)) is None:
+            return
+        gui = event.client.gui
+        with gui.add_modal(result.frame.name) as window:
+            gui.add_html(large(self._full_size.picture(result)))
+            gui.add_button("close").on_click(lambda _: window.close())
+
+    def _pyramid(self, corners: np.ndarray) -> np.ndarray:
+        """Lines [8, 2, 3] of a camera whose image lies at the scene's usual depth."""
+        return (corners[0] + self._size * (corners - corners[0]))[EDGES]
 
     def _measure(self, result: Result, points: np.ndarray) -> None:
         """Sizes of things, and where to look from, by what the first frame sees."""
@@ -267,23 +309,15 @@ class View:
             return
         self._base = 2 * automatic_voxel(points)
         self._size = 2 * frustum_depth(points)
+        for node in self._cameras.values():  # drawn in another size
+            node.remove()
+        self._cameras.clear()
         position, middle = first_look(points, result)
         # The first is for pages to come; those that are open stay where they are unless they are moved.
         open_pages = self._server.get_clients().values()
         cameras: list[Any] = [self._server.initial_camera, *(client.camera for client in open_pages)]
         for camera in cameras:
             camera.position, camera.look_at = position, middle
-
-    def _draw_cache(self, lengths: tuple[int, ...] | None) -> None:
-        if lengths is None:
-            return
-        most = max(*lengths, 1)
-        rows = "".join(
-            f'<div style="display:flex;font-size:10px;line-height:1.2"><span style="width:2em">{layer}</span>'
-            f'<span style="width:{70 * length / most:.0f}%;background:#1e5adc"></span>&nbsp;{length:,}</div>'
-            for layer, length in enumerate(lengths)
-        )
-        self._cache.content = f'<div style="margin:0 1em">{rows}</div>'
 
 
 def saved_lengths(run: Path) -> np.ndarray | None:
@@ -298,13 +332,13 @@ def saved_lengths(run: Path) -> np.ndarray | None:
         return None
 
 
+def _turn(corners: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """A camera's axes in the world, in columns: right, down, forward [3, 3], by its image's corners from the top left clockwise."""
+    right, down = (np.subtract(corners[other], corners[0]) for other in (1, 3))
+    right, down = right / np.linalg.norm(right), down / np.linalg.norm(down)
+    return np.column_stack((right, down, np.cross(right, down)))
+
+
 def _quiet() -> "contextlib.redirect_stdout[Any]":
     """Where viser announces itself in its own words."""
     return contextlib.redirect_stdout(io.StringIO())
-
-
-def _small(image: np.ndarray) -> np.ndarray:
-    """The picture, no larger than is shown."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((PICTURE, PICTURE))
-    return np.asarray(picture)

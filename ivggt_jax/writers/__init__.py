@@ -21,6 +21,7 @@ from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.rrd import RrdWriter
 from ivggt_jax.writers.run_json import read_run_json, write_run_json
 from ivggt_jax.writers.submaps import SubmapsWriter
+from ivggt_jax.writers.track_file import TracksWriter
 from ivggt_jax.writers.tum import TumWriter
 from ivggt_jax.writers.video import VideoWriter
 from ivggt_jax.writers.writer import Writer
@@ -46,6 +47,7 @@ WRITERS: dict[str, type[Writer]] = {
         NpzWriter,
         PlyWriter,
         DepthWriter,
+        TracksWriter,
         VideoWriter,
         RrdWriter,
         McapWriter,

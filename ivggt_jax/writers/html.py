@@ -1,28 +1,34 @@
-"""`scene.html`: the fused cloud, the path and the cameras in one file that opens offline in any browser (viser)."""
+"""`scene.html`: cloud, path, cameras and pictures over time, in one file that opens offline in any browser (WebGL 2).
 
-import contextlib
+The page is `scene.html` beside this module, with two blocks of data filled in: what it says of the scene, as JSON, and the
+points, compressed (zlib) and in base64: all positions as float32 [N, 3], little-endian, then of each point red, green, blue and
+percentile of confidence, uint8 [N, 4], then nearness in its own camera, uint8 [N]. Points are in the order of their frames.
+"""
+
+import base64
 import io
+import json
+import zlib
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import viser
 from PIL import Image
-from scipy.spatial.transform import Rotation
 
+from ivggt_jax.depth_colours import COLOURS, inverse_depth_range, nearness
+from ivggt_jax.writers.drawn import MOST_POINTS, Thinned
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.frusta import drawn_cameras, first_look, frustum_depth
-from ivggt_jax.writers.fusion import VoxelGrid
+from ivggt_jax.writers.frusta import first_look, frustum_depth
+from ivggt_jax.writers.fusion import automatic_voxel
+from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun
-from ivggt_jax.writers.writer import ExportOptions
+from ivggt_jax.writers.writer import ExportOptions, required
 
-MOST_POINTS = 1_000_000
-"""More would make a browser slow; the cubes double until there are no more."""
-MOST_CAMERAS = 20
-"""More would hide each other."""
-COLOUR = (220, 60, 30)
-"""Colour of the path and the cameras."""
-THUMBNAIL = 96
-"""Longer side in pixels of the pictures in the cameras."""
+PICTURE = 256
+"""Longest side in pixels of the frames' pictures."""
+QUALITY = 80
+"""Of their JPEG."""
 
 
 def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
@@ -30,45 +36,54 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
 
     Raises ValueError when no pixel makes a point, WriteError when the disk is full.
     """
-    grid = VoxelGrid(run.cloud(options).voxel, min(MOST_POINTS, options.max_points))
-    grid.add(*run.cloud(options).cloud())
-    # viser has no scene without a server; this one listens on this machine only, and only while the file is made.
-    # What it prints about itself is of no use here.
-    with contextlib.redirect_stdout(io.StringIO()):
-        server = viser.ViserServer(host="127.0.0.1", port=0, verbose=False)
-        try:
-            _fill(server.scene, run, grid)
-            camera = server.initial_camera
-            camera.position, camera.look_at = first_look(grid.cloud()[0], run.camera(0))
-            page = server.get_scene_serializer().as_html()
-        finally:
-            server.stop()
-    with replacing(out / "scene.html") as file:
-        file.write(page.encode())
-
-
-def _fill(scene: viser.SceneApi, run: SavedRun, grid: VoxelGrid) -> None:
-    """Adds the cloud, the path and the cameras."""
-    points, colours = grid.cloud()
-    assert grid.voxel is not None
-    scene.set_up_direction("-y")
-    scene.add_point_cloud("/points", points, colours, point_size=grid.voxel, precision="float32")
-    positions = np.stack([camera.world_from_cam[:, 3] for camera in run.cameras()])
-    size = frustum_depth(points)
-    if len(positions) > 1:
-        segments = np.stack((positions[:-1], positions[1:]), axis=1)
-        scene.add_line_segments("/path", segments, COLOUR, thickness=size / 20)
-    for result in drawn_cameras(run, MOST_CAMERAS):
-        pose, image = result.world_from_cam, Image.fromarray(result.frame.image)
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        height, width = result.frame.image.shape[:2]
-        scene.add_camera_frustum(
-            f"/cameras/{result.frame.index:06d}",
-            fov=2 * np.arctan(height / 2 / result.intrinsics[1, 1]),
-            aspect=width / height * result.intrinsics[1, 1] / result.intrinsics[0, 0],
-            scale=size,
-            color=COLOUR,
-            image=np.asarray(image),
-            wxyz=Rotation.from_matrix(pose[:, :3]).as_quat(scalar_first=True),
-            position=pose[:, 3],
+    thinned = Thinned(options, each=MOST_POINTS)
+    thinned.grow(len(run))
+    frames: list[dict[str, Any]] = []
+    count = 0
+    for position in range(0, len(run), thinned.stride):
+        result = run[position]
+        required(result.points, "scene.html", "depth or points")
+        thinned.add(position, result)
+        frames.append(_described(result, count, thinned.frames[position].pyramid))
+        count += len(thinned.frames[position].points)
+    if count == 0:
+        raise ValueError(
+            f"scene.html would have no points: no pixel of {len(frames)} frames is finite and in the masks"
         )
+    drawn = list(thinned.frames.values())
+    points, depth = np.concatenate([frame.points for frame in drawn]), np.concatenate([frame.depth for frame in drawn])
+    steps = np.rint(255 * nearness(depth, inverse_depth_range(depth, None)))
+    looks = [np.column_stack((frame.colours, frame.percentile)) for frame in drawn]
+    arrays = (points.astype("<f4"), np.concatenate(looks).astype(np.uint8), steps.astype(np.uint8))
+    eye, middle = first_look(points, run.camera(0))
+    scene = {
+        "name": run.out.resolve().name,
+        "points": count,
+        "size": options.voxel or 2 * automatic_voxel(points),
+        "camera": frustum_depth(points),
+        "confidence": options.confidence,
+        "ramp": COLOURS,
+        "eye": eye.tolist(),
+        "middle": middle.tolist(),
+        "frames": frames,
+    }
+    page = (files("ivggt_jax") / "writers/scene.html").read_text(encoding="utf-8")
+    words = json.dumps(scene, ensure_ascii=False).replace("<", "\\u003c")  # of names: no element may begin there
+    packed = base64.b64encode(zlib.compress(b"".join(array.tobytes() for array in arrays))).decode()
+    with replacing(out / "scene.html") as file:
+        file.write(page.replace("@SCENE@", words).replace("@POINTS@", packed).encode())
+
+
+def _described(result: Result, first: int, pyramid: np.ndarray) -> dict[str, Any]:
+    """What the page knows of a frame: first, the number of its first point; pyramid [5, 3], the camera and corners at depth 1."""
+    picture, jpeg = Image.fromarray(result.frame.image), io.BytesIO()
+    picture.thumbnail((PICTURE, PICTURE))
+    picture.save(jpeg, "JPEG", quality=QUALITY)
+    return {
+        "name": result.frame.name,
+        "index": result.frame.index,
+        "time": result.frame.timestamp,
+        "first": first,
+        "pyramid": np.round(pyramid, 6).tolist(),
+        "picture": base64.b64encode(jpeg.getvalue()).decode(),
+    }

@@ -45,3 +45,10 @@ class Result:
     def original_intrinsics(self) -> np.ndarray:
         """float64 [3, 3], in pixels of the original image, pixel = integer index: resize, crop and padding undone."""
         return self.frame.fit.intrinsics_to_original(self.intrinsics)
+
+    def to_original(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels [N, 2] of the model's input in the original image, pixel = integer index: there a calibrated lens distorts."""
+        if self.frame.camera is not None:
+            height, width, _ = self.frame.image.shape
+            return self.frame.camera.to_original(pixels, height, width)
+        return (pixels + 0.5 - self.frame.fit.offset) / self.frame.fit.scale - 0.5

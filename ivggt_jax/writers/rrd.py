@@ -1,20 +1,34 @@
-"""`recording.rrd`: camera, image and depth over time, for the Rerun viewer (extra `rerun`).
+"""`recording.rrd`: camera, image, depth and tracks over time, the cloud and the path so far, for the Rerun viewer (extra `rerun`).
+
+Every frame brings some of its points and a piece of the path; the blueprint, which comes with the file, shows all of them
+up to the time that is looked at. The file's footer, by which viewers find their way in it, lists every chunk; until the run ends
+that list is in memory, about 4 kB a frame.
 
 A Rerun file cannot be cut, so a resumed run goes on in a second file, `recording-000120.rrd` after 120 frames, of the
-same recording: opened together (`rerun recording*.rrd`) they are one. Frames that both hold are equal.
+same recording: opened together (`rerun recording*.rrd`) they are one. Frames that both hold are equal. A file whose process was
+killed has no footer, and is read all the same.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ivggt_jax.writers.depth import depth_to_16_bit, depth_unit
 from ivggt_jax.writers.files import ResumeError, naming
+from ivggt_jax.writers.pixels import point_mask
 from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.trails import Trails, colour
 from ivggt_jax.writers.writer import ExportOptions, Writer
+
+MOST_POINTS = 1 << 20
+"""Divided by the number of frames so far, points that a frame brings: the cloud grows as the logarithm of that number."""
+MOST_EACH = 4096
+"""Points of one frame."""
+PATH = (220, 60, 30)
+"""Colour of the path."""
 
 
 class RrdWriter(Writer):
@@ -23,13 +37,14 @@ class RrdWriter(Writer):
     name = "rrd"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        # Rerun would warn about the footer, which is left out on purpose below.
-        os.environ.setdefault("RUST_LOG", "re_log_encoding=error,warn")
         try:
             import rerun
+            import rerun.blueprint
         except ImportError as error:
             raise ValueError('--export rrd needs the Rerun SDK: pip install "ivggt_jax[rerun]"') from error
-        self._rerun = rerun
+        self._rerun, self._options, self._frames = rerun, options, frames
+        self._trails = Trails(state)
+        self._before = state.get("position")
         self._unit = float(state["unit"]) if "unit" in state else None
         self._path = out / (f"recording-{frames:06d}.rrd" if frames else "recording.rrd")
         if frames and not (out / "recording.rrd").is_file():
@@ -42,8 +57,7 @@ class RrdWriter(Writer):
             # The same for all parts of a run.
             identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
             self._recording = rerun.RecordingStream("ivggt_jax", recording_id=identity, send_properties=not frames)
-            # A footer lists every chunk, and that list would grow in memory with the run.
-            self._recording.save(self._path, write_footer=False)
+            self._recording.save(self._path, default_blueprint=_blueprint(rerun))
         self._recording.log("world", rerun.ViewCoordinates.RDF, static=True)
 
     def write(self, result: Result) -> None:
@@ -58,11 +72,18 @@ class RrdWriter(Writer):
         from_corner = result.intrinsics + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
         log("world/camera/image", rerun.Pinhole(image_from_camera=from_corner, resolution=(width, height)))
         log("world/camera/image", rerun.Image(frame.image).compress(jpeg_quality=90))
+        if self._before is not None:
+            piece = np.stack((self._before, pose[:, 3]))
+            log("world/path", rerun.LineStrips3D([piece], colors=[PATH], radii=rerun.Radius.ui_points(1.5)))
+        self._before = pose[:, 3]
+        self._log_points(result)
+        self._log_tracks(result)
         if result.depth is not None:
             if self._unit is None:
                 self._unit = depth_unit(result.depth)
             steps = depth_to_16_bit(result.depth, self._unit, frame.mask)
             log("world/camera/image/depth", rerun.DepthImage(steps, meter=1 / self._unit))
+        self._frames += 1
         with naming(self._path):
             try:
                 self._recording.flush(timeout_sec=10)  # with a limit: without one it waits for ever on a full disk
@@ -70,9 +91,64 @@ class RrdWriter(Writer):
                 raise OSError(str(error)) from error
 
     def state(self) -> dict[str, np.ndarray]:
-        """The worth of a depth step, once there is one."""
-        return {} if self._unit is None else {"unit": np.array(self._unit)}
+        """The worth of a depth step, where the camera was, and the tracks' newest places, once there are any."""
+        state = {} if self._unit is None else {"unit": np.array(self._unit)}
+        return state | ({} if self._before is None else {"position": self._before}) | self._trails.state()
 
     def close(self) -> None:
         """Closes the file."""
         self._recording.disconnect()
+
+    def _log_points(self, result: Result) -> None:
+        """Some of the frame's confident points, drawn at random; nothing in a run without points."""
+        if result.points is None:
+            return
+        keep = np.flatnonzero(point_mask(result, self._options))
+        most = min(MOST_EACH, MOST_POINTS // (self._frames + 1))
+        keep = np.random.default_rng(self._frames).permutation(keep)[:most]
+        points, colours = (array.reshape(-1, 3)[keep] for array in (result.points, result.frame.image))
+        self._recording.log("world/points", self._rerun.Points3D(points, colors=colours))
+
+    def _log_tracks(self, result: Result) -> None:
+        """The points that are seen and the way that they came."""
+        if result.tracks is None:
+            return
+        rerun, log = self._rerun, self._recording.log
+        self._trails.add(result)
+        numbers, trails = [], []
+        for number, trail in self._trails.lines():
+            numbers.append(number)
+            trails.append(trail + 0.5)  # Rerun counts pixels from the corner
+        colours, here = [colour(number) for number in numbers], [trail[-1] for trail in trails]
+        size = rerun.Radius.ui_points(3.0)
+        log("world/camera/image/tracks", rerun.Points2D(here, colors=colours, radii=size, keypoint_ids=numbers))
+        log("world/camera/image/trails", rerun.LineStrips2D(trails, colors=colours))
+
+
+def _blueprint(rerun: Any) -> Any:
+    """What a viewer shows where the user has not arranged it: the scene, with all points and the path so far, and the pictures."""
+    views = rerun.blueprint
+    so_far = [
+        views.VisibleTimeRange(
+            timeline, start=views.TimeRangeBoundary.infinite(), end=views.TimeRangeBoundary.cursor_relative()
+        )
+        for timeline in ("frame", "time")
+    ]
+    all_so_far = {f"world/{name}": views.VisibleTimeRanges(so_far) for name in ("points", "path")}
+    return views.Blueprint(
+        views.Horizontal(
+            views.Spatial3DView(
+                origin="world",
+                name="scene",
+                contents=["$origin/**", "- $origin/camera/image/depth"],
+                overrides=all_so_far,
+            ),
+            views.Vertical(
+                views.Spatial2DView(
+                    origin="world/camera/image", name="image", contents=["$origin/**", "- $origin/depth"]
+                ),
+                views.Spatial2DView(origin="world/camera/image", name="depth", contents=["$origin/depth"]),
+            ),
+            column_shares=(2, 1),
+        )
+    )

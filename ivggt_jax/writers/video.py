@@ -1,11 +1,12 @@
-"""`video.mp4`: frame and colour-mapped depth side by side, 30 frames a second, H.264.
+"""`video.mp4`: frame and colour-mapped depth side by side, at the source's own pace, with the tracks where there are any; H.264.
 
-The file is fragmented (one fragment a frame), so that it plays after a kill. The muxer holds the newest frame back
-until the next one comes; a resumed run gets that packet from the saved state and copies the others without encoding
-them again.
+Small frames are enlarged by a whole factor, so that they can be watched. The file is fragmented (one fragment a frame), so
+that it plays after a kill. The muxer holds the newest frame back until the next one comes; a resumed run gets that packet
+from the saved state and copies the others without encoding them again.
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -14,15 +15,23 @@ from typing import Any
 import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
+from PIL import Image
 
 from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
 from ivggt_jax.disk.beside import written_beside
 from ivggt_jax.writers.files import ResumeError, naming
 from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.trails import Trails
 from ivggt_jax.writers.writer import ExportOptions, Writer, required
 
 RATE = 30
-"""Frames a second, whatever the source's: a stride or a slow camera would make a video that stands still."""
+"""Frames a second of a source without times."""
+TICK = Fraction(1, 90_000)
+"""Seconds that times are counted in: 1/24, 1/25, 1/30 and 1/60 are whole numbers of them."""
+SHORTEST, LONGEST = 1 / 240, 1.0
+"""Seconds that a frame is shown: two of one time are told apart, and a pause of the camera is no still picture."""
+READABLE = 360
+"""Pixels of the shorter side of a frame from which on it is not enlarged."""
 FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
@@ -35,6 +44,8 @@ class VideoWriter(Writer):
         self._path = out / "video.mp4"
         self._frames = frames
         self._inverse_range = state.get("inverse_range")
+        self._trails = Trails(state)
+        self._pts, self._timestamp = int(state.get("pts", -1)), float(state.get("timestamp", np.nan))
         self._stream: av.VideoStream | None = None
         with naming(self._path):
             out.mkdir(parents=True, exist_ok=True)
@@ -47,9 +58,10 @@ class VideoWriter(Writer):
         """Encodes the frame's picture."""
         depth = required(result.depth, "video.mp4", "depth")
         self._inverse_range = inverse_depth_range(depth, self._inverse_range)
-        picture = np.concatenate((result.frame.image, colour_depth(depth, self._inverse_range)), axis=1)
+        self._trails.add(result)
+        picture = self._picture(result.frame.image, colour_depth(depth, self._inverse_range))
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame.pts, frame.time_base = self._frames, Fraction(1, RATE)
+        frame.pts, frame.time_base = self._next_pts(result.frame.timestamp), TICK
         with naming(self._path):
             if self._stream is None:
                 self._stream = _add_stream(self._container, frame.width, frame.height)
@@ -66,12 +78,35 @@ class VideoWriter(Writer):
             "inverse_range": self._inverse_range,
             "newest": np.frombuffer(self._newest, np.uint8),
             "newest_is_keyframe": np.array(self._newest_is_keyframe),
+            "pts": np.array(self._pts),
+            "timestamp": np.array(self._timestamp),
+            **self._trails.state(),
         }
 
     def close(self) -> None:
         """Finishes the file."""
         with naming(self._path):
             self._container.close()
+
+    def _picture(self, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Both side by side, uint8 [H', W', 3], large enough to be watched."""
+        height, width, _ = image.shape
+        size = np.array((width, height)) * math.ceil(READABLE / min(width, height))
+        left = Image.fromarray(image).resize(size.tolist(), Image.Resampling.BICUBIC)
+        self._trails.draw(left, width)
+        right = Image.fromarray(depth).resize(size.tolist(), Image.Resampling.NEAREST)
+        return np.concatenate((np.asarray(left), np.asarray(right)), axis=1)
+
+    def _next_pts(self, timestamp: float | None) -> int:
+        """When the next frame is shown, in ticks from the first."""
+        if self._pts < 0:
+            self._pts = 0
+        else:
+            seconds = np.nan if timestamp is None else timestamp - self._timestamp
+            shown = min(max(seconds, SHORTEST), LONGEST) if np.isfinite(seconds) else 1 / RATE
+            self._pts += round(shown / TICK)
+        self._timestamp = np.nan if timestamp is None else timestamp
+        return self._pts
 
     def _mux(self, packet: "av.Packet[Any]") -> None:
         # Muxing takes the packet's data away.
@@ -91,24 +126,26 @@ class VideoWriter(Writer):
                     start_codes = BitStreamFilterContext("h264_mp4toannexb", old.streams.video[0])
                     for packet in itertools.islice(old.demux(video=0), self._frames - 1):
                         for whole in start_codes.filter(packet):
-                            self._mux(_numbered(whole, copied))
+                            self._mux(_timed(whole, round((whole.pts or 0) * whole.time_base / TICK)))
                             copied += 1
             if copied < self._frames - 1:
                 self._container.close()
                 raise ResumeError(self._path, copied, self._frames)
             newest = av.Packet(state["newest"].tobytes())
             newest.is_keyframe = bool(state["newest_is_keyframe"])
-            self._mux(_numbered(newest, copied))
+            self._mux(_timed(newest, self._pts))
 
 
 def _add_stream(container: av.container.OutputContainer, width: int, height: int) -> av.VideoStream:
     """An H.264 stream whose encoder hands out every packet at once."""
     options = {"tune": "zerolatency", "crf": "20", "g": "30"}
-    return container.add_stream("libx264", rate=RATE, width=width, height=height, pix_fmt="yuv420p", options=options)
+    stream = container.add_stream("libx264", rate=RATE, width=width, height=height, pix_fmt="yuv420p", options=options)
+    stream.codec_context.time_base = stream.time_base = TICK
+    return stream
 
 
-def _numbered(packet: "av.Packet[Any]", number: int) -> "av.Packet[Any]":
-    """The packet as the one of frame `number`."""
-    packet.pts = packet.dts = number
-    packet.duration, packet.time_base = 1, Fraction(1, RATE)
+def _timed(packet: "av.Packet[Any]", pts: int) -> "av.Packet[Any]":
+    """The packet as one that is shown from then on, in ticks."""
+    packet.pts = packet.dts = pts
+    packet.duration, packet.time_base = round(1 / RATE / TICK), TICK
     return packet

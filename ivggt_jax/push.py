@@ -1,0 +1,46 @@
+"""`python -m ivggt_jax.push FOLDER OWNER/NAME`: a checkpoint onto the Hugging Face Hub, with its card."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ivggt_jax.runs.command import run_command, say
+from ivggt_jax.weights.upload import find_student, push_to_hub
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushConfig:
+    """Options of the command."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Folder of a checkpoint, or of a training run, whose best student is taken."""
+    name: tyro.conf.Positional[str]
+    """The repository, owner/name; it is made if there is none."""
+    license: str
+    """Licence of these weights as the Hub spells it: apache-2.0, cc-by-nc-sa-4.0, other. Students of others' have theirs."""
+    private: bool = False
+    """Whether a new repository is for you alone."""
+    revision: str | None = None
+    """Branch to push to, made if there is none; by default the main one."""
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.push") -> None:
+    """The command."""
+    run_command(PushConfig, push, arguments, program)
+
+
+def push(config: PushConfig) -> int:
+    """Put a trained or converted model onto the Hugging Face Hub, with a card made of what is recorded of it."""
+    say(f"{find_student(config.checkpoint)} → {config.name}")
+    address = push_to_hub(
+        config.checkpoint, config.name, licence=config.license, private=config.private, revision=config.revision
+    )
+    say(f"pushed: {address}")
+    say(f"use it: ivggt my_video.mp4 --checkpoint {config.name}{f'@{config.revision}' if config.revision else ''}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""How long what comes next will take, by how long it took here before: measured, remembered beside the compiled programs, said.
+
+What was never done here has no expected time. The first time of a thing, which downloads or compiles, says little of the next, so
+both are kept; where only other sizes of the same model were compiled, the newest of them is named for what it is.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ivggt_jax.disk.beside import written_beside
+from ivggt_jax.disk.strict_json import JsonError, parse_json
+from ivggt_jax.runs.command import compiled_folder, say
+from ivggt_jax.streaming.state import StreamState
+
+FILE = "times.json"
+MOST = 200
+"""Things remembered, the newest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """What takes time, once at first and then again."""
+
+    key: str
+    """The same for what takes the same time: on this machine, with this release of JAX."""
+    kind: str
+    """The same for what may be compared with it."""
+    name: str
+    """For people."""
+
+
+def loading(checkpoint: str, precision: str) -> Thing:
+    """To load a checkpoint."""
+    key = _digest("loading", checkpoint, precision)
+    return Thing(key, key, checkpoint)
+
+
+def first_frame(state: StreamState) -> Thing:
+    """To compile for a stream and compute its first frame."""
+    settings = dataclasses.asdict(state.settings)
+    kind = _digest("first frame", settings["model"])
+    return Thing(_digest(settings, state.camera is None), kind, f"{state.settings.width}×{state.settings.height}")
+
+
+def expected(thing: Thing) -> str:
+    """How long it will take, in brackets after a blank; empty where nothing like it was done here."""
+    known = _read()
+    if entry := known.get(thing.key):
+        if entry["again"] is not None:
+            return f" ({_about(entry['again'])}, as last time)"
+        return f" (the first time took {_about(entry['first'])})"
+    alike = [entry for entry in known.values() if entry["kind"] == thing.kind]
+    return f" ({alike[-1]['name']} took {_about(alike[-1]['first'])} the first time)" if alike else ""
+
+
+def took(thing: Thing, seconds: float) -> None:
+    """Remember how long it took; where that cannot be written, it is not remembered."""
+    known = _read()
+    before = known.pop(thing.key, None)
+    times = {"first": seconds, "again": None} if before is None else {"first": before["first"], "again": seconds}
+    known[thing.key] = {"kind": thing.kind, "name": thing.name, **times}
+    with suppress(OSError, RuntimeError), written_beside(compiled_folder() / FILE) as part:
+        part.write_text(json.dumps(dict(list(known.items())[-MOST:])), encoding="utf-8")
+
+
+def announce(words: str, thing: Thing) -> None:
+    """Say what begins, and for about how long."""
+    say(f"{words}{expected(thing)}")
+
+
+@contextmanager
+def stage(words: str, thing: Thing) -> Iterator[None]:
+    """Say what begins, and for about how long; remember how long the block took."""
+    announce(words, thing)
+    began = time.perf_counter()
+    yield
+    took(thing, time.perf_counter() - began)
+
+
+def _read() -> dict[str, dict[str, Any]]:
+    """What is remembered, the newest last; nothing where that is damaged."""
+    try:
+        path: Path = compiled_folder() / FILE
+        known = parse_json(path.read_bytes(), f"{path}")
+        for entry in known.values():
+            float(entry["first"]), float(entry["again"] or 0), str(entry["kind"]), str(entry["name"])
+    except (OSError, RuntimeError, JsonError, TypeError, KeyError, ValueError):
+        return {}
+    return known
+
+
+def _about(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 1:
+        return "less than a second"
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} minutes"
+
+
+def _digest(*parts: object) -> str:
+    """A short name of these things on this machine."""
+    here = (platform.node(), jax.__version__, jax.devices()[0].device_kind)
+    text = json.dumps((here, parts), default=str, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

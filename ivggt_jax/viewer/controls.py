@@ -1,0 +1,140 @@
+"""What stands beside the scene: the controls of the page and the chosen frame's pictures."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+import viser
+from PIL import Image
+
+PICTURE = 240
+"""Longest side in pixels of the pictures beside the scene."""
+WAITING = (
+    "nothing to see yet. A run first loads its model and compiles, which takes from seconds to a few minutes; its frames appear "
+    "here as they are done."
+)
+Colour = Literal["picture", "depth", "confidence"]
+"""What points are coloured by."""
+
+
+class Controls:
+    """The controls, and what the user chose."""
+
+    def __init__(self, gui: viser.GuiApi, name: str, changed: Callable[[], None], enlarge: Callable[[Any], None]):
+        """changed: called when the user has changed something; enlarge: when a page wants the pictures at full size."""
+        self._gui, self._name = gui, name
+        gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
+        self._title = gui.add_markdown(f"**{name}**: {WAITING}")
+        self._time = gui.add_slider(
+            "frame", 0, 1, 1, 0, hint="shows the points up to here; at the end it follows the run"
+        )
+        self._play = gui.add_button("play")
+        self._follow = gui.add_checkbox("follow camera", False, hint="looks from behind the frame's camera")
+        self._alone = gui.add_checkbox("this frame's points only", False)
+        self._colour = gui.add_dropdown(
+            "colour", get_args(Colour), hint="depth: warm is near; confidence: warm is sure"
+        )
+        self._confidence = gui.add_slider("confidence", 0, 99, 1, 50, hint="percentile of a frame's own confidences")
+        self._point_size = gui.add_slider("point size", 0.2, 5.0, 0.1, 1.0)
+        self._cameras = gui.add_checkbox("cameras", True, hint="a click on a camera goes to its frame")
+        blank = np.full((2, 2, 3), 255, np.uint8)
+        self._image, self._depth = gui.add_image(blank, label="image"), gui.add_image(blank, label="depth")
+        gui.add_button("full size").on_click(enlarge)
+        with gui.add_folder("tokens kept by layer"):
+            self._cache = gui.add_html("")
+        self.playing = False
+        """Whether frames follow one another by themselves."""
+        self._changed = changed
+        self._play.on_click(lambda _: self.play(not self.playing))
+        chosen = (
+            self._time,
+            self._follow,
+            self._alone,
+            self._colour,
+            self._confidence,
+            self._point_size,
+            self._cameras,
+        )
+        for control in chosen:
+            control.on_update(lambda _: changed())
+
+    @property
+    def frame(self) -> int:
+        """The chosen frame's position in the run."""
+        return int(self._time.value)
+
+    @property
+    def follow(self) -> bool:
+        """Whether the page looks from the frame's camera."""
+        return bool(self._follow.value)
+
+    @property
+    def alone(self) -> bool:
+        """Whether only the chosen frame's points are shown."""
+        return bool(self._alone.value)
+
+    @property
+    def colour(self) -> Colour:
+        """What points are coloured by."""
+        return self._colour.value
+
+    @property
+    def confidence(self) -> float:
+        """The percentile from which on points are shown."""
+        return float(self._confidence.value)
+
+    @property
+    def point_size(self) -> float:
+        """A factor."""
+        return float(self._point_size.value)
+
+    @property
+    def cameras(self) -> bool:
+        """Whether cameras are drawn."""
+        return bool(self._cameras.value)
+
+    def play(self, on: bool) -> None:
+        """Begin or end playing; at the last frame it begins with the first."""
+        self.playing, self._play.label = on, "stop" if on else "play"
+        if on and self.frame >= self._time.max:
+            self.go(0)
+        self._changed()
+
+    def go(self, frame: int) -> None:
+        """Choose a frame."""
+        self._time.value = frame  # type: ignore[misc]
+        self._changed()
+
+    def grow(self, frames: int, *, follow: bool) -> None:
+        """The run has so many frames now; follow: the last one is chosen."""
+        if frames > 1 and self._time.max != frames - 1:
+            self._time.max = frames - 1
+        if follow and self.frame != frames - 1:
+            self.go(frames - 1)
+
+    def say(self, frames: int, drawn: int) -> None:
+        """How many frames the run has, and how many of them are drawn."""
+        self._title.content = f"**{self._name}**: {frames} frames, {drawn} of them drawn"
+
+    def show(self, image: Image.Image, depth: np.ndarray | None) -> None:
+        """The chosen frame's picture and its depth in colours uint8 [H, W, 3]."""
+        self._image.image = _small(image)
+        if depth is not None:
+            self._depth.image = _small(Image.fromarray(depth))
+
+    def show_cache(self, lengths: tuple[int, ...]) -> None:
+        """Live tokens by layer."""
+        most = max(*lengths, 1)
+        rows = "".join(
+            f'<div style="display:flex;font-size:10px;line-height:1.2"><span style="width:2em">{layer}</span>'
+            f'<span style="width:{70 * length / most:.0f}%;background:#1e5adc"></span>&nbsp;{length:,}</div>'
+            for layer, length in enumerate(lengths)
+        )
+        self._cache.content = f'<div style="margin:0 1em">{rows}</div>'
+
+
+def _small(picture: Image.Image) -> np.ndarray:
+    """The picture, no larger than is shown."""
+    picture = picture.copy()
+    picture.thumbnail((PICTURE, PICTURE))
+    return np.asarray(picture)

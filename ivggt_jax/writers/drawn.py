@@ -1,0 +1,94 @@
+"""Which of a run's frames a page draws, and with how many points: bounded, however long the run."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ivggt_jax.writers.frusta import frustum_corners
+from ivggt_jax.writers.pixels import point_mask
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.writer import ExportOptions
+
+MOST_FRAMES = 512
+"""Frames drawn; of longer runs every second one, every fourth, …"""
+MOST_POINTS = 1 << 20
+"""Points drawn, of all frames together."""
+MOST_EACH = MOST_POINTS // 64
+"""Points of one frame of a run that may still grow long."""
+
+
+@dataclass(frozen=True)
+class DrawnFrame:
+    """What is drawn of one frame."""
+
+    points: np.ndarray
+    """float32 [N, 3] in the world, in random order: the first n of them are a fair sample."""
+    colours: np.ndarray
+    """uint8 [N, 3]"""
+    percentile: np.ndarray
+    """uint8 [N]: how many per cent of the frame's pixels are no more confident than this one."""
+    depth: np.ndarray
+    """float32 [N]: z in the frame's own camera."""
+    pyramid: np.ndarray
+    """float64 [5, 3]: the camera's position, and its image's corners at depth 1."""
+
+    def first(self, count: int) -> "DrawnFrame":
+        """The same frame with at most so many of its points."""
+        own = slice(count)
+        return DrawnFrame(self.points[own], self.colours[own], self.percentile[own], self.depth[own], self.pyramid)
+
+
+class Thinned:
+    """The frames to draw of a run that grows: `count` frames so far, every `stride`-th of them, `each` points of one."""
+
+    def __init__(self, options: ExportOptions | None = None, each: int = MOST_EACH) -> None:
+        """options: which pixels make points, whatever their confidence, and how many in all, if fewer than `MOST_POINTS`.
+
+        each: points of one frame while there are few frames.
+        """
+        self._options = replace(options or ExportOptions(), confidence=0)
+        self._most = min(MOST_POINTS, self._options.max_points)
+        self.count, self.stride, self.each = 0, 1, each
+        self.frames: dict[int, DrawnFrame] = {}
+        """Those read so far, by their position in the run."""
+
+    def grow(self, count: int) -> bool:
+        """The run has `count` frames now. Returns whether frames were dropped or shortened to make room."""
+        self.count = count
+        stride, each = self.stride, self.each
+        while -(-count // self.stride) > MOST_FRAMES:
+            self.stride *= 2
+        while self.each * -(-count // self.stride) > self._most:
+            self.each //= 2
+        if (stride, each) == (self.stride, self.each):
+            return False
+        self.frames = {
+            position: frame.first(self.each) for position, frame in self.frames.items() if position % self.stride == 0
+        }
+        return True
+
+    def missing(self) -> list[int]:
+        """Positions to read next, from a coarse overview to the frames between."""
+        wanted = set(range(0, self.count, self.stride)) - self.frames.keys()
+        return sorted(wanted, key=lambda position: (-(position & -position) if position else -self.count, position))
+
+    def add(self, position: int, result: Result) -> None:
+        """Take in a frame that was read."""
+        self.frames[position] = self._sample(result, position)
+
+    def _sample(self, result: Result, seed: int) -> DrawnFrame:
+        """At most `each` of the frame's points, drawn at random."""
+        pyramid = frustum_corners(result, 1.0)
+        if result.points is None:
+            none = np.zeros((0, 3), np.float32)
+            return DrawnFrame(none, none.astype(np.uint8), np.zeros(0, np.uint8), none[:, 0], pyramid)
+        valid = point_mask(result, self._options)
+        confidence = np.zeros(valid.shape) if result.points_confidence is None else result.points_confidence
+        confidence = confidence[valid]
+        chosen = np.random.default_rng(seed).permutation(len(confidence))[: self.each]
+        # Pixels of equal confidence are shown or hidden together.
+        no_more = np.searchsorted(np.sort(confidence), confidence[chosen], side="right")
+        percentile = (100 * no_more // max(1, len(confidence))).astype(np.uint8)
+        points, forward = result.points[valid][chosen], result.cam_from_world[2]
+        depth = (points @ forward[:3] + forward[3]).astype(np.float32)
+        return DrawnFrame(points, result.frame.image[valid][chosen], percentile, depth, pyramid)

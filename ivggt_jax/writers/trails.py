@@ -1,0 +1,70 @@
+"""Tracks as they are drawn: each point a dot where it is seen, and behind it the way that it came, in a colour of its own."""
+
+import colorsys
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ivggt_jax.writers.result import Result
+
+LENGTH = 12
+"""Frames of a trail."""
+SEEN = 0.5
+"""Visibility from which on a point counts as seen."""
+GOLDEN = 0.618034
+"""Turn of the hue from one point to the next: neighbours differ."""
+
+
+class Trails:
+    """The newest frames' tracks, fed frame by frame."""
+
+    def __init__(self, state: Mapping[str, np.ndarray] | None = None):
+        """Empty, or what `state()` kept."""
+        kept = (state or {}).get("trails")
+        self._frames: deque[np.ndarray] = deque(() if kept is None else list(kept), maxlen=LENGTH)
+
+    def add(self, result: Result) -> None:
+        """Takes in the next frame; one without tracks ends all trails."""
+        if result.tracks is None or (self._frames and self._frames[0].shape != result.tracks.shape):
+            self._frames.clear()
+        if result.tracks is not None:
+            seen = np.ones(len(result.tracks)) if result.visibility is None else result.visibility
+            sure = np.isfinite(result.tracks).all(axis=-1) & (seen >= SEEN)
+            self._frames.append(np.where(sure[:, None], result.tracks, np.nan).astype(np.float32))
+
+    def lines(self) -> list[tuple[int, np.ndarray]]:
+        """The points that are seen in the newest frame: the number and the trail [K, 2], newest last, in pixels (index = centre).
+
+        A trail reaches back to where the point was last hidden.
+        """
+        if not self._frames:
+            return []
+        places = np.stack(self._frames)  # [frame, point, xy]
+        hidden = np.isnan(places[..., 0])
+        found = []
+        for number in np.flatnonzero(~hidden[-1]):
+            gaps = np.flatnonzero(hidden[:, number])
+            found.append((int(number), places[gaps[-1] + 1 if len(gaps) else 0 :, number]))
+        return found
+
+    def draw(self, picture: Image.Image, width: int) -> None:
+        """Draws them into a picture of the newest frame that is larger than the model's input, `width` pixels, by one factor."""
+        factor = picture.width / width
+        pen, canvas = max(1, picture.height // 160), ImageDraw.Draw(picture)
+        for number, trail in self.lines():
+            points = [tuple(point) for point in ((trail + 0.5) * factor - 0.5).tolist()]
+            if len(points) > 1:
+                canvas.line(points, colour(number), pen)
+            canvas.circle(points[-1], 2 * pen, colour(number))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What a resumed run needs."""
+        return {"trails": np.stack(self._frames)} if self._frames else {}
+
+
+def colour(number: int) -> tuple[int, int, int]:
+    """The colour of the point with a number: red, green, blue up to 255."""
+    red, green, blue = colorsys.hsv_to_rgb(number * GOLDEN % 1, 0.75, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
