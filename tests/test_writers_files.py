@@ -70,7 +70,7 @@ def test_lines_are_cut_to_the_frames_kept(header, tmp_path):
     lines = LineFile(tmp_path / "lines", 3, header)
     lines.append("next")
     lines.close()
-    assert (tmp_path / "lines").read_text().splitlines()[bool(header) :] == ["0", "1", "2", "next"]
+    assert (tmp_path / "lines").read_text().splitlines() == [*filter(None, [header]), "0", "1", "2", "next"]
     with pytest.raises(ResumeError, match="holds 4 finished frames.* 5"):
         LineFile(tmp_path / "lines", 5, header)
     with pytest.raises(ResumeError, match="holds 0 finished frames"):

@@ -57,8 +57,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 class LineFile:
     """A text file that grows by one line a frame.
 
-    Opening it keeps the first `frames` lines after the header, which is one line that begins with `# `, and drops the
-    rest. Raises ResumeError when it has fewer, WriteError when the disk is full.
+    Opening it keeps the first `frames` lines after the header, which is one line, and drops the rest. Raises ResumeError when it
+    has fewer, WriteError when the disk is full.
     """
 
     def __init__(self, path: Path, frames: int, header: str = ""):
@@ -67,7 +67,7 @@ class LineFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             if frames == 0:
                 with replacing(path) as file:
-                    file.write(f"# {header}\n".encode() if header else b"")
+                    file.write(f"{header}\n".encode() if header else b"")
             else:
                 _truncate(path, frames, frames + bool(header), bool(header))
             # Unbuffered, so that a line reaches the system in one call and survives the process.

@@ -21,7 +21,7 @@ class IntrinsicsWriter(Writer):
     name = "intrinsics"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        self._file = LineFile(out / "intrinsics.txt", frames, "frame fx fy cx cy width height (original images)")
+        self._file = LineFile(out / "intrinsics.txt", frames, "# frame fx fy cx cy width height (original images)")
 
     def write(self, result: Result) -> None:
         """Appends the frame's line."""

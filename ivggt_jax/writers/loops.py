@@ -31,7 +31,9 @@ class LoopsWriter(Writer):
         self._path = out / PLACES_FILE
         self._verdicts = dict(zip(VERDICTS, state.get("verdicts", [0] * len(VERDICTS)), strict=True))
         self._seen = int(state.get("seen", 0))
-        self._file = LineFile(out / LOOPS_FILE, sum(self._verdicts.values()), f"{LOOP_COLUMNS} (a from b, OpenCV axes)")
+        self._file = LineFile(
+            out / LOOPS_FILE, sum(self._verdicts.values()), f"# {LOOP_COLUMNS} (a from b, OpenCV axes)"
+        )
         self._maker = PlaceMaker(state)
         self._channels = int(state.get("channels", 0))
         self._places: Places | None = None

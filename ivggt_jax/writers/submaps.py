@@ -21,7 +21,7 @@ class SubmapsWriter(Writer):
         self._refined = int(state.get("refined", 0))
         self._submaps = int(state.get("submaps", 0))
         self._part = int(state.get("part", 0))
-        self._file = LineFile(out / SUBMAPS_FILE, self._submaps, f"{SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
+        self._file = LineFile(out / SUBMAPS_FILE, self._submaps, f"# {SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
 
     def write(self, result: Result) -> None:
         """Appends a line when a new submap has begun."""

@@ -22,7 +22,7 @@ class TracksWriter(Writer):
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         self._file = LineFile(
-            out / "tracks.txt", frames, "frame, then x y visibility of each point (original images; of 1)"
+            out / "tracks.txt", frames, "# frame, then x y visibility of each point (original images; of 1)"
         )
 
     def write(self, result: Result) -> None:
