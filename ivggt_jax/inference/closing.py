@@ -30,7 +30,7 @@ def say_end(config: InferConfig, out: Path, run: Run) -> None:
     metric = _metric(config, run.state)
     if metric and not metric["frames_with_depth"]:
         say("warning: no frame's measured depth could be used, so results are right up to scale only (docs/sensors.md)")
-    if doubt := run.writers.evidence.doubt():
+    if doubt := _doubt(run):
         say(f"warning: {doubt}")
 
 
@@ -61,8 +61,19 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         "budgets_clipped": None if state.clipped.is_deleted() else int(state.clipped[0]),
         "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
         "outputs": run.writers.record(),
-        "doubt": run.writers.evidence.doubt(),
+        "doubt": _doubt(run),
+        "trust": run.writers.trust.record() if _refines(run) else None,
     }
+
+
+def _refines(run: Run) -> bool:
+    submaps = run.state.settings.submaps
+    return submaps is not None and submaps.refine
+
+
+def _doubt(run: Run) -> str | None:
+    """What speaks against the geometry: first that the frames show too little, then that they do not confirm it."""
+    return run.writers.evidence.doubt() or (run.writers.trust.doubt() if _refines(run) else None)
 
 
 def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from ivggt_jax.writers.rrd import RrdWriter
 from ivggt_jax.writers.run_json import read_run_json, write_run_json
 from ivggt_jax.writers.submaps import SubmapsWriter
 from ivggt_jax.writers.track_file import TracksWriter
+from ivggt_jax.writers.trust import Trust
 from ivggt_jax.writers.tum import TumWriter
 from ivggt_jax.writers.video import VideoWriter
 from ivggt_jax.writers.writer import Writer
@@ -82,6 +83,8 @@ class Writers:
             raise ValueError(f"no writer is called {', '.join(unknown)}; there are {', '.join(WRITERS)}")
         self.evidence = Evidence(_part(state, "evidence/"))
         """What the frames show, whatever is written of them."""
+        self.trust = Trust(_part(state, "trust/"))
+        """How far they confirm the cameras, in a run with submaps."""
         self._writers: list[Writer] = []
         with contextlib.ExitStack() as opened:
             for name in names:
@@ -105,10 +108,12 @@ class Writers:
         for writer in self._writers:
             writer.write(result)
         self.evidence.add(result.frame.image, result.intrinsics)
+        self.trust.add(result.map)
 
     def state(self) -> dict[str, np.ndarray]:
         """What a resumed run needs beside the files, as arrays with names like "ply/keys"."""
-        states = {"evidence": self.evidence.state(), **{writer.name: writer.state() for writer in self._writers}}
+        states = {"evidence": self.evidence.state(), "trust": self.trust.state()}
+        states |= {writer.name: writer.state() for writer in self._writers}
         return {f"{name}/{key}": array for name, state in states.items() for key, array in state.items()}
 
     def record(self) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""What `run.json` says of how far images confirm the cameras."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ivggt_jax.writers.trust import FEWEST, LENGTH, MOST, Trust
+
+
+def seen(refined: bool, part: int = 0) -> SimpleNamespace:
+    """What the map says of a frame."""
+    return SimpleNamespace(refined=refined, agreement=0.6, link_spread=0.02, part=part)
+
+
+def watched(*stretches: tuple[int, bool]) -> Trust:
+    """So many frames, refined or not, one stretch after the other."""
+    trust = Trust({})
+    for count, refined in stretches:
+        for _ in range(count):
+            trust.add(seen(refined))
+    return trust
+
+
+def test_stretches_have_their_frames_and_means() -> None:
+    trust = watched((60, True), (40, False), (50, True))
+    trust.add(seen(True, part=2))
+    first, second = trust.record()
+    assert first == {
+        "frames": [0, 99],
+        "refined": 0.6,
+        "agreement": pytest.approx(0.6),
+        "link_spread": pytest.approx(0.02),
+        "parts_begun": 0,
+    }
+    assert second["frames"] == [100, 150] and second["refined"] == 1 and second["parts_begun"] == 2
+    assert trust.doubt() is None
+
+
+def test_what_the_images_do_not_confirm_is_doubted() -> None:
+    trust = watched((LENGTH, True), (LENGTH, False), (LENGTH, True), (51, False), (49, True), (FEWEST - 1, False))
+    assert "in 2 of 4 stretches of 100 frames, first in frames 100 to 199" in trust.doubt()
+
+
+def test_a_run_without_submaps_is_not_judged() -> None:
+    trust = Trust({})
+    trust.add(None)
+    assert trust.record() == [] and trust.doubt() is None
+
+
+@pytest.mark.parametrize("stopped", [1, 99, 100, 101, MOST * LENGTH, MOST * LENGTH + 1])
+def test_an_endless_run_keeps_few_stretches_and_goes_on_where_it_was(stopped: int) -> None:
+    """Twice as many frames as there are stretches for, then they are twice as long; a part begins every 1,000 frames."""
+    frames = [seen(number % 3 > 0, number // 1000) for number in range(2 * MOST * LENGTH)]
+    whole, first = Trust({}), Trust({})
+    for frame in frames:
+        whole.add(frame)
+    for frame in frames[:stopped]:
+        first.add(frame)
+    second = Trust(first.state())
+    for frame in frames[stopped:]:
+        second.add(frame)
+    assert second.record() == whole.record()
+    record = whole.record()
+    assert len(record) == MOST and record[-1]["frames"] == [len(frames) - 2 * LENGTH, len(frames) - 1]
+    assert sum(x["parts_begun"] for x in record) == (len(frames) - 1) // 1000
+    assert np.mean([x["refined"] for x in record]) == pytest.approx(2 / 3, abs=1e-4)
