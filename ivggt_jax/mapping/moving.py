@@ -20,6 +20,8 @@ LEAST_SPREAD = 0.02
 """Of logarithms of depth, and of colours in [0,1]: rounding and sampling make so much."""
 LEAST_VIEWS = 2
 """Fewer views than that do not tell."""
+MOST = 0.5
+"""A view that contradicts more than this share of what it sees has another camera or unit than it says, and tells nothing."""
 
 
 @jax.tree_util.register_dataclass
@@ -44,6 +46,8 @@ def motion_from_views(frame: View, others: View) -> jax.Array:
     """
     points = geometry.unproject(frame.depth, frame.cam_from_world, frame.intrinsics)
     seen, contradicted = jax.vmap(lambda other: _judge(frame, points, other))(others)
+    believed = jnp.sum(contradicted, axis=(1, 2)) <= MOST * jnp.sum(seen, axis=(1, 2))
+    seen, contradicted = (x & believed[:, None, None] for x in (seen, contradicted))
     count = jnp.sum(seen, axis=0)
     share = jnp.sum(contradicted, axis=0) / jnp.maximum(count, 1)
     return jnp.mean(_neighbours(jnp.where(count >= LEAST_VIEWS, share, 0)), axis=0)

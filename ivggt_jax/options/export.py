@@ -6,7 +6,9 @@ from typing import Literal
 
 BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
 """What is built from all saved frames."""
-MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "video", "rrd", "mcap", BuiltOutput]
+MadeOutput = Literal[
+    "tum", "kitti", "intrinsics", "ply", "depth", "masks", "moving", "video", "rrd", "mcap", BuiltOutput
+]
 """What can be made of saved frames."""
 Output = Literal["npz", MadeOutput]
 """What a run can write: the saved frames themselves, too."""
@@ -39,6 +41,12 @@ FORMATS: dict[Output, Format] = {
     ),
     "ply": Format(files=("points.ply",), needs="points"),
     "depth": Format(files=("depth",), needs="depth"),
+    "masks": Format(
+        files=("masks",), reading="of the original images' size; black: masked by the user, transparent or moving"
+    ),
+    "moving": Format(
+        files=("moving",), needs="points", reading="what moves in each frame, in the world; its time is in the header"
+    ),
     "video": Format(files=("video.mp4",), needs="depth"),
     "rrd": Format(files=("recording*.rrd",)),
     "mcap": Format(files=("recording.mcap",)),
