@@ -144,7 +144,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         next_index=unfinished.next_index,
         save_state=save if again and parallel is None else None,
         save_every=config.save_every,
-        compute=other.compute if other else None,
+        instead=parallel or watch,
         without_moving=watch is not None,
     )
     unfinished.release()
@@ -158,17 +158,20 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             if run.ended:
                 finish(out)  # trying again would fail again
             raise
-        finally:
-            # Also after an error: what was finished is on disk, and this says how to read it.
+        finally:  # also after an error: what was finished is on disk, and this says how to read it
             _say_what_was_run(config, out, run, _counts(source, unfinished), interrupted)
         if not interrupted:
             finish(out)
             if view:
                 view.wait()
         elif again:
-            where = "the beginning" if parallel else "here" if run.saved else "the last state that was saved"
-            say(f"stopped; --resume goes on from {where}")
+            _say_stopped(run, parallel is not None)
     return 128 + interrupted[0] if interrupted else int(lost)
+
+
+def _say_stopped(run: Run, parallel: bool) -> None:
+    where = "the beginning" if parallel else "here" if run.saved else "the last state that was saved"
+    say(f"stopped; --resume goes on from {where}")
 
 
 def _check_same(config: InferConfig, out: Path, unfinished: Unfinished, weights: int) -> None:

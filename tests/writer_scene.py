@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.runs.run import moving_masked
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.writers import ExportOptions, Writers
 from ivggt_jax.writers.result import Result
@@ -66,6 +67,14 @@ def result(index: int, fit: Fit = FITS["resized"], **changes) -> Result:
         "points_confidence": (1 + np.cos(u / 9.0) ** 2).astype(np.float32),
     }
     return Result(**fields | changes)
+
+
+def moving(index: int, **changes) -> Result:
+    """The frame where a block of 30×40 pixels, 3 further on in each frame, moves."""
+    item = result(index, **changes)
+    block = np.zeros((HEIGHT, WIDTH), bool)
+    block[40:70, 3 * index : 3 * index + 40] = True
+    return moving_masked(item, block)
 
 
 def invert(transform: np.ndarray) -> np.ndarray:

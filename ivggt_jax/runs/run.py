@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -30,8 +30,12 @@ SECONDS_BETWEEN_SAVES = 60.0
 SHARE_FOR_SAVES = 0.05
 """Share of the time that saves may take in that case."""
 
-Compute = Callable[[StreamState, list[Frame]], tuple[StreamState, Predictions]]
-"""`computed` with a model, or what stands for it. The given state is used up."""
+
+class Computes(Protocol):
+    """What stands for a model in a run."""
+
+    def compute(self, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
+        """As `computed`. The given state is used up."""
 
 
 class Stopped(Exception):
@@ -53,17 +57,17 @@ class Run:
         next_index: int = 0,
         save_state: Callable[["Run"], None] | None = None,
         save_every: int | None = None,
-        compute: Compute | None = None,
+        instead: Computes | None = None,
         without_moving: bool = False,
     ):
         """begin: frames that an earlier part of the run had finished; next_index: of the first frame after those.
 
         save_state is called when everything computed is also written; None: never. save_every: frames between two calls; 0:
-        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time. compute: what
+        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time. instead: what
         gives the predictions, in place of the model. without_moving: masks what `motion` says of frames.
         """
         self.model, self.state, self.writers, self.progress = model, state, writers, progress
-        self._step = compute or partial(computed, model)
+        self._step = instead.compute if instead else partial(computed, model)
         self.frames, self.next_index = begin, next_index
         self._computed = self._tried = begin
         self._points_from_depth, self._without_moving = points_from_depth, without_moving

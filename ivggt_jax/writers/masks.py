@@ -13,7 +13,7 @@ from PIL import Image
 
 from ivggt_jax.disk.names import fitting_name
 from ivggt_jax.sources.frame import Frame
-from ivggt_jax.writers.files import naming, replacing
+from ivggt_jax.writers.files import ResumeError, naming, replacing
 from ivggt_jax.writers.images import safe_name
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer
@@ -31,6 +31,8 @@ class MasksWriter(Writer):
             if frames == 0 and self._folder.is_dir():
                 shutil.rmtree(self._folder)
             self._folder.mkdir(parents=True, exist_ok=True)
+        if frames > (kept := sum(1 for _ in self._folder.rglob("*.png"))):
+            raise ResumeError(self._folder, kept, frames)
 
     def write(self, result: Result) -> None:
         """Writes the frame's file. Raises ValueError for a view of a panorama, of which others may see the same pixels."""
