@@ -118,16 +118,10 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         frames, state = _started(config, model, source)
         config = _with_frames(config, out, length, state)
         decisive = {**decisive_options(config), "weights": weights}
-        output_folder.begin_anew(out)
-        unfinished = Unfinished(decisive)
-        if again:
-            begin(out, decisive)
+        unfinished = _begun(out, decisive, again)
     _say_notes(config)
     parallel = split(config, source, model, state, next(frames)) if config.split else None
-    watch = (
-        None if config.moving == "keep" else MovingThings(model, state, unfinished.writers if unfinished.frames else {})
-    )
-    other = parallel or watch
+    watch = None if config.moving == "keep" else MovingThings(model, state, unfinished.writers)
 
     def save(run: Run) -> None:
         last = source.last_skipped  # before they are counted, for reading ahead goes on
@@ -167,6 +161,14 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         elif again:
             _say_stopped(run, parallel is not None)
     return 128 + interrupted[0] if interrupted else int(lost)
+
+
+def _begun(out: Path, decisive: dict[str, Any], again: bool) -> Unfinished:
+    """A run in a folder that nothing of an earlier one is left in, with its options saved if it can be resumed."""
+    output_folder.begin_anew(out)
+    if again:
+        begin(out, decisive)
+    return Unfinished(decisive)
 
 
 def _say_stopped(run: Run, parallel: bool) -> None:
