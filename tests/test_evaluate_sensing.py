@@ -10,7 +10,8 @@ from small_training import random_model
 
 from ivggt_jax import save
 from ivggt_jax.evaluate.__main__ import main
-from ivggt_jax.evaluate.sensing import SensorOptions, _chunk_errors, _overlap
+from ivggt_jax.evaluate.ghosts import overlap
+from ivggt_jax.evaluate.sensing import SensorOptions, _chunk_errors
 from ivggt_jax.evaluate.walks import WalkPart
 from ivggt_jax.train.start import extended
 
@@ -40,8 +41,8 @@ def test_overlap_of_known_motion() -> None:
     """Half of the left and half of the right are said to move: a third of either is both."""
     motion = np.full((10, 6, 8), 0.2, np.float32)
     motion[:, :, 2:6] = 0.7
-    assert _overlap(np.asarray(part().moving), motion > 0.5) == pytest.approx(1 / 3)
-    assert np.isnan(_overlap(motion > 1, motion > 1))
+    assert overlap(np.asarray(part().moving), motion > 0.5) == pytest.approx(1 / 3)
+    assert np.isnan(overlap(motion > 1, motion > 1))
 
 
 def test_a_sensor_is_the_same_for_a_part_of_a_walk_and_its_first_frame_has_depth() -> None:
