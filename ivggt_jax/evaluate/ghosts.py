@@ -1,8 +1,8 @@
 """What leaving moving things out of a run is worth: its path, and the points of its cloud that lie off every still surface.
 
-The walk among bodies is run as `infer` runs it, frame by frame: with everything kept, without what is told to move, without what
-truly moves, and once more where there are no bodies. For the cloud, predicted depth has the scale of its ten frames and the true camera,
-so that a ghost is one of depth and masks, and not of a path that drifts.
+The walk among bodies is run as `infer` runs it, frame by frame: with everything kept, without what is told to move, without
+what truly moves, and once more where there are no bodies. For the cloud, predicted depth has the scale of its ten frames and the
+true camera, so that a ghost is one of depth and masks, and not of a path that drifts.
 """
 
 from collections.abc import Iterator
@@ -46,7 +46,7 @@ class Runner:
         height, width = part.depth.shape[1:]
         heads = tuple(head for head in ("camera", "depth", "motion") if head in self.model.config.predicts)
         state = init_stream(self.model, self.cache, height=height, width=width, heads=heads, submaps=self.submaps)
-        watch = MovingThings(self.model, state, {}) if drop else None
+        watch = MovingThings(self.model, state) if drop else None
         results = []
         for frame in _frames(part, known):
             if watch:
@@ -79,6 +79,7 @@ def moving_errors(runner: Runner, walk: Walk, without: Walk, frames: int) -> dic
         numbers[f"ghosts_{name}"] = count_ghosts(cloud, surfaces) if len(cloud) else 0
     dropped = np.stack([result.moving for result in runs["drop"] if result.moving is not None])
     numbers["motion_overlap_as_run"] = overlap(part.moving, dropped)
+    numbers["moving_share_dropped"] = float(dropped[part.moving].mean())
     numbers["still_share_dropped"] = float(dropped[~part.moving].mean())
     return numbers
 

@@ -21,8 +21,8 @@ PREFIX = "moving window/"
 class MovingThings:
     """Stands in a `Run` for the model: its predictions have as `motion` which pixels move, 0 or 1."""
 
-    def __init__(self, model: Model, state: StreamState, saved: Mapping[str, np.ndarray]):
-        """saved: where `state()` is found among other arrays, of a run that goes on."""
+    def __init__(self, model: Model, state: StreamState, saved: Mapping[str, np.ndarray] | None = None):
+        """saved: where `state()` is found among other arrays, of a run that goes on; none of one that begins."""
         self._model = model
         self._window = empty_window(state)
         if saved:
