@@ -253,13 +253,16 @@ def compile_step(model: Model, state: StreamState, moving: bool = False) -> None
     height, width, together = settings.height, settings.width, settings.cache.frames_per_step
     black = np.zeros((together, len(state.frame), height, width, 3), np.uint8)
     # As `Run` gives them: without, another program would be compiled.
-    masks = None if settings.submaps is None else np.ones(black.shape[:-1], bool)
+    window = empty_window(state) if moving else None
+    masks: FrameArray | None = None if settings.submaps is None else np.ones(black.shape[:-1], bool)
+    if masks is not None and window is not None:
+        masks = masks & window.still
     if together > 1:
         state, predictions = scan(model, state, black, masks, None)
     else:
         state, predictions = step(model, state, black[0], masks=masks if masks is None else masks[0], depth=None)
         predictions = jax.tree.map(lambda x: x[None], predictions)
-    told = judged(empty_window(state), black, predictions) if moving else None
+    told = None if window is None else judged(window, black, predictions)
     jax.block_until_ready((predictions, told))
 
 
