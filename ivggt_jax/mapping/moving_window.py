@@ -1,7 +1,7 @@
 """What moves in a stream's newest frame, told as it comes: by a head of the network, or by a few frames before it.
 
-Earlier frames alone are asked. On the walks that it was tuned on they told as much as earlier and later ones together, and a frame
-that waited for later ones would be late for whoever watches, and its mask for the poses of the frames in between.
+Earlier frames alone are asked. On the walks that it was tuned on they told nearly as much as earlier and later ones together
+(docs/sensors.md), and a frame that waited for later ones would be late, and so its mask for the poses of the frames in between.
 """
 
 from dataclasses import dataclass, replace
@@ -18,8 +18,7 @@ VIEWS, EVERY = 5, 4
 LIKELY = 0.5
 """From which the word of a head is that a pixel moves,"""
 CONTRADICTED = 0.25
-"""and from which share of the earlier frames that speak against it. Half of them, as exact depth allows, finds a third as much at
-a depth error of 9 %."""
+"""and from which share of the earlier frames that speak against it. By the demo model's depth half of them find half as much."""
 REACH = 0.02
 """Of the image's width: what moves is expected so far around where it was a frame ago."""
 
