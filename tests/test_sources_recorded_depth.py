@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from ivggt_jax.sources import SourceConfig, SourceError, open_source
+from ivggt_jax.writers import write_run_json
+from ivggt_jax.writers.decoded import Decoded, recorded_source
 
 pytest.importorskip("rosbags")
 from test_sources_recording import COLOURS, KINDS, SIDE, compressed, image, write
@@ -89,3 +91,15 @@ def test_maps_in_a_folder_are_for_recordings_too(tmp_path: Path) -> None:
     with open_source(SourceConfig(frames=str(write(tmp_path, "mcap", COLOUR)), size=SIDE, depth=folder)) as source:
         found = [bool(np.isfinite(frame.depth).any()) for frame in source]
     assert found == [False, False, True, False]
+
+
+def test_pictures_of_such_a_run_are_decoded_again(tmp_path: Path) -> None:
+    """Whoever reads the recording once more knows from `run.json` which topic is none of pictures."""
+    path = write(tmp_path, "mcap", COLOUR | {str(DEPTH): [image(RAMP, "16UC1")]})
+    config = SourceConfig(frames=str(path), size=SIDE, depth=DEPTH)
+    write_run_json(tmp_path / "out", {"settings": {"source": config}})
+    with open_source(config) as source:
+        frame = list(source)[1]
+    picture = Decoded(recorded_source(tmp_path / "out")).picture(frame)
+    assert picture is not None
+    np.testing.assert_array_equal(np.asarray(picture), COLOURS)
