@@ -21,7 +21,7 @@ Stamped = tuple[float, Any]
 class NearestMessage:
     """Of messages in the order in which they were recorded, the one nearest in time to each of a sequence of frames.
 
-    Few are held: those that are not yet older than the frame.
+    Few are held: those of the last second.
     """
 
     def __init__(self, messages: Iterator[Stamped]):
@@ -34,7 +34,7 @@ class NearestMessage:
             if (found := next(self._messages, None)) is None:
                 break
             self._near.append(found)
-            # The time before the last may still be the next frame's: its clock need not rise from each to the next.
+            # A little of the past is kept, for times need not rise from each frame to the next.
             while self._near[0][0] < time - 1:
                 self._near.popleft()
                 if not self._near:

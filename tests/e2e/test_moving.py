@@ -57,8 +57,8 @@ def test_masks_of_the_user_compose(telling: Path, folder: Path, tmp_path: Path) 
     given[:, :30] = 0
     for path in folder.iterdir():
         Image.fromarray(given).save(tmp_path / "masks" / path.name)
-    options = ("--checkpoint", telling, "--masks", tmp_path / "masks", "--export", "npz", "--moving", "drop")
-    assert run(main, "--frames", folder, "--out", tmp_path / "out", *options) == 0
+    options = ("--checkpoint", telling, "--submaps", 3, "--masks", tmp_path / "masks", "--export", "npz")
+    assert run(main, "--frames", folder, "--out", tmp_path / "out", "--moving", "drop", *options) == 0
     for path in (tmp_path / "out" / "frames").iterdir():
         frame = read_npz(path)
         assert not frame["mask"][:, :30].any() and not frame["moving"][:, :30].any()
@@ -78,9 +78,9 @@ def test_what_it_cannot_do_is_said(checkpoint: Path, folder: Path, tmp_path: Pat
     assert words in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_a_run_that_kept_what_moves_has_none_to_export(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
-    out = tmp_path / "out"
-    assert run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "npz") == 0
+def test_a_run_that_kept_what_moves_has_none_to_export(telling: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    out, options = tmp_path / "out", ("--submaps", 3, "--export", "npz")
+    assert run(main, "--frames", folder, "--checkpoint", telling, "--out", out, *options) == 0
     assert run(export.main, out, "--to", "moving", "masks") == 1
     assert "infer with --moving separate" in capsys.readouterr().err
     assert len(list((out / "masks").iterdir())) == FRAMES, "the others are written"
