@@ -15,17 +15,19 @@ import numpy as np
 from ivggt_jax.cameras.exif import offered_camera
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.export import build, move, write_records
+from ivggt_jax.inference.checks import check
 from ivggt_jax.inference.closing import record, say_end
 from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, same_source, to_resume
 from ivggt_jax.inference.options import InferConfig, source_first
 from ivggt_jax.inference.parallel import check_split, split
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
-from ivggt_jax.options.export import FORMATS, WITH_TRACKS
+from ivggt_jax.options.export import WITH_TRACKS
 from ivggt_jax.runs import output_folder, stages
 from ivggt_jax.runs.advice import comes_again, note_on_demo
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.fitting import parse_memory, plan_cache, weights_bytes
 from ivggt_jax.runs.known_trajectory import checked, read_trajectory
+from ivggt_jax.runs.moving import MovingThings
 from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.runs.run import Run, compile_step, interruptible
@@ -59,7 +61,7 @@ def infer(config: InferConfig, load: Load = loading.load) -> int:
     live = not comes_again(config.source.frames)
     # Of a camera the run counts the frames, for the first one that is read is no part of it (`_started`).
     with open_source(dataclasses.replace(config.source, max_frames=None) if live else config.source) as source:
-        _check(config)
+        check(config)
         check_split(config, source)
         out = config.out or output_folder.default_out(config.source.frames)
         others = (config.source.masks, config.source.depth, config.options.images, config.align.trajectory)
@@ -80,39 +82,10 @@ def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> in
         unfinished = to_resume(config, out, earlier)
         config = as_begun(config, unfinished) if unfinished else config
         with stages.stage(f"loading {config.checkpoint}", stages.loading(config.checkpoint, config.memory.precision)):
-            model = load(config.checkpoint, _precision(config)).only_heads(config.predicted)
+            model = load(config.checkpoint, _precision(config))
+            model = model.only_heads(config.heads_of(model.config))
         source.config = dataclasses.replace(source.config, size=config.source.size or model.config.image_size)
         return _infer(config, out, model, source, unfinished)
-
-
-def _check(config: InferConfig) -> None:
-    """Raises ValueError when options contradict each other."""
-    # Not in the dataclass: tyro would frame the message and break it into short lines.
-    if config.overwrite and config.resume:
-        raise ValueError("--overwrite and --resume contradict each other: give one of them")
-    if config.save_every is not None and config.save_every < 0:
-        raise ValueError(f"--save-every must be 0 or more frames, not {config.save_every}")
-    if config.memory.max_memory is not None:
-        parse_memory(config.memory.max_memory)
-    if len(config.source.camera_towards) > 1 and (
-        config.mapping.loops or config.mapping.submaps not in ("auto", "off")
-    ):
-        raise ValueError(
-            "views of a panorama do not follow one another, as submaps and loops need: give one --camera-towards"
-        )
-    if config.source.depth and (config.mapping.submaps == "off" or "depth" not in config.heads):
-        raise ValueError(
-            "--depth makes the map of predicted depth metric: it needs --heads depth, and no --submaps off"
-        )
-    if config.mapping.loops and "depth" not in config.heads:
-        raise ValueError("--loops needs depth, which --heads leaves out: add it")
-    computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
-    for output in config.outputs:
-        if (needed := FORMATS[output].needs) and needed not in computed:
-            raise ValueError(
-                f"--export {output} needs {needed}, which --heads leaves out: add {'tracks' if needed == 'tracks' else 'depth'} to "
-                "--heads, or name what needs none, as in --export tum intrinsics"
-            )
 
 
 def _precision(config: InferConfig) -> str | None:
@@ -127,7 +100,8 @@ def _precision(config: InferConfig) -> str | None:
         return memory.precision
     if memory.max_memory is None or not saves:
         return None
-    weights = weights_bytes(abstract_model(loading.find_config(config.checkpoint), None, config.predicted))
+    found = loading.find_config(config.checkpoint)
+    weights = weights_bytes(abstract_model(found, None, config.heads_of(found)))
     return "bfloat16" if weights > parse_memory(memory.max_memory) / 2 else None
 
 
@@ -144,17 +118,15 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         frames, state = _started(config, model, source)
         config = _with_frames(config, out, length, state)
         decisive = {**decisive_options(config), "weights": weights}
-        output_folder.begin_anew(out)
-        unfinished = Unfinished(decisive)
-        if again:
-            begin(out, decisive)
+        unfinished = _begun(out, decisive, again)
     _say_notes(config)
     parallel = split(config, source, model, state, next(frames)) if config.split else None
+    watch = None if config.moving == "keep" else MovingThings(model, state, unfinished.writers)
 
     def save(run: Run) -> None:
         last = source.last_skipped  # before they are counted, for reading ahead goes on
         now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished), last)
-        save_state(out, now, run.state, run.writers.state())
+        save_state(out, now, run.state, run.writers.state() | (watch.state() if watch else {}))
 
     run = Run(
         model,
@@ -166,7 +138,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         next_index=unfinished.next_index,
         save_state=save if again and parallel is None else None,
         save_every=config.save_every,
-        compute=None if parallel is None else parallel.compute,
+        instead=parallel or watch,
+        without_moving=watch is not None,
     )
     unfinished.release()
     with _viewer(config, out, run) as view, parallel or contextlib.nullcontext():
@@ -179,17 +152,28 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             if run.ended:
                 finish(out)  # trying again would fail again
             raise
-        finally:
-            # Also after an error: what was finished is on disk, and this says how to read it.
+        finally:  # also after an error: what was finished is on disk, and this says how to read it
             _say_what_was_run(config, out, run, _counts(source, unfinished), interrupted)
         if not interrupted:
             finish(out)
             if view:
                 view.wait()
         elif again:
-            where = "the beginning" if parallel else "here" if run.saved else "the last state that was saved"
-            say(f"stopped; --resume goes on from {where}")
+            _say_stopped(run, parallel is not None)
     return 128 + interrupted[0] if interrupted else int(lost)
+
+
+def _begun(out: Path, decisive: dict[str, Any], again: bool) -> Unfinished:
+    """A run in a folder that nothing of an earlier one is left in, with its options saved if it can be resumed."""
+    output_folder.begin_anew(out)
+    if again:
+        begin(out, decisive)
+    return Unfinished(decisive)
+
+
+def _say_stopped(run: Run, parallel: bool) -> None:
+    where = "the beginning" if parallel else "here" if run.saved else "the last state that was saved"
+    say(f"stopped; --resume goes on from {where}")
 
 
 def _check_same(config: InferConfig, out: Path, unfinished: Unfinished, weights: int) -> None:
@@ -273,7 +257,7 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
         cache,
         height=height,
         width=width,
-        heads=config.predicted,
+        heads=config.heads_of(model.config),
         query_points=grid,
         submaps=submaps,
         focal=None if first.camera is None or "depth" not in config.predicted else np.array([first.camera.focal]),
@@ -284,7 +268,7 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
         stages.announce(f"{words} and length), then the first frame", thing)
         return chain([first], frames), state
     with stages.stage(f"{words}), before the first frame is taken", thing):
-        compile_step(model, state)
+        compile_step(model, state, config.moving != "keep")
     return islice(frames, config.source.max_frames), begin()
 
 

@@ -10,9 +10,14 @@ from small_training import random_model
 
 from ivggt_jax import save
 from ivggt_jax.evaluate.__main__ import main
-from ivggt_jax.evaluate.sensing import SensorOptions, _chunk_errors, _overlap
+from ivggt_jax.evaluate.clouds import tree
+from ivggt_jax.evaluate.ghosts import _cloud, _in_world, count_ghosts, overlap
+from ivggt_jax.evaluate.sensing import SensorOptions, _chunk_errors
 from ivggt_jax.evaluate.walks import WalkPart
+from ivggt_jax.runs.run import moving_masked
+from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.train.start import extended
+from ivggt_jax.writers import Result
 
 
 def part(frames: int = 10) -> WalkPart:
@@ -40,8 +45,23 @@ def test_overlap_of_known_motion() -> None:
     """Half of the left and half of the right are said to move: a third of either is both."""
     motion = np.full((10, 6, 8), 0.2, np.float32)
     motion[:, :, 2:6] = 0.7
-    assert _overlap(np.asarray(part().moving), motion > 0.5) == pytest.approx(1 / 3)
-    assert np.isnan(_overlap(motion > 1, motion > 1))
+    assert overlap(np.asarray(part().moving), motion > 0.5) == pytest.approx(1 / 3)
+    assert np.isnan(overlap(motion > 1, motion > 1))
+
+
+def test_ghosts_of_a_known_cloud() -> None:
+    """A wall at 4 m, a body at 2 m on the left, and depth that is off by a tenth, which its scale takes out: the body's points are
+    ghosts, the wall's are none; without what moves none are left."""
+    truth = part()
+    frame = Frame(np.zeros((6, 8, 3), np.uint8), 0, None, "0", Fit((8, 6), (1.0, 1.0), (0.0, 0.0)))
+    depth = (1.1 * truth.depth[0]).astype(np.float32)
+    result = Result(frame, np.eye(3, 4), np.eye(3), depth, points=np.zeros((6, 8, 3), np.float32))
+    surfaces = tree(_in_world(np.full((1, 6, 8), 4.0), truth.world_from_cam[:1], np.ones((1, 6, 8), bool)))
+    kept = _cloud([result] * 10, truth)
+    assert len(kept) == 48 and count_ghosts(kept, surfaces) == 24
+    np.testing.assert_allclose(np.sort(np.unique(kept[:, 2].round(3))), [2, 4], atol=1e-3)
+    without = _cloud([moving_masked(result, np.asarray(truth.moving)[0])] * 10, truth)
+    assert len(without) == 24 and count_ghosts(without, surfaces) == 0
 
 
 def test_a_sensor_is_the_same_for_a_part_of_a_walk_and_its_first_frame_has_depth() -> None:
@@ -73,4 +93,5 @@ def test_a_walk_with_a_sensor_and_without(tmp_path: Path) -> None:
     plain, told = json.loads((tmp_path / "a.json").read_text())["walks"]
     assert (plain["told"], told["told"]) == ("none", "sensor") and plain["walk"] == told["walk"] == "crowd-1048576"
     assert told.keys() - plain.keys() == {"metric_error", "metric_error_in_holes", "scale_error"}
+    assert {f"ghosts_{way}" for way in ("keep", "drop", "known_masks", "no_bodies")} <= plain.keys()
     assert 0 <= told["motion_overlap"] <= 1 and np.isfinite(list(told.values())[2:]).all()

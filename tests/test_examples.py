@@ -25,7 +25,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys):
 
 
 def test_examples_are_numbered_and_short() -> None:
-    assert [name[:2] for name in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07", "08"]
+    assert [name[:2] for name in EXAMPLES] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
     for path in EXAMPLES.values():
         code = path.read_text()
         assert len(code.splitlines()) < 45
@@ -90,3 +90,12 @@ def test_a_depth_sensor_gives_metres(run) -> None:
 @pytest.mark.slow
 def test_an_artefact_runs_by_itself(run) -> None:
     assert run("08_deploy") == ["camera (1, 3, 4) depth (1, 28, 42)"]
+
+
+@pytest.mark.slow
+def test_what_moves_has_clouds_of_its_own(run, tmp_path: Path) -> None:
+    told, *files = run("09_moving_things")
+    share, truly = (int(word.rstrip("%,")) for word in told.split() if "%" in word)
+    assert 2 < share < 40 and 5 < truly < 30
+    assert files == ["masks", "moving", "points.ply"]
+    assert len(list((tmp_path / "ivggt_out" / "moving" / "moving").iterdir())) == 16

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from writer_scene import ALL, saved, tracked
+from writer_scene import ALL, moving, saved
 
 from ivggt_jax.export import RECORD_FILES
 from ivggt_jax.options.export import FORMATS, BuiltOutput, Output
@@ -25,7 +25,7 @@ def write(name: str, folder: Path, **changes: None) -> list[str]:
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
     folder.mkdir()
-    frames = [tracked(index, **changes) for index in range(4)]
+    frames = [moving(index, **changes) for index in range(4)]
     if name in EXPORTS:
         EXPORTS[name](saved(folder.parent / "run", frames), folder, ALL)
     else:

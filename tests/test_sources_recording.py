@@ -39,7 +39,10 @@ def compressed(pixels, name, text=None, **options):
 
 
 def write(folder, kind, topics, compression=None):
-    """A bag of a kind with the messages of each topic, half a second apart, and one topic without pictures."""
+    """A bag of a kind with the messages of each topic, half a second apart, and one topic without pictures.
+
+    A message's field `late` is by how many nanoseconds its stamp is.
+    """
     store = typesys.get_typestore(typesys.Stores.ROS1_NOETIC if kind == "ros1" else typesys.Stores.ROS2_HUMBLE)
     extra = {"seq": 0} if kind == "ros1" else {}
     time = store.types["builtin_interfaces/msg/Time"]
@@ -61,8 +64,9 @@ def write(folder, kind, topics, compression=None):
             connection = writer.add_connection(topic, f"sensor_msgs/msg/{messages[0][0]}", typestore=store)
             for number, (_, fields) in enumerate(messages):
                 fields = dict(fields)
-                seconds = STAMP + number // 2 if fields.pop("stamp", True) else 0
-                stamp = time(seconds, 500_000_000 * (number % 2) if seconds else 0)
+                late = fields.pop("late", 0)
+                seconds, rest = divmod(STAMP * 1_000_000_000 + 500_000_000 * number + late, 1_000_000_000)
+                stamp = time(seconds, rest) if fields.pop("stamp", True) else time(0, 0)
                 message = store.types[connection.msgtype](header=header(stamp=stamp, frame_id="c", **extra), **fields)
                 writer.write(connection, RECORDED + 500_000_000 * number, pack(message, connection.msgtype))
     return path

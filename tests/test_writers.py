@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from writer_scene import result, tracked
+from writer_scene import moving, result
 
 from ivggt_jax.writers import WRITERS, ExportOptions, ResumeError, Writers
 
@@ -27,7 +27,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def run(out: Path, names, first=0, last=FRAMES, state=None, options=None) -> Writers:
     writers = Writers(names, out, options or ExportOptions(), first, state)
     for index in range(first, last):
-        writers.write(tracked(3 * index))  # a stride of three: file names follow the source, not the count
+        writers.write(moving(3 * index))  # a stride of three: file names follow the source, not the count
     return writers
 
 
@@ -72,7 +72,7 @@ def test_a_fresh_run_removes_what_an_earlier_one_left(tmp_path):
 def test_files_are_whole_after_every_frame_without_closing(tmp_path):
     writers = Writers(SAME_BYTES, tmp_path, ExportOptions())
     for index in range(3):
-        writers.write(tracked(index))
+        writers.write(moving(index))
         assert len(np.loadtxt(tmp_path / "tracks.txt", ndmin=2)) == index + 1
         assert len(np.loadtxt(tmp_path / "trajectory.txt", ndmin=2)) == index + 1
         assert len(np.loadtxt(tmp_path / "intrinsics.txt", ndmin=2)) == index + 1

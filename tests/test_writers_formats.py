@@ -105,7 +105,7 @@ def test_an_output_without_its_head_says_which_is_missing(name, tmp_path):
 def test_npz_holds_what_the_result_holds(tmp_path):
     item = result(12, FITS["padded"], tracks=np.ones((5, 2), np.float32), visibility=np.zeros(5, np.float32))
     mask = np.arange(112 * 168).reshape(112, 168) % 3 > 0
-    item = dataclasses.replace(item, frame=dataclasses.replace(item.frame, mask=mask))
+    item = dataclasses.replace(item, frame=dataclasses.replace(item.frame, mask=mask), moving=~mask)
     write(tmp_path, "npz", [item])
     with np.load(tmp_path / "frames" / "000012.npz") as saved:
         for field in dataclasses.fields(item):

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.runs.run import moving_masked
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.writers import ExportOptions, Writers
 from ivggt_jax.writers.result import Result
@@ -78,6 +79,14 @@ def tracked(index: int, fit: Fit = FITS["resized"], **changes) -> Result:
     seen = ((pixels >= 0) & (pixels <= (WIDTH - 1, HEIGHT - 1))).all(axis=-1)
     tracks = {"tracks": pixels.astype(np.float32), "visibility": seen.astype(np.float32)}
     return dataclasses.replace(item, **tracks | changes)
+
+
+def moving(index: int, **changes) -> Result:
+    """The frame with tracks where a block of 30×40 pixels, 3 further on in each frame, moves."""
+    item = tracked(index, **changes)
+    block = np.zeros((HEIGHT, WIDTH), bool)
+    block[40:70, 3 * index : 3 * index + 40] = True
+    return moving_masked(item, block)
 
 
 def invert(transform: np.ndarray) -> np.ndarray:

@@ -16,10 +16,12 @@ import tyro
 
 from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.evaluate.ghosts import Runner, moving_errors, overlap
 from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.records import path_errors
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk, WalkPart, depth_errors
 from ivggt_jax.mapping.moving import View, motion_from_views
+from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.runs.command import say
 from ivggt_jax.sources.fit import usual_size
@@ -83,7 +85,9 @@ def evaluate_sensing(config: Sensing) -> int:
     """Synthetic walks with and without a simulated depth sensor, or with moving bodies: errors of depth, path and masks."""
     model = config.model.load()
     size, cache = usual_size(model.config.image_size)[::-1], config.memory.cache_for(-(-config.frames // CHUNK) * CHUNK)
-    rows = []
+    submaps = SubmapOptions().choose(model.config, config.frames, needed=True)
+    assert submaps is not None
+    runner, rows = Runner(model, cache, submaps), []
     for route in config.routes:
         for seed in config.seeds:
             walk = Walk(route, seed, *size)
@@ -92,6 +96,8 @@ def evaluate_sensing(config: Sensing) -> int:
                 rows.append(
                     {"walk": walk.name, "told": told} | _errors(model, cache, walk, seed, sensor, config.frames)
                 )
+                if route == "crowd" and sensor is None:
+                    rows[-1] |= moving_errors(runner, walk, Walk("loop", seed, *size), config.frames)
                 say(", ".join(f"{name} {x if isinstance(x, str) else f'{x:.4f}'}" for name, x in rows[-1].items()))
     config.out.parent.mkdir(parents=True, exist_ok=True)
     config.out.write_text(json.dumps({"sensor": asdict(config.sensor), "walks": rows}, indent=2) + "\n")
@@ -122,11 +128,11 @@ def _errors(
         return errors
     moving = np.concatenate([part.moving for part in parts if part.moving is not None])
     if found.motion is not None:
-        errors["motion_overlap"] = _overlap(moving, found.motion > 0.5)
+        errors["motion_overlap"] = overlap(moving, found.motion > 0.5)
     images = np.concatenate([part.images for part in parts]).astype(np.float32) / 255
     views = View(*map(jnp.asarray, (images, found.depth, cam_from_world, intrinsics)))
     by_views, judged = _motion_by_views(views)
-    return errors | {"motion_overlap_by_views": _overlap(moving[judged], by_views > 0.5)}
+    return errors | {"motion_overlap_by_views": overlap(moving[judged], by_views > 0.5)}
 
 
 def _motion_by_views(views: View) -> tuple[np.ndarray, slice]:
@@ -153,12 +159,6 @@ def _chunk_errors(part: WalkPart, depth: np.ndarray, told: np.ndarray | None) ->
         "metric_error_in_holes": float(np.mean(np.abs(ratio[holes] - 1))) if holes.any() else np.nan,
         "scale_error": float(np.abs(np.nanmedian(ratio) - 1)),
     }
-
-
-def _overlap(truth: np.ndarray, said: np.ndarray) -> float:
-    """Pixels of bool [F,H,W] in both, over those in either; NaN where there are none."""
-    either = np.sum(truth | said)
-    return float(np.sum(truth & said) / either) if either else np.nan
 
 
 _cameras = jax.jit(geometry.cameras_from_pose, static_argnums=(1, 2))

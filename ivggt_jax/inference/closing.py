@@ -50,6 +50,7 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         "submaps": settings.submaps,
         "camera": _camera(config, state),
         "metric": _metric(config, state),
+        "moving_told_by": _moving_told_by(config, state),
         "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
         "frames": run.frames,
         "milliseconds_per_frame": run.progress.percentiles(),
@@ -92,6 +93,13 @@ def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
         "field_of_view_degrees": degrees(known),
         "predicted_field_of_view_degrees": degrees(np.exp(said / frames)) if frames else None,
     }
+
+
+def _moving_told_by(config: InferConfig, state: StreamState) -> str | None:
+    """What has told what moves; None where it was kept."""
+    if config.moving == "keep":
+        return None
+    return "the model's head" if "motion" in state.settings.heads else "depth and colours of earlier frames"
 
 
 def _metric(config: InferConfig, state: StreamState) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 import tyro
 from tyro.conf import OmitArgPrefixes, Suppress
 
-from ivggt_jax.config import HeadName, PolicyName, PresetName
+from ivggt_jax.config import HeadName, ModelConfig, PolicyName, PresetName
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.options.export import BuiltOutput, ExportOptions, Output
@@ -72,6 +72,8 @@ class InferConfig:
     """What to predict, camera always; tracks follow a grid of points from the first frame."""
     points_from: Literal["depth", "head"] = "depth"
     """Points from depth and camera (sharper), or from the point head."""
+    moving: Literal["keep", "drop", "separate"] = "keep"
+    """Leave what moves out of clouds, refinement, loops and tracks: drop; separate also writes it (docs/sensors.md)."""
     track_grid: int = 8
     """Points along each side of the tracks' grid."""
     view: bool = False
@@ -95,10 +97,17 @@ class InferConfig:
         wanted = {"camera", *self.heads, *(("points",) if self.points_from == "head" else ())}
         return tuple(name for name in sorted(get_args(HeadName)) if name in wanted)
 
+    def heads_of(self, model: ModelConfig) -> tuple[HeadName, ...]:
+        """The heads to run of a model: where what moves is to be told, also one that tells it, if there is one."""
+        tells = self.moving != "keep" and "motion" in model.predicts and "motion" not in self.predicted
+        return (*self.predicted, "motion") if tells else self.predicted
+
     @property
     def outputs(self) -> tuple[Output, ...]:
         """What to write."""
-        return self.export or (*DEFAULT_EXPORT, *(("tracks",) if "tracks" in self.heads else ()))
+        tracks: tuple[Output, ...] = ("tracks",) if "tracks" in self.heads else ()
+        apart: tuple[Output, ...] = ("moving",) if self.moving == "separate" else ()
+        return tuple(dict.fromkeys((*(self.export or (*DEFAULT_EXPORT, *tracks)), *apart)))
 
     @property
     def growing(self) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ def check_split(config: InferConfig, source: Source) -> None:
         (config.mapping.submaps == "off", "shares out submaps: leave --submaps off out"),
         ("tracks" in config.heads, "follows no tracks, which go on from submap to submap: leave them out of --heads"),
         (together > 1, f"takes frames one by one, not {together} together: give --frames-per-step 1"),
+        (config.moving != "keep", "sees submaps apart, and what moves is told frame by frame: leave --moving out"),
         (config.source.on_error == "skip", "stops at a frame that cannot be read: leave --on-error skip out"),
         (config.memory.max_memory is not None, "plans no memory, of which each process takes its own: give --budget"),
     )

@@ -20,6 +20,10 @@ LEAST_SPREAD = 0.02
 """Of logarithms of depth, and of colours in [0,1]: rounding and sampling make so much."""
 LEAST_VIEWS = 2
 """Fewer views than that do not tell."""
+SAMPLE = 2000
+"""Pixels, about, that medians are taken of: sorting all of them would take most of the time."""
+MOST = 0.5
+"""A view that contradicts more than this share of what it sees has another camera or unit than it says, and tells nothing."""
 
 
 @jax.tree_util.register_dataclass
@@ -44,6 +48,8 @@ def motion_from_views(frame: View, others: View) -> jax.Array:
     """
     points = geometry.unproject(frame.depth, frame.cam_from_world, frame.intrinsics)
     seen, contradicted = jax.vmap(lambda other: _judge(frame, points, other))(others)
+    believed = jnp.sum(contradicted, axis=(1, 2)) <= MOST * jnp.sum(seen, axis=(1, 2))
+    seen, contradicted = (x & believed[:, None, None] for x in (seen, contradicted))
     count = jnp.sum(seen, axis=0)
     share = jnp.sum(contradicted, axis=0) / jnp.maximum(count, 1)
     return jnp.mean(_neighbours(jnp.where(count >= LEAST_VIEWS, share, 0)), axis=0)
@@ -68,7 +74,8 @@ def _judge(frame: View, points: jax.Array, other: View) -> tuple[jax.Array, jax.
     hidden = farthest - depth - middle < -BEYOND * spread
 
     darkest, brightest = (pick(_neighbours(other.image), axis=0)[row, column] for pick in (jnp.min, jnp.max))
-    shift = jnp.nanmedian(jnp.where(inside[..., None], other.image[row, column] - frame.image, jnp.nan), axis=(0, 1))
+    shift = jnp.where(inside[..., None], other.image[row, column] - frame.image, jnp.nan)
+    shift = jnp.nanmedian(_sample(shift), axis=(0, 1))
     colour = frame.image + jnp.nan_to_num(shift)
     outside = jnp.mean(jax.nn.relu(colour - brightest) + jax.nn.relu(darkest - colour), axis=-1)
     level, noise = _spread(jnp.where(inside & ~through & ~hidden, outside, jnp.nan))
@@ -77,10 +84,17 @@ def _judge(frame: View, points: jax.Array, other: View) -> tuple[jax.Array, jax.
 
 
 def _spread(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Median and robust standard deviation of the values that are not NaN; 0 and the least where there are none."""
+    """Median and robust standard deviation of the values [H,W] that are not NaN; 0 and the least where there are none."""
+    values = _sample(values)
     middle = jnp.nan_to_num(jnp.nanmedian(values))
     deviation = 1.4826 * jnp.nan_to_num(jnp.nanmedian(jnp.abs(values - middle)))
     return middle, jnp.maximum(deviation, LEAST_SPREAD)
+
+
+def _sample(values: jax.Array) -> jax.Array:
+    """About `SAMPLE` of values [H,W,…], evenly spaced."""
+    stride = max(1, int((values.shape[0] * values.shape[1] / SAMPLE) ** 0.5))
+    return values[::stride, ::stride]
 
 
 def _neighbours(values: jax.Array) -> jax.Array:

@@ -6,7 +6,9 @@ from typing import Literal
 
 BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
 """What is built from all saved frames."""
-MadeOutput = Literal["tum", "kitti", "intrinsics", "ply", "depth", "tracks", "video", "rrd", "mcap", BuiltOutput]
+MadeOutput = Literal[
+    "tum", "kitti", "intrinsics", "ply", "depth", "tracks", "masks", "moving", "video", "rrd", "mcap", BuiltOutput
+]
 """What can be made of saved frames."""
 Output = Literal["npz", MadeOutput]
 """What a run can write: the saved frames themselves, too."""
@@ -43,6 +45,12 @@ FORMATS: dict[Output, Format] = {
         files=("tracks.txt",),
         needs="tracks",
         reading="pixels of the original images; pixel (0, 0) is the centre of the first pixel; visibility from 0 to 1",
+    ),
+    "masks": Format(
+        files=("masks",), reading="of the original images' size; black: masked by the user, transparent or moving"
+    ),
+    "moving": Format(
+        files=("moving",), needs="points", reading="what moves in each frame, in the world; its time is in the header"
     ),
     "video": Format(files=("video.mp4",), needs="depth"),
     "rrd": Format(files=("recording*.rrd",)),

@@ -5,8 +5,9 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.progress import Progress
 from ivggt_jax.sources import Frame, SourceError
+from ivggt_jax.streaming.inputs import FrameArray
+from ivggt_jax.streaming.moving import empty_window, judged
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import scan, step
 from ivggt_jax.writers import Result, Writers
@@ -27,8 +30,12 @@ SECONDS_BETWEEN_SAVES = 60.0
 SHARE_FOR_SAVES = 0.05
 """Share of the time that saves may take in that case."""
 
-Compute = Callable[[StreamState, list[Frame]], tuple[StreamState, Predictions]]
-"""`computed` with a model, or what stands for it. The given state is used up."""
+
+class Computes(Protocol):
+    """What stands for a model in a run."""
+
+    def compute(self, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
+        """As `computed`. The given state is used up."""
 
 
 class Stopped(Exception):
@@ -50,19 +57,20 @@ class Run:
         next_index: int = 0,
         save_state: Callable[["Run"], None] | None = None,
         save_every: int | None = None,
-        compute: Compute | None = None,
+        instead: Computes | None = None,
+        without_moving: bool = False,
     ):
         """begin: frames that an earlier part of the run had finished; next_index: of the first frame after those.
 
         save_state is called when everything computed is also written; None: never. save_every: frames between two calls; 0:
-        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time. compute: what
-        gives the predictions, in place of the model.
+        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time. instead: what
+        gives the predictions, in place of the model. without_moving: masks what `motion` says of frames.
         """
         self.model, self.state, self.writers, self.progress = model, state, writers, progress
-        self._step = compute or partial(computed, model)
+        self._step = instead.compute if instead else partial(computed, model)
         self.frames, self.next_index = begin, next_index
         self._computed = self._tried = begin
-        self._points_from_depth = points_from_depth
+        self._points_from_depth, self._without_moving = points_from_depth, without_moving
         self._save_state, self._every = save_state, save_every
         self._saved_at, self._seconds_to_save = time.perf_counter(), 0.0
         self._together = state.settings.cache.frames_per_step
@@ -153,7 +161,8 @@ class Run:
         """In the writing thread."""
         for i, frame in enumerate(frames):
             of_frame = jax.tree.map(lambda x, i=i: x[i], host)
-            self.writers.write(make_result(frame, of_frame, self._points_from_depth))
+            result = make_result(frame, of_frame, self._points_from_depth)
+            self.writers.write(moving_masked(result, of_frame.motion > 0.5) if self._without_moving else result)
             self.frames += 1
             self.next_index = frame.index + 1
 
@@ -198,10 +207,17 @@ class Run:
         self.progress.pause()
 
 
-def computed(model: Model, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
-    """The next frames of one stream, all that share a pass or a single one; predictions [T,1,…]. The given state is used up."""
+def computed(
+    model: Model, state: StreamState, frames: list[Frame], still: jax.Array | None = None
+) -> tuple[StreamState, Predictions]:
+    """The next frames of one stream, all that share a pass or a single one; predictions [T,1,…]. The given state is used up.
+
+    still: bool [H,W], what the map may look at in them beside their own masks.
+    """
     images = np.stack([frame.image for frame in frames])[:, None]
     masks, depths = _masks(state, frames), depths_of(frames)
+    if masks is not None and still is not None:
+        masks = masks & still
     if len(frames) == state.settings.cache.frames_per_step > 1:
         return scan(model, state, images, masks, depths)
     state, predictions = step(
@@ -214,7 +230,7 @@ def computed(model: Model, state: StreamState, frames: list[Frame]) -> tuple[Str
     return state, jax.tree.map(lambda x: x[None], predictions)
 
 
-def _masks(state: StreamState, frames: list[Frame]) -> np.ndarray | None:
+def _masks(state: StreamState, frames: list[Frame]) -> FrameArray | None:
     """What the map may look at, bool [T,1,H,W]; None without a map. Always given, so that one program is compiled."""
     return None if state.settings.submaps is None else masks_of(frames)
 
@@ -231,18 +247,23 @@ def depths_of(frames: list[Frame]) -> np.ndarray | None:
     return np.stack(maps)[:, None] if maps else None
 
 
-def compile_step(model: Model, state: StreamState) -> None:
-    """Have everything compiled that a run computes with, by a black frame; the state is used up."""
+def compile_step(model: Model, state: StreamState, moving: bool = False) -> None:
+    """Have everything compiled that a run computes with, by a black frame; the state is used up. moving: what moves is told."""
     settings = state.settings
     height, width, together = settings.height, settings.width, settings.cache.frames_per_step
     black = np.zeros((together, len(state.frame), height, width, 3), np.uint8)
     # As `Run` gives them: without, another program would be compiled.
-    masks = None if settings.submaps is None else np.ones(black.shape[:-1], bool)
+    window = empty_window(state) if moving else None
+    masks: FrameArray | None = None if settings.submaps is None else np.ones(black.shape[:-1], bool)
+    if masks is not None and window is not None:
+        masks = masks & window.still
     if together > 1:
-        _, predictions = scan(model, state, black, masks, None)
+        state, predictions = scan(model, state, black, masks, None)
     else:
-        _, predictions = step(model, state, black[0], masks=masks if masks is None else masks[0], depth=None)
-    jax.block_until_ready(predictions)
+        state, predictions = step(model, state, black[0], masks=masks if masks is None else masks[0], depth=None)
+        predictions = jax.tree.map(lambda x: x[None], predictions)
+    told = None if window is None else judged(window, black, predictions)
+    jax.block_until_ready((predictions, told))
 
 
 def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Result:
@@ -269,6 +290,13 @@ def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Res
         map=host.map,
         **fields,
     )
+
+
+def moving_masked(result: Result, moving: np.ndarray) -> Result:
+    """The result without the pixels bool [H,W] that move: no cloud, track or loop is made of them."""
+    mask = result.frame.mask
+    moving = moving if mask is None else moving & mask
+    return replace(result, frame=replace(result.frame, mask=~moving if mask is None else mask & ~moving), moving=moving)
 
 
 @partial(jax.jit, static_argnames=("height", "width"))

@@ -42,7 +42,7 @@ class SourceConfig:
     camera_towards: tuple[float, ...] = (0.0,)
     """Directions of the views cut out of each panorama, in degrees to the right."""
     depth: Path | None = None
-    """Depth maps of a sensor, registered to the frames: a folder of files named like the frames or by time, or a TUM list."""
+    """A sensor's depth, registered to the frames: a folder of maps named like them or by time, a TUM list, a recording's topic."""
     depth_scale: float = 1000.0
     """Steps to a metre in integer depth maps: 1000 for millimetres, 5000 for TUM."""
     exif: bool = True

@@ -80,10 +80,15 @@ class Depths:
         values = _array(path) if path.suffix.lower() in ARRAYS else grey_16_of(path)
         if values is None:
             raise SourceError(f"{path}: is no depth map: 16 bits of grey are needed{_way([path])}")
-        whole = not np.issubdtype(values.dtype, np.floating)
-        with np.errstate(over="ignore"):  # what is beyond float32 is no distance
-            metres = values.astype(np.float32) / np.float32(self._scale if whole else 1)
-        return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
+        return in_metres(values, self._scale)
+
+
+def in_metres(values: np.ndarray, scale: float) -> np.ndarray:
+    """Metres float32 of a map's values, whole numbers `scale` to a metre or floats; NaN where nothing was measured."""
+    whole = not np.issubdtype(values.dtype, np.floating)
+    with np.errstate(over="ignore"):  # what is beyond float32 is no distance
+        metres = values.astype(np.float32) / np.float32(scale if whole else 1)
+    return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
 
 
 def fit_depth(depth: np.ndarray, fit: Fit, height: int, width: int, camera: KnownCamera | None) -> np.ndarray:

@@ -105,6 +105,9 @@ class RawFrame:
     """Gives the picture, or raises SourceError. To be called before the next raw frame is asked for."""
     path: Path | None = None
     """As in `Frame`."""
+    depth: Callable[[], np.ndarray] | None = None
+    """Gives a sensor's metres float32 [h,w], registered to the picture, NaN where there are none, or raises SourceError. Of a
+    recording that holds depth for this frame."""
 
 
 @dataclass(frozen=True)

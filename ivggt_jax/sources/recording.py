@@ -5,7 +5,7 @@ of recording where nobody stamped it.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from ivggt_jax.sources.frame import LARGEST_IMAGE, Picture, RawFrame, SourceError
 from ivggt_jax.sources.image_file import FORMATS, decode, grey_16, is_grey_16, reason, to_picture
 from ivggt_jax.sources.levels import FIRST, Stretch
+from ivggt_jax.sources.recorded_depth import NearestMessage, Stamped, depth_image, values_of
 
 SUFFIXES = (".bag", ".mcap", ".db3")
 """Endings of recordings in one file."""
@@ -55,19 +56,26 @@ class RecordingReader:
     dropped = 0
     left_out = 0
 
-    def __init__(self, path: Path, topic: str | None = None, stride: int = 1):
+    def __init__(
+        self, path: Path, topic: str | None = None, stride: int = 1, depth: str | None = None, depth_scale: float = 1000
+    ):
         """Check that the recording has pictures, and of which topic they are to be taken.
 
-        topic: None takes the only one that has pictures. Raises SourceError when the recording cannot be read, has no
-        pictures, or has several topics of them and none of those is named.
+        topic: None takes the only one that has pictures. depth: the topic of depth images, of whose whole numbers `depth_scale`
+        make a metre; None: without depth. Raises SourceError when the recording cannot be read, has no pictures, or has several
+        topics of them and none of those is named, and when it has no such depth.
         """
         self._path, self._stride = path, stride
+        self._depth, self._depth_scale = depth, depth_scale
         with self._open() as bag:
             counts = {c.topic: 0 for c in bag.connections if c.msgtype in (RAW, COMPRESSED)}
             for connection in bag.connections:
                 if connection.topic in counts:
                     counts[connection.topic] += connection.msgcount
-        self._topic = _chosen(path, counts, topic)
+            raw = {c.topic for c in bag.connections if c.msgtype == RAW}
+        if depth is not None:
+            _check_depth(path, counts, raw, depth)
+        self._topic = _chosen(path, {name: n for name, n in counts.items() if name != depth}, topic)
         self.length = -(-counts[self._topic] // stride)
         self.expected_length = self.length
         self._stretch = Stretch(str(path), self._first_grey)
@@ -76,16 +84,17 @@ class RecordingReader:
         """One raw frame for every stride-th message; one that is damaged raises when it is read."""
         index = -1
         try:
-            with self._open() as bag:
-                for index, (recorded, message) in enumerate(self._messages(bag)):
+            with self._open() as bag, closing(self._stamped(self._depth)) as depths:
+                nearest = NearestMessage(depths)
+                for index, (recorded, message) in enumerate(self._messages(bag, self._topic)):
                     if index % self._stride:
                         continue
                     where = f"{self._path}, {self._topic}, frame {index}"
                     content = bag.deserialize(*message)
-                    stamp = content.header.stamp
-                    nanoseconds = stamp.sec * 1_000_000_000 + stamp.nanosec
-                    read = partial(self._read, content, where)
-                    yield RawFrame(index, (nanoseconds or recorded) / 1_000_000_000, f"{index:06d}", where, read)
+                    time = _seconds(content, recorded)
+                    read, measured = partial(self._read, content, where), nearest.to(time)
+                    depth = None if measured is None else partial(self._read_depth, measured, time)
+                    yield RawFrame(index, time, f"{index:06d}", where, read, depth=depth)
         except Exception as error:  # readers raise almost anything on a damaged file
             where = f"{self._path}, {self._topic}, frame {index + 1}"
             yield RawFrame(index + 1, None, f"{index + 1:06d}", where, partial(_fail, where, error))
@@ -108,11 +117,29 @@ class RecordingReader:
             raise SourceError(f"{self._path}: is not a recording that can be read ({reason(error)})") from error
         return closing(bag)
 
-    def _messages(self, bag: Any) -> Iterator[tuple[int, tuple[bytes, str]]]:
-        """Time of recording in ns, and the raw message with its type."""
-        connections = [connection for connection in bag.connections if connection.topic == self._topic]
+    def _messages(self, bag: Any, topic: str) -> Iterator[tuple[int, tuple[bytes, str]]]:
+        """Time of recording in ns, and the raw message of a topic with its type."""
+        connections = [connection for connection in bag.connections if connection.topic == topic]
         for connection, recorded, data in bag.messages(connections):
             yield recorded, (data, connection.msgtype)
+
+    def _stamped(self, topic: str | None) -> Generator[Stamped, None, None]:
+        """Messages of a topic with their times; none of None."""
+        if topic is None:
+            return
+        with self._open() as bag:
+            for recorded, message in self._messages(bag, topic):
+                content = bag.deserialize(*message)
+                yield _seconds(content, recorded), content
+
+    def _read_depth(self, message: Any, time: float) -> np.ndarray:
+        where = f"{self._path}, {self._depth}, the depth of the frame at {time:.3f} s"
+        try:
+            return depth_image(message, self._depth_scale)
+        except SourceError as error:
+            raise SourceError(f"{where}: {error}") from None
+        except Exception as error:  # NumPy raises several things for a message that is too short
+            raise SourceError(f"{where}: is damaged or truncated ({reason(error)})") from error
 
     def _read(self, message: Any, where: str) -> Picture:
         try:
@@ -124,7 +151,7 @@ class RecordingReader:
 
     def _first_grey(self) -> Iterator[np.ndarray]:
         with self._open() as bag:
-            for _, message in islice(self._messages(bag), 0, FIRST * self._stride, self._stride):
+            for _, message in islice(self._messages(bag, self._topic), 0, FIRST * self._stride, self._stride):
                 try:
                     image = _picture(bag.deserialize(*message))
                 except Exception:  # told when it is its turn
@@ -145,6 +172,24 @@ def _chosen(path: Path, counts: dict[str, int], topic: str | None) -> str:
     return topic or next(iter(counts))
 
 
+def _check_depth(path: Path, counts: dict[str, int], raw: set[str], depth: str) -> None:
+    """Raises SourceError where a topic has no depth images."""
+    if depth not in raw:
+        there = ", ".join(f"{name} ({counts[name]} images)" for name in sorted(raw)) or "none"
+        why = (
+            "is compressed, which is not read of depth"
+            if depth in counts
+            else "is neither a topic of images in it nor a folder"
+        )
+        raise SourceError(f"{path}: --depth {depth} {why}; topics of images: {there}")
+
+
+def _seconds(message: Any, recorded: int) -> float:
+    """The time of a message: its stamp, or that of recording, in ns, where nobody stamped it."""
+    stamp = message.header.stamp
+    return (stamp.sec * 1_000_000_000 + stamp.nanosec or recorded) / 1_000_000_000
+
+
 def _picture(message: Any) -> Image.Image:
     """The decoded picture of a message. Raises SourceError for what is not read, whatever a decoder does for damage."""
     if not hasattr(message, "encoding"):
@@ -161,9 +206,7 @@ def _picture(message: Any) -> Image.Image:
     if message.width * message.height > LARGEST_IMAGE:
         raise SourceError(f"{message.width}×{message.height} pixels are too many; scale it down first")
     pixels, channels = ENCODINGS[message.encoding]
-    dtype = np.dtype("u2" if pixels == "gray16" else "u1").newbyteorder(">" if message.is_bigendian else "<")
-    rows = message.data[: message.height * message.step].reshape(message.height, message.step)  # which may be padded
-    values = rows[:, : message.width * channels * dtype.itemsize].copy().view(dtype)
+    values = values_of(message, np.dtype("u2" if pixels == "gray16" else "u1"), channels)
     if pixels == "gray16":
         return Image.fromarray(values.astype(np.uint16))
     values = values.reshape(message.height, message.width, channels)

@@ -26,6 +26,7 @@ from ivggt_jax.sources.frame import Fit, Frame, Mark, Picture, RawFrame, Reader,
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, pages
 from ivggt_jax.sources.lists import LIST_SUFFIXES
 from ivggt_jax.sources.masks import Masks
+from ivggt_jax.sources.recorded_depth import check_recorded
 from ivggt_jax.sources.recording import RecordingReader, is_recording
 from ivggt_jax.sources.stack import StackReader
 from ivggt_jax.sources.video import JPEG_AFTER_JPEG, VideoReader
@@ -91,9 +92,13 @@ class Source:
         self._calibration = (
             None if config.camera is None else Calibration(config.camera, config.camera_fov, config.camera_towards)
         )
-        self._depths = None if config.depth is None else Depths(config.depth, config.depth_scale)
-        if self._depths is not None:
-            self._check_depths(self._depths)
+        self._depths = (
+            Depths(config.depth, config.depth_scale)
+            if config.depth is not None and depth_topic(config) is None
+            else None
+        )
+        if config.depth is not None:
+            self._check_depths(config.depth)
         self._views = 1 if self._calibration is None else self._calibration.views
         self._warned_of_size = False
         self._warned_of_rows = False
@@ -237,30 +242,33 @@ class Source:
         masks = [mask for mask in (picture.opaque, *view.masks) if mask]
         mask = fit_mask(masks, fit, height, width)
         index = raw.index * self._views + number
-        depth = None if self._depths is None else self._depth(self._depths, raw, fit, height, width, view.camera)
+        depth = None if self.config.depth is None else self._depth(raw, fit, height, width, view.camera)
         return Frame(image, index, raw.timestamp, name, fit, mask, raw.path, picture.levels, view.camera, depth)
 
-    def _check_depths(self, depths: Depths) -> None:
+    def _check_depths(self, where: Path) -> None:
         if not self._reader.resumable:
             raise SourceError("a live source has no depth maps beforehand: --depth is for recordings")
         if self._calibration is not None and self._calibration.panorama:
             raise SourceError(
                 "depth maps are for cameras, not for panoramas: leave --depth or --camera equirectangular out"
             )
-        if self._reader.length is not None:
-            depths.check(self._reader.raw_frames())
+        if self._depths is None:
+            check_recorded(self._reader.raw_frames(), where)
+        elif self._reader.length is not None:
+            self._depths.check(self._reader.raw_frames())
 
-    def _depth(
-        self, depths: Depths, raw: RawFrame, fit: Fit, height: int, width: int, camera: KnownCamera | None
-    ) -> np.ndarray:
+    def _depth(self, raw: RawFrame, fit: Fit, height: int, width: int, camera: KnownCamera | None) -> np.ndarray:
         """Metres [H,W], NaN where nothing was measured, and everywhere in a frame without a map."""
-        path = depths.path_of(raw)
-        if path is None:
+        where: str | Path | None = raw.where if raw.depth else None
+        read = raw.depth
+        if self._depths is not None and (path := self._depths.path_of(raw)) is not None:
+            where, read = path, partial(self._depths.read, path)
+        if read is None:
             return np.full((height, width), np.nan, np.float32)
         try:
-            return fit_depth(depths.read(path), fit, height, width, camera)
+            return fit_depth(read(), fit, height, width, camera)
         except SourceError as error:
-            raise SourceError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+            raise SourceError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from None
 
     @property
     def _size(self) -> int:
@@ -307,7 +315,7 @@ def open_reader(config: SourceConfig) -> Reader:
     if config.fps is not None or config.start or config.end is not None:
         raise SourceError(f"{spec}: --fps, --start and --end are for video files; use --stride and --max-frames")
     if recording:
-        return RecordingReader(path, config.topic, config.stride)
+        return RecordingReader(path, config.topic, config.stride, depth_topic(config), config.depth_scale)
     if spec.startswith("http") and spec.partition("?")[0].lower().endswith(WHOLE):
         raise SourceError(f"{spec}: of http only live pictures (MJPEG) are read; download the file and name it")
     if spec.startswith(LIVE):
@@ -319,6 +327,14 @@ def open_reader(config: SourceConfig) -> Reader:
         return StackReader(path, images, config.stride, config.exif)
     files, others = find_images(spec, path)
     return FileReader(files, config.stride, config.exif, spec, left_out(spec, others))
+
+
+def depth_topic(config: SourceConfig) -> str | None:
+    """The topic that `config.depth` names, of a recording and where there is no such file or folder; None where it names none."""
+    path = Path(os.path.expanduser(config.frames))
+    if config.depth is None or config.depth.exists() or "://" in config.frames or not is_recording(path):
+        return None
+    return str(config.depth)
 
 
 def _at_most(length: int | None, limit: int | None) -> int | None:

@@ -14,7 +14,9 @@ from ivggt_jax.writers.files import ResumeError, WriteError
 from ivggt_jax.writers.intrinsics import IntrinsicsWriter
 from ivggt_jax.writers.kitti import KittiWriter
 from ivggt_jax.writers.loops import LoopsWriter
+from ivggt_jax.writers.masks import MasksWriter
 from ivggt_jax.writers.mcap import McapWriter
+from ivggt_jax.writers.moving import MovingWriter
 from ivggt_jax.writers.npz import NpzWriter
 from ivggt_jax.writers.ply import PlyWriter
 from ivggt_jax.writers.result import Result
@@ -49,6 +51,8 @@ WRITERS: dict[str, type[Writer]] = {
         PlyWriter,
         DepthWriter,
         TracksWriter,
+        MasksWriter,
+        MovingWriter,
         VideoWriter,
         RrdWriter,
         McapWriter,

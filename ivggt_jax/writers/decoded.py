@@ -33,7 +33,9 @@ def recorded_source(out: Path) -> SourceConfig | None:
     """What the run in a folder read, by its `run.json`; None where that is not known, or its frames do not come again."""
     try:
         settings = recorded(read_run_json(out), "settings", "source")
-        source = SourceConfig(**{name: settings[name] for name in READ})
+        # A recording's topic of depth is none of pictures.
+        depth = None if settings["depth"] is None else Path(settings["depth"])
+        source = SourceConfig(depth=depth, **{name: settings[name] for name in READ})
     except (OSError, ValueError, TypeError, KeyError):  # no run.json, or not one of this release
         return None
     return source

@@ -143,7 +143,7 @@ class Pictures:
             return None
         if self._originals is None:
             return frame.path if frame.path and frame.path.is_file() else None
-        name = _safe(frame.name)
+        name = safe_name(frame.name)
         for called in (name, PurePosixPath(name.name)):
             if (exact := self._originals / called).is_file():
                 return exact
@@ -169,7 +169,7 @@ class Pictures:
 
     def _place_original(self, original: Path, frame: Frame) -> str | None:
         """Links or converts an original image, and returns its name; None where it does not have the frame's size."""
-        size, name = frame.fit.original_size, _safe(frame.name)
+        size, name = frame.fit.original_size, safe_name(frame.name)
         if self._originals is not None:  # where it may have another ending
             name = PurePosixPath(f"{_stem(name)}{original.suffix}")
         facts = _facts(original)
@@ -192,7 +192,7 @@ class Pictures:
         if frame.path is None and self._originals is None:
             return PurePosixPath(f"{frame.index:06d}.png")
         # Beside originals also its own name: one of them may be called by the number.
-        name = _safe(frame.name)
+        name = safe_name(frame.name)
         return name.with_name(fitting_name(f"{frame.index:06d}.", name.name, ".png"))
 
     def _take(self, name: PurePosixPath, original: Path | None, frame: Frame) -> str:
@@ -302,7 +302,7 @@ def _stem(name: PurePosixPath) -> str:
     return str(name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name)
 
 
-def _safe(name: str) -> PurePosixPath:
+def safe_name(name: str) -> PurePosixPath:
     """A frame's name as a path below the folder; bytes that are no text become %XX."""
     text = re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
     parts = [part for part in PurePosixPath(text).parts if part not in ("/", "..")]

@@ -49,6 +49,8 @@ class LoopsWriter(Writer):
             raise ValueError("loops.txt needs a run with submaps")
         frame, focal = result.frame, float(result.intrinsics[0, 0]) / result.frame.image.shape[1]
         depth = required(result.depth, "loops.txt", "depth")
+        if result.moving is not None:
+            depth = np.where(result.moving, np.float32(0), depth)  # what moves is no mark of a place
         place = self._maker.feed(frame.image, depth, result.world_from_cam, focal, result.map)
         if place is None:
             return

@@ -1,7 +1,7 @@
 """`frames/%06d.npz`: everything that is known about a frame, one compressed NumPy file each, named by its index.
 
 Arrays as in `Result`: image, cam_from_world, intrinsics, depth, depth_confidence, points, points_confidence, tracks,
-visibility, mask (those that there are); and the frame's index, name, timestamp (NaN where the source has none),
+visibility, mask, moving (those that there are); and the frame's index, name, timestamp (NaN where the source has none),
 original_size, scale and offset; and, where there are any, the path of the image file, the levels of its 16-bit grey, and the
 calibration: camera_kind, camera (focal lengths, centre and distortion of the original picture, `cameras.models`), camera_size and
 camera_focal (of the saved image).
@@ -73,6 +73,7 @@ def _arrays(result: Result) -> dict[str, Any]:
         "scale": np.array(frame.fit.scale, np.float64),
         "offset": np.array(frame.fit.offset, np.float64),
         "mask": frame.mask,
+        "moving": result.moving,
         "path": None if frame.path is None else np.str_(frame.path.absolute()),
         "levels": None if frame.levels is None else np.array(frame.levels, np.float64),
         **({} if frame.camera is None else camera_arrays(frame.camera)),

@@ -1,7 +1,7 @@
 """`points.ply`: the fused point cloud; binary little-endian, xyz float32 and rgb uint8, in the first camera's frame."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,25 @@ class PlyWriter(Writer):
         write_ply(self._path, *self._grid.cloud())
 
 
-def write_ply(path: Path, points: np.ndarray, colours: np.ndarray) -> None:
-    """Writes points [N, 3] and colours uint8 [N, 3] as binary PLY, at once. Raises WriteError when the disk is full."""
+def write_ply(path: Path, points: np.ndarray, colours: np.ndarray, comments: Sequence[str] = ()) -> None:
+    """Writes points [N, 3] and colours uint8 [N, 3] as binary PLY, at once. Raises WriteError when the disk is full.
+
+    comments: lines of its header.
+    """
     vertices = np.zeros(len(points), [("xyz", "<f4", 3), ("rgb", "u1", 3)])
     vertices["xyz"], vertices["rgb"] = points, colours
     properties = [f"property float {axis}" for axis in "xyz"]
     properties += [f"property uchar {channel}" for channel in ("red", "green", "blue")]
-    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header", ""]
+    notes = [f"comment {text}" for text in comments]
+    lines = [
+        "ply",
+        "format binary_little_endian 1.0",
+        *notes,
+        f"element vertex {len(points)}",
+        *properties,
+        "end_header",
+        "",
+    ]
     with replacing(path) as file:
         file.write("\n".join(lines).encode())
         file.write(vertices.tobytes())

@@ -32,6 +32,8 @@ class Result:
     """float32 [N, 2] as (x, y), in pixels of the model's input."""
     visibility: np.ndarray | None = None
     """float32 [N]"""
+    moving: np.ndarray | None = None
+    """bool [H, W]: what moves; the frame's mask leaves it out, and it is nowhere masked otherwise. None where nobody told."""
     map: MapRecord | None = None
     """Which submap the frame belongs to, and where that lies, in a stream with submaps. NumPy, without leading axes."""
 

@@ -147,11 +147,16 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
     """The result of one file's arrays. Raises ValueError or KeyError where they are not what `npz` writes."""
     height, width, _ = arrays["image"].shape
     shapes = {
-        **{"image": (height, width, 3), "mask": (height, width), "cam_from_world": (3, 4), "intrinsics": (3, 3)},
+        **{
+            "image": (height, width, 3),
+            **dict.fromkeys(("mask", "moving"), (height, width)),
+            "cam_from_world": (3, 4),
+            "intrinsics": (3, 3),
+        },
         **dict.fromkeys(DENSE, (height, width)),
         **{"points": (height, width, 3), "original_size": (2,), "scale": (2,), "offset": (2,), "levels": (2,)},
     }
-    types = {"image": np.uint8, "mask": np.bool_, "original_size": np.int64}
+    types = {"image": np.uint8, "mask": np.bool_, "moving": np.bool_, "original_size": np.int64}
     for name in arrays.keys() & shapes.keys():
         kind = np.dtype(types.get(name, np.float32 if name in DENSE else np.float64))
         if (arrays[name].shape, arrays[name].dtype) != (shapes[name], kind):
@@ -175,7 +180,7 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
         levels=tuple(arrays["levels"].tolist()) if "levels" in arrays else None,
         camera=camera_of(arrays),
     )
-    fields: dict[str, Any] = {name: arrays[name] for name in OPTIONAL if name in arrays}
+    fields: dict[str, Any] = {name: arrays[name] for name in (*OPTIONAL, "moving") if name in arrays}
     return Result(frame=frame, cam_from_world=arrays["cam_from_world"], intrinsics=arrays["intrinsics"], **fields)
 
 

@@ -246,7 +246,7 @@ def test_a_live_stream_begins_with_what_is_seen_when_everything_is_compiled(
     """And not with the frame that told the size; how long a pose takes is told and kept."""
     camera, steps = Camera(10_000), []
 
-    def compile_slowly(model: Model, state: StreamState) -> None:
+    def compile_slowly(model: Model, state: StreamState, moving: bool) -> None:
         steps.append(state.frame.shape)
         time.sleep(0.5)
 

@@ -37,7 +37,7 @@ def arguments(checkpoint: Path, frames: np.ndarray, tmp_path_factory: pytest.Tem
     and the sixth begins a second submap."""
     folder = write_frames(tmp_path_factory.mktemp("input") / "frames", frames[:FRAMES])
     return ("--frames", folder, "--checkpoint", checkpoint, "--budget", 290, "--heads", "camera", "depth", "tracks",
-            "--submaps", 6, "--confidence", 20, "--export", *EXPORTS)  # fmt: skip
+            "--submaps", 6, "--confidence", 20, "--moving", "separate", "--export", *EXPORTS)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

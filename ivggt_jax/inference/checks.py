@@ -1,0 +1,42 @@
+"""Options of `infer` that contradict each other: told before anything is read."""
+
+from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.options.export import FORMATS
+from ivggt_jax.runs.fitting import parse_memory
+
+
+def check(config: InferConfig) -> None:
+    """Raises ValueError when options contradict each other."""
+    # Not in the dataclass: tyro would frame the message and break it into short lines.
+    if config.overwrite and config.resume:
+        raise ValueError("--overwrite and --resume contradict each other: give one of them")
+    if config.save_every is not None and config.save_every < 0:
+        raise ValueError(f"--save-every must be 0 or more frames, not {config.save_every}")
+    if config.memory.max_memory is not None:
+        parse_memory(config.memory.max_memory)
+    if len(config.source.camera_towards) > 1 and (
+        config.mapping.loops or config.mapping.submaps not in ("auto", "off")
+    ):
+        raise ValueError(
+            "views of a panorama do not follow one another, as submaps and loops need: give one --camera-towards"
+        )
+    if config.source.depth and (config.mapping.submaps == "off" or "depth" not in config.heads):
+        raise ValueError(
+            "--depth makes the map of predicted depth metric: it needs --heads depth, and no --submaps off"
+        )
+    if config.moving != "keep" and ("depth" not in config.heads or len(config.source.camera_towards) > 1):
+        raise ValueError(
+            f"--moving {config.moving} compares depth of frames that follow one another: it needs --heads depth, and no "
+            "several --camera-towards"
+        )
+    if config.moving == "keep" and "moving" in config.outputs:
+        raise ValueError("--export moving writes what moves: it needs --moving separate")
+    if config.mapping.loops and "depth" not in config.heads:
+        raise ValueError("--loops needs depth, which --heads leaves out: add it")
+    computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
+    for output in config.outputs:
+        if (needed := FORMATS[output].needs) and needed not in computed:
+            raise ValueError(
+                f"--export {output} needs {needed}, which --heads leaves out: add {'tracks' if needed == 'tracks' else 'depth'} to "
+                "--heads, or name what needs none, as in --export tum intrinsics"
+            )

@@ -1,0 +1,76 @@
+"""Depth in robots' recordings: images of 16 bits or floats (16UC1, 32FC1; REP 118), and which belongs to which frame."""
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from ivggt_jax.sources.depths import LOOKED_AT, in_metres
+from ivggt_jax.sources.frame import LARGEST_IMAGE, RawFrame, SourceError
+from ivggt_jax.sources.times import ASSOCIATION_SECONDS
+
+ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+"""What depth is recorded in, and the types of its values: steps of the scale, and metres."""
+
+Stamped = tuple[float, Any]
+"""A message with its time in seconds."""
+
+
+class NearestMessage:
+    """Of messages in the order in which they were recorded, the one nearest in time to each of a sequence of frames.
+
+    Few are held: those of the last second.
+    """
+
+    def __init__(self, messages: Iterator[Stamped]):
+        self._messages = messages
+        self._near: deque[Stamped] = deque()
+
+    def to(self, time: float) -> Any | None:
+        """The message within 0.02 s of the next frame's time; None where there is none."""
+        while not self._near or self._near[-1][0] <= time + ASSOCIATION_SECONDS:
+            if (found := next(self._messages, None)) is None:
+                break
+            self._near.append(found)
+            # A little of the past is kept, for times need not rise from each frame to the next.
+            while self._near[0][0] < time - 1:
+                self._near.popleft()
+                if not self._near:
+                    break
+        away, number = min(((abs(own - time), i) for i, (own, _) in enumerate(self._near)), default=(np.inf, 0))
+        return self._near[number][1] if away <= ASSOCIATION_SECONDS else None
+
+
+def check_recorded(raws: Iterator[RawFrame], topic: object) -> None:
+    """Raises SourceError when none of the first frames has a depth image of a topic near in time."""
+    times = []
+    for raw in islice(raws, LOOKED_AT):
+        if raw.depth is not None:
+            return
+        times.append(raw.timestamp)
+    if known := [time for time in times if time is not None]:
+        raise SourceError(
+            f"no image of {topic} is within {ASSOCIATION_SECONDS} s of a frame (frames' times: from {known[0]:.3f} to "
+            f"{known[-1]:.3f}): are both of one clock?"
+        )
+
+
+def depth_image(message: Any, scale: float) -> np.ndarray:
+    """Metres float32 [h,w] of an Image, NaN where nothing was measured; whole numbers are `scale` to a metre.
+
+    Raises SourceError where it is none of depth, ValueError or what NumPy raises where it is damaged.
+    """
+    if message.encoding not in ENCODINGS:
+        raise SourceError(f"its encoding {message.encoding} is none of depth: {', '.join(ENCODINGS)}")
+    if message.width * message.height > LARGEST_IMAGE:
+        raise SourceError(f"{message.width}×{message.height} pixels are too many")
+    return in_metres(values_of(message, np.dtype(ENCODINGS[message.encoding]), 1), scale)
+
+
+def values_of(message: Any, dtype: np.dtype[Any], channels: int) -> np.ndarray:
+    """The values [h, w·channels] of an Image, of a type but for its byte order; rows may be padded."""
+    dtype = dtype.newbyteorder(">" if message.is_bigendian else "<")
+    rows = message.data[: message.height * message.step].reshape(message.height, message.step)
+    return np.asarray(rows[:, : message.width * channels * dtype.itemsize].copy().view(dtype))

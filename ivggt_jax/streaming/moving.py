@@ -1,0 +1,32 @@
+"""What moves in frames of a stream, of which the network has just said depth and camera. Compiles."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool
+
+from ivggt_jax import geometry
+from ivggt_jax.mapping.moving import View
+from ivggt_jax.mapping.moving_window import MovingWindow
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.streaming.inputs import FrameArray, unit
+from ivggt_jax.streaming.state import StreamState
+
+
+def empty_window(state: StreamState) -> MovingWindow:
+    """For the stream that a state is of, before its first frame."""
+    settings = state.settings
+    return MovingWindow.empty(settings.height, settings.width, "motion" in settings.heads)
+
+
+@jax.jit
+def judged(window: MovingWindow, images: FrameArray, found: Predictions) -> tuple[MovingWindow, Bool[Array, "T 1 H W"]]:
+    """The window after frames [T,1,H,W,3] that were predicted to be so [T,1,…], and which of their pixels move."""
+    assert found.depth is not None
+    assert found.pose_encoding is not None
+    depth = found.depth[:, 0]
+    frames = View(unit(images)[:, 0], depth, *geometry.cameras_from_pose(found.pose_encoding[:, 0], *depth.shape[1:]))
+    part = jnp.zeros(len(depth), jnp.int32) if found.map is None else found.map.part[:, 0]
+    said = None if found.motion is None else found.motion[:, 0]
+    window, moving = lax.scan(lambda window, inputs: window.after(*inputs), window, (frames, part, said))
+    return window, moving[:, None]
