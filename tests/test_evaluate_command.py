@@ -112,7 +112,6 @@ def test_nothing_to_evaluate_is_an_error_that_says_why(checkpoint, tmp_path, cap
     ("mode", "mapping"),
     [
         ("stream", SubmapOptions(submaps="off")),
-        ("stream", SubmapOptions(submaps="2")),
         ("stream", SubmapOptions(submaps="2", loops=True)),
         ("offline", SubmapOptions()),
     ],
