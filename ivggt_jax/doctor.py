@@ -153,7 +153,7 @@ def memory(room: Room, config: ModelConfig) -> Iterator[Finding]:
         yield Finding("note", "the published model does not fit here; smaller ones, such as the demo's, do")
     elif fitting != cache:
         yield Finding(
-            "note", f"at {WIDTH}×{HEIGHT} a cache of {fitting.total_budget:,} tokens fits: infer lowers it by itself"
+            "note", f"at {WIDTH}×{HEIGHT} a cache of {fitting.total_budget:,} tokens fits: a run lowers it by itself"
         )
     else:
         yield Finding("ok", "the default cache fits")

@@ -30,13 +30,13 @@ class ExportConfig:
     """Options of the command."""
 
     run: tyro.conf.Positional[Path]
-    """Folder that a run wrote, with its frames (`infer --export npz`)."""
+    """Folder that a run wrote, with its frames (`ivggt … --export npz`)."""
     to: tuple[MadeOutput, ...]
     """Formats to write."""
     into: Path | None = None
     """Folder to write into; by default the run's, or its corrected/, refined/ or aligned/ where those are asked for."""
     corrected: bool = False
-    """Correct the map by the loops that `infer --loops` found; --align-to and --scale-from then take the corrected map."""
+    """Correct the map by the loops that `ivggt … --loops` found; --align-to and --scale-from then take the corrected map."""
     refine_ba: bool = False
     """Adjust cameras and points to the run's own tracks (bundle adjustment, extra splats), if tracks that were left out agree."""
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
@@ -86,7 +86,8 @@ def move(
         records["aligned"] = record
         say(
             f"aligned to {align.trajectory}: {record['frames_with_pose']} of {record['frames']} frames have a pose, "
-            f"1 of the model's units is {record['scale']:.6g} of its own"
+            f"1 of the model's units is {record['scale']:.6g} of the trajectory's, "
+            f"after the best fit positions differ by {record['position_error_after_sim3']:.3g} of these (root mean square)"
         )
     return run, records
 

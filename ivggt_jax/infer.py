@@ -77,7 +77,7 @@ def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> in
         output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
         if earlier and earlier.finished and config.resume and same_source(config, earlier):
-            say(f"{out} holds {earlier.description}: nothing to resume")
+            say(f"{out} holds {earlier.description}: nothing to resume; --overwrite begins again")
             return 0
         unfinished = to_resume(config, out, earlier)
         config = as_begun(config, unfinished) if unfinished else config

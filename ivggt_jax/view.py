@@ -18,7 +18,7 @@ class ViewConfig:
     """Options of the command."""
 
     run: tyro.conf.Positional[Path]
-    """Folder that a run writes or wrote, with its frames (`infer --export npz`)."""
+    """Folder that a run writes or wrote, with its frames (`ivggt … --export npz`)."""
     port: int = 8080
     """Port of the page; the next free one if it is taken."""
     host: str = "127.0.0.1"

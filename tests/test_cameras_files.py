@@ -104,6 +104,8 @@ def test_four_coefficients_of_opencv_are_a_fisheyes_where_one_says_so(write) -> 
     )
     assert read_camera(path).kind == "brown"
     assert read_camera(f"fisheye:{path}") == FISHEYE
+    with pytest.raises(CameraError, match="8 coefficients of distortion, of which 4 are known"):
+        read_camera(f"fisheye:{write('five.yaml', ROS)}")  # a fifth that is not 0 is no fisheye's
 
 
 def test_colmap(write, tmp_path: Path) -> None:

@@ -314,4 +314,4 @@ def test_a_folder_without_frames_is_an_error(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         view.main([str(tmp_path)])
     assert stopped.value.code == 1
-    assert "run infer with --export npz first" in capsys.readouterr().err
+    assert "run ivggt with --export npz first" in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_a_damaged_frame_is_named(damage, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     assert path.read_bytes() != whole
-    with pytest.raises(ValueError, match="000000.npz is not a frame that infer saved, or is damaged"):
+    with pytest.raises(ValueError, match="000000.npz is not a frame that a run saved, or is damaged"):
         read_result(path)
 
 
@@ -117,7 +117,7 @@ def test_a_frame_that_is_another_programs_is_named(name, value, words, tmp_path)
         arrays = dict(file)
     arrays[name] = value
     np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
-    with pytest.raises(ValueError, match=f"000000.npz is not a frame that infer saved, or is damaged: .*{words}"):
+    with pytest.raises(ValueError, match=f"000000.npz is not a frame that a run saved, or is damaged: .*{words}"):
         read_result(path)
 
 

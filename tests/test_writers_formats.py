@@ -151,6 +151,8 @@ def test_run_json_holds_any_plain_value_and_says_how_to_read_the_rest(tmp_path):
     assert read["lengths"] == [0, 1, 2]
     assert read["heads"] == ["camera", "depth"]
     assert read["conventions"]["scale"].startswith("up to scale")
+    write_run_json(tmp_path, record | {"metric": {"frames_with_depth": 3, "from_frame": 2}})
+    assert read_run_json(tmp_path)["conventions"]["scale"] == "metres, by a depth sensor, from frame 2 on"
     json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
 
 

@@ -276,7 +276,7 @@ def test_an_original_that_is_not_what_was_seen_is_given_as_the_model_saw_it(kind
 def test_a_folder_without_the_pictures_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     picture(tmp_path / "others" / "b.png")
     items = [named(0, "a.png"), named(1, "b.png")]
-    with pytest.raises(ValueError, match=r"others has none of the pictures.* like 000000.a.png.png"):
+    with pytest.raises(ValueError, match=r"others has none of the pictures.* like a.png, with any ending"):
         place(items[:1], tmp_path / "first", tmp_path / "others")
     place(items, tmp_path / "second", tmp_path / "others")
     assert "1 of 2 pictures are not in" in caplog.text

@@ -171,6 +171,6 @@ def test_what_has_no_map_has_no_correction(run: Path, tmp_path: Path):
         writers.write(result(0))
     (tmp_path / "loops.txt").unlink()
     write(tmp_path, [result(0)], ("npz",)).close()
-    with pytest.raises(ValueError, match=r"has no submaps.txt: infer writes it with --loops"):
+    with pytest.raises(ValueError, match=r"has no submaps.txt: ivggt writes it with --loops"):
         read_correction(tmp_path)
     assert len(read_submaps(run / "submaps.txt")) == 8

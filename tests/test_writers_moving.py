@@ -48,7 +48,7 @@ def test_clouds_of_what_moves_have_its_points_and_times(tmp_path: Path) -> None:
         np.testing.assert_array_equal(points["rgb"], item.frame.image[item.moving])
         assert f"comment frame {index}" in head.decode()
         assert (f"comment time {0.1 * index!r}" in head.decode()) == (index < 2)
-    with pytest.raises(ValueError, match="infer with --moving separate"):
+    with pytest.raises(ValueError, match="run ivggt with --moving separate"):
         write(["moving"], tmp_path / "other", [result(0)])
 
 

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt
 
 
 def batch(config: BatchConfig) -> int:
-    """Run infer for each of many videos. Started again, it does what is missing; exits with 1 when any source failed."""
+    """Run ivggt for each of many videos. Started again, it does what is missing; exits with 1 when any source failed."""
     if config.out is None:
         raise ValueError("--out is missing: the folder of the job, in which each source has its own")
     if config.workers < 1 or config.fewest < 1:

@@ -56,7 +56,7 @@ class BenchConfig:
         if self.flat is not None and (self.reference or self.sweep):
             raise ValueError("--flat goes without --reference and --sweep")
         if self.flat is None and self.mapping != ONE_STREAM:
-            raise ValueError("--submaps, --no-refine and --loops are for --flat, which runs what infer does")
+            raise ValueError("--submaps, --no-refine and --loops are for --flat, which runs what ivggt does")
         if not self.json.parent.is_dir():
             raise ValueError(f"--json {self.json}: there is no folder {self.json.parent}")
         if self.json.is_dir():

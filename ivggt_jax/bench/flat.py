@@ -50,7 +50,7 @@ def run_flat(case: Case, count: int, mapping: SubmapOptions = ONE_STREAM) -> tup
     Raises ValueError when the run is too short for that, or the case has more than one stream.
     """
     if case.batch != 1 or case.chunk != 1 or "camera" not in case.heads or "depth" not in case.heads:
-        raise ValueError("--flat runs what infer does: one stream, frame by frame, with camera and depth")
+        raise ValueError("--flat runs what ivggt does: one stream, frame by frame, with camera and depth")
     model = make_model(case)
     state = start(case, model, mapping.choose(model.config, None))
     settings = state.settings

@@ -72,7 +72,7 @@ def _of_numbers(text: str, kind: str) -> Camera:
             raise CameraError(f"{len(numbers)} numbers")
         return _camera(KINDS[kind or "brown"], numbers[:4], numbers[4:], None)
     except ValueError as error:
-        raise CameraError(f"--camera {text}: is not fx,fy,cx,cy[,k1,k2,p1,p2,…] ({error})") from None
+        raise CameraError(f"--camera {text} is not fx,fy,cx,cy[,k1,k2,p1,p2,…]: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Camera]:
@@ -134,8 +134,7 @@ def _camera(
 
 def _another_kind(camera: Camera, kind: Kind) -> Camera:
     """The camera with its coefficients taken for those of another kind."""
-    size = camera.size
-    return _camera(kind, (*camera.focal, *camera.centre), [*camera.distortion[:4]], size)
+    return _camera(kind, (*camera.focal, *camera.centre), camera.distortion, camera.size)
 
 
 def _of_colmap(model: str, width: int, height: int, values: Sequence[float]) -> Camera:

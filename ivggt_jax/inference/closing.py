@@ -27,9 +27,11 @@ def say_end(config: InferConfig, out: Path, run: Run) -> None:
         saved = "npz" in config.growing
         for line in next_steps(out, plain(for_records(config)), frames_saved=saved, shown=config.view):
             say(line)
-    metric = _metric(config, run.state)
-    if metric and not metric["frames_with_depth"]:
+    if (metric := _metric(config, run.state)) and not metric["frames_with_depth"]:
         say("warning: no frame's measured depth could be used, so results are right up to scale only (docs/sensors.md)")
+    elif metric:
+        used = f"measured depth of {metric['frames_with_depth']} of {run.frames} frames was used"
+        say(f"lengths are metres from frame {metric['from_frame']} on: {used}")
     if doubt := _doubt(run):
         say(f"warning: {doubt}")
 

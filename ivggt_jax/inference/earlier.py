@@ -37,7 +37,8 @@ def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unf
             f"{out} holds {earlier.description}, begun with {'; '.join(changed)}: give what it began with, or begin "
             "again with --overwrite"
         )
-    say(f"{out} holds {earlier.description}: resumed from there")
+    what = "resumed from there" if unfinished.frames else "nothing of it can be used, and it begins anew"
+    say(f"{out} holds {earlier.description}: {what}")
     return unfinished
 
 

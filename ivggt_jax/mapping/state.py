@@ -1,6 +1,6 @@
 """What a stream with submaps remembers beside the network's memory, and what it says of each frame."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -104,7 +104,7 @@ class MapRecord:
     """[…] bool: the pose is a refined one."""
     agreement: jax.Array
     """[…] float32: correlation of the image's details with the keyframes', put where depth and pose say; 0 where none is seen."""
-    token: jax.Array
+    token: jax.Array = field(repr=False)
     """[…,2·width] float32: the camera token of the newest submap, by which places are told apart."""
     measured: jax.Array | None = None
     """[…] bool: a depth sensor's reading of the frame was used; None in a stream without a sensor."""

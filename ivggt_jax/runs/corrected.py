@@ -16,7 +16,7 @@ def read_correction(out: Path) -> tuple[Move, dict[str, Any]]:
     Raises ValueError when the run was made without loops, or its files are damaged.
     """
     if missing := [name for name in (SUBMAPS_FILE, LOOPS_FILE) if not (out / name).is_file()]:
-        raise ValueError(f"{out} has no {missing[0]}: infer writes it with --loops")
+        raise ValueError(f"{out} has no {missing[0]}: ivggt writes it with --loops")
     # Imported here: GTSAM takes a while, and most runs have no loops.
     from ivggt_jax.mapping.correction import correct
 
@@ -30,6 +30,8 @@ def describe_correction(record: dict[str, Any]) -> str:
     """The record in a line."""
     loops = record["loops"]
     kept, refused = loops.get("kept", 0), sum(loops.values()) - loops.get("kept", 0)
+    if not kept and not record["largest_move"]:
+        return f"no loop was {f'believed, of {refused}' if refused else 'found'}: the map stays as it was"
     return (
         f"corrected by {kept} loops ({refused} more were not believed): "
         f"{record['submaps']} submaps moved by up to {record['largest_move']:.3g} of the model's unit"

@@ -64,8 +64,8 @@ class Progress:
             return
         self._line = now
         filled = int(lengths.sum()) / self._room
-        memory = "the memory is full: what adds least is forgotten" if filled >= FULL else f"memory {filled:.0%} full"
-        words = ", ".join(filter(None, (self._pace(), memory)))
+        memory = "full: what adds least is forgotten" if filled >= FULL else f"{filled:.0%} full"
+        words = ", ".join(filter(None, (self._pace(), f"the model's memory {memory}")))
         if self._bar.disable:
             of = f"{self._of}{self._total}" if self._total and self._count <= self._total else ""
             say(f"frame {self._count}{of}, {words}")

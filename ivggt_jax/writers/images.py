@@ -98,6 +98,7 @@ class Pictures:
         self._named = {} if originals is None else _by_stem(originals)
         self._files: dict[str, Path | None] = {}  # what was placed under each name; None: what the model saw
         self._frames: dict[Path, str] = {}  # the frame that took each original
+        self._missing = ""  # how an original would be called that is not at hand
 
     def place(self, result: Result) -> View:
         """Puts the frame's picture into the folder and returns its view.
@@ -110,6 +111,7 @@ class Pictures:
         fit, camera = frame.fit, frame.camera
         size = (frame.image.shape[1], frame.image.shape[0])
         if name is None:
+            self._missing = self._missing or _stem(safe_name(frame.name))
             name = self._take(self._own_name(frame), None, frame)
             fit, camera = Fit(size, (1.0, 1.0), (0.0, 0.0)), None
             _write_png(self._folder / name, Image.fromarray(frame.image))
@@ -124,7 +126,7 @@ class Pictures:
             if len(seen) == len(self._files):
                 raise ValueError(
                     f"{self._originals} has none of the pictures, or has them in another size: they would be called as "
-                    f"their frames are, like {next(iter(self._files))}"
+                    f"their frames are, like {self._missing}.png, with any ending"
                 )
             logger.warning(
                 "%d of %d pictures are not in %s, or have another size there: they are as the model saw them",

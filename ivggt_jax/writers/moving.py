@@ -26,7 +26,7 @@ class MovingWriter(Writer):
         """Writes the frame's file. Raises ValueError where nobody told what moves."""
         points, frame = required(result.points, "moving/", "depth or points"), result.frame
         if result.moving is None:
-            raise ValueError("moving/ is of a run that told what moves: infer with --moving separate")
+            raise ValueError("moving/ is of a run that told what moves: run ivggt with --moving separate")
         keep = point_mask(replace(result, frame=replace(frame, mask=result.moving)), self._options)
         comments = [f"frame {frame.index}", *([] if frame.timestamp is None else [f"time {frame.timestamp!r}"])]
         write_ply(self._files.path(frame.index), points[keep], frame.image[keep], comments)

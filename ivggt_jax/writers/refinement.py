@@ -49,9 +49,9 @@ class Refinement:
             return f"bundle adjustment: {self.held_out} tracks are too few to judge by; cameras stay as they were"
         verdict = "" if self.accepted else ", no improvement: cameras stay as they were"
         return (
-            f"bundle adjustment: {self.held_out} tracks that took no part lie {self.after:.3g} pixels from where they were seen "
-            f"(median, before {self.before:.3g}){verdict}; {self.tracks_kept} of {self.tracks} others were believed, the focal "
-            f"length went from {self.focal_before:.4g} to {self.focal_after:.4g}"
+            f"bundle adjustment: {self.held_out} tracks that took no part lie {self.after:.3g} of the model's pixels from where "
+            f"they were seen (median, before {self.before:.3g}){verdict}; {self.tracks_kept} of {self.tracks} others were "
+            f"believed, the focal length went from {self.focal_before:.4g} to {self.focal_after:.4g} of these pixels"
         )
 
     def record(self) -> dict[str, Any]:

@@ -26,7 +26,10 @@ def write_run_json(out: Path, record: Mapping[str, Any]) -> None:
 
     Values are as `plain` takes them. Raises TypeError for others, WriteError when the disk is full.
     """
-    text = json.dumps(plain({**record, "conventions": CONVENTIONS}), indent=2, ensure_ascii=False, allow_nan=False)
+    conventions = dict(CONVENTIONS)
+    if recorded(record, "metric", "frames_with_depth"):
+        conventions["scale"] = f"metres, by a depth sensor, from frame {recorded(record, 'metric', 'from_frame')} on"
+    text = json.dumps(plain({**record, "conventions": conventions}), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(out / "run.json") as file:
         file.write(f"{text}\n".encode())
 

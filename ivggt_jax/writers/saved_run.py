@@ -51,7 +51,7 @@ class SavedRun(Sequence[Result]):
         self._cloud: tuple[ExportOptions, VoxelGrid] | None = None
         if not self._paths:
             raise FileNotFoundError(
-                f"{out / 'frames'} holds no saved frames (*.npz): run infer with --export npz first"
+                f"{out / 'frames'} holds no saved frames (*.npz): run ivggt with --export npz first"
             )
 
     def __len__(self) -> int:
@@ -140,7 +140,7 @@ def _read_result(path: Path, file: BinaryIO, maps: bool) -> Result:
             }
         return _result(arrays)
     except Exception as error:  # zipfile and NumPy raise almost anything on a damaged file
-        raise ValueError(f"{path} is not a frame that infer saved, or is damaged: {error}") from error
+        raise ValueError(f"{path} is not a frame that a run saved, or is damaged: {error}") from error
 
 
 def _result(arrays: dict[str, np.ndarray]) -> Result:

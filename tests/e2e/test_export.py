@@ -57,7 +57,7 @@ def test_exports_are_made_from_saved_frames(saved: Path, tmp_path: Path, capsys)
     with Image.open(pictures[0]) as picture:
         assert picture.size == (70, 56)
     assert run(export.main, tmp_path, "--to", "glb") == 1
-    assert "run infer with --export npz" in capsys.readouterr().err
+    assert "run ivggt with --export npz" in capsys.readouterr().err
     assert run(export.main, saved, "--to", "npz") == 2
     assert "invalid choice 'npz'" in capsys.readouterr().err
 
@@ -95,7 +95,9 @@ def test_a_full_disk_is_not_a_run_s_end(
 
 def test_aligned_results_lie_in_the_known_world(saved: Path, known: Path, capsys) -> None:
     assert run(export.main, saved, "--to", "tum", "nerfstudio", "--align-to", known) == 0
-    assert f"4 of {FRAMES} frames have a pose, 1 of the model's units is 3 of its own" in capsys.readouterr().err
+    assert (
+        f"4 of {FRAMES} frames have a pose, 1 of the model's units is 3 of the trajectory's" in capsys.readouterr().err
+    )
     aligned, truth = np.loadtxt(saved / "aligned" / "trajectory.txt"), np.loadtxt(known)
     np.testing.assert_allclose(aligned[[0, 1, 3, 4], 1:4], truth[:, 1:4], atol=1e-4)
     turn = Rotation.from_quat(aligned[[0, 1, 3, 4], 4:]).inv() * Rotation.from_quat(truth[:, 4:])

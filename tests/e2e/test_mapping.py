@@ -95,7 +95,7 @@ def test_loops_need_submaps_and_depth(checkpoint: Path, folder: Path, tmp_path: 
     assert "--loops needs depth" in capsys.readouterr().err
     assert run(main, *options, "--export", "tum", "npz") == 0
     assert run(export.main, tmp_path / "out", "--corrected", "--to", "tum") != 0
-    assert "infer writes it with --loops" in capsys.readouterr().err
+    assert "ivggt writes it with --loops" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["1", "0", "-3", "many", "2.5", ""])

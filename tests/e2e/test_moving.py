@@ -82,5 +82,5 @@ def test_a_run_that_kept_what_moves_has_none_to_export(telling: Path, folder: Pa
     out, options = tmp_path / "out", ("--submaps", 3, "--export", "npz")
     assert run(main, "--frames", folder, "--checkpoint", telling, "--out", out, *options) == 0
     assert run(export.main, out, "--to", "moving", "masks") == 1
-    assert "infer with --moving separate" in capsys.readouterr().err
+    assert "run ivggt with --moving separate" in capsys.readouterr().err
     assert len(list((out / "masks").iterdir())) == FRAMES, "the others are written"

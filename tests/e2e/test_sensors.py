@@ -71,6 +71,7 @@ def test_depth_makes_a_run_metric(checkpoint: Path, folder: Path, tmp_path: Path
     np.testing.assert_allclose(metric[0], plain[0], rtol=1e-4)
     for depth, wanted in zip(metric[1:], plain[1:], strict=True):
         np.testing.assert_allclose(depth, 2 * wanted, rtol=0.01, atol=1e-3)
+    assert "lengths are metres from frame 1 on: measured depth of 4 of 5 frames was used" in capsys.readouterr().err
     record = json.loads((tmp_path / "metric" / "run.json").read_text())["metric"]
     assert (record["unit"], record["from_frame"], record["frames_with_depth"]) == ("metres", 1, 4)
     assert 0 <= record["relative_standard_deviation"] < 0.05
