@@ -36,7 +36,7 @@ PAGES = [
 """Those whose commands are run, in this order; of the other pages options are read."""
 NOT_HERE = {
     "StreamVGGT|VGGT-1B|checkpoints.pth|streamvggt/": "published weights",
-    "cuda|docker|lch01": "a GPU, or containers",
+    "cuda|docker": "a GPU, or containers",
     "cam:0|rtsp://": "a camera",
     "--ray --workers": "a cluster",
     "--seeds|train supervised|tools/live/trial": "what takes hours",

@@ -35,7 +35,7 @@ def test_they_can_be_imported(load, path: Path) -> None:
 
 
 def test_kernels_of_a_program_are_counted(load) -> None:
-    """A loop of five rounds with a sine in each, compiled for this device: five rounds are found, and no end of one that asks."""
+    """A loop of five rounds, compiled for this device: what is in it counts five times."""
     program = load(TOOLS / "gpu" / "program.py")
     x = jnp.ones((64, 64))
     text = jax.jit(lambda x: jax.lax.fori_loop(0, 5, lambda _, y: jnp.sin(y @ x), x)).lower(x).compile().as_text()

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from ivggt_jax import CacheConfig, SubmapConfig, load, stream
+from ivggt_jax.evaluate.walks import Walk
 from ivggt_jax.writers.trust import FEWEST, LENGTH, MOST, Trust
 
 
@@ -65,3 +67,22 @@ def test_an_endless_run_keeps_few_stretches_and_goes_on_where_it_was(stopped: in
     assert len(record) == MOST and record[-1]["frames"] == [len(frames) - 2 * LENGTH, len(frames) - 1]
     assert sum(x["parts_begun"] for x in record) == (len(frames) - 1) // 1000
     assert np.mean([x["refined"] for x in record]) == pytest.approx(2 / 3, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_walk_is_trusted_and_noise_is_not() -> None:
+    """The demo model on 48 frames of a walk around a room, and on as many of white noise: shares of refined poses."""
+    model, found = load("demo"), []
+    for images in (
+        Walk("return", 1048676, 84, 112).part(0, 48).images,
+        np.random.default_rng(0).integers(0, 255, (48, 84, 112, 3), np.uint8),
+    ):
+        trust = Trust({})
+        for seen in stream(
+            model, images, CacheConfig(total_budget=15_264), heads=("camera", "depth"), submaps=SubmapConfig()
+        ):
+            trust.add(seen.map)
+        found.append((trust.record()[0]["refined"], trust.doubt()))
+    (walk, nothing), (noise, doubt) = found
+    assert walk >= 0.8 and nothing is None
+    assert noise <= 0.1 and doubt is not None

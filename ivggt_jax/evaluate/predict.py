@@ -78,6 +78,7 @@ def predict(
     """
     fits: list[Fit] = []
     seen: deque[np.ndarray] = deque()
+    follower = MapFollower() if mapping.loops else None
     images = _images(sequence, size, fits)
     submaps = mapping.choose(model.config, len(sequence)) if mode == "stream" else None
     wanted: tuple[HeadName, ...] = ("camera", *heads)
@@ -88,8 +89,9 @@ def predict(
         predictions = _at_once(model, np.stack([first, *images]), mode, wanted)
     else:
         linked = wanted if submaps is None else tuple(dict.fromkeys((*wanted, "depth")))
-        predictions = stream(model, _noted(chain([first], images), seen), cache, heads=linked, submaps=submaps)
-    follower = MapFollower() if mapping.loops else None
+        frames = chain([first], images)
+        noted = frames if follower is None else _noted(frames, seen)
+        predictions = stream(model, noted, cache, heads=linked, submaps=submaps)
     for index, found in enumerate(predictions):
         camera, matrix = _cameras(found.pose_encoding, height, width)
         cameras.append(np.asarray(camera, np.float64))

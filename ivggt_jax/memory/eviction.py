@@ -17,8 +17,8 @@ from ivggt_jax.memory.cache import KVCache, drop
 from ivggt_jax.memory.origin import Origin
 from ivggt_jax.memory.policies import diversity, find_policy
 
-LAST = float(jnp.finfo(jnp.float32).max)
-"""Less this, a token goes after all that may go, but before the first frame."""
+PROTECTED = float(jnp.finfo(jnp.float32).min)
+"""Redundancy of a protected token: it goes where nothing else may. Below it is the first frame's, −∞, which never goes."""
 SHARE = 2
 """Protected special tokens take at most one in so many of the tokens that the anchors leave of a layer's budget."""
 
@@ -61,11 +61,9 @@ class Eviction:
         def down(cache: KVCache) -> tuple[KVCache, jax.Array]:
             redundancy = self.redundancy(cache, layer, live, candidates)
             mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
-            redundancy = jnp.maximum(redundancy, -LAST / 2)
-            if (
-                kept is not None
-            ):  # −∞ is for the first frame, which stays where there is no room for all that is protected
-                redundancy = jnp.where(kept, -LAST, redundancy)
+            redundancy = jnp.maximum(redundancy, PROTECTED / 2)
+            if kept is not None:  # where even these have no room, some of them go
+                redundancy = jnp.where(kept, PROTECTED, redundancy)
             most = min((1 + self.config.frames_per_step) * self.tokens, slots)
             return drop(cache, layer, redundancy, budget, anchor, most), jnp.where(over, mean, score)
 

@@ -2,7 +2,7 @@
 
 Every frame brings some of its points and a piece of the path; the blueprint, which comes with the file, shows all of them
 up to the time that is looked at. The file's footer, by which viewers find their way in it, lists every chunk; until the run ends
-that list is in memory, about 4 kB a frame.
+that list is in memory, and grows with the file.
 
 A Rerun file cannot be cut, so a resumed run goes on in a second file, `recording-000120.rrd` after 120 frames, of the
 same recording: opened together (`rerun recording*.rrd`) they are one. Frames that both hold are equal. A file whose process was
