@@ -17,7 +17,7 @@ from ivggt_jax.config import CacheConfig
 from ivggt_jax.export import build, move, write_records
 from ivggt_jax.inference.checks import check
 from ivggt_jax.inference.closing import record, say_end
-from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, same_source, to_resume
+from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, is_done, to_resume
 from ivggt_jax.inference.options import InferConfig, source_first
 from ivggt_jax.inference.parallel import check_split, split
 from ivggt_jax.model.parameters import Model, abstract_model, computes_bfloat16
@@ -76,11 +76,11 @@ def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> in
     with output_folder.locked(out):
         output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
-        if earlier and earlier.finished and config.resume and same_source(config, earlier):
+        if earlier and is_done(config, out, earlier):
             say(f"{out} holds {earlier.description}: nothing to resume; --overwrite begins again")
             return 0
         unfinished = to_resume(config, out, earlier)
-        config = as_begun(config, unfinished) if unfinished else config
+        config = as_begun(config, unfinished.options) if unfinished else config
         with stages.stage(f"loading {config.checkpoint}", stages.loading(config.checkpoint, config.memory.precision)):
             model = load(config.checkpoint, _precision(config))
             model = model.only_heads(config.heads_of(model.config))

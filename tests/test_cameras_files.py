@@ -104,8 +104,28 @@ def test_four_coefficients_of_opencv_are_a_fisheyes_where_one_says_so(write) -> 
     )
     assert read_camera(path).kind == "brown"
     assert read_camera(f"fisheye:{path}") == FISHEYE
-    with pytest.raises(CameraError, match="8 coefficients of distortion, of which 4 are known"):
-        read_camera(f"fisheye:{write('five.yaml', ROS)}")  # a fifth that is not 0 is no fisheye's
+    assert read_camera(f"fisheye:{write('pinhole.yml', 'camera_model: pinhole' + Path(path).read_text())}") == FISHEYE
+    five = write("five.yaml", ROS.replace("distortion_model: plumb_bob\n", ""))
+    with pytest.raises(CameraError, match="5 coefficients of distortion, of which 4 are known"):
+        read_camera(f"fisheye:{five}")  # a fifth that is not 0 is no fisheye's
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name", "content", "kind"),
+    [
+        ("fisheye", "ros.yaml", ROS, "brown"),
+        ("brown", "topic.yaml", ROS_TOPIC, "fisheye"),
+        ("pinhole", "topic.yaml", ROS_TOPIC, "fisheye"),
+        ("fisheye", "cameras.txt", "1 PINHOLE 640 480 410 405 323 236.75", "pinhole"),
+        ("fisheye", "cameras.txt", "1 OPENCV 640 480 410 405 323 236.75 -0.28 0.09 0 0", "brown"),
+        ("brown", "camchain.yaml", KALIBR.partition("cam1")[0], "fisheye"),
+        ("fisheye", "transforms.json", json.dumps(NERFSTUDIO | {"k1": 0.1}), "brown"),
+    ],
+)
+def test_a_file_that_names_its_model_is_believed(write, prefix: str, name: str, content: str, kind: str) -> None:
+    with pytest.raises(CameraError, match=f"says itself that it is {kind}: leave out {prefix}:"):
+        read_camera(f"{prefix}:{write(name, content)}")
+    assert read_camera(f"brown:{write('none.txt', '1 PINHOLE 640 480 410 405 323 236.75')}").kind == "pinhole"
 
 
 def test_colmap(write, tmp_path: Path) -> None:

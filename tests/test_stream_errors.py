@@ -59,6 +59,19 @@ def test_images_that_could_mean_anything(tiny: Model, dtype):
         step(tiny, start(tiny), np.zeros((3, 28, 42, 3), dtype))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_floats_from_0_to_255(tiny: Model, dtype):
+    """One white pixel is enough; a little more than 1, as interpolation makes it, is white."""
+    picture = np.full((28, 42, 3), 0.5, dtype)
+    picture[3, 4] = 1.1
+    assert len(list(stream(tiny, [picture], BOUNDED, heads=(), features=True))) == 1
+    picture[3, 4] = 255
+    with refused("floats must be in .0,1., but one is 255: divide by 255"):
+        list(stream(tiny, [picture], BOUNDED, heads=(), features=True))
+    with refused("floats must be in .0,1., but one is 255: divide by 255"):
+        infer_clip(tiny, picture[None, None])
+
+
 def test_a_scan_of_no_frames(tiny: Model):
     with refused("0 frames"):
         scan(tiny, start(tiny), np.zeros((0, 3, 28, 42, 3), np.float32))

@@ -355,6 +355,34 @@ def test_nerfstudio_depth_lies_on_the_pictures_pixels(fit, tmp_path):
     assert (tmp_path / "nerfstudio.ply").read_bytes().startswith(b"ply\n")
 
 
+def test_nerfstudio_has_masks_for_all_pictures_or_for_none(tmp_path):
+    """They have the pictures' sizes, which nerfstudio checks. Padding is masked, but no part of the picture."""
+    items = [result(index, fit) for index, fit in enumerate((FITS["resized"], FITS["padded"], FITS["padded"]))]
+    padding = np.ones((HEIGHT, WIDTH), bool)
+    left, top = (round(offset) for offset in FITS["padded"].offset)
+    padding[:top] = padding[-top:] = padding[:, :left] = padding[:, -left:] = False
+    masks = [np.ones((HEIGHT, WIDTH), bool), padding, padding.copy()]
+    masks[2][HEIGHT // 2 :] = False
+    masked = [
+        dataclasses.replace(item, frame=dataclasses.replace(item.frame, mask=mask))
+        for item, mask in zip(items, masks, strict=True)
+    ]
+    options = dataclasses.replace(ALL, images=originals(tmp_path / "photos", items))
+    for name, group, expected in (("none", masked[:2], 0), ("all", masked, 3)):
+        out = tmp_path / name
+        export_nerfstudio(saved(out, group), out, options)
+        frames = json.loads((out / "transforms.json").read_text())["frames"]
+        assert sum("mask_path" in frame for frame in frames) == expected
+        assert (out / "nerfstudio_masks").exists() == bool(expected)
+    shown = [np.asarray(Image.open(out / frame["mask_path"])) for frame in frames]
+    assert [mask.shape[::-1] for mask in shown] == [
+        np.asarray(Image.open(out / frame["file_path"])).shape[1::-1] for frame in frames
+    ]
+    assert (shown[0] == 255).all() and (shown[1] == 255).all()
+    height = len(shown[2])
+    assert (shown[2][: height // 2 - 2] == 255).all() and (shown[2][height // 2 + 2 :] == 0).all()
+
+
 def test_glb_has_the_points_and_true_pyramids_in_opengl_axes(tmp_path):
     trimesh = pytest.importorskip("trimesh")
     items = [result(index, FITS["stretched"]) for index in range(4)]

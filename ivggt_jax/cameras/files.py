@@ -40,8 +40,8 @@ WAYS = (
 def read_camera(text: str) -> Camera:
     """The camera that `--camera` names: a file, numbers, or `equirectangular`.
 
-    `fisheye:` before either says that four coefficients are those of a fisheye; `#NAME` behind a file which of its cameras is
-    meant. Raises CameraError for anything else.
+    `fisheye:` before either says that four coefficients are those of a fisheye, where the file itself does not say what they
+    are; `#NAME` behind a file which of its cameras is meant. Raises CameraError for anything else.
     """
     kind, _, rest = text.rpartition(":") if text.startswith(("fisheye:", "brown:", "pinhole:")) else ("", "", text)
     if rest == "equirectangular":
@@ -51,10 +51,10 @@ def read_camera(text: str) -> Camera:
     name, _, which = rest.partition("#") if not Path(rest).expanduser().exists() else (rest, "", "")
     path = Path(name).expanduser()
     try:
-        cameras = _read(path)
-        if kind:
-            cameras = {key: _another_kind(camera, KINDS[kind]) for key, camera in cameras.items()}
-        return _the_one(cameras, which)
+        found = _the_one(_read(path, KINDS[kind or "brown"]), which)
+        if kind and found.kind != KINDS[kind] and (kind, found.kind) != ("brown", "pinhole"):  # one without distortion
+            raise CameraError(f"says itself that it is {found.kind}: leave out {kind}:")
+        return found
     except CameraError as error:
         raise CameraError(f"{path}: {error}") from None
     except OSError as error:
@@ -75,8 +75,8 @@ def _of_numbers(text: str, kind: str) -> Camera:
         raise CameraError(f"--camera {text} is not fx,fy,cx,cy[,k1,k2,p1,p2,…]: {error}") from None
 
 
-def _read(path: Path) -> dict[str, Camera]:
-    """The cameras of a file by their names in it."""
+def _read(path: Path, unnamed: Kind) -> dict[str, Camera]:
+    """The cameras of a file by their names in it; coefficients are of the kind `unnamed` where it does not say of which."""
     suffix = path.suffix.lower()
     if not path.is_file():
         what = "is no file" if path.exists() else "there is no such file"
@@ -87,11 +87,11 @@ def _read(path: Path) -> dict[str, Camera]:
         return _colmap_text(decoded(path.read_bytes()))
     if suffix == ".json":
         record = read_json(path)
-        return _nerfstudio(record) if "frames" in record or "fl_x" in record else _of_yaml(record)
+        return _nerfstudio(record) if "frames" in record or "fl_x" in record else _of_yaml(record, unnamed)
     if suffix in (".yaml", ".yml"):
         # OpenCV's first line, %YAML:1.0, and its name of a matrix are none that YAML knows.
         text = re.sub(r"\A%YAML:.*|!!opencv-matrix", "", decoded(path.read_bytes()))
-        return _of_yaml(yaml.safe_load(text))
+        return _of_yaml(yaml.safe_load(text), unnamed)
     raise CameraError(f"its ending tells no calibration; --camera takes {WAYS}")
 
 
@@ -130,11 +130,6 @@ def _camera(
     if kind == "brown" and not any(padded):
         kind, padded = "pinhole", ()
     return Camera(kind, (fx, fy), (cx - corner, cy - corner), padded, None if size is None else (width, height))
-
-
-def _another_kind(camera: Camera, kind: Kind) -> Camera:
-    """The camera with its coefficients taken for those of another kind."""
-    return _camera(kind, (*camera.focal, *camera.centre), camera.distortion, camera.size)
 
 
 def _of_colmap(model: str, width: int, height: int, values: Sequence[float]) -> Camera:
@@ -195,7 +190,7 @@ def _of_nerfstudio(values: Mapping[str, Any]) -> Camera:
     return _camera("brown", intrinsics, (k1, k2, p1, p2, k3), size, 0.5)
 
 
-def _of_yaml(record: Any) -> dict[str, Camera]:
+def _of_yaml(record: Any, unnamed: Kind) -> dict[str, Camera]:
     """Of ROS, OpenCV or Kalibr, whichever the names tell."""
     if not isinstance(record, dict):
         raise CameraError(f"is no calibration; --camera takes {WAYS}")
@@ -210,7 +205,9 @@ def _of_yaml(record: Any) -> dict[str, Camera]:
         raise CameraError(f"its camera matrix has {len(numbers)} numbers, not 9")
     found = _first(record, "distortion_coefficients", "distCoeffs", "dist_coeffs", "D", "d", "D1")
     name = _first(record, "distortion_model", "camera_model", "model")
-    kind = _kind(name or "brown")
+    if name == "pinhole":  # of the projection: it says nothing about the coefficients
+        name = None
+    kind = _kind(name) if name else unnamed
     width = _first(record, "image_width", "width", "imageWidth")
     height = _first(record, "image_height", "height", "imageHeight")
     size = None if width is None or height is None else (width, height)

@@ -14,6 +14,8 @@ from ivggt_jax.writers.run_json import plain
 
 FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "split", "view", "port", "on_error", "share")
 """Options that a resumed run may give anew: they do not decide what is written."""
+GROUPS = ("source", "memory", "mapping", "align", "options")
+"""Options that are records of options."""
 
 
 def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unfinished | None:
@@ -28,42 +30,62 @@ def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unf
     if unfinished is None or not config.resume:
         way = "--resume goes on with it, " if unfinished else ""
         raise ValueError(f"{out} holds {earlier.description}; {way}--overwrite replaces it, --out DIR goes elsewhere")
-    now, then = decisive_options(as_begun(config, unfinished)), unfinished.options
-    changed = [
-        f"--{name.replace('_', '-')} {then.get(name)}, now {now[name]}" for name in now if now[name] != then.get(name)
-    ]
-    if changed:
+    now, then = decisive_options(as_begun(config, unfinished.options)), unfinished.options
+    if changed := _changed(now, {name: then.get(name) for name in now}):
         raise ValueError(
-            f"{out} holds {earlier.description}, begun with {'; '.join(changed)}: give what it began with, or begin "
-            "again with --overwrite"
+            f"{out} holds {earlier.description}, begun with {changed}: give what it began with, or begin again with "
+            "--overwrite"
         )
     what = "resumed from there" if unfinished.frames else "nothing of it can be used, and it begins anew"
     say(f"{out} holds {earlier.description}: {what}")
     return unfinished
 
 
+def is_done(config: InferConfig, out: Path, earlier: EarlierRun) -> bool:
+    """Whether the folder holds the run that is to go on, finished. Raises ValueError where that had other options."""
+    if not (earlier.finished and config.resume and earlier.source in (None, plain(full_name(config.source.frames)))):
+        return False
+    then = _decisive(earlier.settings) if isinstance(earlier.settings, dict) else {}
+    config = as_begun(config, then)
+    now = _decisive(plain(for_records(config))) | {"export": list(config.outputs)}
+    if changed := _changed(now, then):
+        raise ValueError(
+            f"{out} holds {earlier.description}, made with {changed}: --overwrite begins again; `ivggt export` makes more of "
+            "saved frames"
+        )
+    return True
+
+
 def decisive_options(config: InferConfig) -> dict[str, Any]:
     """The options that decide what is written, by their names, as JSON has them."""
-    options = plain(for_records(config))
-    for group in ("source", "memory", "mapping", "align", "options"):
-        options |= options.pop(group)
-    options["export"] = [*config.growing, *config.built]
+    return _decisive(plain(for_records(config))) | {"export": [*config.growing, *config.built]}
+
+
+def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same of options as `run.json` has them, where each group is a record of its own."""
+    options: dict[str, Any] = {}
+    for name, value in settings.items():
+        options |= value if name in GROUPS and isinstance(value, dict) else {name: value}
     return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
 
 
-def as_begun(config: InferConfig, unfinished: Unfinished) -> InferConfig:
-    """The options with what to write as the unfinished run had it, where they do not say."""
-    export = unfinished.options.get("export")
+def _changed(now: dict[str, Any], then: dict[str, Any]) -> str:
+    """What differs among the options of both, for people; nothing for nothing."""
+    return "; ".join(
+        f"--{name.replace('_', '-')} {then[name]}, now {now[name]}"
+        for name in now
+        if name in then and now[name] != then[name]
+    )
+
+
+def as_begun(config: InferConfig, then: dict[str, Any]) -> InferConfig:
+    """The options with what to write as the earlier run's had it, where they do not say."""
+    export = then.get("export")
     if config.export or not isinstance(export, list):
         return config
     known = tuple(name for name in export if name in get_args(Output))
-    dtype = "float16" if unfinished.options.get("frames_dtype") == "float16" else config.options.frames_dtype
+    dtype = "float16" if then.get("frames_dtype") == "float16" else config.options.frames_dtype
     return dataclasses.replace(config, export=known, options=dataclasses.replace(config.options, frames_dtype=dtype))
-
-
-def same_source(config: InferConfig, earlier: EarlierRun) -> bool:
-    """Whether an earlier run is not known to be of another source."""
-    return earlier.source in (None, plain(full_name(config.source.frames)))
 
 
 def for_records(config: InferConfig) -> InferConfig:

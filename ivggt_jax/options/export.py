@@ -61,7 +61,7 @@ FORMATS: dict[Output, Format] = {
         reading="COLMAP: camera from world, quaternion wxyz; the corner of the first pixel is (0, 0)",
     ),
     "nerfstudio": Format(
-        files=("transforms.json", "images", "nerfstudio_depth", "nerfstudio.ply"),
+        files=("transforms.json", "images", "nerfstudio_depth", "nerfstudio_masks", "nerfstudio.ply"),
         needs="points",
         reading="nerfstudio: world from camera, OpenGL camera axes: x right, y up, z backward",
     ),

@@ -47,10 +47,11 @@ def checked(frames: Iterator[Frame], path: Path, expected: int | None) -> Iterat
         expected: how many frames there may be, None where that is unknown.
 
     Raises:
-        ValueError: all frames come before or after the trajectory, by the times of the first ones.
+        ValueError: all frames come before or after the trajectory, by the times of the first ones, or have no times.
     """
     times, _ = read_trajectory(path)
     first = list(islice(frames, CHECKED))
+    _check_clock(path, times, first[0].timestamp)
     own = np.array([frame.index if frame.timestamp is None else frame.timestamp for frame in first], np.float64)
     step = np.diff(own).mean() if len(own) > 1 else 0.0
     # Twice as far, for what a video says of its length can be wrong.
@@ -64,6 +65,15 @@ def checked(frames: Iterator[Frame], path: Path, expected: int | None) -> Iterat
     return chain(first, frames)
 
 
+def _check_clock(path: Path, times: np.ndarray, timestamp: float | None) -> None:
+    """Raises ValueError for a trajectory in fractions of seconds where frames, like one of this time, have numbers only."""
+    if timestamp is None and (np.abs(times - np.rint(times)) > ASSOCIATION_SECONDS).any():
+        raise ValueError(
+            f"{path} tells times, from {times.min():.3f} to {times.max():.3f}, but the frames have none: number its poses like "
+            "the frames (0, 1, 2, …), or name the pictures by their times"
+        )
+
+
 def align_run(run: SavedRun, options: AlignOptions) -> tuple[SavedRun, dict[str, Any]]:
     """A saved run brought to the trajectory, and what `aligned/alignment.json` says about it.
 
@@ -73,6 +83,7 @@ def align_run(run: SavedRun, options: AlignOptions) -> tuple[SavedRun, dict[str,
     assert options.trajectory is not None
     times, truth = read_trajectory(options.trajectory)
     frames = [(result.frame.index, result.frame.timestamp, result.world_from_cam) for result in run.cameras()]
+    _check_clock(options.trajectory, times, frames[0][1])
     own = np.array([index if timestamp is None else timestamp for index, timestamp, _ in frames], np.float64)
     nearest = nearest_in_time(own, times)
     found = nearest >= 0

@@ -48,6 +48,8 @@ class EarlierRun:
     source: str | None = None
     """What it was a run of, as `full_name` says it, where that is known."""
     finished: bool = False
+    settings: Any = None
+    """The options of a finished run as its `run.json`, which may be anybody's, has them."""
     unfinished: Unfinished | None = None
     """What is needed to go on, where the run can be resumed."""
 
@@ -82,9 +84,8 @@ def earlier_run(out: Path) -> EarlierRun | None:
     record = _record(out)
     if type(frames := recorded(record, "frames")) is int:
         source = _text(recorded(record, "settings", "source", "frames"))
-        return EarlierRun(
-            f"a finished run of {frames} frames of {source or 'an unknown source'}", source, finished=True
-        )
+        description = f"a finished run of {frames} frames of {source or 'an unknown source'}"
+        return EarlierRun(description, source, finished=True, settings=recorded(record, "settings"))
     if any(_outputs(out)):
         return EarlierRun("what is left of a run that cannot be resumed")
     return None

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
+from ivggt_jax.streaming.inputs import in_range
+
 
 def groups(frames: Iterable[jax.Array | np.ndarray], size: int) -> Iterator[list[jax.Array | np.ndarray]]:
     """Frames in groups of `size`, the last perhaps shorter, also when there is no next frame because that raises.
 
-    Raises ValueError for a frame of another shape or type than the first.
+    Raises ValueError for a frame of another shape or type than the first, and for floats that are not in [0,1].
     """
     group: list[jax.Array | np.ndarray] = []
     kind: tuple[tuple[int, ...], np.dtype] | None = None
@@ -19,7 +21,7 @@ def groups(frames: Iterable[jax.Array | np.ndarray], size: int) -> Iterator[list
             if (frame.shape, frame.dtype) != kind:
                 wanted, found = (f"{list(shape)} {dtype}" for shape, dtype in (kind, (frame.shape, frame.dtype)))
                 raise ValueError(f"frames must all be {wanted} like the first, not {found}")
-            group.append(frame)
+            group.append(in_range(frame))
             if len(group) == size:
                 yield group
                 group = []

@@ -13,6 +13,9 @@ from ivggt_jax.streaming.state import StreamSettings
 
 FrameArray = jax.Array | np.ndarray
 
+WHITEST = 2.0
+"""No picture in [0,1] has this, though interpolation may make a little more than 1 of white."""
+
 
 def unit(images: Shaped[FrameArray, "*axes"]) -> Float32[Array, "*axes"]:
     """Float32 in [0,1] from that or from uint8. Raises ValueError for other whole numbers."""
@@ -21,6 +24,13 @@ def unit(images: Shaped[FrameArray, "*axes"]) -> Float32[Array, "*axes"]:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be uint8, or floats in [0,1], not {images.dtype}")
     return jnp.asarray(images, jnp.float32)
+
+
+def in_range(images: Shaped[FrameArray, "*axes"]) -> Shaped[FrameArray, "*axes"]:
+    """The images. Raises ValueError for floats on the host that are plainly of 0 to 255: what is compiled cannot see numbers."""
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.size and (most := images.max()) > WHITEST:
+        raise ValueError(f"images of floats must be in [0,1], but one is {most:g}: divide by 255, or give uint8")
+    return images
 
 
 def still(images: Float[Array, "*axes 3"], masks: FrameArray | None) -> Float[Array, "*axes 3"]:

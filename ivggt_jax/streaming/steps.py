@@ -27,7 +27,7 @@ from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.groups import groups
-from ivggt_jax.streaming.inputs import FrameArray, depth_of, focal_of, queries_of, sensor_depth, still, unit
+from ivggt_jax.streaming.inputs import FrameArray, depth_of, focal_of, in_range, queries_of, sensor_depth, still, unit
 from ivggt_jax.streaming.known_focal import KnownFocal
 from ivggt_jax.streaming.mapped_pass import mapped_pass, with_known_focal
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
@@ -47,14 +47,13 @@ def infer_clip(
     """Predictions for a whole clip at once, images [B,S,H,W,3], float32 in [0,1] or uint8.
 
     `offline`: every frame sees all frames (VGGT); `causal`: only itself and earlier ones (StreamVGGT). Query points
-    [B,N,2] are (x, y) pixels of the first frame; `depth` [B,S,H,W] is that of `step`. Raises ValueError for sizes that are no
-    multiples of the patch size.
+    [B,N,2] are (x, y) pixels of the first frame; `depth` [B,S,H,W] is that of `step`. Raises ValueError for other images.
     """
     if images.ndim != 5 or images.shape[-1] != 3 or not all(images.shape[:2]):
         raise ValueError(f"images must be [B,S,H,W,3] with at least one frame, not {list(images.shape)}")
     if mode not in ("offline", "causal"):
         raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
-    model.config.patch_grid(*images.shape[2:4])
+    model.config.patch_grid(*in_range(images).shape[2:4])
     queries = None if query_points is None else queries_of(query_points, images.shape[0])
     measured = sensor_depth(model, None, depth, images)
     return _clip(model, images, queries, measured, mode, _heads(model, heads, queries is not None), features)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.disk.names import fitting_name
-from ivggt_jax.sources.frame import Frame
+from ivggt_jax.sources.frame import Fit
 from ivggt_jax.writers.files import ResumeError, naming, replacing
 from ivggt_jax.writers.images import safe_name
 from ivggt_jax.writers.result import Result
@@ -26,7 +27,7 @@ class MasksWriter(Writer):
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         self._folder = out / "masks"
-        self._places: tuple[object, np.ndarray] = (None, np.zeros(0))
+        self._originals = OriginalMasks()
         with naming(self._folder):
             if frames == 0 and self._folder.is_dir():
                 shutil.rmtree(self._folder)
@@ -39,31 +40,41 @@ class MasksWriter(Writer):
         frame = result.frame
         if frame.camera is not None and frame.camera.original.kind == "equirectangular":
             raise ValueError(f"masks/ has one mask a picture, and {frame.name} is one of several views of a panorama")
-        height, width, _ = frame.image.shape
-        mask = np.ones((height, width), bool) if frame.mask is None else frame.mask
-        around = np.pad(mask, 1, constant_values=True)
+        mask = np.ones(frame.image.shape[:2], bool) if frame.mask is None else frame.mask
         name = safe_name(frame.name)
         path = self._folder / name.with_name(fitting_name("", name.name, ".png"))
-        with replacing(path) as file:
-            Image.fromarray(around.take(self._of(frame)).astype(np.uint8) * 255).save(file, "PNG", compress_level=3)
+        write_mask(path, self._originals.of(mask, frame.fit, frame.camera))
 
     def close(self) -> None:
         """Nothing is left to do: every file is complete."""
 
-    def _of(self, frame: Frame) -> np.ndarray:
-        """For pixels [h,w] of the original picture, where they lie in the model's image with a border of one pixel."""
-        height, width, _ = frame.image.shape
-        key = (frame.fit, frame.camera, height, width)
+
+class OriginalMasks:
+    """Masks of what the model saw as masks of the original pictures. Places are computed once for pictures alike."""
+
+    def __init__(self) -> None:
+        self._places: tuple[object, np.ndarray] = (None, np.zeros(0))
+
+    def of(self, mask: np.ndarray, fit: Fit, camera: KnownCamera | None) -> np.ndarray:
+        """The mask [H, W] for the picture's pixels, bool [h, w]; what the model did not see of it is True."""
+        height, width = mask.shape
+        key = (fit, camera, height, width)
         if self._places[0] != key:
-            self._places = key, _places(frame)
-        return self._places[1]
+            self._places = key, _places(fit, camera, height, width)
+        return np.pad(mask, 1, constant_values=True).take(self._places[1])
 
 
-def _places(frame: Frame) -> np.ndarray:
-    height, width, _ = frame.image.shape
-    across, down = frame.fit.original_size if frame.camera is None else frame.camera.original.size or (width, height)
-    if frame.camera is None:
-        (x, y), sides = frame.fit.offset, frame.fit.scale
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """Writes a mask [h, w] as a PNG, True white. Raises WriteError when the disk is full."""
+    with replacing(path) as file:
+        Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG", compress_level=3)
+
+
+def _places(fit: Fit, camera: KnownCamera | None, height: int, width: int) -> np.ndarray:
+    """For pixels [h,w] of the original picture, where they lie in the model's image with a border of one pixel."""
+    across, down = fit.original_size if camera is None else camera.original.size or (width, height)
+    if camera is None:
+        (x, y), sides = fit.offset, fit.scale
         column, row = (
             np.floor((np.arange(across) + 0.5) * sides[0] + x),
             np.floor((np.arange(down) + 0.5) * sides[1] + y),
@@ -71,8 +82,6 @@ def _places(frame: Frame) -> np.ndarray:
         column, row = column[None], row[:, None]
     else:
         pixels = np.stack(np.meshgrid(np.arange(across), np.arange(down)), axis=-1).astype(np.float64)
-        column, row = np.moveaxis(
-            np.nan_to_num(np.round(frame.camera.from_original(pixels, height, width)), nan=-1), -1, 0
-        )
+        column, row = np.moveaxis(np.nan_to_num(np.round(camera.from_original(pixels, height, width)), nan=-1), -1, 0)
     column, row = (np.clip(x + 1, 0, side + 1).astype(np.int64) for x, side in ((column, width), (row, height)))
     return np.asarray(row * (width + 2) + column)

@@ -1,8 +1,8 @@
 """`transforms.json`: cameras for nerfstudio and for Gaussian splatting tools that read its format.
 
 World-from-camera 4×4 with OpenGL camera axes (x right, y up, z backward); pixels counted from the corner; pictures in
-`images/`, depth in `nerfstudio_depth/` (16-bit, thousandths of the model's unit, 0 unknown), points in the file that
-`ply_file_path` names. https://docs.nerf.studio/quickstart/data_conventions.html
+`images/`, depth in `nerfstudio_depth/` (16-bit, thousandths of the model's unit, 0 unknown), masks in `nerfstudio_masks/` where
+any picture has one (black is left out), points in the file that `ply_file_path` names. https://docs.nerf.studio/quickstart/data_conventions.html
 """
 
 import json
@@ -16,6 +16,7 @@ from ivggt_jax.cameras.models import Camera
 from ivggt_jax.writers.depth import depth_to_16_bit, write_depth_png
 from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.images import Pictures, View, lenses
+from ivggt_jax.writers.masks import OriginalMasks, write_mask
 from ivggt_jax.writers.ply import write_ply
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun
@@ -34,17 +35,19 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
 
     Raises ValueError when no pixel makes a point, WriteError when the disk is full.
     """
-    views, frames = [], []
+    views, frames, masks = list[View](), list[dict[str, Any]](), _Masks(out)
     pictures = Pictures(out / "images", options.images, run.source)
     for result in run:
         view = pictures.place(result)
-        frame = {"file_path": f"images/{view.name}", "transform_matrix": _transform(result).tolist()}
+        frame: dict[str, Any] = {"file_path": f"images/{view.name}", "transform_matrix": _transform(result).tolist()}
         if result.depth is not None:
             frame["depth_file_path"] = f"nerfstudio_depth/{result.frame.index:06d}.png"
             write_depth_png(out / frame["depth_file_path"], _depth_of_picture(result, view))
+        masks.add(frame, result, view)
         views.append(view)
         frames.append(frame)
     pictures.check()
+    masks.complete(frames, views)
     if len(run) == 1:
         logger.warning(
             "thin: nerfstudio measures a scene by the distances of its cameras, and opens none of one picture"
@@ -59,6 +62,31 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
     pieces = json.JSONEncoder(indent=1).iterencode({**scene, "frames": frames})  # all at once would take much memory
     with replacing(out / "transforms.json") as file:
         file.writelines(piece.encode() for piece in pieces)
+
+
+class _Masks:
+    """Masks of the pictures: for all or for none of them, as nerfstudio wants."""
+
+    def __init__(self, out: Path):
+        self._out, self._originals = out, OriginalMasks()
+
+    def add(self, frame: dict[str, Any], result: Result, view: View) -> None:
+        """Writes the mask of a frame where anything of its picture is masked, and names it."""
+        if result.frame.mask is None:
+            return
+        mask = self._originals.of(result.frame.mask, view.fit, view.camera)
+        if not mask.all():  # padding is none of the picture
+            frame["mask_path"] = f"nerfstudio_masks/{result.frame.index:06d}.png"
+            write_mask(self._out / frame["mask_path"], mask)
+
+    def complete(self, frames: list[dict[str, Any]], views: list[View]) -> None:
+        """Writes white ones for all others, where there are any."""
+        if not any("mask_path" in frame for frame in frames):
+            return
+        for frame, view in zip(frames, views, strict=True):
+            if "mask_path" not in frame:
+                frame["mask_path"] = f"nerfstudio_masks/white-{view.size[0]}x{view.size[1]}.png"
+                write_mask(self._out / frame["mask_path"], np.ones(view.size[::-1], bool))
 
 
 def _transform(result: Result) -> np.ndarray:

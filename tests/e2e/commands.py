@@ -34,6 +34,7 @@ def start(module: str, *arguments: object, limit: str = "true") -> subprocess.Po
         "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "PYTHONFAULTHANDLER": "1",
     }
     line = [
         "bash",
@@ -52,7 +53,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None
     """Wait for something that a running process brings about; fails when it ends first."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert process.poll() is None, f"it ended with {process.returncode}: {process.stderr.read()}"
+        assert process.poll() is None, f"it ended with {process.returncode}: {process.communicate()[1]}"
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.01)
 

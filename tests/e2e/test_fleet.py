@@ -136,6 +136,6 @@ def wait_for(condition, process: subprocess.Popen) -> None:
     """As `wait_until`, for a job that may take long to begin."""
     deadline = time.monotonic() + 2 * PATIENCE
     while not condition():
-        assert process.poll() is None, f"it ended with {process.returncode}: {process.stderr.read()}"
+        assert process.poll() is None, f"it ended with {process.returncode}: {process.communicate()[1]}"
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.05)

@@ -325,6 +325,23 @@ def test_a_run_without_a_point_is_over(checkpoint: Path, folder: Path, tmp_path:
     assert "nothing to resume" in capsys.readouterr().err
 
 
+def test_a_finished_run_is_not_resumed_with_other_options(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys
+) -> None:
+    """Each would have given other files than lie there; what does not decide about them may differ."""
+    arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--resume")
+    assert run(main, *arguments) == 0
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    for changed in (("--export", "glb"), ("--stride", 2), ("--submaps", 3), ("--budget", 290), ("--confidence", 30)):
+        capsys.readouterr()
+        assert run(main, *arguments, *changed) == 1, changed
+        said = capsys.readouterr().err
+        assert f"made with {changed[0]} " in said and "ivggt export" in said
+    assert run(main, *arguments, "--save-every", 7) == 0
+    assert "nothing to resume" in capsys.readouterr().err
+    assert done == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+
+
 def test_the_page_shows_the_run(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     """It opens with the run, is there when the run is over, and is gone after Ctrl-C (here: at once)."""
     answers = []
