@@ -85,6 +85,29 @@ def test_stride(clip, stride):
     assert reader.expected_length == math.ceil(COUNT / stride)
 
 
+@pytest.mark.parametrize("stride", [2, 3, 7])
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"g": "5", "bf": "2"}),
+        ("libx265", {"x265-params": "log-level=none:pools=none:frame-threads=1"}),
+        ("libvpx-vp9", {}),
+        ("mpeg4", {"bf": "2"}),
+        ("ffv1", {}),
+    ],
+)
+def test_what_a_stride_passes_over_is_not_converted(tmp_path, monkeypatch, codec, options, stride):
+    """The frames are those of the whole video, to the byte; of the others none becomes a picture."""
+    path = write_video(tmp_path / "a.mkv", COUNT, RATE, codec=codec, codec_options=options)
+    whole = {raw.index: raw.read().image.tobytes() for raw in VideoReader(path).raw_frames()}
+    converted = []
+    to_picture = video.to_picture
+    monkeypatch.setattr(video, "to_picture", lambda *given: converted.append(1) or to_picture(*given))
+    found = {raw.index: raw.read().image.tobytes() for raw in VideoReader(path, stride=stride).raw_frames()}
+    assert found == {index: whole[index] for index in range(0, COUNT, stride)}
+    assert len(whole) == COUNT and len(converted) == len(found)
+
+
 @pytest.mark.parametrize(("fps", "expected"), [(5, range(0, COUNT, 2)), (4, [0, 3, 5, 8, 10, 13, 15, 18, 20, 23])])
 def test_fps_takes_the_first_frame_at_or_after_each_tick(clip, fps, expected):
     reader = VideoReader(clip, fps=fps)
