@@ -42,6 +42,7 @@ NOT_HERE = {
     "--seeds|train supervised|tools/live/trial": "what takes hours",
     "live_client": "a server beside it",
     "test": "the tests themselves",
+    "ivggt push": "an account on the Hub",
 }
 """What a command cannot have here, by what stands in it."""
 ENDLESS = ("ivggt view", "ivggt serve")

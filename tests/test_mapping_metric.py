@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ivggt_jax import CacheConfig, Model, SubmapConfig, cameras_from_pose, init_stream, reset, scan, stream
-from ivggt_jax.mapping.metric import WINDOW, Metric, Reading, Sensed, fuse, read
+from ivggt_jax.mapping.metric import WINDOW, Metric, Reading, Sensed, combine, fuse, read
 
 HEIGHT, WIDTH = 84, 112
 RNG = np.random.default_rng(0)
@@ -18,6 +18,9 @@ MEASURED = np.where(HOLES | (TRUE > 4), 0, NOISY).astype(np.float32)
 BENT = (TRUE / 2.5 * np.exp(0.15 * np.cos(np.arange(WIDTH) / 30))).astype(np.float32)
 """What a network might predict: in a unit of 2.5 metres, and up to 15 % wrong along the width."""
 STILL = np.ones((HEIGHT, WIDTH), bool)
+NOTHING = np.full((HEIGHT, WIDTH), np.nan, np.float32)
+MIXED = RNG.permutation(NOISY.reshape(-1)).reshape(TRUE.shape) * np.exp(RNG.normal(size=TRUE.shape)).astype(np.float32)
+"""Each pixel's from another place, as of a sensor that is not registered."""
 
 
 def one(metric: Metric | None = None) -> Metric:
@@ -25,9 +28,13 @@ def one(metric: Metric | None = None) -> Metric:
 
 
 def reading(
-    metric: Metric | None = None, measured=MEASURED, predicted=BENT, scale=1.0, still=STILL, frame=7
+    metric: Metric | None = None, measured=MEASURED, predicted=BENT, before=NOTHING, still=STILL, frame=7
 ) -> Reading:
-    return read(one(metric), *map(jnp.asarray, (measured, predicted, scale, still, frame)))
+    return read(one(metric), *map(jnp.asarray, (measured, predicted, before, still, frame)))
+
+
+def fused(found: Reading, before=NOTHING, predicted=BENT) -> np.ndarray:
+    return np.asarray(combine(found, *map(jnp.asarray, (before, predicted, STILL)))[0])
 
 
 def error(depth, where) -> float:
@@ -35,19 +42,19 @@ def error(depth, where) -> float:
 
 
 def test_the_first_reading_decides_and_everything_before_it_grows() -> None:
-    found = reading(scale=1.0)
+    found = reading()
     assert bool(found.used) and int(found.metric.first) == 7 and int(found.metric.readings) == 1
     seen = MEASURED > 0
-    assert float(found.scale) == pytest.approx(np.median((MEASURED / BENT)[seen]), rel=1e-4)
-    assert float(found.grown) == pytest.approx(float(found.scale))
+    assert float(found.factor) == pytest.approx(np.median((MEASURED / BENT)[seen]), rel=1e-4)
+    assert float(found.grown) == float(found.factor)
     assert int(found.metric.compared) == 0 and float(found.metric.surprise) == 0
 
 
 def test_later_ones_move_the_unit_by_their_share() -> None:
     metric, scale = one(), jnp.asarray(1.0)
     for number in range(6):
-        found = reading(metric, predicted=TRUE / 2, measured=TRUE * (1.0 if number else 1.1), scale=scale, frame=number)
-        metric, scale = found.metric, found.scale
+        found = reading(metric, predicted=scale * TRUE / 2, measured=TRUE * (1.0 if number else 1.1), frame=number)
+        metric, scale = found.metric, scale * found.factor
         if number == 0:
             assert float(scale) == pytest.approx(2.2, rel=1e-3)
         if number == 1:
@@ -62,10 +69,10 @@ def test_later_ones_move_the_unit_by_their_share() -> None:
 
 def test_fused_depth_is_the_sensors_where_it_has_measured_and_drawn_to_it_elsewhere() -> None:
     found = reading()
-    seen = MEASURED > 0
-    np.testing.assert_array_equal(np.asarray(found.depth)[seen], MEASURED[seen])
-    assert error(found.depth, HOLES & (TRUE < 4)) < 0.4 * error(found.scale * BENT, HOLES & (TRUE < 4))
-    assert np.isfinite(np.asarray(found.depth)).all()
+    depth, seen = fused(found), MEASURED > 0
+    np.testing.assert_array_equal(depth[seen], MEASURED[seen])
+    assert error(depth, HOLES & (TRUE < 4)) < 0.4 * error(found.factor * BENT, HOLES & (TRUE < 4))
+    assert np.isfinite(depth).all()
     nowhere = np.asarray(fuse(jnp.zeros((HEIGHT, WIDTH)), jnp.asarray(TRUE))[0])
     np.testing.assert_allclose(nowhere, TRUE, rtol=1e-6)
 
@@ -87,22 +94,39 @@ def test_a_speck_is_not_believed_and_a_surface_is() -> None:
     [np.zeros_like(TRUE), np.full_like(TRUE, np.nan), -TRUE, np.where(np.arange(WIDTH) == 3, np.inf, 0) * TRUE],
 )
 def test_depth_that_says_nothing_changes_nothing(measured: np.ndarray) -> None:
-    found = reading(measured=measured, scale=1.7)
+    found = reading(measured=measured)
     assert not bool(found.used) and int(found.metric.readings) == 0 and int(found.metric.first) == -1
-    np.testing.assert_allclose(found.depth, 1.7 * BENT, rtol=1e-6)
-    assert float(found.scale) == np.float32(1.7) and float(found.grown) == 1
+    np.testing.assert_allclose(fused(found), BENT, rtol=1e-6)
+    assert float(found.factor) == 1 and float(found.grown) == 1
 
 
 def test_depth_of_another_scene_is_not_used() -> None:
-    """Each pixel's from another place, as of a sensor that is not registered."""
-    mixed = RNG.permutation(NOISY.reshape(-1)).reshape(TRUE.shape) * np.exp(RNG.normal(size=TRUE.shape)).astype(
-        np.float32
-    )
-    assert not bool(reading(measured=mixed).used)
+    assert not bool(reading(measured=MIXED).used)
     moving = np.where(STILL & (np.arange(WIDTH) < 3), True, False)
-    assert float(reading(still=moving, measured=np.where(moving, 2 * TRUE, 9 * TRUE)).scale) == pytest.approx(
+    assert float(reading(still=moving, measured=np.where(moving, 2 * TRUE, 9 * TRUE)).factor) == pytest.approx(
         5, rel=0.2
     )
+
+
+def test_a_sensor_that_agrees_with_itself_is_used_where_the_network_is_of_no_use() -> None:
+    """Also in the unit that it had: half as long, it is another sensor's, or of another place."""
+    assert not bool(reading(predicted=MIXED).used)
+    again = np.where(RNG.random(TRUE.shape) < 0.5, TRUE, np.nan).astype(np.float32)
+    assert bool(reading(predicted=MIXED, before=again).used)
+    assert not bool(reading(predicted=MIXED, before=again / 2).used)
+    assert not bool(reading(predicted=MIXED, measured=RNG.permutation(MIXED), before=again).used)
+
+
+def test_holes_are_filled_by_what_was_measured_before() -> None:
+    """Also the whole of a frame without depth. A speck among it is not believed."""
+    before = np.where(HOLES, TRUE, NOTHING)
+    depth = fused(reading(), before)
+    np.testing.assert_array_equal(depth[HOLES], TRUE[HOLES])
+    np.testing.assert_array_equal(depth[MEASURED > 0], MEASURED[MEASURED > 0])
+    before[60, 60] = TRUE[60, 60] / 3
+    alone = fused(reading(measured=np.zeros_like(TRUE)), before, 2.5 * BENT)
+    np.testing.assert_array_equal(alone[HOLES], TRUE[HOLES])
+    assert alone[60, 60] > 0.5 * TRUE[60, 60]
 
 
 def test_what_was_measured_is_seen_from_elsewhere() -> None:

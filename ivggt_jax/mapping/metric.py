@@ -2,8 +2,9 @@
 
 The ratio of measured to predicted depth of a frame is what a unit of the present submap is worth: its median, for a sensor and the
 network err differently at edges. The unit follows the mean of the last readings. Depth is the sensor's where it has measured
-and fits what is around it. Elsewhere it is the network's, by a ratio that goes over from that of the measured pixels nearby
-to that of the frame. What was measured last is carried along into the frames that have no depth of their own, by the poses.
+and fits what is around it. In its holes, and in frames that have no depth of their own, what was measured last is carried along
+by the poses. Elsewhere depth is the network's, by a ratio that goes over from that of the measured pixels nearby to that of the
+frame.
 """
 
 from dataclasses import dataclass
@@ -104,12 +105,10 @@ class Reading:
 
     metric: Metric
     """What is known after it."""
-    scale: jax.Array
-    """[] metres of one unit of the submap."""
-    depth: jax.Array
-    """[H,W] fused, in metres."""
-    kept: jax.Array
-    """[H,W] what was measured and is believed, in metres; NaN elsewhere."""
+    factor: jax.Array
+    """[] by what the submap's unit is longer than it was believed to be."""
+    measured: jax.Array
+    """[H,W] in metres; NaN where nothing was, and everywhere if it is not used."""
     used: jax.Array
     """bool []: the depth was measured and is of this scene."""
     grown: jax.Array
@@ -117,19 +116,22 @@ class Reading:
 
 
 def read(
-    metric: Metric, measured: jax.Array, predicted: jax.Array, scale: jax.Array, still: jax.Array, frame: jax.Array
+    metric: Metric, measured: jax.Array, predicted: jax.Array, before: jax.Array, still: jax.Array, frame: jax.Array
 ) -> Reading:
     """The reading of a frame of one stream, the `frame` [] -th.
 
-    measured [H,W] in metres, not positive or not finite where nothing was; predicted [H,W] in the submap's unit, which was
-    believed to be `scale` [] metres; still [H,W] bool: pixels of the still scene.
+    measured [H,W] in metres, not positive or not finite where nothing was; predicted [H,W] in what metres were believed to be;
+    before [H,W] what was measured and used last, seen from here, NaN where nothing; still [H,W] bool: pixels of the still scene.
+    A sensor is believed that agrees with the network or, for where the network's depth is of no use, with itself.
     """
     seen = jnp.isfinite(measured) & (measured > 0)
-    found = link(jnp.where(seen, measured, jnp.nan), predicted, still)
-    used = (found.share >= LEAST_SHARE) & (found.spread <= SPREAD)
-    away = jnp.where(used, jnp.log(jnp.where(used, found.scale, 1)) - jnp.log(scale), 0)
-    followed = scale * jnp.exp(away / (jnp.minimum(metric.recent, WINDOW - 1) + 1))
-    after = jnp.where(used, followed, scale)
+    measured = jnp.where(seen, measured, jnp.nan)
+    found = link(measured, predicted, still)
+    same = link(measured, before, still)
+    itself = (same.share >= LEAST_SHARE) & (same.spread <= SPREAD) & (jnp.abs(jnp.log(same.scale)) <= AGREED)
+    used = (found.share >= LEAST_SHARE) & ((found.spread <= SPREAD) | itself)
+    away = jnp.where(used, jnp.log(found.scale), 0)
+    factor = jnp.exp(away / (jnp.minimum(metric.recent, WINDOW - 1) + 1))
     first, compared = used & (metric.readings == 0), used & (metric.recent > 0)
     known = Metric(
         readings=metric.readings + used,
@@ -138,11 +140,19 @@ def read(
         surprise=metric.surprise + jnp.where(compared, away**2, 0),
         first=jnp.where(first, frame, metric.first),
     )
-    own = jnp.where(used, found.scale, after)
-    fused, believed = fuse(measured, own * predicted)
-    depth = jnp.where(used, fused, own * predicted)
-    kept = jnp.where(believed & used, measured, jnp.nan)
-    return Reading(known, after, depth, kept, used, jnp.where(first, after / scale, 1))
+    return Reading(known, factor, jnp.where(used, measured, jnp.nan), used, jnp.where(first, factor, 1))
+
+
+def combine(reading: Reading, before: jax.Array, predicted: jax.Array, still: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Depth [H,W] of a frame in metres: what was measured, what was measured before, elsewhere what is predicted.
+
+    before [H,W] as in `read`; predicted [H,W] in the unit of after the reading; still [H,W] bool: pixels of the still scene.
+    Returns what is believed of the frame's own measured depth, too, NaN elsewhere.
+    """
+    sensed = jnp.where(jnp.isfinite(reading.measured), reading.measured, before)
+    found = link(sensed, predicted, still)
+    depth, believed = fuse(sensed, jnp.where(found.share >= LEAST_SHARE, found.scale, 1) * predicted)
+    return depth, jnp.where(believed, reading.measured, jnp.nan)
 
 
 def fuse(measured: jax.Array, predicted: jax.Array) -> tuple[jax.Array, jax.Array]:

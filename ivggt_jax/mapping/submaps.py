@@ -15,7 +15,7 @@ from jax import lax
 from ivggt_jax import geometry
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.link import link
-from ivggt_jax.mapping.metric import read
+from ivggt_jax.mapping.metric import combine, read
 from ivggt_jax.mapping.pyramid import sharpness
 from ivggt_jax.mapping.refinement import LEAST_CORRELATION, Keyframe, Refined, keyframe, refine
 from ivggt_jax.mapping.seam import Seam
@@ -108,13 +108,14 @@ def _place(
     """One frame put where the last ones lead and, where that lowers the residual, where its image says."""
     assert seen.pose_encoding is not None
     assert seen.depth is not None
-    scale, depth, used = position.world_from_model.scale, position.world_from_model.scale * seen.depth, None
-    if measured is not None:
-        reading = read(position.metric, measured, seen.depth, scale, jnp.isfinite(levels[-1]), position.frame)
-        position = _grown(replace(position, metric=reading.metric), reading.grown)
-        scale, depth, used = reading.scale, reading.depth, reading.used
+    scale, reading, still = position.world_from_model.scale, None, jnp.isfinite(levels[-1])
     cam_from_model, intrinsics = geometry.cameras_from_pose(seen.pose_encoding, *seen.depth.shape)
     model_from_cam = geometry.invert(cam_from_model)
+    if measured is not None:
+        before = position.sensed.seen_from(position.world_from_model.poses(model_from_cam), intrinsics)
+        reading = read(position.metric, measured, scale * seen.depth, before, still, position.frame)
+        position = _grown(replace(position, metric=reading.metric), reading.grown)
+        scale = scale * reading.factor
     world_from_cam = position.world_from_model.poses(model_from_cam)
     found = None
     if config.refine:
@@ -124,16 +125,14 @@ def _place(
         position = replace(position, focal=found.focal)
         intrinsics = intrinsics.at[(0, 1), (0, 1)].set(found.focal.length)
     world_from_model = _putting(model_from_cam, world_from_cam, scale)
-    closed, seam = position.seam.close(depth, world_from_cam, intrinsics)
-    if measured is None:
-        depth = closed
-    else:
+    depth, seam = position.seam.close(scale * seen.depth, world_from_cam, intrinsics)
+    if reading is not None:
         older = position.sensed.seen_from(world_from_cam, intrinsics)
-        carried = read(position.metric, older, seen.depth, scale, jnp.isfinite(levels[-1]), position.frame)
-        fused = jnp.where(reading.used, reading.depth, carried.depth)
+        combined, kept = combine(reading, older, scale * seen.depth, still)
         # Where a sensor has read anything it has brought both submaps to its depths, and there is no step.
-        depth = jnp.where(position.metric.readings > 0, fused, closed)
-        position = replace(position, sensed=position.sensed.after(reading.used, reading.kept, world_from_cam))
+        depth = jnp.where(position.metric.readings > 0, combined, depth)
+        position = replace(position, sensed=position.sensed.after(reading.used, kept, world_from_cam))
+    used = None if reading is None else reading.used
     position = _remember(config, position, levels, keyframe(levels, depth, world_from_cam), found, used)
     record = MapRecord(
         submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
