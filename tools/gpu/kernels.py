@@ -20,6 +20,7 @@ from ivggt_jax.kernels import attention_in_place as attention
 from ivggt_jax.kernels.attention_in_place import attend_in_place
 from ivggt_jax.kernels.attention_on_hopper import attend_hopper
 from ivggt_jax.kernels.diversity_in_place import diversity_in_place
+from ivggt_jax.kernels.diversity_on_hopper import diversity_hopper
 from ivggt_jax.memory.cache import quantise
 from ivggt_jax.memory.largest import largest, places
 from ivggt_jax.memory.policies import diversity
@@ -48,6 +49,12 @@ def distance(found: jax.Array, expected: jax.Array) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
+def row(what: str, function: Callable, arguments: tuple, exact: jax.Array) -> None:
+    """Of the table: a kernel is checked first, then timed."""
+    error = distance(jax.jit(function)(*arguments), exact)
+    print(f"| {what} | {milliseconds(function, *arguments):.3f} | {error:.1e} |")
+
+
 def kernels() -> None:
     """Each beside what it replaces. NaN in dead slots must have no influence."""
     key, layer, length = jax.random.key(0), jnp.int32(1), jnp.array([LENGTH], jnp.int32)
@@ -66,24 +73,21 @@ def kernels() -> None:
         )  # fmt: skip
 
     print("| of one layer | ms | error |\n|---|---|---|")
-    inputs = query, keys, values, layer, length
-    print(f"| attention, cuDNN | {milliseconds(cudnn, *inputs):.3f} | {distance(jax.jit(cudnn)(*inputs), exact):.1e} |")
-    found = jax.jit(attend_in_place)(query, *poisoned, layer, length)
-    print(f"| attention in place | {milliseconds(attend_in_place, *inputs):.3f} | {distance(found, exact):.1e} |")
+    row("attention, cuDNN", cudnn, (query, keys, values, layer, length), exact)
+    inputs = query, *poisoned, layer, length
+    row("attention in place", attend_in_place, inputs, exact)
     chosen = attention.PARTS
     for parts in (2, 6, 8, 12, chosen):
         attention.PARTS = parts
         again = milliseconds(lambda *x: attend_in_place(*x), *inputs)  # a new function is compiled anew
         print(f"| … with the keys in {parts} parts | {again:.3f} | |")
-    for parts, block, stages in HOPPER if jax.local_devices()[0].compute_capability == "9.0" else ():
+    on_hopper = jax.local_devices()[0].compute_capability == "9.0"
+    for parts, block, stages in HOPPER if on_hopper else ():
         candidate = partial(attend_hopper, parts=parts, block=block, stages=stages)
-        error = distance(jax.jit(candidate)(query, *poisoned, layer, length), exact)
-        what = f"… by Hopper's instructions, {parts} parts, {stages} blocks of {block} ahead"
-        print(f"| {what} | {milliseconds(candidate, *inputs):.3f} | {error:.1e} |")
+        row(f"… by Hopper's instructions, {parts} parts, {stages} blocks of {block} ahead", candidate, inputs, exact)
     (keys8, key_scale), (values8, value_scale) = jax.jit(quantise)(keys), jax.jit(quantise)(values)
     inputs = query, keys8, values8, layer, length, (key_scale, value_scale)
-    found = jax.jit(attend_in_place)(*inputs)
-    print(f"| attention in place, int8 | {milliseconds(attend_in_place, *inputs):.3f} | {distance(found, exact):.1e} |")
+    row("attention in place, int8", attend_in_place, inputs, exact)
 
     live = jnp.arange(SLOTS) < length[:, None]
     candidates = jnp.broadcast_to((live & (jnp.arange(SLOTS) >= TOKENS))[:, None], (1, HEADS, SLOTS))
@@ -93,9 +97,11 @@ def kernels() -> None:
 
     inputs = keys, layer, length, candidates
     exact = jax.jit(plain)(*inputs)
-    found = jax.jit(diversity_in_place)(poisoned[0], *inputs[1:])
     print(f"| redundancy, XLA | {milliseconds(plain, *inputs):.3f} | |")
-    print(f"| redundancy in place | {milliseconds(diversity_in_place, *inputs):.3f} | {distance(found, exact):.1e} |")
+    in_place = {"redundancy in place": diversity_in_place, "… by Hopper's instructions": diversity_hopper}
+    for what, kernel in list(in_place.items())[: 1 + on_hopper]:
+        row(what, kernel, (poisoned[0], *inputs[1:]), exact)
+        row(f"{what}, int8", kernel, (keys8, *inputs[1:], key_scale), exact)
 
     count, redundancy = jnp.full((1, HEADS), TOKENS), jnp.where(candidates, exact, -jnp.inf)
 
