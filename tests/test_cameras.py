@@ -1,5 +1,7 @@
 """Cameras against OpenCV's own projection, forward and back, to 0.01 pixels; 400 directions of seed 0."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -87,6 +89,11 @@ def test_of_another_size_and_shape() -> None:
     np.testing.assert_allclose((half.project(directions) + 0.5) * 2 - 0.5, camera("brown").project(directions))
     with pytest.raises(CameraError, match="calibrated with pictures of 640×480, and this one has 480×640"):
         camera("brown").of_size(480, 640)
+    unsized = replace(camera("brown"), size=None)
+    assert unsized.of_size(640, 480) == camera("brown")
+    for size in ((320, 640), (640, 200), (200, 100)):
+        with pytest.raises(CameraError, match=f"principal point .* lies outside a picture of {size[0]}×{size[1]}"):
+            unsized.of_size(*size)
 
 
 @pytest.mark.parametrize("name", ["brown", "rational", "pincushion", "fisheye"])

@@ -49,12 +49,21 @@ class Camera:
     """Width and height in pixels that the numbers belong to; None: those of whatever picture comes."""
 
     def of_size(self, width: int, height: int) -> "Camera":
-        """The same camera when it gives pictures of another size and the same shape. Raises CameraError for another shape."""
+        """The same camera when it gives pictures of another size and the same shape.
+
+        Raises CameraError for another shape and, where the calibration does not say its size, for pictures that the principal
+        point lies outside of.
+        """
         if self.kind == "equirectangular":
             if abs(width - 2 * height) > 2:
                 raise CameraError(f"a panorama of the whole sphere is twice as wide as high, not {width}×{height}")
             focal, centre = (width / (2 * np.pi), height / np.pi), ((width - 1) / 2, (height - 1) / 2)
             return replace(self, focal=focal, centre=centre, size=(width, height))
+        if self.size is None and not (0 <= self.centre[0] < width and 0 <= self.centre[1] < height):
+            raise CameraError(
+                f"the calibration's principal point ({self.centre[0]:g}, {self.centre[1]:g}) lies outside a picture of "
+                f"{width}×{height}: give the calibration of such pictures"
+            )
         if self.size is None or self.size == (width, height):
             return replace(self, size=(width, height))
         if abs(height - width * self.size[1] / self.size[0]) > SAME_SHAPE:
