@@ -4,6 +4,7 @@ import io
 import zipfile
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -108,6 +109,33 @@ def test_what_is_no_depth(names: list[str], values: np.ndarray, config: dict, wo
         frames_of(folder, depths(tmp_path / "d", names, values), **config)
 
 
+def write_exr(path: Path, values: np.ndarray, number: str) -> None:
+    """Values [h,w] as the channel Y, or [h,w,3] as R, G and B, of `float` or `half` numbers."""
+    with av.open(str(path), "w", format="image2") as file:
+        stream = file.add_stream("exr", rate=1, options={"format": number})
+        stream.height, stream.width = values.shape[:2]
+        stream.pix_fmt = "grayf32le" if values.ndim == 2 else "gbrpf32le"
+        frame = av.VideoFrame.from_ndarray(values, format=stream.pix_fmt)
+        file.mux([*stream.encode(frame), *stream.encode()])
+
+
+@pytest.mark.parametrize("number", ["float", "half"])
+@pytest.mark.parametrize("colours", [False, True])
+def test_exr(number: str, colours: bool, tmp_path: Path) -> None:
+    """To the digit, beyond 1 too; what was not measured is 0, infinite or NaN."""
+    wanted = (RAMP / 256).astype(np.float16).astype(np.float32)
+    wanted[:3, :7], wanted[5, 5], wanted[6, 6] = 0, np.inf, np.nan
+    write_exr(tmp_path / "0.exr", np.stack([wanted] * 3, axis=-1) if colours else wanted, number)
+    found = Depths(tmp_path, 1000).read(tmp_path / "0.exr")
+    np.testing.assert_array_equal(found, np.where(np.isfinite(wanted) & (wanted > 0), wanted, np.nan))
+
+
+def test_a_coloured_exr_is_no_depth_map(tmp_path: Path) -> None:
+    write_exr(tmp_path / "0.exr", np.random.default_rng(0).random((60, 80, 3), np.float32), "float")
+    with pytest.raises(SourceError, match=r"0.exr: is no depth map that can be read \(its colours differ\)"):
+        Depths(tmp_path, 1000).read(tmp_path / "0.exr")
+
+
 def test_other_times_missing_folders_exr_and_damage(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "rgb", ["1305031102.175304.png", "1305031102.275304.png"])
     where = depths(tmp_path / "late", ["1305039999.0.png", "1305039999.1.png"])
@@ -116,8 +144,8 @@ def test_other_times_missing_folders_exr_and_damage(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="is neither a folder of depth maps nor a list"):
         frames_of(folder, tmp_path / "nowhere")
     (tmp_path / "exr").mkdir()
-    (tmp_path / "exr" / "0.exr").write_bytes(b"v/1\1")
-    with pytest.raises(SourceError, match="EXR is not read: write its metres as .npz"):
+    (tmp_path / "exr" / "1305031102.175304.exr").write_bytes(b"v/1\1")
+    with pytest.raises(SourceError, match="is no depth map that can be read .*needs floats in the channel Y"):
         frames_of(folder, tmp_path / "exr")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "1305031102.175304.npz").write_bytes(b"PK\3\4")

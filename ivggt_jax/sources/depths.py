@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path, PurePath
 
+import av
 import numpy as np
 
 from ivggt_jax.cameras.known import KnownCamera
@@ -17,6 +18,7 @@ from ivggt_jax.sources.times import ASSOCIATION_SECONDS, nearest_in_time
 
 PICTURES = (".png", ".tif", ".tiff", ".pgm")
 ARRAYS = (".npz", ".npy")
+EXR = ".exr"
 LARGEST = 1 << 28
 """Values of a map: more are refused before memory is taken for them."""
 LOOKED_AT = 2000
@@ -32,15 +34,13 @@ class Depths:
         if where.is_dir():
             paths = sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
             files = (
-                named_images([path for path in paths if path.suffix.lower() in (*PICTURES, *ARRAYS)], where)
+                named_images([path for path in paths if path.suffix.lower() in (*PICTURES, *ARRAYS, EXR)], where)
                 if paths
                 else []
             )
             if not files:
                 found = ", ".join(sorted({path.suffix for path in paths})[:6]) or "nothing"
-                raise SourceError(
-                    f"{where}: holds no depth maps (.png with 16 bits, .npz, .npy), but {found}{_way(paths)}"
-                )
+                raise SourceError(f"{where}: holds no depth maps (.png with 16 bits, .npz, .npy, .exr), but {found}")
         elif where.is_file() and where.suffix.lower() in LIST_SUFFIXES:
             files = listed_images(where)
         else:
@@ -77,9 +77,10 @@ class Depths:
 
     def read(self, path: Path) -> np.ndarray:
         """A map float32 [h,w] in metres, NaN where nothing was measured. Raises SourceError when the file is none."""
-        values = _array(path) if path.suffix.lower() in ARRAYS else grey_16_of(path)
+        suffix = path.suffix.lower()
+        values = _array(path) if suffix in ARRAYS else _exr(path) if suffix == EXR else grey_16_of(path)
         if values is None:
-            raise SourceError(f"{path}: is no depth map: 16 bits of grey are needed{_way([path])}")
+            raise SourceError(f"{path}: is no depth map: 16 bits of grey are needed")
         return in_metres(values, self._scale)
 
 
@@ -129,7 +130,22 @@ def _array(path: Path) -> np.ndarray:
     return values
 
 
-def _way(paths: Iterable[Path]) -> str:
-    if any(path.suffix.lower() == ".exr" for path in paths):
-        return "; EXR is not read: write its metres as .npz, np.savez_compressed(name, depth=metres)"
-    return ""
+def _exr(path: Path) -> np.ndarray:
+    """The floats of an OpenEXR file, read by FFmpeg, which knows the channel Y, and R, G and B: these must be equal."""
+    try:
+        with av.open(str(path), options={"protocol_whitelist": "file", "format_whitelist": "exr_pipe"}) as container:
+            container.streams.video[0].codec_context.options = {"max_pixels": str(LARGEST)}
+            frame = next(container.decode(video=0))
+            kind = np.float32 if "f32" in frame.format.name else np.float16
+            planes = [
+                np.frombuffer(bytes(plane), kind).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes
+            ]
+            values = planes[0].copy()
+            if any(not np.array_equal(values, plane, equal_nan=True) for plane in planes[1:3]):
+                raise ValueError("its colours differ")
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        raise SourceError(
+            f"{path}: is no depth map that can be read ({' '.join(str(error).split())}): an EXR file needs floats in the "
+            "channel Y, or the same in R, G and B"
+        ) from None
+    return values
