@@ -168,16 +168,14 @@ class CacheConfig:
     total_budget: int | None = 1_200_000
     """Tokens kept, summed over all layers. None keeps every token and requires `max_frames`."""
     least_budget: int | None = None
-    """Lower end of an adaptive budget: the more redundant the cached tokens, the closer the total is to this instead of
-    `total_budget`. None: the total stays constant."""
+    """Lower end of an adaptive budget, which falls from `total_budget` to this as redundancy rises. None: no adaptation."""
     temperature: float = 0.5
     """Temperature of the softmax that divides the budget among layers (0.5 as published); inf gives all layers equal shares."""
     policy: PolicyName | Callable[..., Any] = "diversity"
     """Which tokens are evicted first: a name in `memory.policies.POLICIES`, or a function with the same arguments. Define such a
     function once: each new function object is compiled anew."""
     anchor_frames: int = 1
-    """Frames that are never evicted. 0: none; 1: the first, as published; more: at most this many, spread evenly over the
-    stream."""
+    """Frames that are never evicted. 0: none; 1: the first, as published; more: at most so many, spread over the stream."""
     protect_special: bool = False
     """Protect the camera and register tokens of the latest frames; they take up to half of the budget that the anchors leave."""
     evict_after_attention: bool = False
@@ -185,16 +183,13 @@ class CacheConfig:
     frames_per_step: int = 1
     """Frames that share a pass in `scan` and `stream`, for throughput. Above 1, eviction comes after attention."""
     capacity_factor: float | None = 1.5
-    """Size of a layer's buffer, as a multiple of the mean share of the budget; larger shares are clipped to it. None: no share is
-    clipped."""
+    """Size of a layer's buffer over its mean share of the budget; larger shares are clipped to it. None: none is clipped."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
-    """What an iteration of the camera head sees of earlier frames: all of their iterations (`reference`, as published) or the
-    same iteration only (`per_iteration`, as trained)."""
+    """Which iterations of earlier frames a camera iteration sees: all (as published), or only the same one (as trained)."""
     camera_frames: int = 512
     """Frames in the ring buffer of the camera head; the first one always stays. An unbounded cache holds `max_frames` instead."""
     max_frames: int | None = None
-    """Length of the longest stream, if known. `stream` refuses more frames; `step` counts the tokens that they cost as
-    `dropped`."""
+    """Longest stream, if known. `stream` refuses more frames; `step` counts the tokens that they cost as `dropped`."""
     track_window: int = 8
     """Frames that the streaming tracker sees: the query frame and the latest ones."""
     dtype: str | None = None

@@ -38,7 +38,8 @@ class Predictions:
     """[…,9] cam_from_world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal) in
     radians."""
     depth: jax.Array = None  # type: ignore[assignment]
-    """[…,H,W] z in the camera, up to the scene's scale. Like all lengths, in a sensor's unit if the first frame came with depth."""
+    """[…,H,W] z in the camera, up to the scene's scale; like all lengths in a sensor's unit if the first frame came with
+    depth."""
     depth_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,H,W] ≥ 1"""
     points: jax.Array = None  # type: ignore[assignment]
