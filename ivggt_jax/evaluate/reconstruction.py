@@ -121,7 +121,7 @@ def align_medians(prediction: np.ndarray, truth: np.ndarray) -> Similarity:
     """The published alignment of points from the point head, [N, 3] each, in the first camera's frame.
 
     It equalises the median depths z. The scale is the ratio of the median distances from the middle point (the median of each
-    coordinate), within a factor of 1e3 of 1. Raises ValueError for fewer than three points.
+    coordinate), with the prediction's clipped to [1e-3, 1e3]. Raises ValueError for fewer than three points.
     """
     if prediction.shape != truth.shape or len(truth) < 3:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must both be [N, 3] with N at least 3")
