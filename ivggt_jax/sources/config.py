@@ -24,7 +24,7 @@ class SourceConfig:
     stride: int = 1
     """Take every n-th frame."""
     max_frames: int | None = None
-    """Stop after this many frames."""
+    """Stop after this many frames; for panoramas, after this many pictures."""
     fps: float | None = None
     """Frames per second to take from a video, instead of a stride."""
     start: float = 0.0
