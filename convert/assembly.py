@@ -97,7 +97,7 @@ def _name_mismatches(expected: Collection[str], found: Collection[str]) -> list[
 
 
 def _shapes(config: ModelConfig, heads: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of ours, by "/"-joined path."""
+    """Shape of each of our parameters, by "/"-joined path."""
     model = abstract_model(config, np.float32, heads)
     return {path: x.shape for path, x in flatten(model.params).items()}
 

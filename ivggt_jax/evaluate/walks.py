@@ -30,7 +30,7 @@ from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.trajectories.alignment import inverse
 
 FIELD_OF_VIEW = 62.0
-"""Horizontal, in degrees."""
+"""Horizontal field of view, in degrees."""
 CHUNK = 10
 """Frames that are rendered and predicted at a time, and share one depth scale."""
 HELD_OUT_SEED = 1 << 20

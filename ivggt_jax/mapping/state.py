@@ -49,11 +49,11 @@ class MapState:
     valid: jax.Array
     """[B,R] bool: slots that hold a keyframe; keyframe k is in slot k mod R."""
     seam: Seam
-    """[B] what is left of the step in depth at the newest anchor."""
+    """[B] remaining step in depth at the newest anchor."""
     metric: Metric
-    """[B] what a depth sensor has said of the unit..."""
+    """[B] what a depth sensor has shown of the unit."""
     sensed: Sensed
-    """[B] ... and what it measured last."""
+    """[B] the sensor's last measurement."""
     alive: jax.Array | None
     """[B,N] bool: query points whose track was visible at every anchor so far; None without tracks."""
 

@@ -51,7 +51,7 @@ class ClipConfig:
     batch_size: int = 1
     """Clips per batch, over all processes."""
     frames: tuple[int, int] = (10, 10)
-    """Fewest and most frames of a clip; drawn for each batch."""
+    """Fewest and most frames of a clip; their number is drawn for each batch."""
     resolutions: tuple[tuple[int, int], ...] = RESOLUTIONS
     """Widths and heights in pixels; one is drawn for each batch."""
     weights: tuple[float, ...] = RESOLUTION_WEIGHTS

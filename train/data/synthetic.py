@@ -26,7 +26,7 @@ class SyntheticConfig:
     batch_size: int = 4
     """Clips per batch, over all processes."""
     frames: tuple[int, int] = (8, 8)
-    """Fewest and most frames of a clip; drawn for each batch."""
+    """Fewest and most frames of a clip; their number is drawn for each batch."""
     width: int = 112
     """Width of a frame in pixels; like the height a multiple of the patch size."""
     height: int = 84

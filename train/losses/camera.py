@@ -9,8 +9,7 @@ from ivggt_jax.train.losses.reduce import huber, norm
 GAPS = (1, 4, 16)
 """Frames between the two cameras of a pair."""
 LEAST_MOTION = 0.01
-"""Least mean motion by which errors are divided, in radians plus scene sizes; a clip that moves less counts as moving this
-much."""
+"""Least mean motion by which errors are divided, in radians plus scene sizes."""
 
 
 def camera_loss(
