@@ -29,8 +29,7 @@ NETWORKS = {
     "of the DUSt3R family (DUSt3R, MASt3R, MonST3R, CUT3R, …)": {"enc_blocks", "dec_blocks"},
     "DINOv2": {"cls_token", "pos_embed", "blocks"},
 }
-"""Networks that may be confused with VGGT, each by parts of names that only it has in this combination; the first match
-counts."""
+"""Networks that may be confused with VGGT, by name parts that only they have in this combination; the first match counts."""
 _ANCHOR = f"{TRUNK}.camera_token"
 _ADAPTERS = ("lora", "hada_", "lokr_", "oft_", "magnitude_vector")
 

@@ -54,7 +54,7 @@ class Reference:
             own[name].copy_(self._torch.from_numpy(np.array(tensor, np.float32)))
 
     def clip(self, images: np.ndarray, query_points: np.ndarray, layers: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Everything for a causal clip [S,H,W,3]: patch tokens, outputs of some layers, tracks after the first iteration, and all
+        """Results for a causal clip [S,H,W,3]: patch tokens, some layers' outputs, tracks after one iteration, all
         predictions."""
         found: dict[str, np.ndarray] = {}
 

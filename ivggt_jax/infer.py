@@ -219,8 +219,7 @@ def _build(config: InferConfig, out: Path, run: Run, interrupted: list[int]) -> 
 
 
 def _with_frames(config: InferConfig, out: Path, length: int | None, state: StreamState) -> InferConfig:
-    """The options with all outputs named: frames are saved for view and export unless the stream is endless or would fill the
-    disk."""
+    """The options with all outputs named: frames are saved unless the stream is endless or would fill the disk."""
     if config.export or "npz" in config.growing:
         return dataclasses.replace(config, export=config.outputs)
     pixels = state.settings.height * state.settings.width

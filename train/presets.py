@@ -21,8 +21,7 @@ class TrainConfig(RunConfig):
     """A run and its data. Raises ValueError for contradictory fields."""
 
     data: tuple[str, ...] = ()
-    """Folders of images or videos, or dataset=folder[:weight] with scannet, arkitscenes, co3d, 7scenes, tum; by default synthetic
-    scenes."""
+    """Folders of images or videos, or dataset=folder[:weight] with scannet, arkitscenes, co3d, 7scenes, tum; none: synthetic."""
     evaluation_clips: int = 16
     """Number of held-out clips, from the datasets' test split or synthetic; for unlabelled footage they are synthetic."""
     recorded: ClipConfig = field(default_factory=ClipConfig)

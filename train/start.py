@@ -41,8 +41,7 @@ def fresh_model(config: ModelConfig, key: jax.Array) -> Model:
 
 
 def extended(model: Model, heads: Iterable[str], depth_input: bool, key: jax.Array) -> Model:
-    """The model with these heads and, if `depth_input`, with a depth input added. Parts that it lacked get random weights; the
-    others keep theirs."""
+    """The model with these heads and, if `depth_input`, a depth input added; new parts get random weights."""
     asked = {*model.config.predicts, *heads}
     predicts = tuple(head for head in HEADS if head in asked)
     config = replace(model.config, predicts=predicts, depth_input=model.config.depth_input or depth_input)

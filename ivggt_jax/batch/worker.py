@@ -61,8 +61,7 @@ class Worker:
         return dataclasses.replace(task.row, seconds=round(time.perf_counter() - begun, 3), **changes)
 
     def stop(self, at_once: bool = False) -> None:
-        """Stop the current video, saving it first unless `at_once`. Called from another thread; the worker takes no more
-        tasks."""
+        """Stop the current video, saving it first unless `at_once`. Called from another thread; no further tasks are taken."""
         self._stopping.set()
         self._signal(signal.SIGKILL if at_once else signal.SIGTERM)
 

@@ -59,8 +59,7 @@ def remove_outliers(points: np.ndarray, neighbours: int = 100, deviations: float
 
 
 def voxel_downsample(points: np.ndarray, voxel: float) -> np.ndarray:
-    """The mean of the points in each occupied cube of side `voxel`. The grid starts half a cube below the smallest
-    coordinates."""
+    """The mean of the points in each occupied cube of side `voxel`. The grid starts half a cube below the minimum."""
     if len(points) == 0:
         return points
     origin = points.min(axis=0) - voxel / 2

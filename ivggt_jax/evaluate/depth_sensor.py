@@ -35,8 +35,7 @@ class MetricErrors:
 
 
 def measured_depth(walk: Walk, start: int, depth: np.ndarray, every: int) -> np.ndarray:
-    """Simulated measurement of depth [T,H,W] from frame `start` on, float32; 0 where there is none. Only every n-th frame has
-    depth."""
+    """Simulated measurement of depth [T,H,W] from frame `start` on, float32; 0 where missing. Every n-th frame has depth."""
     key = jax.random.fold_in(jax.random.key(zlib.crc32(walk.name.encode())), start)
     found = np.array(_measure(key, depth=depth))
     found[(start + np.arange(len(depth))) % every > 0] = 0

@@ -1,5 +1,4 @@
-"""The benefit of leaving moving things out of a run: for its path, and for its cloud, whose points off all static surfaces are
-counted.
+"""The benefit of leaving moving things out of a run, for its path and its cloud: points off all static surfaces are counted.
 
 The walk among moving bodies is run as by `infer`, frame by frame: keeping everything, without what is detected as moving, without
 what truly moves, and in the same scene without bodies. For the cloud, predicted depth is scaled per ten frames and placed by the
@@ -43,8 +42,7 @@ class Runner:
     submaps: SubmapConfig
 
     def run(self, part: WalkPart, drop: bool = False, known: np.ndarray | None = None) -> list[Result]:
-        """The results of a walk's frames. `drop`: without what is detected as moving; `known` bool [T,H,W]: without these moving
-        pixels."""
+        """The results of a walk's frames. `drop`: without detected motion; `known` bool [T,H,W]: without these moving pixels."""
         height, width = part.depth.shape[1:]
         heads = tuple(head for head in ("camera", "depth", "motion") if head in self.model.config.predicts)
         state = init_stream(self.model, self.cache, height=height, width=width, heads=heads, submaps=self.submaps)

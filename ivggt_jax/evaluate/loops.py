@@ -76,8 +76,10 @@ class Map:
         return [self.correction(i, camera) for i, camera in enumerate(found)]
 
     def loops(self, found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> Loops:
-        """The result of the loops, from predicted and true cameras [S,3,4] (world_from_cam); `metres` [S] is the unit of the
-        predicted world at each frame."""
+        """The result of the loops, given predicted and true cameras [S,3,4] (world_from_cam).
+
+        `metres` [S] is the unit of the predicted world at each frame.
+        """
         accepted = [believed(proof) for proof in self.proofs if proof.verdict == "accepted"]
         verdicts = self.correction.solution.verdicts
         kept = [loop for loop, verdict in zip(accepted, verdicts, strict=True) if verdict == "kept"]

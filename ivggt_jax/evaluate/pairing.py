@@ -55,8 +55,7 @@ def centre_crop(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def _seen(size: int, side: int, scale: float, offset: float) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Along one axis, the original's pixels (first, last + 1) that are entirely inside the model's input, and their place
-    there."""
+    """Along one axis: the original's pixels (first, last + 1) entirely inside the model's input, and their place there."""
     first = int(np.ceil(np.round(max(0.0, -offset / scale), 6)))
     last = int(np.floor(np.round(min(size, (side - offset) / scale), 6)))
     # Rounding may put an edge slightly outside the image, which Pillow rejects.

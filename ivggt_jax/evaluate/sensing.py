@@ -82,8 +82,7 @@ class Sensing:
 
 
 def evaluate_sensing(config: Sensing) -> int:
-    """Measure errors of depth, path and masks on synthetic walks with and without a simulated depth sensor, or with moving
-    bodies."""
+    """Measure errors of depth, path and masks on synthetic walks: with and without a depth sensor, or with moving bodies."""
     model = config.model.load()
     size, cache = usual_size(model.config.image_size)[::-1], config.memory.cache_for(-(-config.frames // CHUNK) * CHUNK)
     submaps = SubmapOptions().choose(model.config, config.frames, needed=True)
@@ -137,8 +136,7 @@ def _errors(
 
 
 def _motion_by_views(views: View) -> tuple[np.ndarray, slice]:
-    """What other frames contradict in every `BETWEEN`-th frame [F,H,W] that has frames on both sides, and which frames those
-    are."""
+    """What other frames contradict in every `BETWEEN`-th frame [F,H,W] with frames on both sides, and the slice of these."""
     judged = slice(-VIEWS[0], len(views.depth) - VIEWS[-1], BETWEEN)
 
     def one(number: int) -> np.ndarray:

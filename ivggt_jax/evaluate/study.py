@@ -224,8 +224,7 @@ def _kept(out: Path, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | N
 
 
 def _differing(out: Path, cell: Cell, settings: dict[str, Any]) -> list[str]:
-    """The settings in which an earlier result of the cell differs, so that it cannot be in the same table; empty if there is
-    none."""
+    """The settings in which an earlier result of the cell differs, so that it does not fit the table; empty if it fits."""
     try:
         earlier = read_json(_file(out, cell)).get("settings")
     except JsonError:

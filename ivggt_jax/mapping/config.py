@@ -17,8 +17,7 @@ class SubmapConfig:
     delay: int = 8
     """Most frames by which the next anchor is delayed while the picture is blurred, to wait for a sharper one."""
     refine: bool = True
-    """Refine each pose by aligning the image directly with earlier ones, starting from the network's pose
-    (`mapping.refinement`)."""
+    """Refine each pose, starting from the network's, by aligning the image with earlier ones (`mapping.refinement`)."""
     keyframes: int = 4
     """Number of earlier frames (keyframes) that an image is aligned with jointly."""
     keyframe_every: int = 4

@@ -73,8 +73,7 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
 
 
 def _stretches(submaps: list[SubmapRecord]) -> list[int]:
-    """For each submap, the number of cuts before it. At a cut a new part begins, without even a comparison with the previous
-    submap."""
+    """For each submap, the number of cuts before it. At a cut, a new part begins without comparing its submap with the last."""
     cuts = [other.part != one.part and other.share == 0 for one, other in zip(submaps, submaps[1:], strict=False)]
     return np.cumsum([0, *cuts]).tolist()
 
@@ -86,8 +85,7 @@ def believed(proof: Proof) -> Loop:
 
 
 def _between(one: Similarity, other: Similarity, share: float, world_from_cam: np.ndarray) -> Similarity:
-    """Interpolate between two moves by a share from 0 to 1: linearly in the camera's rotation, its position, and the log of
-    scale.
+    """Interpolate between two moves by a share from 0 to 1: linearly in rotation, camera position, and log scale.
 
     Interpolating the translations would not do, because they depend on the world's origin.
     """

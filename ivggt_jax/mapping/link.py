@@ -33,8 +33,7 @@ class Link:
 
 
 def link(old: jax.Array, new: jax.Array, mask: jax.Array | None = None) -> Link:
-    """Link the submaps that predicted the depths `old` and `new` [H,W] for one frame; mask [H,W] bool: pixels to use, None for
-    all.
+    """Link the submaps that predicted the depths `old` and `new` [H,W] for one frame; mask [H,W] bool: pixels to use.
 
     Uses the median, which is robust where the depths disagree at edges. Without a usable pixel the scale is 1 and the spread
     infinite.

@@ -40,8 +40,7 @@ class Metric:
     readings: jax.Array
     """[B] int32: frames whose depth was measured and used (readings)."""
     recent: jax.Array
-    """[B] int32: how many readings the current unit rests on, up to `WINDOW`; 0: unknown, so that the next reading alone sets
-    it."""
+    """[B] int32: readings that the current unit rests on, up to `WINDOW`; 0: unknown, the next reading alone sets it."""
     compared: jax.Array
     """[B] int32: readings that could be compared with the unit before them."""
     surprise: jax.Array
@@ -59,8 +58,7 @@ class Metric:
         return cls(zeros(), zeros(), zeros(), jnp.zeros(batch, jnp.float32), jnp.full(batch, -1, jnp.int32))
 
     def deviation(self) -> jax.Array:
-        """[B] relative standard deviation of a submap's unit, estimated from how much readings differ; NaN before the second
-        reading."""
+        """[B] relative standard deviation of a submap's unit, estimated from differences of readings; NaN before the second."""
         return jnp.sqrt(self.surprise / self.compared / WINDOW)
 
     def anchored(self, broken: jax.Array) -> "Metric":
@@ -89,8 +87,8 @@ class Sensed:
         return Sensed(jnp.where(used, depth, self.depth), jnp.where(used, world_from_cam, self.world_from_cam))
 
     def seen_from(self, world_from_cam: jax.Array, intrinsics: jax.Array) -> jax.Array:
-        """The measurement as depth [H,W] of another camera [3,4] with intrinsics [3,3]: the nearest point in each pixel, NaN
-        without one."""
+        """The measurement as seen from a camera [3,4] with intrinsics [3,3]: depth [H,W] of the nearest point, NaN without
+        one."""
         height, width = self.depth.shape
         points = geometry.unproject(self.depth, geometry.invert(self.world_from_cam), intrinsics).reshape(-1, 3)
         pixels, depth = geometry.project(points, geometry.invert(world_from_cam), intrinsics)

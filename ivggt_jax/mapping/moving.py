@@ -42,8 +42,7 @@ class View:
 
 
 def motion_from_views(frame: View, others: View) -> jax.Array:
-    """Evidence that each pixel of a frame moves, [H,W] in [0,1]: the share of contradicting views among the views [K,…] that see
-    its place.
+    """Evidence that each pixel moves, [H,W] in [0,1]: the share of contradicting views among the views [K,…] that see its place.
 
     0 where fewer than `LEAST_VIEWS` views see the place or the depth is unknown. Averaged over 3×3 pixels.
     """

@@ -49,8 +49,7 @@ class MovingWindow:
     def after(
         self, frame: View, part: Int[Array, ""], said: Float[Array, "H W"] | None
     ) -> tuple["MovingWindow", Bool[Array, "H W"]]:
-        """The window after the next frame, and which of its pixels move. `part` is the frame's part of the map, `said` the motion
-        head's output."""
+        """The window after the next frame, of part `part` of the map, and its moving pixels. `said`: the motion head's output."""
         if self.views is None:
             assert said is not None
             moving, views = said > LIKELY, None

@@ -65,8 +65,7 @@ def strongest(brightness: jax.Array, known: jax.Array, count: int) -> jax.Array:
 
 
 def sharpness(levels: jax.Array) -> jax.Array:
-    """Float32 []: mean squared difference between neighbouring pixels at the finest level of [level,H,W]; 0 if nothing is
-    known."""
+    """Float32 []: mean squared difference of neighbouring pixels at the finest of levels [level,H,W]; 0 if none is known."""
     squares = jnp.concatenate([jnp.diff(levels[-1], axis=axis).reshape(-1) for axis in (0, 1)]) ** 2
     known = jnp.isfinite(squares)
     return jnp.sum(jnp.where(known, squares, 0)) / jnp.maximum(jnp.sum(known), 1)

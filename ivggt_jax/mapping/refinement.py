@@ -84,8 +84,7 @@ class Focal:
         return cls(jnp.array(length), jnp.full(length.shape[:-1], CERTAIN))
 
     def after(self, intrinsics: jax.Array) -> "Focal":
-        """The estimate after the network's intrinsics [3,3]: only the first ones are used, because later ones have the same
-        error."""
+        """The estimate after the network's intrinsics [3,3]; only the first are used, because later ones have the same error."""
         said = jnp.stack((intrinsics[0, 0], intrinsics[1, 1]))
         first = self.information == 0
         return Focal(jnp.where(first, said, self.length), jnp.where(first, FOCAL**-2, self.information))
@@ -111,8 +110,7 @@ class Refined:
     correlation: jax.Array
     """[] correlation of brightness between keyframes and image, at the pose returned; 0 where nothing is visible."""
     detail: jax.Array
-    """[] the same for details, visible only at the sharpest level: different scenes with light above and floor below agree in the
-    rest."""
+    """[] the same for details, which only the sharpest level shows; coarse brightness agrees even between different scenes."""
 
 
 def keyframe(levels: jax.Array, depth: jax.Array, world_from_cam: jax.Array, mask: jax.Array | None = None) -> Keyframe:
@@ -208,8 +206,7 @@ class _Projection(NamedTuple):
 
 @dataclass(frozen=True)
 class _Problem:
-    """Keyframes [R,…] against one image. The unknowns are rotation, shift, and `stretch`, the log of the change of focal
-    length."""
+    """Keyframes [R,…] against one image. Unknowns: rotation, shift, and `stretch`, the log change of the focal length."""
 
     keyframes: Keyframe
     known: jax.Array
@@ -317,8 +314,10 @@ class _Problem:
 
 
 def _match(here: jax.Array, there: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Compare brightness [R,N] in the image and R keyframes, after gain and offset: mean absolute difference, clipped at 0.1, and
-    correlation."""
+    """Compare brightness [R,N] in the image and R keyframes, after gain and offset.
+
+    Returns the mean absolute difference, clipped at 0.1, and the correlation.
+    """
     total = jnp.maximum(jnp.sum(weight, axis=-1, keepdims=True), 1)
     here, there = (x - jnp.sum(weight * x, axis=-1, keepdims=True) / total for x in (here, there))
     product, square = (jnp.sum(weight * x * there, axis=-1, keepdims=True) for x in (here, there))
@@ -333,8 +332,7 @@ def _centre(levels: jax.Array) -> jax.Array:
 
 
 def _median(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """Weighted median [R] of values [R,N] in [0,1], to a millionth. By bisection: sorting would cost more than everything
-    else."""
+    """Weighted median [R] of values [R,N] in [0,1], to a millionth; by bisection, because sorting would dominate the time."""
     half = jnp.sum(weight, axis=-1, keepdims=True) / 2
 
     def narrow(turn: jax.Array, low: jax.Array) -> jax.Array:

@@ -102,8 +102,7 @@ class MapRecord:
     refined: jax.Array
     """[…] bool: the pose was refined."""
     agreement: jax.Array
-    """[…] float32: correlation of the image's details with the keyframes', projected by depth and pose; 0 where nothing is
-    visible."""
+    """[…] float32: correlation of the image's details with the keyframes', projected by depth and pose; 0 if none are visible."""
     token: jax.Array = field(repr=False)
     """[…,2·width] float32: camera token in the newest submap; it serves as the place's descriptor."""
     measured: jax.Array | None = None

@@ -153,8 +153,7 @@ def _place(
 
 
 def _while_alive(position: MapState, visibility: jax.Array) -> jax.Array:
-    """Visibility, set to 0 for points that were hidden at an anchor: they were lost there, and what is tracked since is another
-    point."""
+    """Visibility, 0 for points that were hidden at an anchor: they were lost there, and another point is tracked since."""
     assert position.alive is not None
     return jnp.where(position.alive, visibility, 0)
 

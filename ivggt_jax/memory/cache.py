@@ -25,8 +25,7 @@ class KVCache:
     values: jax.Array
     """[layer, batch, slot, head, head_dim]"""
     origin: jax.Array
-    """[layer, batch, slot, head] int32: number of the token (`memory.origin`). It moves with the key; dead slots hold old
-    values."""
+    """[layer, batch, slot, head] int32: number of the token (`memory.origin`). Moves with the key; stale in dead slots."""
     length: jax.Array
     """[layer, batch] int32: live slots."""
     extra: jax.Array | None = None
@@ -94,8 +93,7 @@ def append(
 
 
 _Round = tuple[KVCache, jax.Array, jax.Array, jax.Array]
-"""The cache after a round of eviction, the redundancy before it [batch,head,slot], and the round's holes and movers
-[batch,head,most]."""
+"""Cache after a round of eviction, redundancy before it [batch,head,slot], the round's holes and movers [batch,head,most]."""
 
 
 def drop(

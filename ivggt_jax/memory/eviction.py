@@ -81,8 +81,7 @@ class Eviction:
         live: Bool[Array, "batch slot"],
         candidates: Bool[Array, "batch head slot"],
     ) -> Float[Array, "batch head slot"]:
-        """The policy's redundancy for a layer, float32 [batch,head,slot], given live [batch,slot] and candidates
-        [batch,head,slot].
+        """The policy's redundancy for a layer, float32 [batch,head,slot]; live [batch,slot], candidates [batch,head,slot].
 
         Raises ValueError when the policy returns another shape.
         """

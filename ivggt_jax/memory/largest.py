@@ -59,8 +59,7 @@ def running_count(marks: Bool[Array, "*rows N"]) -> Int[Array, "*rows N"]:
 
 
 def _reaching(numbers: UInt32[Array, "*rows N"]) -> Int[Array, "*rows 16"]:
-    """How many of the numbers, uint32 [...,N], lie in d…15, for each digit d: int32 [...,16]. Padding, of zeros, counts for d =
-    0."""
+    """How many of uint32 [...,N] lie in d…15, for each digit d: int32 [...,16]. Padding, of zeros, counts for d = 0."""
     blocks = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, -numbers.shape[-1] % COUNTED)])
     blocks = blocks.reshape(*numbers.shape[:-1], 1, -1, COUNTED)
     four, digits = jnp.arange(4, dtype=jnp.uint32), jnp.arange(16)

@@ -51,7 +51,7 @@ class CameraMemory:
         keys: Float[Array, "batch 1 head head_dim"],
         values: Float[Array, "batch 1 head head_dim"],
     ) -> tuple[Float[Array, "batch 1 head head_dim"], "CameraMemory"]:
-        """Store keys and values [batch,1,head,head_dim], and attend to what is visible. `layer` is iteration · layers + trunk
+        """Store keys and values [batch,1,head,head_dim] and attend to what is visible; layer = iteration · layers + trunk
         layer."""
         layers, batch, frames, iterations, heads, head_dim = self.ring.keys.shape
         iteration, layer = layer // layers, layer % layers

@@ -102,8 +102,7 @@ class TokenMemory:
 
     @property
     def _evicts_together(self) -> bool:
-        """Whether eviction waits until all layers have attended. Then the GPU waits for the host twice per frame, not twice per
-        layer.
+        """Whether eviction waits until all layers have attended: the GPU then waits for the host twice per frame, not per layer.
 
         Only where kernels read the cache in place, because XLA would copy it. Not for `residual`, whose number is known only
         after the layer's eviction; waiting would reverse the order.

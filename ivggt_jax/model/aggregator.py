@@ -66,8 +66,10 @@ class Aggregator(nnx.Module):
     def tokens(
         self, patches: Float[Array, "B S N width"], first: Bool[Array, "B S"]
     ) -> Float[Array, "B S token width"]:
-        """Tokens [B,S,P,width]: camera and register tokens, then patch tokens [B,S,N,width]; `first` [B,S] marks first frames,
-        which have special tokens of their own."""
+        """Tokens [B,S,P,width]: camera and register tokens, then patch tokens [B,S,N,width].
+
+        `first` [B,S] marks first frames, which have special tokens of their own.
+        """
         special = jnp.concatenate([self.camera_token[...], self.register_token[...]], axis=1).astype(patches.dtype)
         special = jnp.where(first[..., None, None], special[0], special[1])
         return jnp.concatenate([special, patches], axis=2)

@@ -1,5 +1,4 @@
-"""The interface between the network and what its blocks attend to. `Clip` attends within a clip; streams have their own
-memories."""
+"""The interface between the network and what its blocks attend to. `Clip` is that of a clip; streams have memories."""
 
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
@@ -20,8 +19,7 @@ class Memory(Protocol):
     """
 
     def attend(self, layer: jax.Array, query: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Self]:
-        """Query, keys and values [B·S,P,head,head_dim] of layer [] → the attention output, of the same shape, and the updated
-        memory.
+        """Query, keys and values [B·S,P,head,head_dim] of layer [] → attention output of the same shape, and the new memory.
 
         A head that iterates runs its layers several times; `layer` then continues counting.
         """

@@ -75,8 +75,7 @@ def abstract_params(config: ModelConfig) -> Params:
 
 
 def abstract_model(config: ModelConfig, trunk: DTypeLike | None, heads: Iterable[str] | None = None) -> Model:
-    """A model with shapes and types (`compute_dtypes`) in place of arrays. `heads`: only these heads; None: all of the
-    configuration's."""
+    """A model of shapes and types (`compute_dtypes`) instead of arrays. `heads`: only these; None: the configuration's."""
     shapes = flatten(abstract_params(config))
     dtypes = compute_dtypes(shapes, trunk)
     params = unflatten({path: jax.ShapeDtypeStruct(x.shape, dtypes[path]) for path, x in shapes.items()})

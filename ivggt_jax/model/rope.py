@@ -1,5 +1,4 @@
-"""Two-axis rotary position embedding: half of a head's channels rotate with the row, half with the column (RoFormer, arXiv
-2104.09864)."""
+"""Two-axis rotary position embedding: half of a head rotates with the row, half with the column (RoFormer, arXiv 2104.09864)."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -65,8 +65,7 @@ class SensorUnit:
     def answered(
         self, depth: Float[Array, "B S H W"], found: Float[Array, "B S H W"], frame: Int[Array, " B"]
     ) -> "SensorUnit":
-        """The units after the network predicted depth `found` for measured `depth`, both [B,S,H,W]; their first frame has number
-        `frame` [B].
+        """The units after the network predicted depth `found` for measured `depth`, both [B,S,H,W], from frame `frame` [B] on.
 
         No gradient passes through the ratio: training should teach the network to keep its unit, not to change it.
         """

@@ -35,11 +35,9 @@ class Predictions:
     """
 
     pose_encoding: jax.Array = None  # type: ignore[assignment]
-    """[…,9] cam_from_world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal) in
-    radians."""
+    """[…,9] cam_from_world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal)."""
     depth: jax.Array = None  # type: ignore[assignment]
-    """[…,H,W] z in the camera, up to the scene's scale; like all lengths in a sensor's unit if the first frame came with
-    depth."""
+    """[…,H,W] z in the camera, up to scale; like all lengths in a sensor's unit if the first frame came with depth."""
     depth_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,H,W] ≥ 1"""
     points: jax.Array = None  # type: ignore[assignment]
@@ -57,8 +55,7 @@ class Predictions:
     features: jax.Array = None  # type: ignore[assignment]
     """[…,P,2·width] tokens of the last layer: camera, registers, then patches row by row."""
     map: Any = None
-    """A `mapping.state.MapRecord` from a stream with submaps; all predictions are then in the stream's world, not in the
-    submap's."""
+    """A `mapping.state.MapRecord`, with submaps; predictions are then in the stream's world, not in the submap's."""
 
     def __repr__(self) -> str:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -93,7 +90,7 @@ class VGGT(nnx.Module):
         features: bool = False,
         depth: jax.Array | None = None,
     ) -> Predictions:
-        """A whole clip [B,S,H,W,3] in [0,1] at once; query points [B,N,2] are pixels of the first frame, depth [B,S,H,W] is
+        """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame, depth [B,S,H,W] is
         measured."""
         height, width = images.shape[2:4]
         outputs, unit = self.see(images, mode, depth)

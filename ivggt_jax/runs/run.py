@@ -136,7 +136,7 @@ class Run:
         self._hand_on(before)
 
     def _compute_last(self, frames: list[Frame], stopped: bool) -> None:
-        """Compute the last frames, fewer than share a pass; if the run can be resumed, they are left to it, to share a pass
+        """Compute the last frames, fewer than share a pass; a stopped run leaves them to the resumed one, to share a pass
         there."""
         if stopped and self._save_state is not None:
             return
@@ -232,8 +232,7 @@ def computed(
 
 
 def _masks(state: StreamState, frames: list[Frame]) -> FrameArray | None:
-    """Pixels that the map may use, bool [T,1,H,W]; None without a map. With a map always given, so that one program is
-    compiled."""
+    """Pixels that the map may use, bool [T,1,H,W]; None without a map. Otherwise never None, so that one program is compiled."""
     return None if state.settings.submaps is None else masks_of(frames)
 
 
@@ -250,8 +249,7 @@ def depths_of(frames: list[Frame]) -> np.ndarray | None:
 
 
 def compile_step(model: Model, state: StreamState, moving: bool = False) -> None:
-    """Compile everything that a run needs, by running a black frame; the state is used up. moving: also for detecting what
-    moves."""
+    """Compile all that a run needs, with a black frame; the state is used up. moving: also for detecting what moves."""
     settings = state.settings
     height, width, together = settings.height, settings.width, settings.cache.frames_per_step
     black = np.zeros((together, len(state.frame), height, width, 3), np.uint8)

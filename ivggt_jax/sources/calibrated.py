@@ -36,8 +36,7 @@ class Calibration:
     """The calibration given by `--camera`, applied to pictures."""
 
     def __init__(self, camera: str, degrees: float | None, towards: tuple[float, ...]):
-        """Arguments as in `SourceConfig`. Raises SourceError when the file is not a calibration, or they contradict each
-        other."""
+        """Arguments as in `SourceConfig`. Raises SourceError for an invalid calibration, or when they contradict each other."""
         try:
             self._camera = read_camera(camera)
         except CameraError as error:

@@ -17,8 +17,7 @@ OPEN_SECONDS = 10.0
 SILENT_SECONDS = 10.0
 """A camera that delivers nothing for this long counts as lost."""
 READ_SECONDS = 5.0
-"""Time after which OpenCV gives up on a frame from an address; less than the consumer's, so that the address is reopened
-first."""
+"""Time after which OpenCV gives up on a frame from an address; less than the consumer's, so that it is reopened first."""
 RECONNECT_SECONDS = 30.0
 """How long to keep trying to reopen a lost camera."""
 SECONDS_BETWEEN_TRIES = 1.0

@@ -84,8 +84,7 @@ class Depths:
 
 
 def in_metres(values: np.ndarray, scale: float) -> np.ndarray:
-    """A map's values in metres, float32, from floats or from integers with `scale` steps per metre; NaN where nothing was
-    measured."""
+    """Metres, float32, from a map's floats or integers (`scale` steps per metre); NaN where nothing was measured."""
     whole = not np.issubdtype(values.dtype, np.floating)
     with np.errstate(over="ignore"):  # values beyond float32 are not distances
         metres = values.astype(np.float32) / np.float32(scale if whole else 1)

@@ -165,8 +165,7 @@ class Source:
         return found
 
     def _with_mark(self, raw: Iterator[RawFrame], mark: Mark, count: int) -> Iterator[Frame] | None:
-        """The frames from the mark on, given raw frames with `count` others before them; None if the mark is not the first of
-        them."""
+        """The frames from the mark on, given raw frames after `count` others; None if the mark is not the first of them."""
         frames = read_ahead(self._frames(raw, mark.index, count, mark.size))
         first = next(frames, None)
         if first is None or Mark.of(first, mark.count) != mark:
@@ -215,8 +214,7 @@ class Source:
             )
 
     def _finish(self, raw: RawFrame, first_size: Size | None) -> list[Frame]:
-        """Read a raw frame, undistort it, fit it to the first one's size, and find its mask. One frame; for panoramas one per
-        view."""
+        """Read a raw frame, undistort it, fit it to the first one's size, and find its mask; for panoramas a frame per view."""
         picture = raw.read()
         try:
             masks = [] if self._masks is None else [self._masks.of(raw)]

@@ -26,8 +26,7 @@ from ivggt_jax.sources.video_frame import grey_16, is_grey_16, to_picture
 logger = logging.getLogger(__name__)
 
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,ivf,nut,h264,hevc,obu,mjpeg,mpjpeg,yuv4mpegpipe,gif"
-"""Containers that are opened, by FFmpeg's names: standalone files only. A playlist would wait for the network or its next
-entry."""
+"""Containers that are opened, by FFmpeg's names. No playlists, which would wait for the network or their next entry."""
 
 TOLERANCE = 1e-6
 """Tolerance in seconds between a timestamp and a requested moment."""
@@ -257,8 +256,7 @@ class VideoReader:
 
 
 def _begins_with_jpeg(path: Path) -> bool:
-    """Whether a file consists of pictures from its beginning; FFmpeg searches for them anywhere, and would find those in a
-    PDF."""
+    """Whether a file consists of pictures from its beginning; FFmpeg searches for them anywhere, even in a PDF."""
     with path.open("rb") as file:
         return file.read(2) == b"\xff\xd8"
 

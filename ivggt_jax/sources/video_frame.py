@@ -72,8 +72,7 @@ def _shown(image: Image.Image, frame: VideoFrame, aspect: float, resampling: Ima
 
 
 def _turn(frame: VideoFrame) -> Image.Transpose | None:
-    """The transpose that turns a frame upright, from its display matrix: nine 16.16 fixed-point numbers, acting on row
-    vectors."""
+    """The transpose that turns a frame upright, from its display matrix: nine 16.16 fixed-point numbers, for row vectors."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return None

@@ -57,8 +57,7 @@ class Pool:
         """Most frames held of a piece; few pieces have more."""
 
     def go_to(self, piece: Piece) -> None:
-        """Continue with this piece from its beginning, using the results so far if it was the next one, and then with those after
-        it."""
+        """Go to the beginning of this piece, using its results so far if it was the next one, and then on to those after it."""
         while self._ways and self._ways[0].piece != piece:
             self._ways.popleft()
         if not self._ways:

@@ -34,8 +34,7 @@ def in_range(images: Shaped[FrameArray, "*axes"]) -> Shaped[FrameArray, "*axes"]
 
 
 def still(images: Float[Array, "*axes 3"], masks: FrameArray | None) -> Float[Array, "*axes 3"]:
-    """The images [...,H,W,3], with NaN, which the map treats as unknown, outside the static scene: where masks [...,H,W] are
-    False."""
+    """The images [...,H,W,3], with NaN (unknown to the map) where masks [...,H,W] are False: off the static scene."""
     if masks is None:
         return images
     if masks.shape != images.shape[:-1] or masks.dtype != bool:
@@ -64,8 +63,7 @@ def sensor_depth(
 
 
 def depth_of(depths: Iterator[FrameArray | None] | None, frames: Sequence[FrameArray], count: int) -> np.ndarray | None:
-    """The next depths, one per frame [H,W,3], padded to [count,1,H,W]. None among them, like the padding, becomes 0: not
-    measured.
+    """The next depths, one per frame [H,W,3], padded to [count,1,H,W]. None and the padding become 0: not measured.
 
     Raises ValueError when there are too few or a shape differs from the frame's.
     """
@@ -90,8 +88,7 @@ def queries_of(query_points: FrameArray, batch: int) -> Float32[Array, "{batch} 
 
 
 def focal_of(focal: FrameArray, batch: int, heads: tuple[str, ...]) -> jax.Array:
-    """Known focal lengths [B,2] as float32. Raises ValueError for other shapes or values, and where no camera or depth is
-    predicted."""
+    """Known focal lengths [B,2] as float32. Raises ValueError for others, and without the heads camera and depth."""
     if focal.shape != (batch, 2) or not (np.asarray(focal) > 0).all() or not {"camera", "depth"} <= set(heads):
         raise ValueError(
             f"focal must be positive lengths [{batch},2] of streams with the heads camera and depth, not {focal}"

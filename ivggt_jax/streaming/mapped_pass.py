@@ -1,5 +1,4 @@
-"""A pass with submaps: where a submap ends, its last frames go through the network twice, with the old memory and with a fresh
-one."""
+"""A pass with submaps: the last frames of a submap go through the network twice, with the old memory and a fresh one."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,8 +23,7 @@ def mapped_pass(
     where: Bool[Array, " B"] | None = None,
     depth: Float[Array, "B S H W"] | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are in the world's
-    frame.
+    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions in the world.
 
     `depth` [B,S,H,W] is what a sensor measured, in metres.
     """

@@ -37,8 +37,7 @@ class StreamSettings:
 
     @property
     def budget_limits(self) -> tuple[int, int]:
-        """Fewest and most tokens allowed in a layer of a bounded cache: its anchors, at least one frame, and its buffer's
-        capacity."""
+        """Fewest and most tokens of a layer in a bounded cache: its anchors, at least one frame, and its buffer's capacity."""
         cache = self.cache
         assert cache.total_budget is not None
         most = layer_capacity(cache.total_budget, self.model.depth, cache.capacity_factor, cache.temperature)

@@ -70,8 +70,7 @@ def moving_bodies(
 def _places(
     draw: Draws, seeds: jax.Array, scene: Scene, anchors: jax.Array, first: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Target places of the bodies in front of cameras [A, 3, 4], numbered from `first` on: x and z [A, K, 2], and yaw [A, K,
-    1]."""
+    """Target places in front of cameras [A, 3, 4], numbered from `first` on: x and z [A, K, 2], and yaw [A, K, 1]."""
     world_from_cam = geometry.invert(anchors)
     centre, forward = world_from_cam[:, None, ::2, 3], world_from_cam[:, None, ::2, 2]
     forward = forward / jnp.maximum(jnp.linalg.norm(forward, axis=-1, keepdims=True), 1e-6)
@@ -93,8 +92,7 @@ def _places(
 
 
 def _spline(values: jax.Array, whole: jax.Array, part: jax.Array) -> jax.Array:
-    """The uniform cubic B-spline [T, ...] with control values [A, ...], at control number `whole` [T] plus the fraction `part`
-    [T]."""
+    """The uniform cubic B-spline [T, ...] with control values [A, ...], at number `whole` [T] plus fraction `part` [T]."""
     t = part.reshape(-1, *(1,) * (values.ndim - 1))
     weights = (1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3
     near = (values[whole + i - 1] for i in range(4))

@@ -29,8 +29,7 @@ class FullSize:
         self._lock = threading.Lock()  # pages may ask at the same time
 
     def picture(self, result: Result) -> Image.Image:
-        """The upright original; the model's input if the original is gone, or if its video is not recorded before the run's
-        end."""
+        """The upright original; the model's input if that is gone, or if its video is not recorded before the run's end."""
         frame = result.frame
         if frame.path is not None:
             try:

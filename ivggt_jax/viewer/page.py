@@ -333,8 +333,7 @@ def saved_lengths(run: Path) -> np.ndarray | None:
 
 
 def _turn(corners: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """A camera's axes in the world as columns: right, down, forward [3, 3], from its image's corners, clockwise from the top
-    left."""
+    """A camera's axes in the world as columns [3, 3]: right, down, forward; corners clockwise from the top left."""
     right, down = (np.subtract(corners[other], corners[0]) for other in (1, 3))
     right, down = right / np.linalg.norm(right), down / np.linalg.norm(down)
     return np.column_stack((right, down, np.cross(right, down)))

@@ -153,8 +153,7 @@ def _parse_entry(entry: object, what: str) -> tuple[np.dtype, tuple[int, ...], i
 
 
 def fits_array(shape: tuple[int, ...]) -> bool:
-    """Whether NumPy can represent an array of this shape, whatever its type; even an empty one may have sides that are too
-    long."""
+    """Whether NumPy can represent an array of this shape and any type; even an empty one may have too long sides."""
     return len(shape) <= _RANK_LIMIT and math.prod(max(size, 1) for size in shape) < 2**59
 
 

@@ -16,8 +16,7 @@ CARD = "README.md"
 
 
 def find_student(folder: Path) -> Path:
-    """The checkpoint in a folder: the folder itself or, for a training run, its best student. Raises CheckpointError for
-    others."""
+    """The checkpoint in a folder: itself or, for a training run, its best student. Raises CheckpointError for others."""
     for path in (folder, folder / "best", folder / "student"):
         if is_checkpoint(path):
             return path

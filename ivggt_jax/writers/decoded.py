@@ -95,8 +95,7 @@ def _same_time(raw: RawFrame, frame: Frame) -> bool:
 
 
 def _is_of(frame: Frame, picture: Image.Image, source: SourceConfig) -> bool:
-    """Whether the frame was made from the picture. For a calibrated camera, whose frames are undistorted, only the size is
-    checked."""
+    """Whether the frame was made from the picture. For a calibrated camera, whose frames are undistorted, only sizes count."""
     if frame.camera is not None:
         return picture.size == frame.camera.original.size
     height, width, _ = frame.image.shape

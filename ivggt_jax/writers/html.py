@@ -75,8 +75,7 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
 
 
 def _described(result: Result, first: int, pyramid: np.ndarray) -> dict[str, Any]:
-    """A frame as described in the page: `first`, the number of its first point; pyramid [5, 3], the camera and corners at depth
-    1."""
+    """A frame as described in the page. `first`: number of its first point; pyramid [5, 3]: camera and corners at depth 1."""
     picture, jpeg = Image.fromarray(result.frame.image), io.BytesIO()
     picture.thumbnail((PICTURE, PICTURE))
     picture.save(jpeg, "JPEG", quality=QUALITY)

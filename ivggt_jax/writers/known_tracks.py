@@ -38,8 +38,7 @@ class KnownTracks:
         return NewPoints(self._numbers[own], tracks.positions[own], tracks.colours[own], views)
 
     def observations(self) -> tuple[np.ndarray, np.ndarray]:
-        """The next frame's pixels float64 [M, 2] of the model's input, centres at integers, and their points' numbers int64
-        [M]."""
+        """The next frame's pixels float64 [M, 2] of the model's input, centres at integers, and their point numbers int64 [M]."""
         own, stretch = self._of_frame[self._done], self._stretch[self._done]
         self._done += 1
         return self._tracks.pixels[own] / (1, stretch) - 0.5, self._numbers[self._tracks.points[own]]

@@ -50,8 +50,7 @@ class MasksWriter(Writer):
 
 
 class OriginalMasks:
-    """Converts masks of the model's input to masks of the original pictures. Coordinates are computed once for similar
-    pictures."""
+    """Converts masks of the model's input to those of the original pictures; coordinates are cached for similar pictures."""
 
     def __init__(self) -> None:
         self._places: tuple[object, np.ndarray] = (None, np.zeros(0))

@@ -33,8 +33,7 @@ class Result:
     visibility: np.ndarray | None = None
     """float32 [N]"""
     moving: np.ndarray | None = None
-    """bool [H, W]: moving pixels. The frame's mask excludes them; pixels masked for other reasons are not marked. None without
-    motion detection."""
+    """bool [H, W]: moving pixels, which the frame's mask excludes; False where masked for other reasons. None if not detected."""
     map: MapRecord | None = None
     """The frame's submap and its placement, in a stream with submaps. NumPy, without leading axes."""
 
@@ -50,8 +49,7 @@ class Result:
         return self.frame.fit.intrinsics_to_original(self.intrinsics)
 
     def to_original(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels [N, 2] of the original image for those of the model's input, centres at integers; a calibrated lens's distortion
-        is applied."""
+        """Pixels [N, 2] of the original image, distorted if calibrated, for those of the model's input; centres at integers."""
         if self.frame.camera is not None:
             height, width, _ = self.frame.image.shape
             return self.frame.camera.to_original(pixels, height, width)

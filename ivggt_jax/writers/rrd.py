@@ -1,5 +1,4 @@
-"""`recording.rrd`: camera, image, depth and tracks over time, with the cloud and the path so far, for the Rerun viewer (extra
-`rerun`).
+"""`recording.rrd`: camera, image, depth and tracks over time, cloud and path so far, for the Rerun viewer (extra `rerun`).
 
 Every frame adds some of its points and a piece of the path; the included blueprint shows all of them up to the current time. The
 file's footer, by which viewers navigate, lists every chunk; until the run ends this list is in memory and grows with the file.

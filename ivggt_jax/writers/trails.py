@@ -50,8 +50,7 @@ class Trails:
         return found
 
     def draw(self, picture: Image.Image, width: int) -> None:
-        """Draw the trails into a picture of the latest frame, scaled up evenly from the model's input, which is `width` pixels
-        wide."""
+        """Draw the trails into an enlarged picture of the latest frame, of which the model's input is `width` pixels wide."""
         factor = picture.width / width
         pen, canvas = max(1, picture.height // 160), ImageDraw.Draw(picture)
         for number, trail in self.lines():

@@ -105,8 +105,7 @@ def _crop(frame: LabelledFrame, corner: np.ndarray, size: np.ndarray) -> Labelle
 
 
 def _resize(frame: LabelledFrame, size: np.ndarray) -> LabelledFrame:
-    """Resize with Pillow, which maps corners to corners. Depth takes the nearest pixel, because a mean across an edge lies on no
-    surface."""
+    """Resize with Pillow, which maps corners to corners; depth by nearest pixel, as means across edges lie on no surface."""
     width, height = size.tolist()
     scale_x, scale_y = size / frame.image.size
     matrix = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]])

@@ -103,8 +103,7 @@ def objective(
 def distill_losses(
     student: Fields, teacher: Fields, valid: jax.Array | None = None, *, reference: bool = False, train: bool = True
 ) -> Terms:
-    """StreamVGGT's distillation loss by head and part, unweighted; with `reference` including its defects. Shapes as in
-    `objective`."""
+    """StreamVGGT's distillation loss by head and part, unweighted; `reference` with its defects. Shapes as in `objective`."""
     losses: Terms = {}
     for head in _shared(student, teacher):
         ours, theirs = ([fields[name] for name in HEADS[head].fields] for fields in (student, teacher))

@@ -36,8 +36,7 @@ def reference_track_loss(
     target_tracks: jax.Array,
     target_visibility: jax.Array,
 ) -> dict[str, jax.Array]:
-    """The published formula, in which low confidence costs nothing and probabilities pass a second sigmoid. Shapes as in
-    `track_loss`."""
+    """The published formula: low confidence costs nothing, and probabilities pass a second sigmoid. Shapes as in `track_loss`."""
     cross_entropy = binary_cross_entropy(jax.nn.sigmoid(visibility), target_visibility)
     return {
         "error": jnp.mean(confidence * norm(tracks - target_tracks)),

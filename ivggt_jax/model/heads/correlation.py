@@ -1,5 +1,4 @@
-"""Correlation of point features with a pyramid of feature maps, only around the points: the full correlation volume is never
-built."""
+"""Correlation of point features with a pyramid of feature maps around the points, without the full correlation volume."""
 
 import math
 

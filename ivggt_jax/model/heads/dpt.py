@@ -106,8 +106,7 @@ class Fusion(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """Two convolutions with a skip connection. The skip carries relu(x), not x, because the published network's ReLU is in
-    place."""
+    """Two convolutions with a skip connection, which carries relu(x), not x: the published network's ReLU is in place."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
         self.conv1 = conv(features, features, rngs=rngs)

@@ -99,8 +99,7 @@ class Tracker(nnx.Module):
         return coordinates * STRIDE, visibility, confidence
 
     def _context(self, queries: Float[Array, "B N 2"], shape: tuple[int, ...]) -> Float[Array, "B S N width"]:
-        """What is added to the tokens [B,S,N,width]: an embedding of the query position, and whether the frame is the query
-        frame."""
+        """What is added to the tokens [B,S,N,width]: embeddings of the query position and of whether this is the query frame."""
         frames, height, width = shape[1:4]
         position = position_embedding(queries, height, width, self.frame_tokens.shape[-1])
         first, other = self.frame_tokens[0], self.frame_tokens[1]

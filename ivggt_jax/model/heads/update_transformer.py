@@ -29,8 +29,7 @@ class UpdateTransformer(nnx.Module):
     def __call__(
         self, tokens: Float[Array, "B S N features_in"], live: Bool[Array, "B S"] | None = None
     ) -> Float[Array, "B S N features_out"]:
-        """Tokens [B,S,N,features_in] → changes [B,S,N,features_out]; frames that are not live (bool [B,S]) do not influence
-        others."""
+        """Tokens [B,S,N,features_in] → changes [B,S,N,features_out]; frames not live (bool [B,S]) do not influence others."""
         tokens = self.input(self.input_norm(tokens))
         batch, frames, points, hidden = tokens.shape
         virtual = jnp.broadcast_to(self.virtual_tracks[...], (batch, frames, *self.virtual_tracks.shape))
