@@ -1,4 +1,4 @@
-"""Our parameters from PyTorch's tensors, strictly, and one at a time."""
+"""Builds our parameters from PyTorch's tensors: strictly, and one at a time."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
@@ -15,7 +15,7 @@ class ConversionError(ValueError):
     """Tensors that do not fit the model; the message lists every mismatch."""
 
     def __init__(self, problems: list[str], hint: str = ""):
-        """Take the mismatches, a line each, and what to do about them."""
+        """Take the mismatches, a line each, and advice on what to do."""
         super().__init__(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems) + hint)
         self.problems = problems
 
@@ -27,7 +27,7 @@ def torch_shapes(config: ModelConfig, heads: Iterable[str] = PUBLISHED_HEADS) ->
     for path, stacked in _shapes(config, heads).items():
         entry = table[path]
         shape = stacked[1:] if entry.stacked else stacked
-        # The layout of an array without data tells its shape in PyTorch.
+        # The layout applied to an array without data yields its shape in PyTorch.
         shape = entry.layout.to_torch(np.broadcast_to(np.False_, shape)).shape
         found.update(dict.fromkeys(entry.names, shape))
     return found
@@ -36,7 +36,7 @@ def torch_shapes(config: ModelConfig, heads: Iterable[str] = PUBLISHED_HEADS) ->
 def find_mismatches(
     tensors: Mapping[str, np.ndarray], config: ModelConfig, heads: Iterable[str] = PUBLISHED_HEADS
 ) -> list[str]:
-    """All missing, unexpected and misshapen tensors, a line each; empty when they are those of a model with these heads."""
+    """All missing, unexpected and misshapen tensors, a line each; empty if the tensors fit a model with these heads."""
     expected = torch_shapes(config, heads)
     problems = _name_mismatches(expected, tensors)
     for name in sorted(expected.keys() & tensors.keys()):
@@ -45,9 +45,9 @@ def find_mismatches(
 
 
 class Assembled(Mapping[str, np.ndarray]):
-    """Our parameters by "/"-joined path, each made of its PyTorch tensors when it is asked for.
+    """Our parameters by "/"-joined path, each built from its PyTorch tensors on access.
 
-    Asking raises ConversionError when they have other shapes.
+    Access raises ConversionError when their shapes do not fit.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Assembled(Mapping[str, np.ndarray]):
         dtype: DTypeLike | None,
         heads: Iterable[str] = PUBLISHED_HEADS,
     ):
-        """Take `dtype` for the trunk (`compute_dtypes`); reads nothing.
+        """Use `dtype` for the trunk (`compute_dtypes`); reads nothing yet.
 
         Raises ConversionError unless the names are those of the configuration with these heads.
         """
@@ -97,7 +97,7 @@ def _name_mismatches(expected: Collection[str], found: Collection[str]) -> list[
 
 
 def _shapes(config: ModelConfig, heads: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of ours, by "/"-joined path."""
+    """Shape of each of our parameters, by "/"-joined path."""
     model = abstract_model(config, np.float32, heads)
     return {path: x.shape for path, x in flatten(model.params).items()}
 

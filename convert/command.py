@@ -1,4 +1,4 @@
-"""`python -m convert IN OUT`: PyTorch checkpoints to this project's format and back, one tensor at a time."""
+"""`python -m convert IN OUT`: converts PyTorch checkpoints to this project's format and back, one tensor at a time."""
 
 import dataclasses
 import math
@@ -40,20 +40,20 @@ class Convert:
     input: tyro.conf.Positional[str]
     """A PyTorch or safetensors file, its index, a folder of such files, a name on the Hugging Face Hub, or a converted folder."""
     output: tyro.conf.Positional[Path]
-    """The directory to create; with --to torch the .pth, .pt or .safetensors file."""
+    """Directory to create; with --to torch the .pth, .pt or .safetensors file."""
     dtype: Precision | None = None
     """Type of the trunk; heads are float32. By default bfloat16 if the input's trunk is, else float32."""
     to: Literal["safetensors", "orbax", "torch"] = "safetensors"
     """safetensors: mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
     config: Path | None = None
-    """For unpublished shapes: a checkpoint's config.json, or JSON with ModelConfig fields; missing ones are full-size."""
+    """For unpublished architectures: a checkpoint's config.json, or JSON with ModelConfig fields; missing ones are full-size."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Replace the output where it exists."""
+    """Replace the output if it exists."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What an input holds: tensors by name, each made, mapped or read when it is asked for, and as what to write them."""
+    """The content of an input: tensors by name, each built, mapped or read on access, and how to write them."""
 
     config: ModelConfig
     layout: Layout
@@ -64,7 +64,7 @@ class Parameters:
 
 def run(command: Convert) -> int:
     """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
-    # Before a download that may take long.
+    # Before a download, which may take long.
     check_place(command.output, command.overwrite)
     if command.to != "torch" and command.output.suffix in TORCH_SUFFIXES:
         raise CheckpointError(f"{command.output}: the output is a directory, or with --to torch a file of that name")
@@ -111,11 +111,11 @@ def convert_file(
     source: Source | None = None,
     overwrite: bool = False,
 ) -> Parameters:
-    """Make a checkpoint directory of PyTorch's weights, or of another directory. It appears whole or not at all.
+    """Create a checkpoint directory from PyTorch's weights, or from another directory. It appears complete or not at all.
 
-    See `Convert` for the arguments; `source` is what is known of the origin.
+    See `Convert` for the arguments; `source` is the weights' origin, if known.
 
-    Raises CheckpointError for an input that cannot be used and for a place that cannot be written.
+    Raises CheckpointError for an input that cannot be used, or an output that cannot be written.
     """
     with replacing(directory, overwrite) as part:
         if is_checkpoint(path):
@@ -130,9 +130,9 @@ def convert_file(
 
 
 def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, overwrite: bool = False) -> Parameters:
-    """Write a checkpoint directory's tensors as PyTorch has them: a `.pth` or `.pt` file, or a `.safetensors` file.
+    """Write a checkpoint directory's tensors in PyTorch's layout: a `.pth` or `.pt` file, or a `.safetensors` file.
 
-    Raises CheckpointError for an input that cannot be used, another suffix, and a place that cannot be written.
+    Raises CheckpointError for an input that cannot be used, another suffix, or an output that cannot be written.
     """
     if not is_checkpoint(directory):
         raise CheckpointError(f"{directory} is none of this project's checkpoint directories, which --to torch takes")
@@ -140,7 +140,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
         raise CheckpointError(f"{path}: with --to torch the output is a file ending in .pth, .pt or .safetensors")
     with replacing(path, overwrite, folder=False) as part, ExitStack() as until_done:
         if is_orbax(directory):
-            # PyTorch's tensors are slices of ours, so ours are mapped rather than read once for each slice.
+            # PyTorch's tensors are slices of ours, so ours are mapped instead of being read again for each slice.
             mapped = until_done.enter_context(claimed(part_of(path.with_name(f"{path.name}.parameters")), folder=True))
             convert_file(directory, mapped, dtype=dtype, overwrite=True)
             directory = mapped
@@ -188,7 +188,7 @@ def _open_directory(directory: Path, dtype: Precision | None, source: Source | N
 
 
 def _trunk(tensors: Mapping[str, np.ndarray], name: str) -> Precision:
-    """The trunk's type on disk when none is asked for: that of the tensor, widened to float32 unless it is bfloat16."""
+    """The trunk's type on disk if none is requested: bfloat16 if the tensor is, else float32."""
     return "bfloat16" if name in tensors and tensors[name].dtype == ml_dtypes.bfloat16 else "float32"
 
 
@@ -198,7 +198,7 @@ def _count(layout: Layout) -> int:
 
 @contextmanager
 def _progress(found: Parameters, path: Path) -> Iterator[Callable[[str], np.ndarray]]:
-    """Give a function that reads a tensor in its type, counted by a progress bar on a terminal."""
+    """Yield a function that reads a tensor in its type, with a progress bar on a terminal."""
     with tqdm(
         total=_count(found.layout), desc=path.name, unit=" parameters", unit_scale=True, disable=not sys.stderr.isatty()
     ) as bar:

@@ -1,4 +1,4 @@
-"""The name table: which PyTorch tensors make up which of our parameters, and how they are laid out there."""
+"""The name table: which PyTorch tensors make up each of our parameters, and their layout there."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from ivggt_jax.config import ModelConfig
 
 TRUNK = "aggregator"
 HEAD_MODULES = {"camera": "camera_head", "depth": "depth_head", "points": "point_head", "tracks": "track_head"}
-"""PyTorch's module of each head of ours."""
+"""PyTorch's module name of each of our heads."""
 
 Transform = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How one tensor changes on the way from PyTorch and back."""
+    """Transforms of one tensor from PyTorch and back."""
 
     from_torch: Transform
     to_torch: Transform
@@ -24,7 +24,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Entry:
-    """One parameter of ours: the PyTorch tensors it is made of, stacked along a new first axis when there are layers."""
+    """One of our parameters: its PyTorch tensors, which are stacked along a new first axis if there are several layers."""
 
     names: tuple[str, ...]
     layout: Layout
@@ -46,7 +46,7 @@ PATCH = Layout(lambda x: x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0]), _patch
 
 
 class _Table:
-    """Collects entries; `layers` says over how many layers a name with "#" runs."""
+    """Collects entries; `layers` is the number of layers that "#" in a name runs over."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
@@ -80,7 +80,7 @@ class _Table:
 
 
 def name_table(config: ModelConfig) -> dict[str, Entry]:
-    """Every parameter path of ours ("/"-joined) with where it comes from; together they use each checkpoint name once."""
+    """Every path of our parameters ("/"-joined) with its origin. Together they use each checkpoint name once."""
     table = _Table()
     _aggregator(table, config)
     _camera(table, config)
@@ -132,7 +132,7 @@ def _pyramid(table: _Table, ours: str, torch: str) -> None:
             table.weights(f"{fusion}/residual/{conv}", f"{block}.resConfUnit2.{conv}", CONV)
         table.weights(f"{fusion}/out", f"{block}.out_conv", POINTWISE)
     for name, i in (("upsample4", 0), ("upsample2", 1), ("downsample", 3)):
-        # PyTorch keeps a transposed convolution's kernel as that of the convolution it transposes, as we do.
+        # PyTorch stores a transposed convolution's kernel as that of the convolution it transposes, as we do.
         table.weights(f"{ours}/pyramid/{name}", f"{torch}.resize_layers.{i}", CONV)
 
 

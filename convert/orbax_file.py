@@ -1,4 +1,4 @@
-"""Orbax checkpoints of parameters: what training reads and writes, one parameter at a time."""
+"""Orbax checkpoints of parameters, which training reads and writes, one parameter at a time."""
 
 import errno
 import logging
@@ -19,13 +19,13 @@ from ivggt_jax.weights.tensor_file import CheckpointError, open_safetensors
 
 
 def is_orbax(directory: Path) -> bool:
-    """Whether a checkpoint directory keeps its parameters with Orbax."""
+    """Whether a checkpoint directory stores its parameters with Orbax."""
     content = place.find(directory, *place.CONTENTS)
     return content is not None and content.name == ORBAX_FOLDER
 
 
 def replace_by_orbax(directory: Path) -> None:
-    """Turn a checkpoint directory's safetensors into an Orbax checkpoint of the nested dict of parameters.
+    """Replace a checkpoint directory's safetensors by an Orbax checkpoint of the nested dict of parameters.
 
     Raises CheckpointError when Orbax is not installed, OSError when there is no room for both.
     """
@@ -34,8 +34,8 @@ def replace_by_orbax(directory: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     tensors = open_safetensors(directory / TENSOR_FILE)
     cpu = jax.devices("cpu")[0]
-    # Orbax copies host arrays before it writes them. Arrays on the CPU device that lie in the mapped file it writes from
-    # there, unless it compresses them.
+    # Orbax copies host arrays before writing them. Arrays on the CPU device that lie in the mapped file are written from there,
+    # unless they are compressed.
     params = unflatten({path: jax.device_put(x, cpu) for path, x in tensors.items()})
     orbax = _import_orbax()
     handler = orbax.PyTreeCheckpointHandler(use_ocdbt=False, use_compression=False)
@@ -45,10 +45,10 @@ def replace_by_orbax(directory: Path) -> None:
 
 
 class OrbaxParameters(Mapping[str, np.ndarray]):
-    """The parameters of such a directory by "/"-joined path, each read when it is asked for."""
+    """Parameters of an Orbax directory by "/"-joined path, each read on access."""
 
     def __init__(self, directory: Path):
-        """Read what there is; CheckpointError when Orbax is not installed or cannot read it."""
+        """Read the index. Raises CheckpointError when Orbax is not installed or cannot read it."""
         self._orbax = _import_orbax()
         self._directory = (place.find(directory, ORBAX_FOLDER) or directory / ORBAX_FOLDER).absolute()
         self._checkpointer = self._orbax.Checkpointer(self._orbax.PyTreeCheckpointHandler())
@@ -82,7 +82,7 @@ def _import_orbax() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Orbax's log, which speaks of its own files, out of the command's output."""
+    """Suppress Orbax's log, which is about its own files, in the command's output."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Parameters from PyTorch-named tensors and back: strict, one tensor at a time."""
+"""Converts PyTorch-named tensors to parameters and back: strict, one tensor at a time."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,11 +19,11 @@ def from_torch(
 ) -> Model:
     """A model from tensors under PyTorch's names (VGGT, StreamVGGT and InfiniteVGGT share them).
 
-    `tensors` is read one tensor at a time. Without `config` the published shapes are expected: numbers of heads cannot
-    be read from shapes. `dtype` is the trunk's (None: bfloat16 on a GPU, float32 on a CPU); heads are float32.
+    `tensors` is read one tensor at a time. Without `config` the published architecture is expected, because numbers of attention
+    heads do not show in shapes. `dtype` is the trunk's (None: bfloat16 on a GPU, float32 on a CPU); heads are float32.
 
-    The model has the heads that are there. Raises ConversionError with all missing, unexpected and misshapen tensors, and
-    CheckpointError for what is not VGGT at all, see `ivggt_jax.convert.recognise`.
+    The model has the heads that are present. Raises ConversionError with all missing, unexpected and misshapen tensors, and
+    CheckpointError for tensors that are not VGGT's, see `ivggt_jax.convert.recognise`.
     """
     shape = config or ModelConfig.vggt_1b()
     found = recognise(tensors, shape, "the mapping")
@@ -37,7 +37,7 @@ def from_torch(
 
 
 def to_torch(model: Model) -> Mapping[str, np.ndarray]:
-    """The model's tensors under PyTorch's names and layouts, each made when it is asked for."""
+    """The model's tensors under PyTorch's names and layouts, each built on access."""
     return _TorchView(model)
 
 

@@ -1,10 +1,9 @@
 """Reads the pickle of a PyTorch checkpoint without executing anything.
 
-A pickle is a program for a stack machine. This one knows the opcodes that data needs, and its globals are names only:
-nothing is imported, looked up or called. A few names have a meaning (tensors, storages, ordered dictionaries), a few
-belong to records that training checkpoints carry beside the weights and become an `Inert` placeholder, and every other
-name is refused. Each opcode takes constant time for what it consumes, and their number is limited, so time and memory
-are bounded however the file was made.
+A pickle is a program for a stack machine. This machine knows only the opcodes that data needs, and treats globals as mere names:
+nothing is imported, looked up or called. A few names have a meaning (tensors, storages, ordered dictionaries). A few belong to
+records that training checkpoints carry besides the weights, and become an `Inert` placeholder. Every other name is refused. Each
+opcode takes constant time per item it consumes, and their number is limited, so time and memory are bounded whatever the file.
 """
 
 import io
@@ -41,7 +40,7 @@ _INERT_GLOBALS = frozenset(
     for module in modules
     for name in names
 )
-"""What training checkpoints carry beside their weights: arguments, paths, NumPy scalars, settings."""
+"""Globals in training checkpoints besides the weights: arguments, paths, NumPy scalars, settings."""
 _STORAGES = frozenset(
     f"torch.{kind}Storage"
     for kind in ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -57,7 +56,7 @@ class Global:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A run of `count` elements of the storage type `kind`, in the member data/`key` of the archive."""
+    """`count` elements of the storage type `kind`, in the member data/`key` of the archive."""
 
     kind: str
     key: str
@@ -75,7 +74,7 @@ class Tensor:
 
 
 class Inert:
-    """Stands for a record that nobody needs: swallows whatever the pickle puts into it."""
+    """Placeholder for a record that is not needed; ignores whatever the pickle puts into it."""
 
     __slots__ = ()
 
@@ -87,9 +86,9 @@ _MARK = object()
 def read_pickle(data: bytes) -> object:
     """Run the pickle of a PyTorch checkpoint.
 
-    Returns what it describes: dictionaries, lists, tuples, numbers, strings, `Tensor` and `Inert`.
-    Raises CheckpointError, to go after the file's name, for a global outside the list, an opcode that data does not
-    need, a tensor outside its storage, a damaged pickle, or one beyond the limits.
+    Returns its content: dictionaries, lists, tuples, numbers, strings, `Tensor` and `Inert`. Raises CheckpointError, with a
+    message to follow the file's name, for an unknown global, an opcode that data does not need, a tensor outside its storage, a
+    damaged pickle, or one beyond the limits.
     """
     if len(data) > _SIZE_LIMIT:
         raise CheckpointError(f"has a pickle of {len(data)} bytes; a checkpoint's is at most {_SIZE_LIMIT}")
@@ -111,7 +110,7 @@ class _Machine:
                 if opcode.name == "STOP":
                     return self.stack.pop()
                 if opcode.name in _NUMBERS or opcode.name in _STRINGS:
-                    # Longer numbers, such as the state of NumPy's random generators, belong to records; computing with
+                    # Longer integers, such as the state of NumPy's random generators, belong to records, and computing with
                     # them could take long.
                     long = isinstance(argument, int) and argument.bit_length() > 64
                     self.stack.append(INERT if long else argument)
@@ -155,8 +154,8 @@ class _Machine:
         if not isinstance(target, dict) or len(pairs) % 2:
             raise ValueError(f"items for a {type(target).__name__}")
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
-            # A state dictionary's keys are strings. Others go with their entry: hashing a nested tuple, or numbers
-            # chosen to collide, can take exponential or quadratic time.
+            # A state dictionary's keys are strings. Other entries are dropped: hashing a nested tuple, or numbers chosen to
+            # collide, can take exponential or quadratic time.
             if isinstance(key, str):
                 target[key] = value
 
@@ -200,7 +199,7 @@ class _Machine:
         self.stack.append(Storage(kind.name, key, count))
 
     def build(self) -> None:
-        """Drop the state given to the object below it: those are inert, or attributes of dictionaries."""
+        """Drop the state given to the object below it, which is inert, or attributes of a dictionary."""
         self.stack.pop()
         if not (self.stack[-1] is INERT or isinstance(self.stack[-1], dict)):
             raise ValueError(f"state for a {type(self.stack[-1]).__name__}")

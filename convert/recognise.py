@@ -1,4 +1,4 @@
-"""What a file of tensors is: VGGT under whatever wrappers a trainer put around it, an adapter, or another network."""
+"""Recognises what a file of tensors is: VGGT, whatever wrappers a trainer put around it; an adapter; or another network."""
 
 import sys
 from collections import Counter
@@ -16,11 +16,11 @@ from ivggt_jax.convert.torch_file import open_tensors
 from ivggt_jax.weights.tensor_file import CheckpointError, list_problems
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-"""What DataParallel, torch.compile, FSDP, activation checkpointing and Fabric put into names, at any depth."""
+"""Name parts that DataParallel, torch.compile, FSDP, activation checkpointing and Fabric insert, at any depth."""
 ORDINARY = frozenset({"model", "net", "network", "state_dict", "model_state_dict", "encoder", "vggt"})
-"""What trainers call the network that they train, as opposed to its average or its teacher."""
+"""Names that trainers give the network they train, as opposed to its average or its teacher."""
 BUFFERS = frozenset({"_resnet_mean", "_resnet_std", "image_mean", "image_std", "rope", "inv_freq", "position_getter"})
-"""Constants that every implementation has in its code, and some in their files."""
+"""Constants that every implementation has in its code, and some also in their files."""
 NETWORKS = {
     "Pi3": {"point_decoder", "camera_decoder", "register_token"},
     "MapAnything": {"info_sharing", "encoder"},
@@ -29,27 +29,27 @@ NETWORKS = {
     "of the DUSt3R family (DUSt3R, MASt3R, MonST3R, CUT3R, …)": {"enc_blocks", "dec_blocks"},
     "DINOv2": {"cls_token", "pos_embed", "blocks"},
 }
-"""Networks that are taken for VGGT, by parts of names that together only they have; the first that fits is meant."""
+"""Networks that may be confused with VGGT, by name parts that only they have in this combination; the first match counts."""
 _ANCHOR = f"{TRUNK}.camera_token"
 _ADAPTERS = ("lora", "hada_", "lokr_", "oft_", "magnitude_vector")
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """VGGT's tensors as a file has them."""
+    """The VGGT tensors found in a file."""
 
     tensors: Mapping[str, np.ndarray]
     """Under published names."""
     heads: tuple[str, ...]
-    """Those that the file has."""
+    """Heads that the file has."""
     left_out: str
-    """What else the file holds, for people: "gaussian_head (42 tensors)"; empty when there is nothing."""
+    """Other content of the file, for people: "gaussian_head (42 tensors)"; empty if there is none."""
 
 
 def open_vggt(path: Path, config: ModelConfig) -> Recognised:
-    """Open the weights of a file or folder of PyTorch's and find VGGT in it; says on standard error what else is there.
+    """Open a PyTorch file or folder and find VGGT in it. Reports other content on standard error.
 
-    Raises CheckpointError for what is not VGGT and for tensors that do not fit the configuration, the first of them named.
+    Raises CheckpointError for files without VGGT, and for tensors that do not fit the configuration, naming the first ones.
     """
     found = recognise(open_tensors(path), config, f"{path}")
     if problems := find_mismatches(found.tensors, config, found.heads):
@@ -61,13 +61,13 @@ def open_vggt(path: Path, config: ModelConfig) -> Recognised:
 
 
 def recognise(tensors: Mapping[str, np.ndarray], config: ModelConfig, what: str) -> Recognised:
-    """Find VGGT among the tensors of a file; looks at names alone.
+    """Find VGGT among the tensors of a file, by their names alone.
 
-    Wrappers and a common prefix are taken off. A head that is not there is left out, and so is a module that VGGT has not.
-    Whatever else stands inside VGGT's own modules stays, for `find_mismatches` to name: without it the network would
-    compute something else than it was trained for.
+    Wrappers and a common prefix are removed. Missing heads, and modules that VGGT does not have, are left out. Anything unknown
+    inside VGGT's own modules is kept for `find_mismatches` to report, because without it the network would not compute what it
+    was trained for.
 
-    Raises CheckpointError, beginning with `what`, for an adapter, for another network and for several at once.
+    Raises CheckpointError, beginning with `what`, for an adapter, for another network, and for several networks at once.
     """
     plain = _without_wrappers(tensors, what)
     root = _find_root(plain, what)
@@ -89,7 +89,7 @@ def recognise(tensors: Mapping[str, np.ndarray], config: ModelConfig, what: str)
 
 
 def _without_wrappers(tensors: Iterable[str], what: str) -> dict[str, str]:
-    """Names in the file by names without what wraps modules."""
+    """Names in the file, by the names without wrappers."""
     plain: dict[str, str] = {}
     for name in tensors:
         parts = name.split(".")
@@ -106,7 +106,7 @@ def _without_wrappers(tensors: Iterable[str], what: str) -> dict[str, str]:
 
 
 def _find_root(names: Collection[str], what: str) -> str:
-    """What precedes VGGT's own names, with its dot. Raises CheckpointError unless it is there once."""
+    """The prefix of VGGT's own names, including its dot. Raises CheckpointError unless VGGT occurs exactly once."""
     trunks = [(name, f".{name}".find(f".{TRUNK}.")) for name in names]
     roots = {name[:begin] for name, begin in trunks if begin >= 0}
     roots = {root for root in roots if f"{root}{_ANCHOR}" in names} or roots
@@ -120,7 +120,7 @@ def _find_root(names: Collection[str], what: str) -> str:
 
 
 def _describe_other(names: Collection[str]) -> str:
-    """Says of what has no VGGT in it which network it is, or what it consists of."""
+    """For names without VGGT among them, describe which network they belong to, or what they consist of."""
     parts = {part for name in names for part in name.split(".")}
     for network, own in NETWORKS.items():
         if own <= parts:
@@ -131,7 +131,7 @@ def _describe_other(names: Collection[str]) -> str:
 
 
 def count_tensors(count: int) -> str:
-    """So many tensors, in words."""
+    """A number of tensors, in words."""
     return "1 tensor" if count == 1 else f"{count:,} tensors"
 
 

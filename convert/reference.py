@@ -1,4 +1,4 @@
-"""Runs the PyTorch implementation from a user's own clone. The only module that imports PyTorch, and only when asked."""
+"""Runs the PyTorch implementation from a user's clone. The only module that imports PyTorch, and only on demand."""
 
 import importlib
 import sys
@@ -28,9 +28,9 @@ class Reference:
     """The PyTorch model with a checkpoint's tensors, in float32 on the CPU."""
 
     def __init__(self, clone: Path, tensors: Mapping[str, np.ndarray]):
-        """Build the model of the clone and fill it.
+        """Build the clone's model and load the tensors.
 
-        Raises CheckpointError when the folder is no clone, or when something that it imports is not installed.
+        Raises CheckpointError when the folder is not a clone, or something that it imports is not installed.
         """
         source = clone / "src"
         if not (source / "streamvggt").is_dir():
@@ -54,9 +54,8 @@ class Reference:
             own[name].copy_(self._torch.from_numpy(np.array(tensor, np.float32)))
 
     def clip(self, images: np.ndarray, query_points: np.ndarray, layers: tuple[int, ...]) -> dict[str, np.ndarray]:
-        """Everything for a causal clip [S,H,W,3]: patch tokens, the outputs of some layers, the tracker's first iteration, and
-        all predictions.
-        """
+        """Results for a causal clip [S,H,W,3]: patch tokens, some layers' outputs, tracks after one iteration, all
+        predictions."""
         found: dict[str, np.ndarray] = {}
 
         def keep_patches(module: Any, inputs: Any, output: Any) -> None:
@@ -80,8 +79,8 @@ class Reference:
         return found | _stack(output.ress)
 
     def stream(self, images: np.ndarray, total_budget: int) -> dict[str, np.ndarray]:
-        """Predictions for frames [S,H,W,3] fed one by one, with this many tokens kept."""
-        # The budget given to the call itself is ignored there.
+        """Predictions for frames [S,H,W,3] fed one by one, with `total_budget` tokens kept."""
+        # The implementation ignores the budget given to the call itself.
         self._model.total_budget = total_budget
         with self._quiet():
             return _stack(self._model.inference(self._views(images)).ress)
@@ -92,14 +91,14 @@ class Reference:
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """Without gradients, and without what it warns of on a machine that has no GPU."""
+        """Without gradients, and without warnings about a missing GPU."""
         with self._torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
 
 
 def _stack(results: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Predictions under our names, frames first, without the batch axis."""
+    """Predictions under our names, with the frame axis first and without a batch axis."""
     found = {}
     for theirs, ours in _FIELDS.items():
         if theirs in results[0]:

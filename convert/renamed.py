@@ -6,10 +6,10 @@ import numpy as np
 
 
 class Renamed(Mapping[str, np.ndarray]):
-    """A mapping of tensors under other names, each read when it is asked for."""
+    """Tensors under other names, each read on access."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray], names: Mapping[str, str]):
-        """Take the name in `tensors` by the new name."""
+        """`names` maps each new name to the name in `tensors`."""
         self._tensors, self._names = tensors, names
 
     def __getitem__(self, name: str) -> np.ndarray:

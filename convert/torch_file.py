@@ -28,7 +28,7 @@ _DTYPES = {
 }
 
 _PREFIX_LIMIT = 200
-"""Letters before the name of a tensor that dictionaries may add."""
+"""Most characters that nested dictionaries may add before a tensor's name."""
 _SAVE_AGAIN = (
     "where PyTorch is installed, write it anew: "
     'torch.save(torch.load("old.pth", map_location="cpu", weights_only=True), "new.pth")'
@@ -36,13 +36,13 @@ _SAVE_AGAIN = (
 
 
 def open_tensors(path: str | Path) -> Mapping[str, np.ndarray]:
-    """Open the tensors of a PyTorch or safetensors file, of shards with or without their index, or of a folder of either.
+    """Open the tensors of a PyTorch or safetensors file, of shards with or without an index, or of a folder of either.
 
-    Returns a mapping of names to read-only arrays that lie in the mapped files: nothing is read before it is used. What
-    lies in dictionaries, as in a training checkpoint, has their names before its own: "model.aggregator.camera_token".
+    Returns a mapping of names to read-only arrays in memory-mapped files: nothing is read before it is used. Tensors in nested
+    dictionaries, as in a training checkpoint, have the keys as a prefix: "model.aggregator.camera_token".
 
-    Raises CheckpointError for anything that is not a whole checkpoint, or that refers to more than tensors and plain
-    data. Nothing in the file is ever executed.
+    Raises CheckpointError for anything that is not a complete checkpoint, or that refers to more than tensors and plain data.
+    Nothing in the file is ever executed.
     """
     path = find_weights(Path(path))
     shards = {name: _open_one(path.parent / name) for name in shards_of(path)}
@@ -61,10 +61,10 @@ def open_tensors(path: str | Path) -> Mapping[str, np.ndarray]:
 
 
 class Together(Mapping[str, np.ndarray]):
-    """The tensors of several mappings, each in the one that holds it."""
+    """The tensors of several mappings, each looked up in the one that has it."""
 
     def __init__(self, places: Mapping[str, Mapping[str, np.ndarray]]):
-        """Take the mapping that holds each name."""
+        """`places` has the mapping for each name."""
         self._places = places
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -78,10 +78,10 @@ class Together(Mapping[str, np.ndarray]):
 
 
 class TorchTensors(Mapping[str, np.ndarray]):
-    """Tensors of a zip checkpoint, by name, each made and its storage's checksum compared when it is asked for."""
+    """Tensors of a zip checkpoint by name, each built on access, when its storage's checksum is also verified."""
 
     def __init__(self, path: Path, buffer: mmap.mmap, members: Mapping[str, Member], tensors: Mapping[str, Tensor]):
-        """Take members by storage key; raises CheckpointError when a storage is missing or too short."""
+        """`members` are by storage key. Raises CheckpointError when a storage is missing or too short."""
         self._path, self._buffer, self._members, self._tensors = path, buffer, members, tensors
         self._checked: set[str] = set()
         for name, tensor in tensors.items():
@@ -96,7 +96,7 @@ class TorchTensors(Mapping[str, np.ndarray]):
                 )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """The tensor as a view of the file; CheckpointError when its storage is damaged."""
+        """The tensor as a view of the file. Raises CheckpointError when its storage is damaged."""
         tensor = self._tensors[name]
         member = self._members[tensor.storage.key]
         if tensor.storage.key not in self._checked:
@@ -116,14 +116,14 @@ class TorchTensors(Mapping[str, np.ndarray]):
         return len(self._tensors)
 
     def _check(self, name: str, member: Member) -> None:
-        # A writer that was told to leave checksums out writes zero.
+        # A writer that leaves checksums out writes zero.
         with memoryview(self._buffer) as view, view[member.start : member.start + member.size] as data:
             if member.crc and zlib.crc32(data) != member.crc:
                 raise CheckpointError(f"{self._path}: the data of {name!r} is damaged; copy or download the file again")
 
 
 def _open_one(path: Path) -> Mapping[str, np.ndarray]:
-    """Open a file by what it holds: `.bin` is the name of either format."""
+    """Open a file by its content, because `.bin` is used for both formats."""
     buffer = map_file(path)
     if path.suffix == ".safetensors" or buffer[8:9] == b"{":
         return open_safetensors(path)
@@ -143,7 +143,7 @@ def _open_one(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _refuse_other_formats(path: Path, buffer: mmap.mmap) -> None:
-    """Say what a file is that does not begin as a zip, and the way out."""
+    """Raise for a file that does not begin like a zip, explaining what it is and what to do."""
     if buffer[:4] == b"PK\3\4":
         return
     if buffer[:2] == b"\x80\x02" or buffer[257:262] == b"ustar":
@@ -158,7 +158,7 @@ def _refuse_other_formats(path: Path, buffer: mmap.mmap) -> None:
 
 
 def _archive_folder(members: Mapping[str, Member]) -> str:
-    """The folder that everything lies in, with its slash: the name of the file when it was saved, or "archive/"."""
+    """The folder, with its slash, that everything in the archive is in: the file's name when it was saved, or "archive/"."""
     folders = [name.removesuffix("data.pkl") for name in members if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(folders) != 1:
         raise CheckpointError("is a zip file without the data.pkl of a PyTorch checkpoint")
@@ -178,7 +178,7 @@ def _read(buffer: mmap.mmap, members: Mapping[str, Member], name: str) -> bytes 
 
 
 def _find_tensors(root: object) -> dict[str, Tensor]:
-    """All tensors in nested dictionaries; each name is that of the way to it, joined by dots."""
+    """All tensors in nested dictionaries; a name is the path of keys joined by dots."""
     if not isinstance(root, dict):
         raise CheckpointError(f"holds a {type(root).__name__.lower()}, not a dictionary of tensors")
     tensors: dict[str, Tensor] = {}
@@ -186,7 +186,8 @@ def _find_tensors(root: object) -> dict[str, Tensor]:
     waiting: list[tuple[str, dict[str, object]]] = [("", root)]
     while waiting:
         prefix, level = waiting.pop()
-        # A pickle of a few bytes can nest a dictionary in itself, or twice at each of many levels, and make names of any length.
+        # A pickle of a few bytes can nest a dictionary in itself, or twice at each of many levels, and make names of any
+        # length.
         if id(level) in seen or len(prefix) > _PREFIX_LIMIT:
             continue
         seen.add(id(level))

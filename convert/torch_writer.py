@@ -31,11 +31,11 @@ def write_torch(
     """Write a dictionary of tensors as `torch.save` would.
 
     Args:
-        path: the file to write; the caller renames it into place when it is whole.
+        path: the file to write; the caller renames it into place when it is complete.
         layout: shape and dtype of every tensor, in the order of the dictionary.
-        read: gives the tensor of a name; called once each, in that order.
+        read: returns the tensor with a name; called once for each, in that order.
 
-    Raises ValueError when `read` gives another shape or dtype than the layout says.
+    Raises ValueError when `read` returns another shape or dtype than in the layout.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         _add(archive, "data.pkl", _pickle(layout))
@@ -58,7 +58,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
 
 
 def _pickle(layout: Layout) -> bytes:
-    """The program that rebuilds the dictionary; see the standard library's pickletools for the opcodes."""
+    """The pickle program that rebuilds the dictionary; see the standard library's pickletools for the opcodes."""
     parts = [b"\x80\x02", b"}", b"("]
     for key, (name, (shape, dtype)) in enumerate(layout.items()):
         strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))

@@ -1,4 +1,4 @@
-"""`python -m convert verify`: the same frames through this model and the PyTorch one, stage by stage."""
+"""`python -m convert verify`: runs the same frames through this model and the PyTorch one, and compares stage by stage."""
 
 import gc
 from collections.abc import Iterator, Mapping
@@ -24,15 +24,15 @@ from ivggt_jax.weights.checkpoint import is_checkpoint
 from ivggt_jax.weights.tensor_file import CheckpointError
 
 BUDGET_FRAMES = 2
-"""Frames that the bounded stream keeps in each layer, so that the third frame evicts."""
+"""Frames that the bounded stream keeps in each layer, so that the third frame causes eviction."""
 UNBOUNDED = 10**9
-"""Tokens, as an unbounded budget for the reference, which counts in 32 bits."""
+"""Tokens: unbounded in practice, but within 32 bits, in which the reference counts."""
 SMALLEST_SIDE = 128
-"""Pixels, at which the last of the tracker's seven pyramid levels has one row."""
+"""Pixels: at this size the last of the tracker's seven pyramid levels has one row."""
 QUERIES = 8
 UNJUDGED = ("tracks", "visibility", "track_confidence")
-"""After the tracker's last iteration: each enlarges rounding 30 to 60 times, so that only the first can be held to a
-tolerance."""
+"""Outputs of the tracker's last iteration. Each iteration amplifies rounding errors 30 to 60 times, so only the first can be held
+to a tolerance."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class Verify:
     checkpoint: tyro.conf.Positional[str]
     """A PyTorch file, a checkpoint directory of this project, or a published name."""
     reference: Path
-    """A clone of the PyTorch repository. PyTorch and what it imports must be installed."""
+    """A clone of the PyTorch repository. PyTorch and the clone's other dependencies must be installed."""
     frames: str | None = None
-    """Folder of images, video or list, as for infer. Default: a drifting pattern made up for the purpose."""
+    """Folder of images, video or list, as for infer. Default: a generated drifting pattern."""
     count: int = 4
     """Frames to run, at least 3."""
     size: int = 182
-    """Width in pixels, a multiple of 14; 518 is what the model was trained for and takes minutes."""
+    """Width in pixels, a multiple of 14; 518 is the size of training and takes minutes."""
     tolerance: float = 1e-3
-    """Largest difference, over the largest magnitude of a stage, that still counts as equal."""
+    """Largest difference that still counts as equal, relative to the largest magnitude of a stage."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one output of a stage is from the reference's."""
+    """Difference of one output of a stage from the reference's."""
 
     stage: str
     largest: float
@@ -88,7 +88,7 @@ def run(command: Verify) -> int:
     streams = [("unbounded stream", UNBOUNDED), (f"stream of {budget:,} tokens", budget)]
     for name, total in streams:
         theirs |= {f"{name}: {field}": x for field, x in reference.stream(images, total).items()}
-    # One model at a time: each is 5 GB.
+    # One model at a time, because each takes 5 GB.
     del reference, tensors
     gc.collect()
     model = loading.load(path, np.float32)
@@ -107,7 +107,7 @@ def run(command: Verify) -> int:
 def compare(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> Iterator[Difference]:
     """Differences of all outputs, in the order of the reference's stages.
 
-    Raises CheckpointError for an output that only one of them has, or that has another shape.
+    Raises CheckpointError for an output that only one side has, or whose shapes differ.
     """
     if ours.keys() != theirs.keys():
         raise CheckpointError(f"outputs that only one side has: {sorted(ours.keys() ^ theirs.keys())}")
@@ -121,7 +121,7 @@ def compare(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) ->
 
 
 def first_departure(differences: list[Difference], tolerance: float) -> Difference | None:
-    """The first output that is further off than `tolerance` times its magnitude, or is not a number; None if all agree.
+    """The first output that differs by more than `tolerance` times its magnitude, or is NaN; None if all agree.
 
     The tracker's last iteration is not judged.
     """
@@ -130,7 +130,7 @@ def first_departure(differences: list[Difference], tolerance: float) -> Differen
 
 
 def table(differences: list[Difference], tolerance: float) -> str:
-    """The comparison for people, as a Markdown table; the first stage that departs is marked."""
+    """The comparison as a Markdown table; the first stage that differs is marked."""
     departed = first_departure(differences, tolerance)
     lines = ["| stage | largest difference | mean difference | largest value | |", "|---|---|---|---|---|"]
     for d in differences:
@@ -163,7 +163,7 @@ def _stacked(predictions: Iterator[Predictions]) -> Predictions:
 
 
 def _fields(predictions: Predictions) -> dict[str, np.ndarray]:
-    """The fields that are there, in the reference's order."""
+    """The fields that are present, in the reference's order."""
     return {name: np.asarray(x) for name, x in vars(predictions).items() if x is not None}
 
 

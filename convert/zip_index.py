@@ -1,7 +1,7 @@
-"""Where the members of an uncompressed zip lie in its file.
+"""Locates the members of an uncompressed zip file.
 
-PyTorch stores every member as it is, so a member is a range of the file that can be mapped. Nothing is ever
-decompressed: a compressed member, the ground of every zip bomb, is an error.
+PyTorch stores every member uncompressed, so a member is a range of the file that can be mapped. Nothing is ever decompressed: a
+compressed member, the basis of every zip bomb, is an error.
 """
 
 import struct
@@ -32,8 +32,8 @@ class Member:
 def index_zip(buffer: mmap) -> dict[str, Member]:
     """Read the directory of a mapped zip file.
 
-    Returns the members by name. Raises CheckpointError for a file that is truncated, damaged, encrypted or compressed;
-    the message goes after the file's name.
+    Returns the members by name. Raises CheckpointError for a file that is truncated, damaged, encrypted or compressed, with a
+    message to follow the file's name.
     """
     try:
         count, position = _find_directory(buffer)
@@ -90,7 +90,7 @@ def _read_entry(buffer: mmap, position: int) -> tuple[str, Member, int]:
 
 
 def _read_large_sizes(extra: bytes, size: int, packed: int, local: int) -> tuple[int, int, int]:
-    """Take from the zip64 field, in its fixed order, those of the three values that did not fit 32 bits."""
+    """Read from the zip64 field, in its fixed order, those of the three values that did not fit 32 bits."""
     position = 0
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, position)

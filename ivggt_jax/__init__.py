@@ -52,7 +52,7 @@ _PLACE = {name: place for place, names in _PLACES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when first asked for: JAX takes half a second, and what a command prints of itself needs none.
+    # Imported on first use: importing JAX takes half a second, and --help does not need it.
     if name not in _PLACE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found = getattr(import_module(f"{__name__}.{_PLACE[name]}"), name)

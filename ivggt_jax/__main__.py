@@ -1,4 +1,4 @@
-"""`ivggt`, and `python -m ivggt_jax`: the commands as one program, the main one without a name."""
+"""`ivggt`, or `python -m ivggt_jax`: all commands as one program; without a command's name it runs `infer`."""
 
 import sys
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ COMMANDS = {
     "serve": ("ivggt_jax.serve.__main__", "cameras followed live, for programs and for a browser"),
     "doctor": ("ivggt_jax.doctor", "what is installed, what fits, what is wrong"),
 }
-"""Modules with a `main(arguments, program)`, imported when they are asked for, and what they are for."""
+"""Modules with a `main(arguments, program)`, imported when needed, and the description of each command."""
 ABOUT = """Camera poses, depth and points from a video, a folder of images or a camera, in memory that does not grow.
 
 Other commands, each with a --help of its own:
@@ -47,14 +47,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "ivggt") -> None
 
 
 def _complete(words: list[str]) -> int:
-    from ivggt_jax.inference.completion import print_completion  # with the modules of all commands
+    from ivggt_jax.inference.completion import print_completion  # it imports the modules of all commands
 
     print_completion(words[1] if len(words) > 1 else "")
     return 0
 
 
 def _infer(config: InferConfig) -> int:
-    from ivggt_jax.infer import infer  # with JAX, which parsing needs not
+    from ivggt_jax.infer import infer  # it imports JAX, which parsing does not need
 
     return infer(config)
 

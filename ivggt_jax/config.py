@@ -1,4 +1,4 @@
-"""Model and cache configurations: frozen, hashable, checked when built."""
+"""Configurations of the model and of a stream's cache: frozen, hashable, checked when built."""
 
 import math
 from collections.abc import Callable
@@ -9,28 +9,28 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 PolicyName = Literal["diversity", "segment", "local_global", "random", "frame", "residual", "attention"]
-"""Those of `memory.policies.POLICIES`."""
+"""Names of the eviction policies in `memory.policies.POLICIES`."""
 
 
 HeadName = Literal["camera", "depth", "points", "tracks", "motion"]
-"""Those of `model.heads.HEADS`."""
+"""Names of the heads in `model.heads.HEADS`."""
 PUBLISHED_HEADS: tuple[HeadName, ...] = ("camera", "depth", "points", "tracks")
-"""Those of the published networks."""
+"""Heads of the published networks."""
 
 
 PresetName = Literal["exact", "fast", "small"]
-"""Those of `PRESETS`."""
+"""Names of the presets in `PRESETS`."""
 PRESETS: dict[PresetName, dict[str, Any]] = {
     "exact": {},
     "fast": {"evict_after_attention": True, "frames_per_step": 4},
     "small": {"evict_after_attention": True, "frames_per_step": 4, "total_budget": 500_000, "dtype": "int8"},
 }
-"""What differs from the defaults. `exact`: nothing, as published; `fast`: eviction after attention, four frames to a pass; `small`:
-a smaller cache in int8 besides, its budget that of the published network at 518×392."""
+"""Fields that differ from the defaults. `exact`: none, as published; `fast`: eviction after attention, four frames per pass;
+`small`: `fast` with an int8 cache and a smaller budget, chosen for the published network at 518×392."""
 
 
 def check_whole(config: "DataclassInstance") -> None:
-    """Raises ValueError for a field of whole numbers that holds anything else: true is none, nor is 3.0."""
+    """Raises ValueError for an integer field that holds anything else, such as True or 3.0."""
     for field in fields(config):
         value = getattr(config, field.name)
         several = field.type == tuple[int, ...]
@@ -42,18 +42,18 @@ def check_whole(config: "DataclassInstance") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape of a VGGT network; the defaults are the published 1,256,537,516-parameter model.
+    """Architecture of a VGGT network; the defaults are the published model of 1,256,537,516 parameters.
 
-    Raises ValueError when fields do not fit together.
+    Raises ValueError when fields contradict each other.
     """
 
     image_size: int = 518
-    """Side in pixels of the square image that the learned position table covers."""
+    """Side in pixels of the square image that the learned position embedding covers."""
     patch_size: int = 14
     width: int = 1024
     """Channels of encoder and aggregator tokens; the heads see twice as many."""
     depth: int = 24
-    """Pairs of frame block and global block."""
+    """Number of pairs of a frame block and a global block."""
     heads: int = 16
     encoder_depth: int = 24
     encoder_heads: int = 16
@@ -76,9 +76,9 @@ class ModelConfig:
     track_iterations: int = 4
     track_virtual: int = 64
     predicts: tuple[str, ...] = PUBLISHED_HEADS
-    """The heads that the network has, some of `HeadName`, in its order."""
+    """Heads that the network has, in the order of `HeadName`."""
     depth_input: bool = False
-    """Whether it can be told what a depth sensor measured (`model.sensor`)."""
+    """Whether the network takes measured depth as an input (`model.sensor`)."""
 
     def __post_init__(self) -> None:
         check_whole(self)
@@ -119,7 +119,7 @@ class ModelConfig:
 
     @classmethod
     def tiny(cls) -> "ModelConfig":
-        """A 2.3 M-parameter network for tests; numerical references exist for it."""
+        """A network of 2.3 M parameters for tests; reference outputs exist for it."""
         return cls(
             image_size=70, width=64, depth=4, heads=4, encoder_depth=2, encoder_heads=4,
             camera_depth=2, camera_heads=8, dpt_layers=(0, 1, 2, 3), dpt_features=32, dpt_channels=(16, 24, 32, 32),
@@ -128,7 +128,7 @@ class ModelConfig:
 
     @classmethod
     def demo(cls) -> "ModelConfig":
-        """The small network whose trained weights come with the package; 112×84 images are its native size."""
+        """The small network whose trained weights come with the package; its native image size is 112×84."""
         return cls(
             image_size=112, width=128, depth=6, heads=4, encoder_depth=4, encoder_heads=4,
             camera_depth=2, camera_heads=4, dpt_layers=(1, 2, 4, 5), dpt_features=32, dpt_channels=(32, 32, 64, 64),
@@ -147,7 +147,7 @@ class ModelConfig:
         return 1 + self.register_tokens
 
     def patch_grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches of an image; ValueError unless both sides are multiples of the patch size."""
+        """Rows and columns of patches in an image. Raises ValueError unless both sides are multiples of the patch size."""
         if height <= 0 or width <= 0 or height % self.patch_size or width % self.patch_size:
             raise ValueError(
                 f"image size {height}×{width} (height×width) must be multiples of {self.patch_size}; "
@@ -163,44 +163,41 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
-    """What a stream remembers. Every buffer's size follows from this before the first frame.
-
-    Raises ValueError when fields contradict each other.
-    """
+    """What a stream remembers. It fixes the size of every buffer before the first frame."""
 
     total_budget: int | None = 1_200_000
-    """Tokens kept over all layers; None keeps everything, and then `max_frames` is required."""
+    """Tokens kept, summed over all layers. None keeps every token and requires `max_frames`."""
     least_budget: int | None = None
-    """Fewest tokens kept: the mean redundancy moves the total between this and `total_budget`. None: it is constant."""
+    """Lower end of an adaptive budget, which falls from `total_budget` to this as redundancy rises. None: no adaptation."""
     temperature: float = 0.5
-    """Temperature of the softmax that shares the budget among layers (0.5 as published); inf: all get the same."""
+    """Temperature of the softmax that divides the budget among layers (0.5 as published); inf gives all layers equal shares."""
     policy: PolicyName | Callable[..., Any] = "diversity"
-    """Which tokens are evicted first: a name in `memory.policies.POLICIES` or a function like those there. Each new function
-    object is compiled anew, so define it once."""
+    """Which tokens are evicted first: a name in `memory.policies.POLICIES`, or a function with the same arguments. Define such a
+    function once: each new function object is compiled anew."""
     anchor_frames: int = 1
-    """Whole frames that stay: 1: the first, as published; 0: none; more: at most so many, spread evenly over the stream."""
+    """Frames that are never evicted. 0: none; 1: the first, as published; more: at most so many, spread over the stream."""
     protect_special: bool = False
-    """Keep the camera and register tokens of the latest frames, in up to half of the room that the anchors leave."""
+    """Protect the camera and register tokens of the latest frames; they take up to half of the budget that the anchors leave."""
     evict_after_attention: bool = False
-    """Evict after attention, so that a frame sees all that was kept. As published, eviction comes first."""
+    """Evict after attention, so that a frame attends to every token in the cache. The published code evicts first."""
     frames_per_step: int = 1
-    """Frames that share a pass in `scan` and `stream`, for throughput; eviction then comes after attention."""
+    """Frames that share a pass in `scan` and `stream`, for throughput. Above 1, eviction comes after attention."""
     capacity_factor: float | None = 1.5
-    """Slots of a layer's buffer over its mean share of the budget; its own share is clipped to them. None: never clips."""
+    """Size of a layer's buffer over its mean share of the budget; larger shares are clipped to it. None: none is clipped."""
     camera_cache: Literal["reference", "per_iteration"] = "reference"
-    """Whether an iteration of the camera head sees all iterations of earlier frames (as published) or its own only (as trained)."""
+    """Which iterations of earlier frames a camera iteration sees: all (as published), or only the same one (as trained)."""
     camera_frames: int = 512
-    """Frames in the camera ring, the first one pinned. An unbounded stream takes `max_frames`."""
+    """Frames in the ring buffer of the camera head; the first one always stays. An unbounded cache holds `max_frames` instead."""
     max_frames: int | None = None
-    """Longest stream that will be fed, when known: `stream` refuses more frames; `step` counts as `dropped` what they cost."""
+    """Longest stream, if known. `stream` refuses more frames; `step` counts the tokens that they cost as `dropped`."""
     track_window: int = 8
-    """Frames that the streaming tracker sees: the query frame and the last ones."""
+    """Frames that the streaming tracker sees: the query frame and the latest ones."""
     dtype: str | None = None
-    """Type of cached keys and values; None is the compute dtype. int8 keeps a scale with every token and head."""
+    """Data type of cached keys and values; None: the compute type. int8 adds a scale for each token and head."""
 
     @classmethod
     def preset(cls, name: PresetName, **fields: Any) -> "CacheConfig":
-        """One of `PRESETS` with other fields, which override it. Raises ValueError for an unknown name."""
+        """The preset `name`, with `fields` that override it. Raises ValueError for an unknown name."""
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **fields})

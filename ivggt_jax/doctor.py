@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.doctor`: what is installed, what fits, what is wrong, and whether the model runs here."""
+"""`python -m ivggt_jax.doctor`: reports what is installed, what fits in memory, what is wrong, and whether the model runs."""
 
 import os
 import platform
@@ -39,7 +39,7 @@ SHOWN = (
     "rosbags",
 )
 HEIGHT, WIDTH = 392, 518
-"""Size of the frames that budgets are quoted for: what a 4:3 video becomes at the published size."""
+"""Frame size for which budgets are quoted: that of a 4:3 video at the published size."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class DoctorConfig:
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.doctor") -> None:
-    """The command."""
+    """The command line program."""
     run_command(DoctorConfig, doctor, arguments, program)
 
 
@@ -83,7 +83,7 @@ def doctor(config: DoctorConfig) -> int:
 
 
 def versions(installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Versions of Python, this library and what it uses; `installed` maps names of distributions to versions."""
+    """Versions of Python, this library and its dependencies; `installed` maps distribution names to versions."""
     yield Finding("ok", f"Python {platform.python_version()} on {platform.platform()}")
     found = [(name, installed.get(name.replace("_", "-"))) for name in SHOWN]
     yield Finding("ok", ", ".join(f"{name} {version}" for name, version in found if version))
@@ -94,7 +94,7 @@ def versions(installed: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def devices(installed: Mapping[str, str]) -> Iterator[Finding]:
-    """What JAX computes on, and the driver; a GPU that JAX does not use is a problem."""
+    """The devices that JAX uses, and the driver. A GPU that JAX does not use is a problem."""
     kinds = [device.device_kind for device in jax.local_devices()]
     yield Finding(
         "ok", f"JAX computes on {len(kinds)} × {kinds[0]} ({jax.default_backend()}, {os.cpu_count()} CPU cores)"
@@ -116,7 +116,7 @@ def devices(installed: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def nvidia_wheels(installed: Mapping[str, str]) -> Iterator[Finding]:
-    """Packages that overwrite each other's CUDA libraries, which pip installs together without a word."""
+    """Packages that overwrite each other's CUDA libraries; pip installs them together without a warning."""
     families = {match[1] for name in installed if (match := re.fullmatch(r"nvidia-.+-cu(1[0-9])", name))}
     plugins = {match[1] for name in installed if (match := re.match(r"jax-cuda(1[0-9])-", name))}
     if len(families | plugins) > 1:
@@ -137,7 +137,7 @@ def nvidia_wheels(installed: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def memory(room: Room, config: ModelConfig) -> Iterator[Finding]:
-    """Which cache fits a room beside a model's weights, in the types that this device gets."""
+    """The cache that fits in memory beside a model's weights, with this device's types."""
     free = room.free
     model = abstract_model(config, None, ("camera", "depth"))
     weights = weights_bytes(model)
@@ -160,7 +160,7 @@ def memory(room: Room, config: ModelConfig) -> Iterator[Finding]:
 
 
 def folders() -> Iterator[Finding]:
-    """Where weights and compiled programs are kept, and whether there is room."""
+    """Where weights and compiled programs are stored, and whether there is space."""
     try:
         folder, compiled = cache_folder(), compiled_folder()
         hub = os.environ.get("HF_HOME") or str(Path.home() / ".cache" / "huggingface")
@@ -180,13 +180,13 @@ def folders() -> Iterator[Finding]:
 
 
 def self_test() -> Iterator[Finding]:
-    """A tiny random model on this device: frame by frame it must say what it says of the whole clip."""
+    """Run a tiny random model on this device: frame by frame it must predict the same as for the whole clip."""
     began = time.perf_counter()
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (3, 28, 42, 3), np.uint8)
     cache = CacheConfig(total_budget=None, max_frames=len(images), camera_cache="per_iteration")
     try:
-        # Not Model.initialise: compiling its many small programs takes longer than all the rest.
+        # Not Model.initialise: compiling its many small programs would take longer than everything else.
         shapes = abstract_model(ModelConfig.tiny(), None, ("camera", "depth"))
         half = jnp.bfloat16 in {x.dtype for x in jax.tree.leaves(shapes)}
         model = jax.tree.map(lambda x: jnp.asarray(0.1 * random.standard_normal(x.shape), x.dtype), shapes)
@@ -194,10 +194,10 @@ def self_test() -> Iterator[Finding]:
         expected = np.asarray(whole.depth)[0]
         depth = np.stack([np.asarray(p.depth) for p in stream(model, images, cache, heads=("camera", "depth"))])
         difference = float(np.abs(depth - expected).max() / np.median(expected))
-    except Exception as error:  # whatever a broken installation comes up with
+    except Exception as error:  # a broken installation may raise anything
         yield Finding("problem", f"self-test: {type(error).__name__}: {error}")
         return
-    if difference < (0.1 if half else 0.01):  # false for NaN, too
+    if difference < (0.1 if half else 0.01):  # False for NaN, too
         seconds = time.perf_counter() - began
         yield Finding("ok", f"self-test: a tiny model's stream and clip agree to {difference:.0e}, in {seconds:.0f} s")
     else:
@@ -205,7 +205,7 @@ def self_test() -> Iterator[Finding]:
 
 
 def _nvidia_cards() -> list[str]:
-    """Name, driver and memory of each card, as NVIDIA's own tool tells; empty where there is none."""
+    """Name, driver and memory of each GPU as reported by nvidia-smi; empty without any."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

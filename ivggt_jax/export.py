@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.export OUT --to colmap glb`: files for other tools, from the frames that a run has saved."""
+"""`python -m ivggt_jax.export OUT --to colmap glb`: files for other tools, from a run's saved frames."""
 
 import contextlib
 import json
@@ -30,27 +30,27 @@ class ExportConfig:
     """Options of the command."""
 
     run: tyro.conf.Positional[Path]
-    """Folder that a run wrote, with its frames (`ivggt … --export npz`)."""
+    """Folder of a run that saved its frames (`ivggt … --export npz`)."""
     to: tuple[MadeOutput, ...]
     """Formats to write."""
     into: Path | None = None
-    """Folder to write into; by default the run's, or its corrected/, refined/ or aligned/ where those are asked for."""
+    """Folder to write to; by default the run's, or its corrected/, refined/ or aligned/ when these are requested."""
     corrected: bool = False
-    """Correct the map by the loops that `ivggt … --loops` found; --align-to and --scale-from then take the corrected map."""
+    """Correct the map by the loops that `ivggt … --loops` found; --align-to and --scale-from then use the corrected map."""
     refine_ba: bool = False
-    """Adjust cameras and points to the run's own tracks (bundle adjustment, extra splats), if tracks that were left out agree."""
+    """Bundle adjustment to the run's own tracks (extra splats); its result is kept if left-out tracks fit better with it."""
     align: Annotated[AlignOptions, tyro.conf.arg(name="")] = field(default_factory=AlignOptions)
     options: Annotated[ExportOptions, tyro.conf.arg(name="")] = field(default_factory=ExportOptions)
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.export") -> None:
-    """The command."""
+    """The command line program."""
     run_command(ExportConfig, export, arguments, program)
 
 
 def export(config: ExportConfig) -> int:
     """Write files for other tools from a run's saved frames. For an unfinished run, use --into another folder."""
-    saved = saved_run(config.run)  # says what is missing where there are no frames, before a folder is made
+    saved = saved_run(config.run)  # explains what is missing if there are no frames, before a folder is created
     out = config.into or config.run
     with locked(out, "--into"):
         check_replaceable(out, "--into")
@@ -61,16 +61,16 @@ def export(config: ExportConfig) -> int:
 
 
 Records = dict[str, dict[str, Any]]
-"""What is said of each way in which a run was moved, by the folder that its results go to."""
+"""A record of each way in which a run was moved, by the folder that its results go to."""
 
 
 def move(
     run: SavedRun, corrected: bool, align: AlignOptions, refine: ExportOptions | None = None
 ) -> tuple[SavedRun, Records]:
-    """A saved run in the corrected map, refined, in the frame of a known trajectory; and what is to be said of that.
+    """A saved run after map correction, bundle adjustment and alignment, as requested, and a record of each.
 
-    refine: by which pixels make points in a bundle adjustment; None: without one. Raises ValueError when the run has no
-    loops, no depth to refine by, or does not fit the trajectory.
+    refine: options that choose the pixels for bundle adjustment; None: no adjustment. Raises ValueError when the run has no
+    loops, no depth to adjust, or does not fit the trajectory.
     """
     records: Records = {}
     if corrected:
@@ -93,10 +93,9 @@ def move(
 
 
 def write_records(records: Records, out: Path, apart: bool) -> Path:
-    """Writes what is said of a moved run, and returns the folder that its results go to.
+    """Write the records of a moved run, and return the folder for its results.
 
-    It is `out` itself, or where they are to lie `apart` from those of the run as it was, a folder in it. Raises WriteError
-    when the disk is full.
+    That is `out` itself or, if `apart` from the original results, a folder in it. Raises WriteError when the disk is full.
     """
     if apart and records:
         out = out / list(records)[-1]
@@ -107,9 +106,9 @@ def write_records(records: Records, out: Path, apart: bool) -> Path:
 
 
 def build(run: SavedRun, names: Iterable[str], options: ExportOptions, into: Path) -> None:
-    """Writes outputs from saved frames into a folder. Each is built even when another fails.
+    """Write outputs from saved frames into a folder. If one fails, the others are still written.
 
-    Raises ValueError that names what could not be written, OSError where the disk was in the way of any.
+    Raises ValueError naming what could not be written, or OSError if the disk was at fault for any.
     """
     problems: dict[str, Exception] = {}
     for name in dict.fromkeys(names):
@@ -124,9 +123,9 @@ def build(run: SavedRun, names: Iterable[str], options: ExportOptions, into: Pat
 
 
 def _build_one(run: SavedRun, name: str, out: Path, options: ExportOptions) -> None:
-    """One output."""
+    """Write one output."""
     if name not in WRITERS:
-        # Imported here: viser and trimesh take seconds, and runs that only grow files never need them.
+        # Imported here, because viser and trimesh take seconds, and runs that write frame by frame never need them.
         from ivggt_jax.writers.exports import EXPORTS
 
         EXPORTS[name](run, out, options)

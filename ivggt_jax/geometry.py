@@ -1,8 +1,8 @@
 """Cameras, pose encodings, unprojection and alignment.
 
-Every function is pure, batched over leading axes, and can be jitted and differentiated. Axes follow OpenCV: x right,
-y down, z forward. A rigid transform is a [3, 4] matrix [R | t]; `cam_from_world` takes world points into the camera.
-Pixel (u, v) is the integer index, and the principal point of a pose encoding lies exactly at (width/2, height/2).
+Every function is pure, batched over leading axes, and works under jit and grad. Axes follow OpenCV: x right, y down, z forward. A
+rigid transform is a [3, 4] matrix [R | t]; `cam_from_world` maps world points into the camera. Pixel coordinates (u, v) are
+integer at pixel centres, and the principal point of a pose encoding is exactly (width/2, height/2).
 """
 
 from typing import Literal
@@ -22,9 +22,9 @@ def cameras_from_pose(
 ) -> tuple[Real[Array, "*axes 3 4"], Real[Array, "*axes 3 3"]]:
     """Decode pose encodings into cameras for an image size in pixels.
 
-    pose_encoding [..., 9]: translation 3, quaternion xyzw of any length 4, vertical and horizontal field of view in
-    radians 2. Returns cam_from_world [..., 3, 4] and intrinsics [..., 3, 3] in pixels. A field of view of zero gives
-    an infinite focal length. Raises ValueError when the last axis is not 9.
+    pose_encoding [..., 9]: translation 3, quaternion xyzw of any length 4, vertical and horizontal field of view 2 in radians.
+    Returns cam_from_world [..., 3, 4] and intrinsics [..., 3, 3] in pixels. A field of view of zero gives an infinite focal
+    length. Raises ValueError when the last axis is not 9.
     """
     _check_shape("pose_encoding", pose_encoding, (9,))
     translation, quaternion, field_of_view = jnp.split(pose_encoding, (3, 7), axis=-1)
@@ -39,9 +39,8 @@ def pose_from_cameras(
 ) -> Float[Array, "*axes 9"]:
     """Encode cameras as pose encodings [..., 9]; the inverse of `cameras_from_pose`.
 
-    cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels of a height × width image, of which only the focal
-    lengths are kept. The quaternion is a unit one with w ≥ 0. Raises ValueError for other shapes, or leading axes that
-    differ.
+    cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels of a height × width image; only their focal lengths are kept.
+    Quaternions have unit length and w ≥ 0. Raises ValueError for other shapes or differing leading axes.
     """
     _check_shape("cam_from_world", cam_from_world, (3, 4))
     _check_shape("intrinsics", intrinsics, (3, 3))
@@ -64,7 +63,7 @@ def intrinsics_from_field_of_view(
 
 
 def rotation_from_quaternion(quaternion: Float[AnyArray, "*axes 4"]) -> Float[Array, "*axes 3 3"]:
-    """Rotation matrices [..., 3, 3] from quaternions xyzw [..., 4] of any length but zero."""
+    """Rotation matrices [..., 3, 3] from quaternions xyzw [..., 4] of any non-zero length."""
     x, y, z, w = (quaternion[..., i] for i in range(4))
     s = 2 / jnp.sum(quaternion * quaternion, axis=-1)
     rows = (
@@ -78,8 +77,8 @@ def rotation_from_quaternion(quaternion: Float[AnyArray, "*axes 4"]) -> Float[Ar
 def quaternion_from_rotation(rotation: Float[AnyArray, "*axes 3 3"]) -> Float[Array, "*axes 4"]:
     """Unit quaternions xyzw [..., 4] with w ≥ 0 from rotation matrices [..., 3, 3].
 
-    4·q·qᵀ is linear in the rotation. Its row with the largest diagonal is a multiple of q of length ≥ 2, so that
-    normalising it is accurate, and differentiable, for every rotation.
+    4·q·qᵀ is linear in the rotation. The row with the largest diagonal entry is a multiple of q of length ≥ 2, so normalising it
+    is accurate and differentiable for every rotation.
     """
     r = [[rotation[..., i, j] for j in range(3)] for i in range(3)]
     xy, xz, yz = r[1][0] + r[0][1], r[0][2] + r[2][0], r[2][1] + r[1][2]
@@ -100,7 +99,7 @@ def quaternion_from_rotation(rotation: Float[AnyArray, "*axes 3 3"]) -> Float[Ar
 
 
 def invert(transform: Float[AnyArray, "*axes 3 4"]) -> Float[Array, "*axes 3 4"]:
-    """Inverse [..., 3, 4] of rigid transforms [..., 3, 4]: world_from_cam from cam_from_world, and back."""
+    """Inverse [..., 3, 4] of rigid transforms [..., 3, 4], such as world_from_cam from cam_from_world."""
     rotation = jnp.swapaxes(transform[..., :3], -1, -2)
     return _join(rotation, -rotate(rotation, transform[..., 3]))
 
@@ -121,7 +120,7 @@ def relative_to_first(cam_from_world: Float[AnyArray, "*axes T 3 4"]) -> Float[A
 def transform_points(
     transform: Float[AnyArray, "... 3 4"], points: Float[AnyArray, "... N 3"]
 ) -> Float[Array, "... N 3"]:
-    """Points [..., N, 3] moved by rigid transforms [..., 3, 4]; leading axes broadcast."""
+    """Points [..., N, 3] transformed by rigid transforms [..., 3, 4]; leading axes broadcast."""
     return rotate(transform[..., None, :, :3], points) + transform[..., None, :, 3]
 
 
@@ -144,10 +143,10 @@ def project(
 def unproject(
     depth: Float[AnyArray, "*axes H W"], cam_from_world: Float[AnyArray, "..."], intrinsics: Float[AnyArray, "..."]
 ) -> Float[Array, "*axes H W 3"]:
-    """World points [..., H, W, 3] of depth maps [..., H, W] (z in the camera, not distance).
+    """World points [..., H, W, 3] of depth maps [..., H, W]; depth is z in the camera, not distance.
 
-    cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels, without skew. Raises ValueError when the leading
-    axes of the three differ.
+    cam_from_world [..., 3, 4]; intrinsics [..., 3, 3] in pixels, without skew. Raises ValueError when the leading axes of the
+    three differ.
     """
     _check_shape("cam_from_world", cam_from_world, (3, 4))
     _check_shape("intrinsics", intrinsics, (3, 3))
@@ -166,7 +165,7 @@ def unproject(
 def pixel_rays(
     intrinsics: Float[AnyArray, "*axes 3 3"], height: int, width: int
 ) -> Float[Array, "*axes {height} {width} 3"]:
-    """Directions [..., H, W, 3] in the camera, with z = 1, through every pixel (integer index) of an image."""
+    """Ray directions [..., H, W, 3] in the camera, with z = 1, through the centres of all pixels of an image."""
     grid = jnp.meshgrid(jnp.arange(width), jnp.arange(height))
     pixels = jnp.stack(grid, axis=-1).astype(intrinsics.dtype)
     focal, centre = _focal_and_centre(intrinsics[..., None, None, :, :])
@@ -180,12 +179,11 @@ def align(
     weights: Float[AnyArray, "..."] | None = None,
     kind: Literal["similarity", "rigid", "scale"] = "similarity",
 ) -> Similarity:
-    """Least-squares alignment of corresponding points (Umeyama, PAMI 1991, equations 40 to 43).
+    """Least-squares alignment of corresponding points, target_from_source (Umeyama, PAMI 1991, equations 40 to 43).
 
-    source, target [..., N, 3]; weights [..., N], not negative, or None for equal ones. "rigid" keeps the scale at 1,
-    "scale" finds nothing but the scale about the origin. Where all source points coincide, the scale is 1. For
-    collinear points the rotation is one of the best ones, and its gradient is undefined. Raises ValueError for
-    shapes that differ or an unknown kind.
+    source, target [..., N, 3]; weights [..., N], not negative, None for equal ones. "rigid" fixes the scale at 1, "scale"
+    estimates only a scale about the origin. If all source points coincide, the scale is 1. For collinear points the rotation is
+    one of many equally good ones, and its gradient is undefined. Raises ValueError for differing shapes or an unknown kind.
     """
     if source.shape != target.shape or source.shape[-1] != 3:
         raise ValueError(f"source {source.shape} and target {target.shape} must have one shape [..., N, 3]")
@@ -210,16 +208,16 @@ def align(
 
 @jax.custom_jvp
 def _nearest_rotation(matrix: jax.Array) -> jax.Array:
-    """The rotation R [..., 3, 3] with the largest ⟨R, matrix⟩; its derivative exists also where singular values are equal."""
+    """The rotation R [..., 3, 3] with the largest ⟨R, matrix⟩. Unlike the SVD, it is differentiable at equal singular values."""
     u, singular, vt = jnp.linalg.svd(matrix)
-    # The smallest direction is flipped where the best orthogonal matrix would be a reflection.
+    # Flip the smallest singular direction where the best orthogonal matrix would be a reflection.
     flip = jnp.ones_like(singular).at[..., 2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
     return jnp.matmul(u * flip[..., None, :], vt, precision="highest")
 
 
 @_nearest_rotation.defjvp
 def _turn_of_nearest_rotation(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """P = Rᵀ·matrix stays symmetric: the turn ω of R solves (tr(P)·1 − P)·ω = the axis of Rᵀ·change − changeᵀ·R."""
+    """P = Rᵀ·matrix stays symmetric, so the rotation ω of R solves (tr(P)·1 − P)·ω = axis of (Rᵀ·change − changeᵀ·R)."""
     rotation = _nearest_rotation(*primals)
     stretch, change = (
         jnp.einsum("...ji,...jk->...ik", rotation, x, precision="highest") for x in (*primals, *tangents)
@@ -231,7 +229,7 @@ def _turn_of_nearest_rotation(primals: tuple[jax.Array], tangents: tuple[jax.Arr
 
 
 def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Numerator over denominator, and 1 where the denominator is zero."""
+    """Numerator over denominator; 1 where the denominator is zero."""
     positive = denominator > 0
     return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 1)
 

@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.infer --frames dir/`: camera poses, depth and points of a video, in memory that does not grow."""
+"""`python -m ivggt_jax.infer SOURCE`: camera poses, depth and points of a video, in bounded memory."""
 
 import contextlib
 import dataclasses
@@ -42,24 +42,24 @@ from ivggt_jax.writers.run_json import plain
 from ivggt_jax.writers.saved_run import SavedRun
 
 BYTES_KEPT = 12
-"""Bytes of a pixel of a saved frame in half precision, compressed: 11.8 were counted for examples/room."""
+"""Bytes per pixel of a saved frame in half precision, compressed: 11.8 were measured on examples/room."""
 SHARE_OF_DISK = 0.1
-"""Share of the free space that frames may take when nobody asked for them."""
+"""Share of the free disk space that frames may take if saving them was not requested."""
 
 Load = Callable[[str, str | None], Model]
-"""Gives the model of a checkpoint, its trunk of a type."""
+"""Loads the model of a checkpoint, with the trunk in the given type."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """The command line program."""
     run_command(InferConfig, infer, source_first(arguments), "python -m ivggt_jax.infer")
 
 
 def infer(config: InferConfig, load: Load = loading.load) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in bounded memory."""
-    # What is cheap to find out comes first: the source, the options, the folder; then what is downloaded, read and compiled.
+    # Cheap checks come first: the source, the options, the folder. Downloading, loading and compiling come later.
     live = not comes_again(config.source.frames)
-    # Of a camera the run counts the frames, for the first one that is read is no part of it (`_started`).
+    # For a camera the run counts the frames itself, because the first frame that is read is not part of it (`_started`).
     with open_source(dataclasses.replace(config.source, max_frames=None) if live else config.source) as source:
         check(config)
         check_split(config, source)
@@ -67,12 +67,12 @@ def infer(config: InferConfig, load: Load = loading.load) -> int:
         others = (config.source.masks, config.source.depth, config.options.images, config.align.trajectory)
         output_folder.check_inputs_outside(out, config.source.frames, others)
         if config.align.trajectory:
-            read_trajectory(config.align.trajectory)  # what is wrong with it shows now, not at the end
+            read_trajectory(config.align.trajectory)  # so that errors in it appear now, not at the end
         return _in_folder(config, out, source, load)
 
 
 def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> int:
-    """The run, unless the folder holds another one."""
+    """Run in a folder, unless that holds another run."""
     with output_folder.locked(out):
         output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
@@ -89,7 +89,7 @@ def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> in
 
 
 def _precision(config: InferConfig) -> str | None:
-    """Type of the trunk; None is what this device gets. Bfloat16 where that would take half of what the user allows."""
+    """Type of the trunk; None is the device's default. bfloat16 if the default would take half of the allowed memory."""
     saves, memory = computes_bfloat16(), config.memory
     if memory.precision == "bfloat16" and not saves:
         say(
@@ -124,7 +124,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
     watch = None if config.moving == "keep" else MovingThings(model, state, unfinished.writers)
 
     def save(run: Run) -> None:
-        last = source.last_skipped  # before they are counted, for reading ahead goes on
+        last = source.last_skipped  # read before the count, because reading ahead continues
         now = Unfinished(decisive, run.frames, run.next_index, _skipped(source, unfinished), last)
         save_state(out, now, run.state, run.writers.state() | (watch.state() if watch else {}))
 
@@ -152,7 +152,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
             if run.ended:
                 finish(out)  # trying again would fail again
             raise
-        finally:  # also after an error: what was finished is on disk, and this says how to read it
+        finally:  # also after an error: finished frames are on disk, and this says how to read them
             _say_what_was_run(config, out, run, _counts(source, unfinished), interrupted)
         if not interrupted:
             finish(out)
@@ -164,7 +164,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
 
 
 def _begun(out: Path, decisive: dict[str, Any], again: bool) -> Unfinished:
-    """A run in a folder that nothing of an earlier one is left in, with its options saved if it can be resumed."""
+    """Start a run in a folder, removing an earlier one's results and saving the options if it can be resumed."""
     output_folder.begin_anew(out)
     if again:
         begin(out, decisive)
@@ -177,7 +177,7 @@ def _say_stopped(run: Run, parallel: bool) -> None:
 
 
 def _check_same(config: InferConfig, out: Path, unfinished: Unfinished, weights: int) -> None:
-    """Raises ValueError when a run with these options cannot go on where the unfinished one was saved."""
+    """Raises ValueError when a run with these options cannot continue the unfinished one."""
     if unfinished.options.get("weights") != weights:
         raise ValueError(f"{config.checkpoint} holds other weights than the run in {out} began with")
     if config.split:
@@ -185,7 +185,7 @@ def _check_same(config: InferConfig, out: Path, unfinished: Unfinished, weights:
 
 
 def _say_notes(config: InferConfig) -> None:
-    """What the user may not expect of these options."""
+    """Print what the user may not expect of these options."""
     if "tracks" in config.heads and not WITH_TRACKS.intersection(config.growing):
         say("warning: tracks are predicted, but nothing writes them: add tracks to --export")
     if note := note_on_demo(plain(for_records(config))):
@@ -193,9 +193,9 @@ def _say_notes(config: InferConfig) -> None:
 
 
 def _feed(config: InferConfig, run: Run, source: Source, frames: Iterator[Frame], interrupted: list[int]) -> bool:
-    """Run over the frames and close their source. Returns whether a camera was lost: that is how one ends."""
+    """Run over the frames and close their source. Returns whether the connection to a camera was lost, which ends its run."""
     source.while_waiting = partial(run.while_waiting, interrupted)
-    with contextlib.closing(source):  # a camera would go on, and count
+    with contextlib.closing(source):  # a camera would continue, and count frames
         try:
             run.feed(frames, interrupted)
         except SourceError as error:
@@ -207,19 +207,19 @@ def _feed(config: InferConfig, run: Run, source: Source, frames: Iterator[Frame]
 
 
 def _build(config: InferConfig, out: Path, run: Run, interrupted: list[int]) -> None:
-    """What is made of saved frames: at the end and after Ctrl-C, but not when the system wants the process to go."""
+    """Build outputs from saved frames: at the end and after Ctrl-C, but not after SIGTERM."""
     moved = config.mapping.loops or config.align.trajectory
     names = [name for name in config.outputs if name != "npz"] if moved else config.built
     if not names or not run.frames or interrupted not in ([], [signal.SIGINT]):
         return
     if not interrupted:
-        run.save()  # a kill from here on costs none of the frames
+        run.save()  # if killed from here on, the run loses no frame
     saved, records = move(SavedRun(out, source=config.source), config.mapping.loops, config.align)
     build(saved, names, config.options, write_records(records, out, apart=True))
 
 
 def _with_frames(config: InferConfig, out: Path, length: int | None, state: StreamState) -> InferConfig:
-    """The options with what to write said: frames are kept for view and export unless they are endless or fill the disk."""
+    """The options with all outputs named: frames are saved unless the stream is endless or would fill the disk."""
     if config.export or "npz" in config.growing:
         return dataclasses.replace(config, export=config.outputs)
     pixels = state.settings.height * state.settings.width
@@ -233,7 +233,7 @@ def _with_frames(config: InferConfig, out: Path, length: int | None, state: Stre
 def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterator[Frame], StreamState]:
     """All frames, and a fresh stream for frames of the first one's size.
 
-    A camera goes on while the step is compiled: the stream begins with the frame that is the latest then.
+    A camera continues while the step is compiled; the stream then begins with the latest frame.
     """
     frames = source.frames()
     if config.align.trajectory:
@@ -273,14 +273,14 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
 
 
 def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:
-    """Outputs written frame by frame; a map's submaps among them, without being asked for, and its loops."""
+    """Outputs written frame by frame; submaps, if there are any, are always included, and loops with --loops."""
     if state.settings.submaps is None:
         return config.growing
     return (*config.growing, "submaps", *(("loops",) if config.mapping.loops else ()))
 
 
 def _cache(config: InferConfig, model: Model, length: int | None, height: int, width: int) -> CacheConfig:
-    """What fits: the memory that the user allows, or that is free."""
+    """The cache that fits in the memory that the user allows, or that is free."""
     memory = config.memory
     given = {"frames_per_step": memory.frames_per_step, "total_budget": memory.budget}
     cache = CacheConfig.preset(
@@ -304,25 +304,25 @@ def _grid(config: InferConfig, height: int, width: int) -> np.ndarray | None:
 
 
 def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
-    """Unreadable frames of the whole run, those included that were read ahead when it was saved."""
+    """Unreadable frames of the whole run, including those skipped by reading ahead when it was saved."""
     before = unfinished.skipped
     names = [*before["names"], *source.skipped_names]
     return {"count": before["count"] + source.skipped, "names": names[:NAMES_KEPT]}
 
 
 def _say_what_was_run(config: InferConfig, out: Path, run: Run, counts: dict[str, Any], interrupted: list[int]) -> None:
-    """In `run.json`, and to the user."""
+    """Report the run in `run.json` and to the user."""
     write_run_json(out, {**record(config, run), "skipped": counts, "interrupted": bool(interrupted)})
     say_end(config, out, run)
 
 
 def _counts(source: Source, unfinished: Unfinished) -> dict[str, Any]:
-    """Frames of the source that were not run."""
+    """Counts of the source's frames that were not processed."""
     return {**_skipped(source, unfinished), "left_out": source.left_out, "dropped": source.dropped}
 
 
 def _viewer(config: InferConfig, out: Path, run: Run) -> contextlib.AbstractContextManager[Any]:
-    """With --view, the page that shows the run while it goes on; None without."""
+    """The page that shows the run while it goes on, with --view; otherwise a null context."""
     if not config.view:
         return contextlib.nullcontext()
     from ivggt_jax.viewer.page import View

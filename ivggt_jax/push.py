@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.push FOLDER OWNER/NAME`: a checkpoint onto the Hugging Face Hub, with its card."""
+"""`python -m ivggt_jax.push FOLDER OWNER/NAME`: uploads a checkpoint to the Hugging Face Hub, with a model card."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ class PushConfig:
     """Options of the command."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Folder of a checkpoint, or of a training run, whose best student is taken."""
+    """Folder of a checkpoint, or of a training run, of which the best student is taken."""
     name: tyro.conf.Positional[str]
-    """The repository, owner/name; it is made if there is none."""
+    """The repository, owner/name; it is created if it does not exist."""
     license: str
-    """Licence of these weights as the Hub spells it: apache-2.0, cc-by-nc-sa-4.0, other. Students of others' have theirs."""
+    """Licence of the weights as the Hub spells it: apache-2.0, cc-by-nc-sa-4.0, other. A student has its teacher's licence."""
     private: bool = False
-    """Whether a new repository is for you alone."""
+    """Make a new repository private."""
     revision: str | None = None
-    """Branch to push to, made if there is none; by default the main one."""
+    """Branch to push to, created if it does not exist; by default the main one."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.push") -> None:
-    """The command."""
+    """The command line program."""
     run_command(PushConfig, push, arguments, program)
 
 
 def push(config: PushConfig) -> int:
-    """Put a trained or converted model onto the Hugging Face Hub, with a card made of what is recorded of it."""
+    """Upload a trained or converted model to the Hugging Face Hub, with a model card made from its records."""
     say(f"{find_student(config.checkpoint)} → {config.name}")
     address = push_to_hub(
         config.checkpoint, config.name, licence=config.license, private=config.private, revision=config.revision

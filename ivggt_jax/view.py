@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.view OUT`: a run in the browser, while it goes on or afterwards, from its saved frames."""
+"""`python -m ivggt_jax.view OUT`: shows a run in the browser, during the run or afterwards, from its saved frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,29 +18,29 @@ class ViewConfig:
     """Options of the command."""
 
     run: tyro.conf.Positional[Path]
-    """Folder that a run writes or wrote, with its frames (`ivggt … --export npz`)."""
+    """Folder of a run that saves or saved its frames (`ivggt … --export npz`)."""
     port: int = 8080
-    """Port of the page; the next free one if it is taken."""
+    """Port of the page; if it is taken, the next free one."""
     host: str = "127.0.0.1"
-    """Address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for anyone who can reach it (no password)."""
+    """Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for anyone who can reach it (no password)."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.view") -> None:
-    """The command."""
+    """The command line program."""
     run_command(ViewConfig, view, arguments, program)
 
 
 def view(config: ViewConfig) -> int:
     """Show a run in the browser: points, cameras, every frame's image and depth. New frames appear as they are saved."""
     if not _begun(config.run):
-        saved_run(config.run)  # says what is missing where there are no frames
+        saved_run(config.run)  # explains what is missing if there are no frames
     with View(config.run, config.port, lambda: saved_lengths(config.run), config.host) as page:
         page.wait()
     return 0
 
 
 def _begun(run: Path) -> bool:
-    """Whether a run that keeps its frames goes on in the folder, or was stopped there: they may be still to come."""
+    """Whether the folder holds a run that saves frames and is in progress or was stopped, so that frames may still come."""
     try:
         unfinished = read_state(run)
     except CheckpointError:

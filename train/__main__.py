@@ -31,7 +31,7 @@ presets:
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m train") -> None:
-    """The command."""
+    """The command line program."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     objective = arguments[0] if arguments else "--help"
     if objective not in PRESETS:
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m train
 
 
 def train(config: TrainConfig) -> int:
-    """Train; a run that was stopped goes on from its newest checkpoint when it is started again."""
+    """Train. A stopped run continues from its newest checkpoint when started again."""
     start_processes(config.distributed)
     mesh = make_mesh(config.fsdp)
     rows = process_rows(mesh, config.clips.batch_size)
@@ -64,19 +64,19 @@ def train(config: TrainConfig) -> int:
 
 
 def training_batches(config: TrainConfig, rows: slice) -> BatchSource:
-    """The rows of a run's batches that this process gives. Raises ValueError for data that cannot be used."""
+    """This process's rows of a run's batches. Raises ValueError for data that cannot be used."""
     tracked = config.clips.query_points if "tracks" in config.step.heads else 0
     if not config.data:
         synthetic = replace(config.synthetic, query_points=tracked, sensor=config.depth_input)
         return SyntheticBatches(synthetic, config.steps, config.seed, rows)
-    # The published recipe leaves pixels without true depth out of the teacher's maps too.
+    # The published recipe also masks pixels without ground truth in the teacher's maps.
     labelled = config.step.loss.task_weight > 0 or config.has_labels
     recorded = replace(config.recorded, labelled=labelled, query_points=tracked)
     return ClipBatches(recorded, _datasets(config, "train"), config.steps, config.seed, rows)
 
 
 def held_out_batches(config: TrainConfig, rows: slice) -> list[Batch]:
-    """Labelled batches of one size to evaluate on: the test split of labelled datasets, else synthetic scenes."""
+    """Labelled batches of one size for evaluation: from the test split of labelled datasets, else synthetic scenes."""
     source: BatchSource
     size, most = config.clips.batch_size, config.clips.frames[1]
     count = max(1, config.evaluation_clips // size)
@@ -97,13 +97,13 @@ def held_out_batches(config: TrainConfig, rows: slice) -> list[Batch]:
             config.synthetic, batch_size=size, frames=(most, most), query_points=0, sensor=config.depth_input
         )
         source = SyntheticBatches(synthetic, count, HELD_OUT_SEED, rows)
-    # On the host: they stay for the whole run.
+    # On the host, because they stay for the whole run.
     batches = (source[step] for step in range(count))
     return [batch._replace(arrays=jax.device_get(batch.arrays)) for batch in batches]
 
 
 def _datasets(config: TrainConfig, split: str) -> list[tuple[Dataset, float]]:
-    """Datasets and weights as `--data` names them; all unlabelled places make one dataset. ValueError for unknown names."""
+    """Datasets and weights as `--data` names them; all unlabelled paths form one dataset. Raises ValueError for unknown names."""
     found: list[tuple[Dataset, float]] = []
     for name in config.data:
         kind, equals, place = name.partition("=")

@@ -1,4 +1,4 @@
-"""Training checkpoints with Orbax: asynchronous, the newest few kept, whole or not there at all."""
+"""Training checkpoints with Orbax: asynchronous and atomic; the newest few are kept."""
 
 import logging
 from pathlib import Path
@@ -13,13 +13,13 @@ from ivggt_jax.train.distill import TrainState
 class Checkpoints:
     """The checkpoints of a run, in `folder`/checkpoints; a context manager that waits for the last save.
 
-    Everything a run needs to go on is in `TrainState`: the data of a step are a function of its number. All processes
-    of a run have to make the same calls.
+    `TrainState` has everything a run needs to continue, because the data of a step depend on its number alone. All processes of a
+    run must make the same calls.
     """
 
     def __init__(self, folder: Path, keep: int):
-        """Open or make the folder; `keep` newest checkpoints stay."""
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every step of a save, and errors twice.
+        """Open or create the folder; the `keep` newest checkpoints stay."""
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs every step of a save, and errors twice.
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self._folder = (folder / "checkpoints").absolute()
         self._manager = ocp.CheckpointManager(
@@ -28,11 +28,11 @@ class Checkpoints:
 
     @property
     def newest(self) -> int | None:
-        """Step of the newest checkpoint; None when there is none."""
+        """Step of the newest checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def restore(self, abstract: Any, shardings: Any) -> TrainState:
-        """The newest checkpoint. abstract: a `TrainState` of shapes and types; shardings: where each array goes.
+        """Restore the newest checkpoint. abstract: a `TrainState` of shapes and types; shardings: where each array goes.
 
         Raises ValueError when the checkpoint is of another model or optimiser.
         """
@@ -54,18 +54,18 @@ class Checkpoints:
     def save(self, state: TrainState) -> None:
         """Save in the background under the state's step; the state may be changed or donated at once.
 
-        Raises OSError when the save before failed.
+        Raises OSError when the previous save failed.
         """
         self._settle()
         self._manager.save(int(state.step), args=ocp.args.StandardSave(state), force=True)
 
     def check(self) -> None:
-        """Raises OSError when the last save failed; does not wait for one that is under way."""
+        """Raises OSError when the last save failed; does not wait for one in progress."""
         if not self._manager.is_saving_in_progress():
             self._settle()
 
     def _settle(self) -> None:
-        """Wait for the save that is under way."""
+        """Wait for the save in progress."""
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:

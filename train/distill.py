@@ -27,13 +27,13 @@ from ivggt_jax.train.optimizer import (
 )
 
 Batch = Mapping[str, jax.Array]
-"""`images` [B,S,H,W,3] in [0,1] or uint8, `sensor_depth` [B,S,H,W] where that is told, and what the objective asks for: see
+"""`images` [B,S,H,W,3] in [0,1] or uint8, `sensor_depth` [B,S,H,W] if the model takes it, and what the objective needs: see
 `train.losses.objective`."""
 Mode = Literal["offline", "causal"]
 Terms = dict[str, jax.Array]
 
 DENSE_HEADS = (*(name for name, head in HEADS.items() if head.activate is not None), "track_features")
-"""Modules of the network whose maps, at image resolution, are most of what a backward pass needs."""
+"""Modules whose maps at image resolution take most of the memory of a backward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +41,14 @@ class StepConfig:
     """What a training step computes."""
 
     mode: Mode = "causal"
-    """How the student's global attention runs: causal for a streaming student, offline for a teacher."""
+    """Attention of the student's global blocks: causal for a streaming student, offline for a teacher."""
     heads: tuple[HeadName, ...] = ("camera", "depth", "points")
-    """What the student predicts and is trained by. Tracks need query points in the batch."""
+    """Heads that the student predicts and is trained with. Tracks need query points in the batch."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the trunk; parameters, heads and the loss are float32."""
     rematerialise: Literal["none", "block", "full"] = "none"
-    """What the backward pass computes again instead of keeping: nothing, the inside of every pair of aggregator blocks,
-    or that of the dense heads too."""
+    """What the backward pass recomputes instead of storing: nothing, the inside of each pair of aggregator blocks, or that of the
+    dense heads too."""
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
 
@@ -61,7 +61,7 @@ class Plan:
     model: ModelConfig
     mesh: Mesh
     updates: int
-    """Updates of the whole run, for the learning-rate schedule."""
+    """Updates in the whole run, for the learning-rate schedule."""
 
 
 @jax.tree_util.register_dataclass
@@ -70,18 +70,19 @@ class TrainState:
     """Everything that a step changes, and the frozen parameters. Float32."""
 
     step: jax.Array
-    """[] int32: batches seen."""
+    """[] int32: number of batches seen."""
     trainable: Params
     frozen: Params
     optimizer: optax.OptState
     average: Params | None
-    """Moving average of the trainable parameters, where the optimiser keeps one."""
+    """Moving average of the trainable parameters, if the optimiser keeps one."""
 
 
 def init_state(plan: Plan, model: Model) -> TrainState:
     """The state before the first step, divided over the mesh, from a model of any precision. To be jitted.
 
-    Heads that the step does not train are frozen with what the optimiser freezes: weight decay alone would shrink them.
+    Heads that the step does not train are frozen, besides what the optimiser freezes, because weight decay alone would shrink
+    them.
     """
     config = plan.step.optimizer
     unasked = [head for name, head in HEADS.items() if name in model.config.predicts and name not in plan.step.heads]
@@ -98,15 +99,15 @@ def init_state(plan: Plan, model: Model) -> TrainState:
 
 
 def student(plan: Plan, state: TrainState) -> Model:
-    """The model to evaluate and to ship: of the moving average where there is one."""
+    """The model to evaluate and to publish: the moving average if there is one."""
     return Model(plan.model, merge(state.trainable if state.average is None else state.average, state.frozen))
 
 
 def train_step(plan: Plan, state: TrainState, batch: Batch, teacher: Model | None = None) -> tuple[TrainState, Terms]:
-    """One batch: the gradient of the objective, one call of the optimiser. Pure; jit it with `plan` static.
+    """Process one batch: the gradient of the objective and one call of the optimiser. Pure; jit it with `plan` static.
 
-    Returns the state and float32 scalars: every loss term, `loss`, `gradient_norm`, `learning_rate`. The state stays as
-    it was, but for the step, where the loss or the gradient is not finite: one bad batch must not spoil a run.
+    Returns the state and float32 scalars: every loss term, `loss`, `gradient_norm`, `learning_rate`. If the loss or the gradient
+    is not finite, only the step number changes, so that one bad batch does not spoil a run.
     """
     config = plan.step.optimizer
     whole = (state.trainable, state.frozen, teacher)
@@ -129,7 +130,7 @@ def train_step(plan: Plan, state: TrainState, batch: Batch, teacher: Model | Non
 
 
 def differentiate(plan: Plan, whole: tuple[Params, Params, Model | None], batch: Batch) -> tuple[Params, Terms]:
-    """Gradient of the objective by the trainable parameters, and its terms, of the clips of one device."""
+    """Gradient of the objective with respect to the trainable parameters, and its terms, for the clips of one device."""
     trainable, frozen, teacher = whole
     target = None if teacher is None else predict(plan.step, teacher, batch, "offline")
     return jax.grad(partial(loss, plan), has_aux=True)(trainable, frozen, batch, target)
@@ -138,7 +139,7 @@ def differentiate(plan: Plan, whole: tuple[Params, Params, Model | None], batch:
 def loss(
     plan: Plan, trainable: Params, frozen: Params, batch: Batch, target: Predictions | None
 ) -> tuple[jax.Array, Terms]:
-    """The objective and its terms. The trunk is cast in here, so that the gradient of float32 parameters is float32."""
+    """The objective and its terms. The trunk is cast here, so that gradients of float32 parameters are float32."""
     model = Model(plan.model, merge(trainable, frozen))
     prediction, outputs = _run(plan.step, model, batch, plan.step.mode)
     told = guidance(model, outputs, batch, plan.step.mode) if plan.step.loss.is_guided else None
@@ -146,12 +147,12 @@ def loss(
 
 
 def predict(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> Predictions:
-    """Predictions of a batch's clips with the trunk in the step's precision."""
+    """Predictions for a batch's clips, with the trunk in the step's precision."""
     return _run(config, model, batch, mode)[0]
 
 
 def _run(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> tuple[Predictions, jax.Array]:
-    """Predictions, and the layer outputs [layer,B,S,P,2·width] that the heads made them of."""
+    """Predictions, and the layer outputs [layer,B,S,P,2·width] they were made from."""
     images = batch["images"]
     if images.dtype == jnp.uint8:
         images = images.astype(jnp.float32) / 255

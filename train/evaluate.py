@@ -1,4 +1,4 @@
-"""How good a student is on held-out clips: depth, camera path and point maps, each up to scale."""
+"""Evaluates a student on held-out clips: depth, camera path and point maps, each up to scale."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,10 +20,10 @@ from ivggt_jax.train.mesh import each_device, gather, place
 from ivggt_jax.trajectories.alignment import inverse
 
 FEWEST_FRAMES = 3
-"""Fewest frames of a held-out clip: a shorter path has no shape to compare."""
+"""Fewest frames of a held-out clip; a shorter path has no shape to compare."""
 TRUTH = ("images", "depth", "valid", "points", "cam_from_world")
 GIVEN = ("sensor_depth", "moving")
-"""What of a batch is known beside `TRUTH`, where it is there."""
+"""Further fields of a batch, used if present."""
 
 JUDGED: dict[HeadName, str] = {
     "camera": "path_error",
@@ -31,20 +31,20 @@ JUDGED: dict[HeadName, str] = {
     "points": "point_error",
     "motion": "motion_error",
 }
-"""The error that tells how good a trained head is; all are shares, of the scene's size or of the pixels, so that they can be
-added. One of `JUDGES` finds it."""
+"""The error by which each trained head is judged. All are shares, of the scene's size or of the pixels, so that they can be
+added. One of `JUDGES` computes it."""
 ALWAYS = ("camera", "depth")
-"""Heads that are judged even where they are not trained."""
+"""Heads that are judged even if they are not trained."""
 
 Clip = dict[str, np.ndarray]
-"""What was predicted of one clip and what is true: `TRUTH`, predicted_cameras [S,3,4], predicted_depth [S,H,W], and the same of
-the other heads in `JUDGED` that the step trains: predicted_points [S,H,W,3], predicted_motion [S,H,W]."""
+"""Predictions and truth of one clip: `TRUTH`, predicted_cameras [S,3,4], predicted_depth [S,H,W], and, if the step trains these
+heads, predicted_points [S,H,W,3] and predicted_motion [S,H,W]."""
 
 
 def overall(plan: Plan, errors: Mapping[str, float]) -> float:
-    """The error by which students are compared: the sum of those that `JUDGED` names of the trained heads, as far as known.
+    """The error by which students are compared: the sum of the errors in `JUDGED` of the trained heads, as far as known.
 
-    Infinite where none is.
+    Infinite if none is known.
     """
     found = [errors[JUDGED[head]] for head in plan.step.heads if head in JUDGED]
     known = [error for error in found if not np.isnan(error)]
@@ -54,15 +54,14 @@ def overall(plan: Plan, errors: Mapping[str, float]) -> float:
 def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[str, float], Clip]:
     """Mean errors over all clips of labelled batches, and the first clip.
 
-    `abs_rel`: of depth after the scale with the least absolute error; `constant_abs_rel`: the same of the best constant
-    depth; `path_error`: ATE after Sim3 over the path's length; `rotation_error`: mean angle after Sim3, in degrees;
-    `step_error` and `step_rotation_error`: RPE from frame to frame, over the mean step's length and in degrees;
-    `point_error`, where the point head is trained: mean distance after the best scale, over the true points' mean
-    distance from the first camera; `metric_abs_rel`, where a sensor's depth came with the first frame: of depth as it is, in
-    metres; `motion_error`, where the motion head is trained: 1 less the overlap of pixels that move and those said to, with more
-    than a half, over their union.
-    A clip without depth or without motion, of the camera or in the scene, has no part in their means. Predictions that are not
-    finite make them infinite, and so do depths or points that are all zero, to which no scale can be given.
+    `abs_rel`: of depth after the scale with the least absolute error; `constant_abs_rel`: the same for the best constant depth;
+    `path_error`: ATE after Sim3 over the path's length; `rotation_error`: mean angle after Sim3, in degrees; `step_error` and
+    `step_rotation_error`: RPE from frame to frame, over the mean step's length and in degrees; `point_error`, if the point head
+    is trained: mean distance after the best scale, over the true points' mean distance from the first camera; `metric_abs_rel`,
+    if a sensor's depth came with the first frame: of depth without alignment, in metres; `motion_error`, if the motion head is
+    trained: 1 − IoU of moving pixels, predicted above one half. A clip without depth or without motion, of the camera or in the
+    scene, is left out of their means. Errors are infinite if predictions are not finite, or if depths or points are all zero and
+    so have no scale.
     """
     clips = [clip for batch in batches for clip in _look(plan, model, batch)]
     errors = [dict(chain.from_iterable(judge(clip).items() for judge in JUDGES)) for clip in clips]
@@ -71,7 +70,7 @@ def evaluate(plan: Plan, model: Model, batches: Sequence[Batch]) -> tuple[dict[s
 
 
 def _look(plan: Plan, model: Model, batch: Batch) -> Iterator[Clip]:
-    """All clips of a batch, of which this process loaded its part."""
+    """All clips of a batch, of which this process loaded a part."""
     names = [*TRUTH, *(name for name in GIVEN if name in batch.arrays)]
     labelled = place(plan.mesh, {name: batch.arrays[name] for name in names})
     arrays = jax.device_get(_predict(plan, model, labelled))
@@ -81,7 +80,7 @@ def _look(plan: Plan, model: Model, batch: Batch) -> Iterator[Clip]:
 
 @partial(jax.jit, static_argnames="plan")
 def _predict(plan: Plan, model: Model, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The batch with its predictions, whole on every device."""
+    """The batch with its predictions, complete on every device."""
     heads = tuple(head for head in JUDGED if head in ALWAYS or head in plan.step.heads)
     config = replace(plan.step, heads=heads)
     found = each_device(plan.mesh, lambda model, batch: predict(config, model, batch, config.mode))(model, batch)
@@ -102,7 +101,7 @@ def _depth_errors(clip: Clip) -> dict[str, float]:
 
 
 def _sensed_errors(clip: Clip) -> dict[str, float]:
-    """Without any alignment, over all pixels, those that the sensor left out among them."""
+    """Without alignment, over all pixels, including those that the sensor did not measure."""
     if "sensor_depth" not in clip:
         return {}
     if not clip["valid"].any() or not (clip["sensor_depth"][0] > 0).any():
@@ -130,7 +129,7 @@ def _path_errors(clip: Clip) -> dict[str, float]:
 
 
 def _point_error(clip: Clip) -> dict[str, float]:
-    """Least squares give the scale; the world is the first camera's frame on both sides."""
+    """Scaled by least squares; on both sides the world is the first camera's frame."""
     if "predicted_points" not in clip:
         return {}
     truth, found = (clip[name][clip["valid"]].astype(np.float64) for name in ("points", "predicted_points"))
@@ -154,7 +153,7 @@ def _motion_error(clip: Clip) -> dict[str, float]:
 
 
 JUDGES = (_depth_errors, _sensed_errors, _path_errors, _point_error, _motion_error)
-"""What finds the errors of a clip that it can be judged by."""
+"""Functions that compute the errors of a clip, as far as it has the truth for them."""
 
 
 def _mean_length(vectors: np.ndarray) -> float:

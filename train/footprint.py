@@ -1,6 +1,6 @@
-"""`python -m train.footprint [options]`: bytes that a training step holds, counted from shapes; nothing is computed.
+"""`python -m train.footprint [options]`: memory of a training step in bytes, counted from shapes without computing.
 
-Counted is what must exist at once when the backward pass begins, not what a compiler adds while it works on one part.
+It counts what must exist at once when the backward pass begins, not what a compiler adds while working on one part.
 """
 
 from collections.abc import Sequence
@@ -27,21 +27,21 @@ class Options:
     """One device's step; the defaults are the published recipe's."""
 
     model: Literal["vggt_1b", "demo", "tiny"] = "vggt_1b"
-    """Shape of student and teacher."""
+    """Architecture of student and teacher."""
     clips: int = 1
     """Clips on one device."""
     frames: int = 10
     """Frames of a clip."""
     width: int = 518
-    """In pixels, a multiple of the patch size, as the height."""
+    """Width in pixels; like the height a multiple of the patch size."""
     height: int = 392
     query_points: int = 64
-    """Points that are tracked."""
+    """Number of points to track."""
     step: StepConfig = field(default_factory=lambda: PUBLISHED.step)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """The command line program."""
     run_command(Options, report, arguments, "python -m train.footprint")
 
 
@@ -54,9 +54,9 @@ def report(options: Options) -> int:
 
 
 def count(options: Options) -> dict[str, int]:
-    """Bytes by what they are for. Activations: what the forward pass leaves for the backward pass.
+    """Bytes by purpose. Activations are what the forward pass leaves for the backward pass.
 
-    Attention counts as this machine computes it: without cuDNN, and with rematerialise "none", its scores are kept.
+    Attention counts as on this machine: without cuDNN and with rematerialise "none", its scores are stored.
     """
     plan = Plan(step=options.step, model=MODELS[options.model](), mesh=make_mesh(devices=jax.devices()[:1]), updates=1)
     model = Model(plan.model, abstract_params(plan.model))
@@ -77,7 +77,7 @@ def count(options: Options) -> dict[str, int]:
 
 
 def _batch(options: Options) -> dict[str, Any]:
-    """Shapes of everything that an objective may ask for."""
+    """Shapes of everything that an objective may need."""
     pixels = (options.clips, options.frames, options.height, options.width)
     points = (options.clips, options.frames, options.query_points)
     shapes = {
@@ -95,7 +95,7 @@ def _batch(options: Options) -> dict[str, Any]:
 
 
 def _kept(plan: Plan, state: TrainState, batch: Batch, target: Predictions | None) -> int:
-    """Bytes of the arrays that the loss's derivative closes over, without those that are there anyway."""
+    """Bytes of the arrays that the derivative of the loss closes over, without those that exist anyway."""
 
     def derivative(trainable: Params, *others: Any) -> Any:
         return jax.vjp(lambda trainable: loss(plan, trainable, *others)[0], trainable)[1]

@@ -1,4 +1,4 @@
-"""What a run tells people and files while it goes on."""
+"""What a run reports while it is in progress, to people and files."""
 
 import sys
 import time
@@ -19,13 +19,13 @@ MOST_BAD = 10
 class Journal:
     """Progress, losses and evaluations of a run: metrics and pictures in its folder, a bar or lines on standard error.
 
-    A context manager. With several processes the first one writes; all of them look at every loss.
+    A context manager. With several processes the first one writes, but all check every loss.
     """
 
     def __init__(self, folder: Path, begin: int, steps: int, every: int, tensorboard: bool):
         """Open the files.
 
-        begin: step of the checkpoint that the run goes on from; steps: its last; every: steps between train entries.
+        begin: step of the checkpoint that the run continues from; steps: its last step; every: steps between training entries.
         """
         self._step, self._steps, self._every = begin, steps, every
         leads = jax.process_index() == 0
@@ -43,9 +43,9 @@ class Journal:
             sys.stderr.flush()
 
     def note(self, step: int, terms: Mapping[str, jax.Array], names: tuple[str, ...]) -> None:
-        """Take in a step that is under way, and look at the one before: the device is never kept waiting.
+        """Note a step that is still running, and check the previous one, so that the device never waits.
 
-        terms: `train_step`'s. names: of the clips that this process gave.
+        terms: from `train_step`. names: of the clips that this process loaded.
         """
         self.settle()
         self._step, self._pending = step, (step, terms, names)
@@ -53,7 +53,7 @@ class Journal:
         self._bar.update()
 
     def settle(self) -> None:
-        """Wait for the newest step and look at its loss; write it when its turn has come.
+        """Wait for the newest step and check its loss; write an entry if one is due.
 
         Raises FloatingPointError after `MOST_BAD` batches in a row without a finite loss.
         """
@@ -84,11 +84,11 @@ class Journal:
             self.say(f"step {step}/{self._steps}, {line}, {tqdm.format_interval(left)} left")
 
     def restart_clock(self) -> None:
-        """Leave the time until now out of the speed: compiling and evaluating are not training."""
+        """Exclude the time until now from the speed, because compiling and evaluating are not training."""
         self._clock, self._clock_step, self._clips = time.perf_counter(), self._step, 0
 
     def evaluated(self, step: int, errors: Mapping[str, float], picture: np.ndarray | None) -> bool:
-        """Write an evaluation; returns whether its `error` is the lowest so far; while none is finite, the newest counts."""
+        """Write an evaluation. Returns whether its `error` is the lowest so far; while none is finite, the newest counts."""
         best = errors["error"] < self._best or self._best == np.inf
         self._best = errors["error"] if best else self._best
         if self._metrics:

@@ -1,8 +1,8 @@
-"""Devices and processes: who computes which clips, and who keeps which parameters.
+"""Devices and processes: which computes which clips, and which keeps which parameters.
 
-A mesh has two axes. Clips are divided over both. Parameters, their moments and averages are divided over `fsdp` and
-repeated over `data` (ZeRO, arXiv 1910.02054): a device gathers the whole parameters for a step, computes the gradient of
-its own clips as a single device would, and keeps its share of the updated ones.
+A mesh has two axes. Clips are divided over both. Parameters, their moments and averages are divided over `fsdp` and replicated
+over `data` (ZeRO, arXiv 1910.02054): for a step a device gathers all parameters, computes the gradient of its own clips as a
+single device would, and keeps its share of the updated parameters.
 """
 
 import os
@@ -19,11 +19,11 @@ AXES = ("data", "fsdp")
 
 
 def start_processes(distributed: bool = False) -> None:
-    """Join the other processes of the run; to be called before anything is computed.
+    """Join the other processes of the run. Call it before anything is computed.
 
-    Happens in every Slurm job step of several tasks, where each takes one GPU; where the environment has
-    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID; and when `distributed` asks
-    for it, as JAX finds it out (Open MPI and others). Raises ValueError when the environment does not tell.
+    This happens in Slurm job steps of several tasks, where each task takes one GPU; if the environment has
+    JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID; and with `distributed`, where JAX
+    detects the cluster (Open MPI and others). Raises ValueError when the environment is incomplete.
     """
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     try:
@@ -40,9 +40,9 @@ def start_processes(distributed: bool = False) -> None:
 
 
 def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices of all processes (or `devices`) as axes (data, fsdp), the latter of the size given.
+    """All devices of all processes (or `devices`) with axes (data, fsdp), the latter of size `fsdp`.
 
-    Raises ValueError when it does not divide the number of devices.
+    Raises ValueError when `fsdp` does not divide the number of devices.
     """
     count = len(jax.devices() if devices is None else devices)
     if fsdp < 1 or count % fsdp:
@@ -51,10 +51,10 @@ def make_mesh(fsdp: int = 1, devices: Sequence[jax.Device] | None = None) -> Mes
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
-    """How arrays of parameters or optimizer state are divided: each along its largest axis that `fsdp` divides.
+    """Shardings of parameters or optimiser state: each array is divided along its largest axis that `fsdp` divides.
 
-    tree: anything with shapes. The layer axis of stacked blocks is rarely the largest, which is as well: all devices
-    would wait for the one that has the layer.
+    tree: anything with shapes. This is rarely the layer axis of stacked blocks, which is good: otherwise all devices would wait
+    for the one that has the layer.
     """
     size = mesh.shape["fsdp"]
 
@@ -69,17 +69,17 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def divide(mesh: Mesh, tree: Any) -> Any:
-    """Arrays inside jit, divided over devices as `shardings` says."""
+    """Divide arrays over devices, inside jit, as `shardings` says."""
     return lax.with_sharding_constraint(tree, shardings(mesh, tree))
 
 
 def gather(mesh: Mesh, tree: Any) -> Any:
-    """Arrays inside jit, whole on every device, so that every process can read them."""
+    """Replicate arrays on every device, inside jit, so that every process can read them."""
     return lax.with_sharding_constraint(tree, NamedSharding(mesh, P()))
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> slice:
-    """The clips of a batch that this process has to load.
+    """The rows of a batch that this process has to load.
 
     Raises ValueError when the devices cannot share the batch evenly.
     """
@@ -96,10 +96,10 @@ def place(mesh: Mesh, batch: Mapping[str, np.ndarray | jax.Array]) -> dict[str, 
 
 
 def mean_over_devices(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(whole, clips)` of every device's own clips, and the mean of what they return.
+    """Call `function(whole, clips)` on every device with its own clips, and average what they return.
 
-    Called that way, and not left to the compiler's partitioning: a device runs the very program of a single one. The
-    compiler would split loops over frames, and have each device do every frame's work.
+    This is explicit instead of left to the compiler's partitioning, so that each device runs exactly the program of a single
+    device. The compiler would split loops over frames and have each device do every frame's work.
     """
 
     def local(whole: Any, clips: Any) -> Any:
@@ -109,7 +109,7 @@ def mean_over_devices(mesh: Mesh, function: Callable[..., Any]) -> Callable[...,
 
 
 def each_device(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(whole, clips)` of every device's own clips, and all that they return, clip by clip."""
+    """Call `function(whole, clips)` on every device with its own clips, and return all results, clip by clip."""
     return jax.shard_map(function, mesh=mesh, in_specs=(P(), P(AXES)), out_specs=P(AXES), check_vma=False)
 
 

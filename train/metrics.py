@@ -1,4 +1,4 @@
-"""What a run reports: a line of JSON for every entry, pictures as PNG files, and both to TensorBoard when asked."""
+"""The records of a run: a JSON line for every entry, pictures as PNG files, and both for TensorBoard if requested."""
 
 import json
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from ivggt_jax.disk.strict_json import JsonError, parse_json
 class Metrics:
     """Writes metrics.jsonl and images/ in a run's folder; a context manager.
 
-    When a run resumes, entries of later steps than its checkpoint's are dropped, so that none stands there twice.
+    When a run resumes, entries of steps after its checkpoint are dropped, so that none appears twice.
     """
 
     def __init__(self, folder: Path, step: int = 0, tensorboard: bool = False):
         """Open the files.
 
-        step: of the checkpoint that the run continues from; 0 starts anew. tensorboard: write event files too; raises
+        step: of the checkpoint that the run continues from; 0 starts a new run. tensorboard: also write event files; raises
         ImportError when tensorboardX is not installed.
         """
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,12 +39,12 @@ class Metrics:
             self._board = SummaryWriter(str(folder), purge_step=step + 1)
 
     def lowest(self, split: str, name: str) -> float:
-        """The lowest value among the entries that were there when the run resumed; infinite when there is none."""
+        """The lowest value among the entries that existed when the run resumed; infinite if there was none."""
         values = [entry.get(name) for entry in self._kept if entry.get("split") == split]
         return min((value for value in values if isinstance(value, int | float)), default=np.inf)
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
-        """Add one line: step, split ("train", "evaluation" …) and scalars by name; not-finite ones become null."""
+        """Add one line: step, split ("train", "evaluation" …) and scalars by name; non-finite values become null."""
         scalars = {name: float(value) for name, value in values.items()}
         finite = {name: value if np.isfinite(value) else None for name, value in scalars.items()}
         self._file.write(_line({"step": step, "split": split} | finite))
@@ -73,7 +73,7 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 def _entries_until(path: Path, step: int) -> list[dict[str, Any]]:
-    """Entries of a metrics file up to a step; lines that are none, as one that a kill cut short, are left out."""
+    """Entries of a metrics file up to a step; invalid lines, such as one cut short by a kill, are left out."""
     kept = []
     for line in path.read_bytes().splitlines():
         with suppress(JsonError):

@@ -1,6 +1,6 @@
-"""The optimiser: AdamW on the trainable parameters, warm-up and cosine, clipping, accumulation, and frozen groups.
+"""The optimiser: AdamW with warm-up and cosine schedule, clipping, accumulation, and frozen groups.
 
-Frozen parameters live in a dict of their own, so that they carry neither gradients nor optimizer state.
+Frozen parameters are in a separate dict, so that they have neither gradients nor optimiser state.
 """
 
 import re
@@ -16,38 +16,39 @@ import optax
 from ivggt_jax.model.parameters import Params, flatten, unflatten
 
 FROZEN = ("aggregator/encoder/.*", "aggregator/camera_token", "aggregator/register_token")
-"""What the published recipe leaves as the teacher has it."""
+"""Parameters that the published recipe keeps as in the teacher."""
 
 NOT_DECAYED = ("bias", "scale", "scale1", "scale2")
-"""Leaves that are vectors once unstacked (biases, norms, LayerScale). Stacked blocks hide that from their shape."""
+"""Names of parameters without weight decay: vectors (biases, norms, LayerScale). The shapes of stacked blocks do not show
+this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Hyperparameters of the update; the defaults are StreamVGGT's. Raises ValueError where they make no sense."""
+    """Hyperparameters of the update; the defaults are StreamVGGT's. Raises ValueError for values that make no sense."""
 
     learning_rate: float = 1e-5
-    """Reached at the end of the warm-up."""
+    """Learning rate at the end of the warm-up."""
     final_learning_rate: float = 1e-7
-    """Reached at the last update."""
+    """Learning rate at the last update."""
     warmup: float = 0.05
     """Share of all updates over which the learning rate rises from 0."""
     beta1: float = 0.9
-    """How much of the mean gradient stays from update to update."""
+    """Decay of the mean gradient per update."""
     beta2: float = 0.95
-    """How much of the mean squared gradient stays."""
+    """Decay of the mean squared gradient per update."""
     weight_decay: float = 0.05
-    """On matrices, convolutions and learned tokens; never on biases, norms and LayerScale."""
+    """Weight decay on matrices, convolutions and learned tokens; never on biases, norms and LayerScale."""
     clip_norm: float = 1.0
-    """Largest global norm of a gradient; longer ones are shortened."""
+    """Largest global norm of a gradient; longer ones are clipped."""
     accumulation: int = 1
     """Batches whose mean gradient makes one update."""
     frozen: tuple[str, ...] = FROZEN
     """Regular expressions that match whole "/"-joined parameter paths."""
     slower: tuple[tuple[str, float], ...] = ()
-    """(regular expression, factor): parameters whose learning rate is that share of the others'."""
+    """(regular expression, factor): matching parameters have this share of the learning rate."""
     average_decay: float | None = None
-    """Decay of an exponential moving average of the trainable parameters; None keeps no average."""
+    """Decay of an exponential moving average of the trainable parameters; None: no average."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
@@ -62,9 +63,9 @@ class OptimizerConfig:
 
 
 def partition(params: Params, patterns: Sequence[str]) -> tuple[Params, Params]:
-    """Split nested parameters into trainable and frozen ones: frozen are the paths that a pattern matches whole.
+    """Split nested parameters into trainable and frozen ones; those are frozen whose whole path matches a pattern.
 
-    Raises ValueError when a pattern matches nothing, or when nothing is left to train.
+    Raises ValueError when a pattern matches nothing, or nothing is left to train.
     """
     flat = flatten(params)
     for pattern in patterns:
@@ -85,16 +86,16 @@ def merge(trainable: Params, frozen: Params) -> Params:
 
 
 def describe(trainable: Params, frozen: Params) -> str:
-    """One line for people: how many parameters are trained, and how many are frozen."""
+    """One line for people with the numbers of trained and frozen parameters."""
     trained, kept = (sum(value.size for value in jax.tree.leaves(tree)) for tree in (trainable, frozen))
     total = trained + kept
     return f"{trained:,} of {total:,} parameters are trained ({trained / total:.1%}), {kept:,} are frozen"
 
 
 def learning_rate_schedule(config: OptimizerConfig, updates: int) -> optax.Schedule:
-    """Learning rate by update: linear from 0 over the warm-up, then a cosine to the final rate at the last update.
+    """Learning rate by update: linear from 0 during the warm-up, then a cosine to the final rate at the last update.
 
-    Raises ValueError when there is no update to make.
+    Raises ValueError when there are no updates.
     """
     if updates < 1:
         raise ValueError(f"updates must be at least 1, not {updates}")
@@ -111,7 +112,7 @@ def learning_rate_schedule(config: OptimizerConfig, updates: int) -> optax.Sched
 
 
 def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTransformationExtraArgs:
-    """The transformation of the gradients of the trainable parameters, for a run of so many updates.
+    """The gradient transformation for the trainable parameters, in a run of `updates` updates.
 
     With accumulation n, every n-th call changes the parameters, by the mean of the last n gradients.
     """
@@ -132,23 +133,23 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
 
 
 def current_learning_rate(config: OptimizerConfig, updates: int, state: optax.OptState) -> jax.Array:
-    """The learning rate [] of the next update, from the optimizer's own count of updates."""
+    """The learning rate [] of the next update, from the optimiser's own count."""
     ((_, count), *_) = optax.tree_utils.tree_get_all_with_path(state, "count")
     return learning_rate_schedule(config, updates)(count)
 
 
 def has_updated(state: optax.OptState) -> jax.Array:
-    """[] bool: whether the last call changed the parameters, or only added its gradient to those before."""
+    """[] bool: whether the last call changed the parameters, rather than only accumulating its gradient."""
     return state.mini_step == 0 if isinstance(state, optax.MultiStepsState) else jnp.array(True)
 
 
 def decay_mask(params: Params) -> Any:
-    """Nested booleans: which parameters weight decay acts on."""
+    """Nested booleans: parameters with weight decay."""
     return unflatten({path: path.split("/")[-1] not in NOT_DECAYED for path in flatten(params)})
 
 
 def _matching(pattern: str, params: Params) -> Any:
-    """Nested booleans: which parameters a pattern matches whole. Raises ValueError when it matches nothing."""
+    """Nested booleans: parameters whose whole path matches a pattern. Raises ValueError when it matches nothing."""
     flat = {path: re.fullmatch(pattern, path) is not None for path in flatten(params)}
     if not any(flat.values()):
         raise ValueError(f"pattern {pattern!r} matches no trained parameter; paths look like {next(iter(flat))!r}")
@@ -156,5 +157,5 @@ def _matching(pattern: str, params: Params) -> Any:
 
 
 def update_average(average: Params, trainable: Params, decay: float) -> Params:
-    """The exponential moving average after one more update of the trainable parameters."""
+    """The exponential moving average after another update."""
     return optax.incremental_update(trainable, average, 1 - decay)

@@ -1,4 +1,4 @@
-"""A picture of what a student sees: image, true depth, predicted depth and its error, frame by frame."""
+"""A picture of a student's predictions: image, true depth, predicted depth and its error, frame by frame."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from ivggt_jax.train.evaluate import Clip
 
 COLUMNS = 4
 WHITE_ERROR = 0.5
-"""Relative error that is drawn white; none is black, and a pixel without true depth is blue."""
+"""Relative error drawn white; zero is black, and pixels without true depth are blue."""
 BLUE = (0, 0, 96)
 
 
 def depth_picture(clip: Clip) -> np.ndarray:
-    """Picture uint8 [4·H, up to 4·W, 3] of evenly spaced frames, the predicted depth scaled to the true one.
+    """Picture uint8 [4·H, up to 4·W, 3] of evenly spaced frames, with predicted depth scaled to the true depth.
 
-    The clip's predictions are finite.
+    Predictions of the clip must be finite.
     """
     truth, predicted = np.where(clip["valid"], clip["depth"], 0), clip["predicted_depth"]
     if truth.any():

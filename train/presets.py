@@ -1,4 +1,4 @@
-"""What is trained on what: the configuration of the command, and its presets."""
+"""The configuration of the command, and its presets."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,18 +13,17 @@ from ivggt_jax.train.optimizer import OptimizerConfig
 from ivggt_jax.train.training import RunConfig
 
 HELD_OUT_SEED = 1 << 20
-"""First seed of the clips that evaluation draws; training seeds stay below."""
+"""First seed of evaluation clips; training seeds are smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
-    """A run and its data. Raises ValueError where fields contradict each other."""
+    """A run and its data. Raises ValueError for contradictory fields."""
 
     data: tuple[str, ...] = ()
-    """Folders of images or videos, or dataset=folder[:weight] with scannet, arkitscenes, co3d, 7scenes, tum; none:
-    synthetic scenes."""
+    """Folders of images or videos, or dataset=folder[:weight] with scannet, arkitscenes, co3d, 7scenes, tum; none: synthetic."""
     evaluation_clips: int = 16
-    """Held-out clips, from the datasets' test split or synthetic; unlabelled footage is evaluated on synthetic ones."""
+    """Number of held-out clips, from the datasets' test split or synthetic; for unlabelled footage they are synthetic."""
     recorded: ClipConfig = field(default_factory=ClipConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
@@ -52,18 +51,18 @@ class TrainConfig(RunConfig):
 
     @property
     def has_labels(self) -> bool:
-        """Whether all recorded data come with depth and cameras."""
+        """Whether all recorded data have depth and cameras."""
         return bool(self.data) and all("=" in name for name in self.data)
 
     @property
     def clips(self) -> ClipConfig | SyntheticConfig:
-        """Size and make-up of the training batches."""
+        """Size and composition of the training batches."""
         return self.recorded if self.data else self.synthetic
 
 
 SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
 LEARNED_LAST = ("points/.*", "track_features/.*", "tracker/.*")
-"""Parameters that the demo model learns last, on top of a finished student."""
+"""Parameters that the demo model learns last, starting from a finished student."""
 DEMO_DISTILLED = StepConfig(
     heads=("camera", "depth"),
     precision="float32",
@@ -98,7 +97,7 @@ DEMO_WIDE = replace(
 DEMO_STEPS = replace(
     DEMO_WIDE,
     loss=replace(DEMO_WIDE.loss, relative=30.0),
-    # The average forgets where it began within the few hundred steps of a stage.
+    # With this decay the average forgets its start within the few hundred steps of a stage.
     optimizer=replace(DEMO_WIDE.optimizer, learning_rate=5e-4, average_decay=0.99),
 )
 DEMO_EXTRA = StepConfig(
@@ -160,13 +159,13 @@ DEMO = TrainConfig(
 
 
 def _from_ground_truth(config: TrainConfig, out: str) -> TrainConfig:
-    """The same without a teacher; recordings have no tracks."""
+    """The same configuration without a teacher and, because recordings have none, without tracks."""
     step = replace(config.step, heads=("camera", "depth", "points"), loss=SUPERVISED)
     return replace(config, out=Path(out), teacher=None, step=step)
 
 
 def _demo_steps(student: str, frames: int, clips: int, steps: int) -> TrainConfig:
-    """A stage of `DEMO_STEPS`: longer clips are of the same ways, walked in finer steps."""
+    """A stage of `DEMO_STEPS`. Longer clips follow the same paths in smaller steps."""
     return replace(
         DEMO,
         out=Path(f"runs/demo_steps_{frames}"),
@@ -270,4 +269,4 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
         ),
     },
 }
-"""By objective and name: what a preset is for, and its configuration."""
+"""Presets by objective and name: a description and the configuration."""

@@ -1,4 +1,4 @@
-"""Weights to start from where nothing, or not everything, was learned before."""
+"""Initial weights, for a network or for the parts of it that were not trained before."""
 
 import re
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, flatten, unflatten
 
 LAYER_SCALE = 0.5
-"""LayerScale of every block; `Model.initialise` has 0.1."""
+"""LayerScale of every block; `Model.initialise` uses 0.1."""
 SHARPNESS = 2.5
-"""Scale of the global blocks' normalised queries, with which attention can single out one patch of a clip."""
+"""Scale of the global blocks' normalised queries, which lets attention single out one patch of a clip."""
 
 
 def fresh_model(config: ModelConfig, key: jax.Array) -> Model:
-    """A network with random weights that takes quickly to searching for correspondences.
+    """A network with random weights that quickly learns to search for correspondences.
 
-    Unlike `Model.initialise`, its global blocks' keys are projected as their queries are, so that tokens attend to
-    those like themselves; their attention is sharper; positions are of the order of a patch's content, not a fiftieth; and
-    every block adds half of what it finds.
+    Unlike in `Model.initialise`, the global blocks' keys have the same projection as their queries, so that tokens attend to
+    similar ones; their attention is sharper; position embeddings are about as large as a patch's content, not a fiftieth of it;
+    and every block adds half of its output.
     """
     params = flatten(Model.initialise(config, key).params)
     for path, value in params.items():
@@ -41,8 +41,7 @@ def fresh_model(config: ModelConfig, key: jax.Array) -> Model:
 
 
 def extended(model: Model, heads: Iterable[str], depth_input: bool, key: jax.Array) -> Model:
-    """The model with these heads too and, where `depth_input` asks for it, able to be told depth: random weights for what it
-    has not, its own for all else."""
+    """The model with these heads and, if `depth_input`, a depth input added; new parts get random weights."""
     asked = {*model.config.predicts, *heads}
     predicts = tuple(head for head in HEADS if head in asked)
     config = replace(model.config, predicts=predicts, depth_input=model.config.depth_input or depth_input)
@@ -52,7 +51,7 @@ def extended(model: Model, heads: Iterable[str], depth_input: bool, key: jax.Arr
 
 
 def _positions(side: int, width: int, key: jax.Array) -> jax.Array:
-    """Sines and cosines of the row and of the column [side², width], turned by a random rotation."""
+    """Sines and cosines of row and column [side², width], multiplied by a random rotation."""
     waves = width // 8
     angle = (np.arange(side)[:, None] + 0.5) * np.pi * np.arange(1, waves + 1) / (2 * side)
     axis = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)

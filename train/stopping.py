@@ -1,4 +1,4 @@
-"""Stopping between two steps when a user or a scheduler asks for it."""
+"""Stopping between two steps on request of a user or a scheduler."""
 
 import signal
 from types import FrameType
@@ -11,9 +11,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stop:
-    """Turns Ctrl-C and SIGTERM into a request that the run looks at after every step; a context manager.
+    """Turns Ctrl-C and SIGTERM into a request that the run checks after every step; a context manager.
 
-    A second signal acts at once. Several processes agree on a step: JAX spreads one's SIGTERM to all.
+    A second signal acts at once. Several processes agree on a step, because JAX passes one's SIGTERM on to all.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class Stop:
         self._before: dict[signal.Signals, Any] = {}
 
     def requested(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked after every one."""
+        """Whether to stop after this step; must be called after every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._requested

@@ -1,4 +1,4 @@
-"""A training run: batches in, students out; checkpoints, evaluation, and going on where a run stopped."""
+"""A training run: batches in, students out; with checkpoints, evaluation, and resuming."""
 
 import dataclasses
 import json
@@ -34,40 +34,40 @@ from ivggt_jax.weights.loading import identify, load
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """How long, how often, and where to. What is computed is the step's configuration, what on the data's."""
+    """Length, intervals and folder of a run; `StepConfig` configures what is computed."""
 
     out: Path
-    """Folder of the run: checkpoints/, student/ (newest) and best/, images/, config.json, metrics.jsonl. A run whose
-    folder has checkpoints goes on from the newest."""
+    """Folder of the run: checkpoints/, student/ (newest) and best/, images/, config.json, metrics.jsonl. If it has checkpoints,
+    the run continues from the newest."""
     student: str = "facebook/VGGT-1B"
-    """Where the student starts: a checkpoint or published name; random:demo, random:tiny or random:vggt_1b for fresh weights.
-    Heads that the step trains and a checkpoint has not begin with random weights."""
+    """Initial student: a checkpoint or published name; random:demo, random:tiny or random:vggt_1b for random weights. Trained
+    heads that a checkpoint lacks start with random weights."""
     depth_input: bool = False
-    """Train with what a depth sensor measures; a student that cannot be told depth learns it from nothing."""
+    """Train with simulated depth sensors; a student without depth input gets one, initialised to have no effect."""
     teacher: str | None = "facebook/VGGT-1B"
-    """Checkpoint or published name to learn from; None: from ground truth alone."""
+    """Checkpoint or published name of the teacher; None: ground truth only."""
     steps: int = 390_000
-    """Batches of the run."""
+    """Batches in the run."""
     seed: int = 0
-    """Seed of fresh weights and of the order and augmentation of the data."""
+    """Seed of random weights, and of the order and augmentation of the data."""
     save_every: int = 3_900
     """Steps between checkpoints."""
     keep: int = 2
-    """Checkpoints that stay on disk."""
+    """Number of checkpoints kept on disk."""
     evaluate_every: int = 3_900
     """Steps between evaluations on held-out clips."""
     log_every: int = 10
     """Steps between entries of metrics.jsonl."""
     threads: int = 2
-    """Batches that are loaded at a time."""
+    """Batches that are loaded in parallel."""
     workers: int = 0
-    """Processes that load, 0: the training process itself."""
+    """Loader processes; 0: load in the training process."""
     tensorboard: bool = False
-    """Write TensorBoard's event files too."""
+    """Also write TensorBoard event files."""
     fsdp: int = 1
-    """Devices that share one copy of parameters and optimizer state; must divide their number."""
+    """Devices that share one copy of parameters and optimiser state; must divide the number of devices."""
     distributed: bool = False
-    """Join the other processes of the run; a Slurm step of several tasks does so by itself."""
+    """Join the other processes of the run; Slurm steps of several tasks do so automatically."""
     step: StepConfig = field(default_factory=StepConfig)
 
     def __post_init__(self) -> None:
@@ -79,10 +79,10 @@ class RunConfig:
 
 
 def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Batch]) -> Path:
-    """Train to the end, from the newest checkpoint in the folder where there is one; returns the best student's folder.
+    """Train to the end, continuing from the newest checkpoint in the folder if there is one. Returns the best student's folder.
 
-    data, held_out: this process's rows of every batch. Raises KeyboardInterrupt, with a checkpoint written, when it was
-    asked to stop; FloatingPointError when ten batches in a row gave no finite loss: the last checkpoint is good.
+    data, held_out: this process's rows of every batch. Raises KeyboardInterrupt, after writing a checkpoint, when stopped;
+    FloatingPointError when ten batches in a row gave no finite loss; the last checkpoint is then still good.
     """
     model = _load_student(config.student, config.seed)
     model = extended(model, config.step.heads, config.depth_input, jax.random.key(config.seed))
@@ -90,7 +90,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
     plan = Plan(step=config.step, model=model.config, mesh=mesh, updates=updates)
     with Checkpoints(config.out, config.keep) as checkpoints:
         state = _begin(plan, checkpoints, model)
-        del model  # Its memory is needed, and the state has its own copy.
+        del model  # Its memory is needed, and the state has its own copy
         _write_config(config, plan.model)
         source = _source(config)
         teacher = _load_teacher(config, mesh)
@@ -119,7 +119,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
 
 
 def _load_student(name: str, seed: int) -> Model:
-    """A model to start from: a checkpoint's, or random weights of a preset."""
+    """The initial student: from a checkpoint, or with random weights."""
     kind, _, preset = name.partition(":")
     if kind != "random":
         return load(name, dtype="float32")
@@ -130,7 +130,7 @@ def _load_student(name: str, seed: int) -> Model:
 
 
 def _source(config: RunConfig) -> Source:
-    """What students say of their origin: the run, and the licences of the weights that they start from and learn from."""
+    """The origin recorded in students: the run, and the licences of the initial weights and the teacher's."""
     names = [] if config.student.startswith("random:") else [config.student]
     if config.teacher is not None and config.step.loss.distillation_weight > 0:
         names.append(config.teacher)
@@ -140,7 +140,7 @@ def _source(config: RunConfig) -> Source:
 
 
 def _load_teacher(config: RunConfig, mesh: Mesh) -> Model | None:
-    """The teacher in the step's precision, divided over the mesh; None where nothing is learned from one."""
+    """The teacher in the step's precision, divided over the mesh; None without one."""
     if config.teacher is None or config.step.loss.distillation_weight <= 0:
         return None
     teacher = load(config.teacher, dtype=config.step.precision)
@@ -148,7 +148,7 @@ def _load_teacher(config: RunConfig, mesh: Mesh) -> Model | None:
 
 
 def _begin(plan: Plan, checkpoints: Checkpoints, model: Model) -> TrainState:
-    """The state of the newest checkpoint, or that of a student who has learned nothing yet."""
+    """The state from the newest checkpoint, or that of an untrained student."""
     if checkpoints.newest is None:
         return jax.jit(init_state, static_argnames="plan")(plan, model)
     abstract = jax.eval_shape(partial(init_state, plan), model)
@@ -156,7 +156,7 @@ def _begin(plan: Plan, checkpoints: Checkpoints, model: Model) -> TrainState:
 
 
 def _write_config(config: Any, model: ModelConfig) -> None:
-    """The resolved configuration, beside what it makes."""
+    """Write the resolved configuration next to the results."""
     record = {"run": dataclasses.asdict(config), "model": dataclasses.asdict(model)}
     if jax.process_index() == 0:
         with written_beside(config.out / "config.json") as part:
@@ -164,7 +164,7 @@ def _write_config(config: Any, model: ModelConfig) -> None:
 
 
 class _Update:
-    """`train_step`, compiled once for every size of batch; says then how long that took and what memory it needs."""
+    """`train_step`, compiled once for each batch size; it then reports the time that took and the memory it needs."""
 
     def __init__(self, plan: Plan, journal: Journal) -> None:
         self._plan, self._journal = plan, journal
@@ -182,7 +182,7 @@ class _Update:
             memory = self._step.lower(self._plan, state, batch, teacher).compile().memory_analysis()
             clips, frames, height, width = size
             text = f"compiled for {clips} × {frames} frames of {width}×{height} in {time.perf_counter() - begin:.0f} s"
-            if memory is not None:  # Not every backend tells.
+            if memory is not None:  # not every backend reports it
                 held, used = memory.argument_size_in_bytes / 1e9, memory.temp_size_in_bytes / 1e9
                 text += f"; a device holds {held:.2f} GB and needs {used:.2f} GB more during a step"
             self._journal.say(text)
@@ -193,13 +193,13 @@ class _Update:
 def _evaluate(
     out: Path, plan: Plan, state: TrainState, held_out: Sequence[Batch], source: Source, journal: Journal
 ) -> None:
-    """Measure the student on the held-out clips, save it, and keep it when it is the best so far."""
+    """Evaluate the student on the held-out clips, save it, and keep it if it is the best so far."""
     journal.settle()
     model = student(plan, state)
     errors, clip = evaluate(plan, model, held_out)
     errors["error"] = overall(plan, errors)
     best = journal.evaluated(int(state.step), errors, depth_picture(clip) if np.isfinite(errors["abs_rel"]) else None)
-    # In one program: the many of a device_put would exchange their parts in another order on every process, and wait.
+    # In one program: the separate transfers of device_put would run in a different order on every process and hang.
     model = jax.jit(gather, static_argnames="mesh")(plan.mesh, model)
     if jax.process_index() == 0:
         for name in ("student", "best") if best else ("student",):

@@ -1,1 +1,1 @@
-"""Many videos, each as `infer` runs it: on the processes of one machine, or on a Ray cluster."""
+"""Runs `infer` on many videos, in processes of one machine or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.batch SOURCES… --out DIR`: `infer` for each of many videos, on processes here or on a Ray cluster."""
+"""`python -m ivggt_jax.batch SOURCES… --out DIR`: `infer` for each of many videos, in local processes or on a Ray cluster."""
 
 import sys
 import time
@@ -19,16 +19,16 @@ from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.output_folder import locked
 
 SECONDS_BETWEEN_WRITES = 2.0
-"""Between two manifests; what a kill leaves out of one is found in the folders."""
+"""Time between two writes of the manifest. Rows that a kill leaves out are recovered from the folders."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.batch") -> None:
-    """The command."""
+    """The command line program."""
     run_command(BatchConfig, batch, ray_word(sys.argv[1:] if arguments is None else arguments), program)
 
 
 def batch(config: BatchConfig) -> int:
-    """Run ivggt for each of many videos. Started again, it does what is missing; exits with 1 when any source failed."""
+    """Run ivggt for each of many videos. Started again, it does what is missing; exits with 1 if any source failed."""
     if config.out is None:
         raise ValueError("--out is missing: the folder of the job, in which each source has its own")
     if config.workers < 1 or config.fewest < 1:
@@ -50,7 +50,7 @@ def batch(config: BatchConfig) -> int:
 
 
 def _run(config: BatchConfig, job: Path, rows: dict[str, Row], tasks: list[Task]) -> None:
-    """Runs the tasks and keeps the manifest; `rows` are replaced as they come."""
+    """Run the tasks and keep the manifest up to date; `rows` are replaced as results come in."""
     manifest.write(job, rows.values())
     if not tasks:
         return
@@ -73,14 +73,14 @@ def _done(job: Path, row: Row) -> bool:
 
 
 class JobProgress:
-    """A bar on a terminal, elsewhere a line a source: what is done, how fast, and the time left."""
+    """Progress: a bar on a terminal, elsewhere one line per source, with what is done, the speed, and the time left."""
 
     def __init__(self, total: int):
         self._bar = tqdm(total=total, unit="video", disable=not sys.stderr.isatty(), dynamic_ncols=True)
         self._total, self._done, self._frames, self._begun = total, 0, 0, time.monotonic()
 
     def advance(self, row: Row) -> None:
-        """One more source came to its end."""
+        """Count a source that has ended."""
         self._done += 1
         self._frames += row.frames or 0
         if row.status == "failed":

@@ -1,4 +1,4 @@
-"""The tasks of a job on processes of this machine."""
+"""Runs the tasks of a job in processes of this machine."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -11,9 +11,9 @@ from ivggt_jax.batch.worker import Task, Worker
 
 
 def rows_here(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterator[Row]:
-    """Runs tasks on `config.workers` processes and gives their rows as they come.
+    """Run tasks on `config.workers` processes and yield their rows as they finish.
 
-    After Ctrl-C, or SIGTERM, the videos at hand are saved and their rows given; then KeyboardInterrupt goes on.
+    On Ctrl-C or SIGTERM the current videos are saved and their rows yielded; then KeyboardInterrupt is raised again.
     """
     count = min(config.workers, len(tasks))
     workers = [Worker(config, job, number, among=count) for number in range(count)]
@@ -34,7 +34,7 @@ def rows_here(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterator
             try:
                 yield from _as_they_come(futures, workers)
             finally:
-                if not all(future.done() for future in futures):  # nobody waits for them
+                if not all(future.done() for future in futures):  # nobody is waiting for the rest
                     for future in futures:
                         future.cancel()
                     for worker in workers:

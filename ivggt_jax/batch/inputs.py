@@ -1,4 +1,4 @@
-"""What a job is made of: sources from folders, patterns, lists and manifests, here or at addresses that fsspec knows."""
+"""The sources of a job: from folders, patterns, lists and manifests, local or at addresses that fsspec supports."""
 
 import glob
 from collections.abc import Iterator, Mapping
@@ -19,24 +19,24 @@ from ivggt_jax.sources.recording import is_bag
 from ivggt_jax.sources.video import VIDEO_SUFFIXES
 
 MOVING = (*VIDEO_SUFFIXES, *RECORDINGS)
-"""Endings of files of which each is a source, where a folder of them is named."""
+"""Suffixes of files that count as one source each in a folder."""
 LIVE = ("cam:", "rtsp://", "rtsps://", "udp://")
 TABLES = (".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
 class Input:
-    """A source, and what is said for it alone, as words of `infer`'s command line."""
+    """A source and its own options, as words of `infer`'s command line."""
 
     source: str
     options: tuple[str, ...] = ()
 
 
 def find_inputs(names: tuple[str, ...]) -> list[Input]:
-    """The sources that names stand for, in order, each once; paths from the root.
+    """Expand names to sources, in order, without duplicates, as absolute paths.
 
-    Raises SourceError for a pattern without matches, a live source, a list that is none, and a name that is no UTF-8, which
-    no manifest can hold; what is wrong with a source itself shows when it is its turn.
+    Raises SourceError for a pattern without matches, a live source, an invalid list, and a name that is not UTF-8, which no
+    manifest can hold. Faults of a source itself appear when it is its turn.
     """
     found: dict[str, Input] = {}
     for name in names:
@@ -51,9 +51,9 @@ def find_inputs(names: tuple[str, ...]) -> list[Input]:
 
 @contextmanager
 def local(source: str, folder: Path) -> Iterator[str]:
-    """Where a source lies on this machine: itself, or a copy of what lies at an address, below `folder` until the block ends.
+    """A source as a local path: itself, or for an address a copy below `folder`, which exists until the block ends.
 
-    Raises SourceError when it cannot be had.
+    Raises SourceError when it cannot be fetched.
     """
     if "://" not in source:
         yield source
@@ -72,7 +72,7 @@ def local(source: str, folder: Path) -> Iterator[str]:
                     files.get_file(inside, str(target))
             else:
                 files.get_file(path, str(part))
-    except Exception as error:  # each kind of address has errors of its own
+    except Exception as error:  # each kind of address raises its own errors
         raise SourceError(f"{source}: cannot be fetched ({_words(error)})") from error
     try:
         yield str(place)
@@ -83,7 +83,7 @@ def local(source: str, folder: Path) -> Iterator[str]:
 
 
 def _inputs(name: str, lists: tuple[Path, ...] = ()) -> Iterator[Input]:
-    """What a name stands for, found in these lists within one another."""
+    """Expand one name; `lists` are the nested lists that it was found in."""
     if name.startswith(LIVE) or name == "-":
         raise SourceError(f"{name}: a camera is no part of a job: run it with infer")
     if "://" in name:
@@ -111,7 +111,7 @@ def _inputs(name: str, lists: tuple[Path, ...] = ()) -> Iterator[Input]:
 
 
 def _of_folder(folder: str, inside: list[str]) -> list[str]:
-    """The folder itself where it holds pictures or is a recording, else the videos and recordings in it."""
+    """The folder itself if it holds pictures or is a recording, else the videos and recordings in it."""
     kinds = {PurePosixPath(item).suffix.lower() for item in inside}
     if kinds & set(IMAGE_SUFFIXES) or is_bag(PurePosixPath(item).name for item in inside):
         return [folder]
@@ -119,7 +119,7 @@ def _of_folder(folder: str, inside: list[str]) -> list[str]:
 
 
 def _at_address(address: str) -> Iterator[Input]:
-    if address.startswith(("http://", "https://")):  # where there are no folders to look into
+    if address.startswith(("http://", "https://")):  # HTTP has no folders to look into
         yield Input(address)
         return
     files, path = _opened(address)
@@ -136,7 +136,7 @@ def _at_address(address: str) -> Iterator[Input]:
 
 
 def _of_table(path: Path) -> Iterator[Input]:
-    """Rows of a manifest: the column `source`, others are options of `infer`; empty ones are not given."""
+    """Rows of a manifest: the column `source`, and options of `infer` in the others; empty cells are not passed on."""
     try:
         if path.suffix.lower() == ".jsonl":
             lines = [line.encode("utf-8", "surrogateescape") for line in _lines(path) if line.strip()]
@@ -169,7 +169,7 @@ def _words_of(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a list in any encoding. Raises SourceError for what is no text."""
+    """Lines of a list in any encoding. Raises SourceError for what is not text."""
     try:
         return decoded(path.read_bytes()).splitlines()
     except (OSError, ValueError) as error:
@@ -177,13 +177,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def _from(folder: Path, name: str, source: Path) -> str:
-    """A name as a list means it: relative paths start from the list's folder."""
+    """A name as meant in a list: relative paths start at the list's folder."""
     elsewhere = "://" in name and not name.lower().startswith("file://")
     return name if elsewhere or name.startswith(LIVE) else str(listed_path([name], folder, f"{source}"))
 
 
 def _opened(address: str) -> tuple[Any, str]:
-    """The file system of an address and the path there."""
+    """The file system of an address, and the path in it."""
     try:
         from fsspec.core import url_to_fs
     except ImportError:

@@ -1,4 +1,4 @@
-"""`manifest.jsonl` and `manifest.parquet`: a row for every source of a job, and what became of it."""
+"""`manifest.jsonl` and `manifest.parquet`: a row for every source of a job, with its status."""
 
 import dataclasses
 import json
@@ -14,10 +14,10 @@ from ivggt_jax.runs.output_folder import default_out
 from ivggt_jax.writers.files import replacing
 
 Status = Literal["waiting", "done", "failed", "stopped"]
-"""Stopped: the job was, and the source goes on when it is started again."""
+"""`stopped`: the job was interrupted; the source continues when the job is started again."""
 
 RESERVED = ("manifest.jsonl", "manifest.parquet", "workers", "inputs")
-"""What else lies in the folder of a job."""
+"""Other names in a job's folder."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Row:
     status: Status = "waiting"
     frames: int | None = None
     seconds: float | None = None
-    """Of the last attempt."""
+    """Duration of the last attempt."""
     worker: str | None = None
     """Host and process of the last attempt."""
     error: str | None = None
 
 
 def read(out: Path) -> list[Row]:
-    """The rows of an earlier start of the job in a folder; none where there was none. Raises ValueError for other files."""
+    """The rows of an earlier start of the job in a folder; empty if there was none. Raises ValueError for other files."""
     path = out / "manifest.jsonl"
     if not path.is_file():
         return []
@@ -55,7 +55,7 @@ def read(out: Path) -> list[Row]:
 
 
 def _is_sound(row: Row) -> bool:
-    """Whether values are of their kinds, and the folder lies in the job's."""
+    """Whether values have the right types and the source's folder is inside the job's."""
     texts = [value for value in (row.worker, row.error) if value is not None]
     return (
         all(isinstance(text, str) for text in (row.source, row.path, *texts))
@@ -69,7 +69,7 @@ def _is_sound(row: Row) -> bool:
 
 
 def write(out: Path, rows: Iterable[Row]) -> None:
-    """Replaces the manifest, as JSON lines, and as Parquet where pyarrow is installed. Raises WriteError on a full disk."""
+    """Replace the manifest, as JSON lines, and as Parquet if pyarrow is installed. Raises WriteError on a full disk."""
     records = [dataclasses.asdict(row) for row in rows]
     with replacing(out / "manifest.jsonl") as file:
         file.writelines(f"{json.dumps(record, ensure_ascii=False)}\n".encode() for record in records)
@@ -85,16 +85,16 @@ def write(out: Path, rows: Iterable[Row]) -> None:
 
 
 def with_earlier(sources: Iterable[str], earlier: Iterable[Row]) -> list[Row]:
-    """A row for each source once: that of the earlier start, or a new one with a folder of its own.
+    """One row for each source: that of the earlier start, or a new one with a folder of its own.
 
-    The folder is called as `infer` would call it, with a number where the name is taken.
+    The folder is named as `infer` would name it, with a number added if the name is taken.
     """
     known = {row.source: row for row in earlier}
     taken = {row.path for row in known.values()}
     rows = {}
     for source in dict.fromkeys(sources):
         if source not in known:
-            # Without dots in front, for those names are the job's own.
+            # Without leading dots: those names are the job's own.
             name = default_out(source.rstrip("/")).name.lstrip(".") or "run"
             path, number = name, 1
             while path in taken or path in RESERVED:

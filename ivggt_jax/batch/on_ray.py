@@ -1,4 +1,4 @@
-"""The tasks of a job on the actors of a Ray cluster, through Ray Data (extra `ray`)."""
+"""Runs the tasks of a job on actors of a Ray cluster, through Ray Data (extra `ray`)."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from ivggt_jax.batch.worker import Task, Worker
 
 
 class _Actor:
-    """A worker on Ray. Nothing is raised here: an exception would end the whole job."""
+    """A worker on Ray. It never raises, because an exception would end the whole job."""
 
     def __init__(self, config: BatchConfig, job: Path, among: int):
         self._worker = Worker(config, job, among=among)
@@ -30,9 +30,10 @@ class _Actor:
 
 
 def among(workers: int, gpus: float, machines: int) -> int:
-    """How many workers share the memory that one of them computes in.
+    """How many workers share the memory that a worker computes in.
 
-    That is a GPU where they have any. Of several machines nobody knows how many workers Ray puts on which.
+    With GPUs that is the memory of one GPU. On several machines the number is unknown, because Ray places the workers; it is
+    taken as 1.
     """
     if gpus:
         return max(1, int(1 / gpus))
@@ -40,10 +41,10 @@ def among(workers: int, gpus: float, machines: int) -> int:
 
 
 def rows_on_ray(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterator[Row]:
-    """Runs tasks on the cluster that `config.ray` names and gives their rows as they come.
+    """Run tasks on the cluster that `config.ray` names, and yield their rows as they finish.
 
-    The job's folder must be on a file system that all workers see. A task whose actor died is given to another one, which goes on
-    from what was saved. Raises ValueError where Ray is not installed, ConnectionError where there is no cluster.
+    The job's folder must be on a file system that all workers see. If an actor dies, its task goes to another one, which resumes
+    from what was saved. Raises ValueError when Ray is not installed, ConnectionError when there is no cluster.
     """
     try:
         import ray
@@ -58,7 +59,7 @@ def rows_on_ray(config: BatchConfig, job: Path, tasks: Sequence[Task]) -> Iterat
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     most = min(config.workers, len(tasks))
-    # A second task waits at each actor: without, Ray takes none for busy, and never adds one.
+    # Two tasks in flight per actor: with one, Ray never counts an actor as busy, and never adds another.
     pool = ActorPoolStrategy(min_size=min(config.fewest, most), max_size=most, max_tasks_in_flight_per_actor=2)
     gpus = min(1, ray.cluster_resources().get("GPU", 0)) if config.gpus is None else config.gpus
     items = [{"task": json.dumps([dataclasses.asdict(task.row), task.options])} for task in tasks]

@@ -1,4 +1,4 @@
-"""The options of `batch`: those of `infer`, which hold for every source, and how the work is shared out."""
+"""The options of `batch`: those of `infer`, which apply to every source, and how to divide the work."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,19 +27,19 @@ class BatchConfig(InferConfig):
     sources: Positional[tuple[str, ...]]
     """Videos, recordings, folders of pictures or of videos, quoted patterns, addresses (s3://…), lists (.txt .jsonl .parquet)."""
     workers: int = 1
-    """Processes on this machine, each with its own model and its part of the free memory; with --ray the maximum on the cluster."""
+    """Processes on this machine, each with its own model and a share of free memory; with --ray the maximum on the cluster."""
     ray: str | None = None
-    """Run on a Ray cluster: its address, auto (or nothing) for the running one, or local to start one here."""
+    """Run on a Ray cluster: its address, auto (or no value) for the running one, or local to start one here."""
     fewest: int = 1
-    """With --ray: workers that stay while others come and go with the cluster."""
+    """With --ray: minimum number of workers; others come and go with the cluster."""
     gpus: float | None = None
-    """With --ray: GPUs of a worker, such as 1 or 0.5; by default 1 where the cluster has any."""
+    """With --ray: GPUs per worker, such as 1 or 0.5; by default 1 if the cluster has any."""
     out: Path | None = None
-    """Folder of the job, with a subfolder for each source; with --ray it must be visible to all workers."""
+    """Folder of the job, with a subfolder for each source; with --ray all workers must see it."""
     overwrite: bool = False
     """Process all sources again, not only the missing ones."""
     time_limit: float | None = None
-    """Seconds allowed for one attempt at a video; it is then stopped, and resumed when the job is started again."""
+    """Seconds allowed for one attempt at a video. It is then stopped, and resumed when the job is started again."""
     source: Annotated[
         EachSource, tyro.conf.arg(name="frame", help="How the frames of every source are prepared."), OmitArgPrefixes
     ] = field(default_factory=EachSource)
@@ -67,6 +67,6 @@ class BatchConfig(InferConfig):
 
 
 def ray_word(words: Sequence[str]) -> list[str]:
-    """The command line with the address that a bare `--ray` stands for: auto."""
+    """The command line, with `auto` inserted as the address of a bare `--ray`."""
     following = [*words[1:], "-"]
     return ["--ray=auto" if word == "--ray" and following[i][:1] == "-" else word for i, word in enumerate(words)]

@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.batch.process`: runs one video after another, with one loaded model and one program for each size."""
+"""`python -m ivggt_jax.batch.process`: runs one video after another with one loaded model, compiling once per image size."""
 
 import dataclasses
 import os
@@ -20,26 +20,26 @@ from ivggt_jax.runs.room import Share
 from ivggt_jax.writers.run_json import read_run_json, recorded
 
 SECONDS_TO_END = 30.0
-"""For which a folder is waited for whose last worker was killed and is not gone yet."""
+"""How long to wait for a folder still locked by a worker that was killed but has not exited yet."""
 
 
 @dataclass(frozen=True)
 class ProcessConfig:
-    """How the process is told what to do."""
+    """Options of the process."""
 
     channel: Positional[int]
-    """Number of the open file over which options of `infer` come and what became of them goes."""
+    """File descriptor over which options of `infer` come in and outcomes go out."""
     among: int = 1
-    """Processes that share the memory, this one included."""
+    """Number of processes that share the memory, including this one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
+    """The command line program."""
     run_command(ProcessConfig, serve, arguments, "python -m ivggt_jax.batch.process")
 
 
 def serve(options: ProcessConfig) -> int:
-    """Runs what comes over the channel, until that is closed; this ends the process even in the middle of a video."""
+    """Run what comes over the channel. When that is closed, the process ends at once, even in the middle of a video."""
     from ivggt_jax.runs.memory import free_memory
     from ivggt_jax.weights import loading
 
@@ -48,7 +48,7 @@ def serve(options: ProcessConfig) -> int:
     threading.Thread(target=_listen, args=(channel, waiting), daemon=True).start()
     load = lru_cache(maxsize=1)(loading.load)
 
-    @lru_cache(maxsize=1)  # before the first model is loaded, so that all videos are planned alike
+    @lru_cache(maxsize=1)  # evaluated before the first model is loaded, so that all videos are planned alike
     def share() -> Share | None:
         return Share(free_memory(), options.among) if options.among > 1 else None
 
@@ -61,12 +61,13 @@ def _listen(channel: "Connection[Any, Any]", waiting: "SimpleQueue[InferConfig]"
         try:
             waiting.put(channel.recv())
         except (EOFError, OSError):
-            # Nobody is there any more, and another worker may go on with this video at once. What is on disk is whole.
+            # Nobody reads the results any more, and another worker may already continue this video. What is on disk is
+            # complete.
             os._exit(0)
 
 
 def outcome(config: InferConfig, load: Any, share: Callable[[], Share | None] = lambda: None) -> dict[str, Any]:
-    """Run a video within a share of the memory; what the manifest says of it: its status, and its frames or its error."""
+    """Run a video within a share of the memory. Returns its entry in the manifest: status, and frames or error."""
     from ivggt_jax.infer import infer
     from ivggt_jax.runs.output_folder import Busy
 

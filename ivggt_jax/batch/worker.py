@@ -1,7 +1,7 @@
-"""What hands videos to a process (`ivggt_jax.batch.process`), one after the other, and waits for it.
+"""Passes videos to a process (`ivggt_jax.batch.process`), one after the other, and waits for it.
 
-The process is apart from that (a thread here, an actor on Ray), for it may be killed, run out of memory or take too long; and
-what it had finished by then lies in its folder, to be resumed by the next.
+The process is separate from its caller (a thread here, an actor on Ray) because it may be killed, run out of memory or take too
+long. Its folder then keeps what it had finished, for the next process to resume.
 """
 
 import dataclasses
@@ -25,50 +25,50 @@ from ivggt_jax.inference.options import InferConfig
 
 PROCESS = "ivggt_jax.batch.process"
 ATTEMPTS = 3
-"""How often a video is tried whose worker dies, each time from the state that it saved last."""
+"""How often a video is tried if its worker dies; each attempt resumes from the last saved state."""
 SECONDS_TO_SAVE = 60.0
-"""That a worker which is told to stop may take to finish its frame and save."""
+"""Time that a stopped worker has to finish its frame and save."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A row of the manifest that is to be done, and what `infer` is told of it alone."""
+    """A row of the manifest to process, and the source's own options for `infer`."""
 
     row: Row
     options: tuple[str, ...] = ()
 
 
 class Worker:
-    """Runs tasks in a process of its own, started when it is needed and anew when it died. For one thread at a time."""
+    """Runs tasks in a process of its own, started when needed and restarted when it died. For use by one thread at a time."""
 
     def __init__(self, config: BatchConfig, job: Path, number: int = 0, among: int = 1):
-        """job: the folder of all runs; number: among the workers of this process; among: workers that share its memory."""
+        """job: folder of all runs; number: of this worker among those of this process; among: workers that share its memory."""
         self._config, self._job, self._number, self._among = config, job, number, among
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: Connection[Any, Any] | None = None
         self._stopping = threading.Event()
 
     def run(self, task: Task) -> Row:
-        """The task's row, filled in. Whatever goes wrong is in it; nothing is raised."""
+        """Run a task and return its row. Errors are recorded in the row; nothing is raised."""
         begun = time.perf_counter()
         try:
             with local(task.row.source, self._job / "inputs" / task.row.path) as frames:
                 config = self._config.of(frames, self._job / task.row.path, task.options)
                 outcome = self._attempts(config)
-        except Exception as error:  # one that leaves an actor would end the whole job on Ray
+        except Exception as error:  # an exception that leaves an actor would end the whole job on Ray
             outcome = {"status": "failed", "error": str(error) or type(error).__name__}
         changes = {"frames": None, "error": None, "worker": self._name(), **outcome}
         return dataclasses.replace(task.row, seconds=round(time.perf_counter() - begun, 3), **changes)
 
     def stop(self, at_once: bool = False) -> None:
-        """Have the video at hand stopped, and saved unless that is to be at once; from another thread. The last thing it does."""
+        """Stop the current video, saving it first unless `at_once`. Called from another thread; no further tasks are taken."""
         self._stopping.set()
         self._signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
     def close(self) -> None:
         """End the process."""
         if self._channel is not None:
-            self._channel.close()  # which ends a process that waits
+            self._channel.close()  # this ends a waiting process
         if self._process is not None:
             self._process.wait()
         self._process = self._channel = None
@@ -77,7 +77,7 @@ class Worker:
         deaths: list[str] = []
         while len(deaths) < ATTEMPTS:
             channel = self._started()
-            if self._stopping.is_set():  # here, so that a process which was not there to be signalled gets no work
+            if self._stopping.is_set():  # checked here, because a process that did not exist yet could not be signalled
                 return {"status": "stopped"}
             try:
                 channel.send(config)
@@ -91,7 +91,7 @@ class Worker:
         return {"status": "failed", "error": f"its worker died {ATTEMPTS} times: {', '.join(deaths)}"}
 
     def _overdue(self, channel: "Connection[Any, Any]") -> dict[str, Any]:
-        """Stop the video at hand, and the process where it does not listen."""
+        """Stop the current video, and kill the process if it does not react."""
         self._signal(signal.SIGTERM)
         outcome: dict[str, Any] = {}
         with suppress(EOFError, OSError):
@@ -100,7 +100,7 @@ class Worker:
         if not outcome:
             self._signal(signal.SIGKILL)
             self._death()
-        if outcome.get("status") == "done":  # it was so near
+        if outcome.get("status") == "done":  # it finished just in time
             return outcome
         return {**outcome, "status": "failed", "error": f"not done after {self._config.time_limit:g} s"}
 
@@ -118,13 +118,13 @@ class Worker:
                 stdout=log,
                 stderr=log,
                 pass_fds=[number],
-                start_new_session=True,  # Ctrl-C is for the job, which tells its workers
+                start_new_session=True,  # Ctrl-C goes to the job, which stops its workers
             )
         self._channel = ours
         return ours
 
     def _death(self) -> str:
-        """What the process died of."""
+        """Why the process died."""
         assert self._process is not None and self._channel is not None
         self._channel.close()
         code = self._process.wait()

@@ -1,1 +1,1 @@
-"""Measuring: how long a frame takes and why, beside what it must take at least and beside the PyTorch code."""
+"""Measures how long a frame takes and why, compared with the theoretical minimum and the PyTorch code."""

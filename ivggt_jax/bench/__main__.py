@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.bench`: time and memory of a frame, stage by stage, beside the floor and the PyTorch code."""
+"""`python -m ivggt_jax.bench`: time and memory of a frame, stage by stage, with the theoretical minimum and the PyTorch code."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from ivggt_jax.runs.command import run_command, say
 SWEPT = ("size", "budget", "seen", "batch", "chunk", "frames_per_step", "cache_dtype")
 
 WORDS = ("size", "cache_dtype")
-"""Those of them whose values are no numbers."""
+"""Swept options whose values are not numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class BenchConfig:
     sweep: tuple[str, ...] = ()
     """Measure all combinations of: budget=100000,400000 batch=1,4; also size, seen, chunk, frames_per_step, cache_dtype."""
     reference: Path | None = None
-    """A clone of the PyTorch repository, to measure alternately with the same weights and frames on the same device."""
+    """A clone of the PyTorch repository, measured alternately with the same weights and frames on the same device."""
     flat: int | None = None
     """Instead, run this many frames from image files to outputs, and compare early frames with late ones."""
     mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = ONE_STREAM
@@ -63,7 +63,7 @@ class BenchConfig:
             raise ValueError(f"--json {self.json} is a folder; give the file to write")
 
     def cases(self) -> Iterator[Case]:
-        """The case, or all combinations of what is swept."""
+        """The case, or all combinations of the swept values."""
         axes = []
         for text in self.sweep:
             name, _, values = text.partition("=")
@@ -76,12 +76,12 @@ class BenchConfig:
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.bench") -> None:
-    """The command."""
+    """The command line program."""
     run_command(BenchConfig, bench, arguments, program)
 
 
 def bench(config: BenchConfig) -> int:
-    """Measure time and memory of a frame with a full cache, by stage, beside the theoretical minimum and PyTorch."""
+    """Measure time and memory of a frame with a full cache, by stage, and compare with the theoretical minimum and PyTorch."""
     record: dict[str, Any]
     if config.flat is not None:
         first, last = run_flat(config.case, config.flat, config.mapping)
@@ -103,19 +103,19 @@ def bench(config: BenchConfig) -> int:
 
 
 def measure_case(case: Case, frames: int, reference: Path | None = None) -> dict[str, Any]:
-    """Everything about one case, in seconds and bytes; see docs/performance.md for what each figure means.
+    """All measurements of one case, in seconds and bytes; docs/performance.md explains each.
 
     Raises ValueError with the message of whatever could not be measured.
     """
     with ExitStack() as stack:
         compiled = stack.enter_context(tempfile.TemporaryDirectory())
         environment = {"JAX_COMPILATION_CACHE_DIR": compiled}
-        if reference:  # Otherwise JAX takes most of a GPU's memory for itself.
+        if reference:  # Otherwise JAX reserves most of a GPU's memory
             environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         say("compiling")
         with measuring(own.measure, case, frames, environment=environment) as ask:
             cold = ask("begin")
-        # First, while there is room: for a moment it holds the weights twice.
+        # First, while there is room, because it briefly holds the weights twice.
         theirs = None
         if reference:
             theirs = stack.enter_context(_rival(reference, case, cold))
@@ -132,7 +132,7 @@ def measure_case(case: Case, frames: int, reference: Path | None = None) -> dict
                 rival_samples.append(theirs("frame"))
         finished = ours("finish")
         seconds = {**begun["seconds"], **_percentiles(samples), "first_frame_cold": cold["seconds"]["first_frame"]}
-        # The stages' work is that of a step, which gives each stream a frame.
+        # The stages' work is that of a step, which processes one frame of each stream.
         floor = sum(stage["floor"] for stage in finished["stages"].values())
         result = {**begun, **finished, "seconds": seconds, "samples": samples, "floor": floor}
         if theirs:
@@ -142,7 +142,7 @@ def measure_case(case: Case, frames: int, reference: Path | None = None) -> dict
 
 
 def _rival(clone: Path, case: Case, begun: dict[str, Any]) -> AbstractContextManager[Callable[[str], Any]]:
-    """The PyTorch code in a process of its own, with the precision and on the device that ours has."""
+    """The PyTorch code in a process of its own, with our precision and device."""
     from ivggt_jax.bench import rival
 
     case = replace(case, precision=begun["settings"]["precision"])

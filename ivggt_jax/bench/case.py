@@ -1,4 +1,4 @@
-"""What is measured: a model, a size, and a cache that is as full as after many frames."""
+"""The measured configuration: a model, a size, and a cache as full as after many frames."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from ivggt_jax.streaming.steps import init_stream
 from ivggt_jax.weights import loading
 
 KEPT_FRAMES = 48
-"""Frames that a layer keeps where no budget is given; at 518×392 that is about the published 1,200,000 tokens in all."""
+"""Frames per layer if no budget is given; at 518×392 that is about the published 1,200,000 tokens in total."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,27 +28,27 @@ class Case:
     """One configuration to measure. Raises ValueError when fields are out of range."""
 
     model: Literal["vggt_1b", "demo", "tiny"] = "vggt_1b"
-    """Shapes of a model with random weights; nothing is downloaded."""
+    """Architecture, with random weights; nothing is downloaded."""
     checkpoint: str | None = None
     """Measure these weights instead: a folder, a file, a published name, or demo."""
     size: str | None = None
     """Frame size as WIDTHxHEIGHT, such as 518x392; by default the model's own width, and 3/4 of it as height."""
     budget: int | None = None
-    """Tokens kept over all layers; by default 48 frames in each, 1,200,000 for the full model at its size."""
+    """Tokens kept, over all layers; by default 48 frames per layer, 1,200,000 for the full model at its size."""
     capacity_factor: float = 1.5
-    """Slots of a layer's buffer over its mean share of the budget."""
+    """Size of a layer's buffer over its mean share of the budget."""
     seen: int = 10_000
     """Frames that the stream has already seen, which fill its cache."""
     batch: int = 1
     """Streams in one step."""
     chunk: int = 1
-    """Frames that one call computes: more than 1 goes through `scan`."""
+    """Frames that one call computes; more than 1 go through `scan`."""
     frames_per_step: int = 1
-    """Frames of a call that share a pass; must divide `chunk`. 1 means the preset's own number."""
+    """Frames of a call that share a pass; must divide `chunk`. 1 means the preset's number."""
     preset: PresetName = "exact"
     """exact: as published; fast and small change the order of the steps and need a `chunk` of 4."""
     evict_after_attention: bool = False
-    """Evict after a frame has attended, not before; several frames per pass always do."""
+    """Evict after attention, not before; several frames per pass always do."""
     cache_dtype: Literal["int8", "bfloat16", "float32"] | None = None
     """Type of cached keys and values; by default the trunk's."""
     heads: tuple[Literal["camera", "depth", "points"], ...] = ("camera", "depth", "points")
@@ -107,7 +107,7 @@ def make_model(case: Case) -> Model:
 
 
 def make_frames(case: Case, config: ModelConfig, count: int) -> np.ndarray:
-    """Noise, uint8 [count,chunk,batch,H,W,3]; what is in a picture does not change the time it takes."""
+    """Noise, uint8 [count,chunk,batch,H,W,3]; the content of a picture does not affect the time."""
     shape = (count, case.chunk, case.batch, *case.image_size(config), 3)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
@@ -121,10 +121,10 @@ def start(case: Case, model: Model, submaps: SubmapConfig | None = None) -> Stre
 
 @partial(jax.jit, static_argnames="seen", donate_argnames="state")
 def fill(state: StreamState, seen: int) -> StreamState:
-    """The state as after `seen` frames, with random keys and values: every layer has its share of the budget.
+    """The state as after `seen` frames, with random keys and values; every layer has its share of the budget.
 
-    In place, a few slots at a time, so that it takes no memory of its own. Where tokens came from is not made up: the
-    published policy does not ask.
+    It is filled in place, a few slots at a time, so that it needs no further memory. The tokens' origin is not filled in, because
+    the published policy does not use it.
     """
     settings, cache = state.settings, state.cache
     assert settings.cache.total_budget is not None  # Case has no unbounded cache
@@ -142,7 +142,7 @@ def fill(state: StreamState, seen: int) -> StreamState:
 
 
 def _random(buffer: jax.Array, seed: int) -> jax.Array:
-    """A buffer [layer,batch,slot,…] overwritten with normal numbers."""
+    """A buffer [layer,batch,slot,…] overwritten with normally distributed numbers."""
     layers, _, slots = buffer.shape[:3]
     unit = CHUNK if slots % CHUNK == 0 else slots
     shape = (1, buffer.shape[1], unit, *buffer.shape[3:])

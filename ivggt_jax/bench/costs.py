@@ -1,10 +1,10 @@
-"""What a step must compute and move, counted by hand: the floor under any measurement.
+"""What a step must compute and move at least, counted by hand: a lower bound for any measurement.
 
-Counted are multiplications and additions (two operations a pair) of matrix products, convolutions and interpolations, and
-of the redundancy of cached keys. Norms, activations, softmax and rotations are left out: together less than 2 %.
-Bytes are those that cross the memory whatever the program: parameters once (the camera head's in each iteration, which
-waits for the one before), live keys and values, what goes from stage to stage, frames and predictions. What could stay
-on the chip between two layers of a stage is not counted.
+Operations are multiplications and additions (two per pair) of matrix products, convolutions and interpolations, and of the
+redundancy of cached keys. Norms, activations, softmax and rotations are left out; together they are less than 2 %. Bytes are
+those that any program must move through memory: parameters once (the camera head's once per iteration, because each iteration
+waits for the previous one), live keys and values, data between stages, frames and predictions. What could stay on the chip
+between two layers of a stage is not counted.
 """
 
 from collections.abc import Collection
@@ -20,13 +20,13 @@ from ivggt_jax.model.heads.camera import POSE
 from ivggt_jax.model.parameters import abstract_params, flatten
 
 FLOAT32 = 4
-"""Bytes of a number in the heads and between stages, whatever the trunk's type."""
+"""Bytes per number in the heads and between stages, whatever the trunk's type."""
 OUTPUT_FEATURES = 32
-"""Channels of a dense head's last map, at the image's size."""
+"""Channels of a dense head's last map, at image size."""
 TRUNK = {"encoder": "aggregator/encoder", "frame blocks": "aggregator/frame", "global blocks": "aggregator/global"}
-"""Stages that run in the trunk's type, and the beginning of their parameters' paths."""
+"""Stages that run in the trunk's type, and the prefix of their parameters' paths."""
 DENSE = {"depth": 1, "points": 3}
-"""Dense heads and the channels of their maps, without the confidence."""
+"""Dense heads and the channels of their maps, without confidence."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Cost:
     """Whether it runs in the trunk's type; heads run in float32."""
 
     def floor(self, rate: float, bandwidth: float) -> float:
-        """Seconds that it takes at least, at so many operations and bytes a second."""
+        """Least time in seconds, at this many operations and bytes per second."""
         return max(self.operations / rate, self.bytes / bandwidth)
 
 
@@ -57,10 +57,11 @@ def step_costs(
 ) -> dict[str, Cost]:
     """Costs of a step of `batch` streams, by stage.
 
-    live: tokens that each layer keeps, after eviction; the new frame's are among them.
-    trunk, cached: types of the trunk and of cached keys and values, by default the same; int8 has a scale for every head.
-    heads: those of "camera", "depth" and "points" that are computed.
-    camera_frames: frames in the camera ring, taken to be full.
+    Args:
+        live: tokens that each layer keeps after eviction, including the new frame's.
+        trunk, cached: types of the trunk and of cached keys and values, by default the same; int8 adds a scale per head.
+        heads: those of "camera", "depth" and "points" that are computed.
+        camera_frames: frames in the camera ring, which is assumed to be full.
     """
     item, kept = np.dtype(trunk).itemsize, np.dtype(trunk if cached is None else cached).itemsize
     row = config.width * kept + (config.heads * FLOAT32 if kept == 1 else 0)
@@ -80,7 +81,7 @@ def step_costs(
 
 
 def _weights(config: ModelConfig) -> dict[str, int]:
-    """Parameters under each path that a stage reads."""
+    """Number of parameters under each path that a stage reads."""
     parameters = flatten(abstract_params(config))
     return {
         stage: sum(x.size for path, x in parameters.items() if path.startswith(stage))
@@ -106,7 +107,7 @@ def _trunk_stages(config: ModelConfig, height: int, width: int, live: int, row: 
             layers * (tokens * block + _attention(tokens, live, channels)),
             2 * layers * rows * row + half_passed_on,
         ),
-        # A key's norm, its part of the mean, its product with the mean; and as many rows moved as a frame has.
+        # A key's norm, its contribution to the mean, its product with the mean; and as many moved rows as a frame has.
         "eviction": (layers * 6 * rows * channels, layers * (rows + 4 * tokens) * row),
     }
 
@@ -117,7 +118,7 @@ def _passed_on(config: ModelConfig, tokens: int) -> int:
 
 
 def _camera_head(config: ModelConfig, ring: int) -> tuple[int, int]:
-    """Operations and moved bytes of all iterations over a ring of so many entries."""
+    """Operations and moved bytes of all iterations over a ring of `ring` entries."""
     moved = config.camera_iterations * config.camera_depth * 2 * ring * 2 * config.width * FLOAT32
     return _camera_operations(config, ring), moved
 
@@ -131,17 +132,17 @@ def _dense_heads(config: ModelConfig, height: int, width: int, chosen: Collectio
 
 
 def _block(features: int, mlp_ratio: int) -> int:
-    """A transformer block's linear layers, for one token: qkv, out and the MLP's two."""
+    """Operations of a transformer block's linear layers for one token: qkv, out and the MLP's two."""
     return 2 * (3 + 1 + 2 * mlp_ratio) * features**2
 
 
 def _attention(queries: int, keys: int, features: int) -> int:
-    """Scores and weighted values of all heads."""
+    """Operations for scores and weighted values of all heads."""
     return 2 * 2 * queries * keys * features
 
 
 def _camera_operations(config: ModelConfig, ring: int) -> int:
-    """All iterations over one camera token that attends to `ring` entries."""
+    """Operations of all iterations over one camera token that attends to `ring` entries."""
     features = 2 * config.width
     modulation = 2 * POSE * features + 2 * features * 3 * features
     trunk = config.camera_depth * (_block(features, config.mlp_ratio) + _attention(1, ring, features))
@@ -150,7 +151,7 @@ def _camera_operations(config: ModelConfig, ring: int) -> int:
 
 
 def _dense_operations(config: ModelConfig, height: int, width: int, outputs: int) -> int:
-    """A dense head with so many outputs a pixel, for one frame."""
+    """Operations of a dense head with `outputs` outputs per pixel, for one frame."""
     rows, columns = config.patch_grid(height, width)
     features, (c1, c2, c3, c4) = config.dpt_features, config.dpt_channels
     patches = rows * columns
@@ -171,19 +172,19 @@ def _dense_operations(config: ModelConfig, height: int, width: int, outputs: int
 
 
 def _convolution(features_in: int, features_out: int, height: int, width: int) -> int:
-    """3×3, padding 1; products with the padding are not counted."""
+    """Operations of a 3×3 convolution with padding 1, without products with the padding."""
     return 2 * features_in * features_out * _taps(height) * _taps(width)
 
 
 def _taps(size: int, stride: int = 1) -> int:
-    """Along one axis: pairs of an output and one of its three inputs that is not padding."""
+    """Along one axis, the pairs of an output and one of its three inputs that is not padding."""
     outputs = (size - 1) // stride + 1
     beyond = (outputs - 1) * stride + 1 == size
     return 3 * outputs - 1 - beyond
 
 
 def _resize(size: tuple[int, int], new_size: tuple[int, int], features: int) -> int:
-    """Interpolation by a matrix for each axis, as `resize_aligned` does it."""
+    """Operations of interpolation by a matrix for each axis, as in `resize_aligned`."""
     if size == new_size:
         return 0
     return 2 * features * (new_size[0] * size[0] * size[1] + new_size[1] * size[1] * new_size[0])

@@ -1,4 +1,4 @@
-"""The machine: what it is, how fast it multiplies and moves, and what a process holds."""
+"""The machine: its description, its speed of computing and moving data, and the memory of a process."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ REPEATS = 5
 
 
 def describe() -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """A description of the machine."""
     device = jax.local_devices()[0]
     return {
         "platform": device.platform,
@@ -32,12 +32,12 @@ def describe() -> dict[str, Any]:
 
 
 def threads() -> int:
-    """Processors that this process may use; as many threads compute, here and in the PyTorch code."""
+    """Number of processors that this process may use; both our code and PyTorch's use as many threads."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def matrix_rate(dtype: DTypeLike) -> float:
-    """Operations a second in a product of large square matrices, at JAX's default precision; the best of a few."""
+    """Operations per second in a product of large square matrices, at JAX's default precision; the best of several runs."""
     side = 8192 if jax.default_backend() == "gpu" else 2048
     left, right = jax.random.normal(jax.random.key(0), (2, side, side), dtype)
     product = jax.jit(jnp.dot)
@@ -45,7 +45,7 @@ def matrix_rate(dtype: DTypeLike) -> float:
 
 
 def bandwidth() -> float:
-    """Bytes a second, read and written, of a pass over an array that no cache holds; the best of a few."""
+    """Bytes read and written per second in a pass over an array too large for any cache; the best of several runs."""
     size = (1 << 30 if jax.default_backend() == "gpu" else 1 << 28) // 4
     array = jnp.ones(size, jnp.float32)
     halve = jax.jit(lambda x: 0.5 * x)
@@ -53,20 +53,20 @@ def bandwidth() -> float:
 
 
 def seconds(function: Callable[[], Any]) -> float:
-    """How long a call takes until its result is there."""
+    """Time in seconds until a call's result is ready."""
     began = time.perf_counter()
     jax.block_until_ready(function())
     return time.perf_counter() - began
 
 
 def forget_peak() -> None:
-    """Have the host's peak counted from here on (Linux; elsewhere it stays that of the whole process)."""
+    """Reset the host's peak memory (Linux; elsewhere it stays that of the whole process)."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident() -> int:
-    """Bytes that the process holds now (Linux; elsewhere the most so far)."""
+    """Bytes that the process holds now (Linux; elsewhere its peak so far)."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -74,7 +74,7 @@ def resident() -> int:
 
 
 def device_bytes() -> int | None:
-    """Bytes that arrays take on the device now; None where the backend does not count them."""
+    """Bytes that arrays take on the device now; None if the backend does not report them."""
     return (jax.local_devices()[0].memory_stats() or {}).get("bytes_in_use")
 
 

@@ -1,4 +1,4 @@
-"""Whether an endless run stays as it is: time and memory a frame through source, step and writers, early and late."""
+"""Whether an endless run stays constant: time and memory per frame through source, step and writers, early and late."""
 
 import tempfile
 import time
@@ -19,11 +19,11 @@ from ivggt_jax.sources import Frame, SourceConfig, open_source
 from ivggt_jax.writers import ExportOptions, Writers
 
 OUTPUTS = ("tum", "intrinsics", "ply")
-"""What `infer` writes by default."""
+"""Outputs that `infer` writes by default."""
 IMAGES = 16
-"""Different frames, taken in turn: noise, for what is in a picture does not change the time it takes."""
+"""Number of different frames, used in turn. They are noise, because the content of a picture does not affect the time."""
 ONE_STREAM = SubmapOptions(submaps="off")
-"""No map. With one, frames are those of a walk around a room, again and again, so that there is something to align."""
+"""No map. With a map, frames are those of a repeated walk around a room, so that there is something to align."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,21 @@ class Window:
     """A part of the run."""
 
     frames: tuple[int, int]
-    """First and last."""
+    """First and last frame."""
     seconds: float
-    """Median, from one frame to the next."""
+    """Median time from one frame to the next."""
     mean: float
-    """Mean of the same: frames that begin a submap or are compared with places take longer."""
+    """Mean of the same, which is larger because frames that begin a submap or are compared with places take longer."""
     host: int
     """Median of the bytes that the process holds."""
     device: int | None
-    """Median of the bytes that arrays take on the device; None where the backend does not count them."""
+    """Median of the bytes that arrays take on the device; None if the backend does not report them."""
     stream: int
-    """Most bytes of all that the stream remembers."""
+    """Largest size in bytes of everything that the stream remembers."""
 
 
 def run_flat(case: Case, count: int, mapping: SubmapOptions = ONE_STREAM) -> tuple[Window, Window]:
-    """The first and the last tenth of what follows the frame at which the budget is reached.
+    """The first and the last tenth of the frames after the budget is reached.
 
     Raises ValueError when the run is too short for that, or the case has more than one stream.
     """
@@ -72,7 +72,7 @@ def run_flat(case: Case, count: int, mapping: SubmapOptions = ONE_STREAM) -> tup
 
 
 class _Clock:
-    """Notes when each frame is asked for, and what is held then."""
+    """Records when each frame is requested, and the memory held then."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -101,7 +101,7 @@ def _room(size: tuple[int, int]) -> np.ndarray:
 
 
 def _write_images(folder: Path, images: np.ndarray, count: int) -> Path:
-    """Images [N,H,W,3] as files, and a list that names them over and over."""
+    """Write images [N,H,W,3] as files, and a list that repeats them."""
     (folder / "out").mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(folder / f"{i}.png")

@@ -1,4 +1,4 @@
-"""This implementation, measured in the process at hand: first frame, frames at a full cache, stages and their floor."""
+"""Measures this implementation in the current process: first frame, frames with a full cache, stages and their minimum."""
 
 import time
 from dataclasses import asdict
@@ -19,23 +19,23 @@ from ivggt_jax.streaming.state import StreamSettings
 from ivggt_jax.streaming.steps import scan, step
 
 WARM_UP = 3
-"""Frames before the first that counts; the first evictions move the budgets between layers."""
+"""Frames before the first measured one; the first evictions move budgets between layers."""
 FRAMES = 4
-"""Different frames, taken in turn."""
+"""Number of different frames, used in turn."""
 
 
 def measure(pipe: Connection, case: Case, count: int) -> None:
-    """Serves requests for what `Own` measures, in a process made for it."""
+    """Serve requests for the measurements of `Own`, in a process of its own."""
     own = Own(case, count)
     for request in requests(pipe):
         pipe.send(getattr(own, request)())
 
 
 class Own:
-    """A stream whose calls are timed. Its methods, in their order, are the requests."""
+    """A stream whose calls are timed. Its methods, in order, are the requests."""
 
     def __init__(self, case: Case, count: int):
-        """Loads the model; `count` calls will be timed."""
+        """Load the model; `count` calls will be timed."""
         began = time.perf_counter()
         self._case, self._count = case, count
         self._model = jax.block_until_ready(make_model(case).only_heads(case.heads))
@@ -45,7 +45,7 @@ class Own:
         self._calls = 0
 
     def begin(self) -> dict[str, Any]:
-        """Compiles and computes the first frame: seconds to load the model and from there to the first predictions."""
+        """Compile and compute the first frame. Returns the seconds to load the model, and from there to the first predictions."""
         began = time.perf_counter()
         self._state = start(self._case, self._model)
         jax.device_get(self._call())
@@ -68,20 +68,20 @@ class Own:
         }
 
     def fill(self) -> dict[str, Any]:
-        """Brings the cache to what it holds after the case's frames; live tokens in each layer."""
+        """Fill the cache as after the case's frames. Returns the live tokens in each layer."""
         self._state = fill(self._state, self._case.seen)
         for _ in range(WARM_UP):
             jax.device_get(self._call())
         return {"live_tokens": self._live()}
 
     def frame(self) -> float:
-        """Seconds from a call to its predictions on the host, over the frames of each stream in it."""
+        """Seconds from a call to its predictions on the host, divided by the frames of each stream in it."""
         began = time.perf_counter()
         jax.device_get(self._call())
         return (time.perf_counter() - began) / self._case.chunk
 
     def finish(self) -> dict[str, Any]:
-        """Frames a second with one call in flight, memory so far, and the stages beside their floor."""
+        """Frames per second with one call in flight, peak memory so far, and the stages with their minimum."""
         rate = self._throughput()
         memory = peak_memory()
         costs = self._costs()
@@ -111,11 +111,11 @@ class Own:
         return self._model.params["aggregator"]["camera_token"].dtype
 
     def _live(self) -> int:
-        """Tokens that a layer keeps, on average."""
+        """Mean number of tokens per layer."""
         return round(float(np.mean(self._state.lengths)))
 
     def _costs(self) -> dict[str, Cost]:
-        """Costs of the stages that a step has: a cache that is not full evicts nothing."""
+        """Costs of the stages that a step has; a cache that is not full evicts nothing."""
         settings, live = self._settings, self._live()
         costs = step_costs(
             settings.model,
@@ -133,7 +133,7 @@ class Own:
         return costs
 
     def _call(self) -> Predictions:
-        """The next frame, or chunk of frames."""
+        """Process the next frame or chunk."""
         frames = self._frames[self._calls % FRAMES]
         self._calls += 1
         if self._case.chunk == 1:
@@ -143,7 +143,7 @@ class Own:
         return predictions
 
     def _throughput(self) -> float:
-        """Frames a second, of all streams, when a call's predictions are fetched while the next is computed."""
+        """Frames per second, of all streams, when a call's predictions are fetched while the next is computed."""
         began = time.perf_counter()
         before = self._call()
         for _ in range(self._count - 1):

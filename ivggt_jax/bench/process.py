@@ -1,4 +1,4 @@
-"""Measuring in processes of their own: memory, compilation and threads of one do not touch the other."""
+"""Measures in separate processes, so that memory, compilation and threads of one do not affect the other."""
 
 import multiprocessing
 import os
@@ -18,7 +18,7 @@ Target = Callable[..., None]
 
 @contextmanager
 def measuring(target: Target, *arguments: Any, environment: dict[str, str]) -> Iterator[Callable[[str], Any]]:
-    """A fresh process; what it gives is called with a request and returns the answer.
+    """A fresh process. Yields a function that takes a request and returns the process's answer.
 
     Raises ValueError with the process's own message when it fails.
     """
@@ -30,7 +30,7 @@ def measuring(target: Target, *arguments: Any, environment: dict[str, str]) -> I
     theirs.close()
 
     def ask(request: str) -> Any:
-        with suppress(OSError):  # it is gone, but may have said why
+        with suppress(OSError):  # the process is gone, but may have sent the reason
             ours.send(request)
         try:
             answer = ours.recv()
@@ -52,7 +52,7 @@ def measuring(target: Target, *arguments: Any, environment: dict[str, str]) -> I
 
 
 def requests(pipe: Connection) -> Iterator[str]:
-    """Requests until the other side has no more."""
+    """Yield requests until the other side closes the pipe."""
     while True:
         try:
             yield pipe.recv()
@@ -65,8 +65,8 @@ class _Failure(str):
 
 
 def _serve(target: Target, pipe: Connection, arguments: tuple[Any, ...]) -> None:
-    """In the new process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: its end of the pipe closes
+    """Runs in the new process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end of the pipe then closes
     try:
         target(pipe, *arguments)
     except (*USER_ERRORS, jax.errors.JaxRuntimeError) as error:
@@ -75,7 +75,7 @@ def _serve(target: Target, pipe: Connection, arguments: tuple[Any, ...]) -> None
 
 @contextmanager
 def _environment(changes: dict[str, str]) -> Iterator[None]:
-    """Environment variables for processes that start within."""
+    """Set environment variables for processes that start within the block."""
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:

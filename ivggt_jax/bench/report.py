@@ -1,4 +1,4 @@
-"""What was measured, for people: Markdown tables."""
+"""The measurements as Markdown tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ MEBIBYTE = 1 << 20
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:
-    """What it was measured on."""
+    """A description of the machine in one line."""
     return "{device} ({platform}, {processor}, {threads} threads), JAX {jax}, Python {python}".format(**machine)
 
 
 def result_tables(result: Mapping[str, Any]) -> str:
-    """Everything of one case."""
+    """All tables of one case."""
     return "\n\n".join([_title(result), _whole(result), _stages(result)])
 
 
@@ -45,7 +45,7 @@ def _title(result: Mapping[str, Any]) -> str:
 
 
 def _whole(result: Mapping[str, Any]) -> str:
-    """Rows of the whole step, with the PyTorch code's beside them where it ran."""
+    """Rows for the whole step, with the PyTorch code's numbers if it ran."""
     own, rival = result["seconds"], result.get("reference")
     rows = [
         ["ms/frame, median", *_pair(own["p50"], rival and rival["seconds"]["p50"], _milliseconds)],
@@ -66,7 +66,7 @@ def _whole(result: Mapping[str, Any]) -> str:
 
 
 def _stages(result: Mapping[str, Any]) -> str:
-    """Each stage alone, and what it computes and moves at least."""
+    """Each stage alone, with the least it must compute and move."""
     rows = [
         [
             name, _milliseconds(stage["seconds"]), f"{stage['operations'] / 1e9:.1f}", f"{stage['bytes'] / 1e6:.0f}",
@@ -100,6 +100,6 @@ def _ratio(value: float, over: float) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown; short rows are filled up."""
+    """A Markdown table; short rows are padded."""
     lines = [header, ["---"] * len(header), *([*row, *[""] * (len(header) - len(row))] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""The PyTorch code from the user's own clone, frame by frame on request, in a process of its own."""
+"""Measures the PyTorch code of the user's clone, frame by frame on request, in a process of its own."""
 
 import gc
 import time
@@ -17,9 +17,9 @@ from ivggt_jax.runs.memory import peak_memory
 
 
 def measure(pipe: Connection, clone: Path, case: Case, gpu: bool) -> None:
-    """Serves requests: `fill` until the cache is at its budget, `frame` in seconds, `finish` for memory.
+    """Serve requests: `fill` until the cache is at its budget, `frame` in seconds, `finish` for memory.
 
-    The clone's model gets the case's weights and frames; the case names its precision.
+    The clone's model gets the case's weights and frames; the case determines its precision.
     """
     model = make_model(case)
     config = model.config
@@ -47,7 +47,7 @@ class StreamedReference(Reference):
         self._model.to(self._platform)
 
     def serve(self, pipe: Connection, images: Any, budget: int, frames_to_fill: int, half: bool) -> None:
-        """Runs the clone's own loop over frames that come as they are asked for."""
+        """Run the clone's own loop over frames that are yielded on request."""
         views = [{"img": view["img"].to(self._platform)} for view in self._views(images)]
 
         def frames() -> Iterator[dict[str, Any]]:
@@ -55,17 +55,17 @@ class StreamedReference(Reference):
             for request in requests(pipe):
                 began = time.perf_counter()
                 for _ in range({"fill": frames_to_fill, "frame": 1, "finish": 0}[request]):
-                    yield views[seen % len(views)]  # comes back when its predictions are on the host
+                    yield views[seen % len(views)]  # resumes when its predictions are on the host
                     seen += 1
                 pipe.send(self._memory() if request == "finish" else time.perf_counter() - began)
 
         self._model.total_budget = budget
-        # As the clone's own script does it: the trunk in half precision on a GPU.
+        # As in the clone's own script: the trunk in half precision on a GPU.
         with self._quiet(), self._torch.autocast(self._platform, self._torch.bfloat16, enabled=half):
             self._model.inference(frames(), cache_results=False)
 
     def _memory(self) -> dict[str, int]:
-        """Most bytes held so far."""
+        """Peak bytes so far."""
         memory = {"host": peak_memory()["host"]}
         if self._platform == "cuda":
             memory["device"] = self._torch.cuda.max_memory_allocated()

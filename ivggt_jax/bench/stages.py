@@ -1,4 +1,4 @@
-"""What each stage of a step takes when it runs alone, on the shapes and the full cache that it has in the step."""
+"""Times each stage of a step alone, with the shapes and the full cache that it has in the step."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -22,15 +22,15 @@ from ivggt_jax.streaming.one_pass import token_memory
 from ivggt_jax.streaming.state import StreamState
 
 Inputs = dict[str, jax.Array]
-"""What stages read: `frame` [B,H,W,3] uint8, `tokens` [B,P,width], `outputs` [layer,B,1,P,2·width]."""
+"""Inputs of the stages: `frame` [B,H,W,3] uint8, `tokens` [B,P,width], `outputs` [layer,B,1,P,2·width]."""
 Stage = Callable[[VGGT, StreamState, Inputs], tuple[StreamState, Any]]
-"""→ (state with as many live tokens as before, what the stage computes)."""
+"""→ (state with as many live tokens as before, the stage's result)."""
 
 
 def time_stages(
     model: Model, state: StreamState, names: Iterable[str], repeats: int
 ) -> tuple[StreamState, dict[str, float]]:
-    """Median seconds of the stages named; the state given is used up, and comes back."""
+    """Median seconds of the named stages. The given state is used up; a new one is returned."""
     inputs = make_inputs(model, state)
     found = {}
     for name in names:
@@ -40,12 +40,12 @@ def time_stages(
             state, result = jax.block_until_ready(run_stage(name, model, state, inputs))
             samples.append(time.perf_counter() - began)
             del result
-        found[name] = float(np.median(samples[1:]))  # the first one compiles
+        found[name] = float(np.median(samples[1:]))  # the first call compiles
     return state, found
 
 
 def make_inputs(model: Model, state: StreamState) -> Inputs:
-    """Random numbers where a step has a frame, tokens and layer outputs."""
+    """Random inputs in place of a frame, tokens and layer outputs."""
     settings, batch = state.settings, state.frame.shape[0]
     config = settings.model
     tokens = (batch, settings.tokens, config.width)
@@ -60,7 +60,7 @@ def make_inputs(model: Model, state: StreamState) -> Inputs:
 
 @partial(jax.jit, static_argnames="name", donate_argnames="state")
 def run_stage(name: str, model: Model, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
-    """One stage; the given state is used up."""
+    """Run one stage; the given state is used up."""
     return STAGES[name](model.network, state, inputs)
 
 
@@ -75,7 +75,7 @@ def _frame_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[St
 
 
 def _global_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
-    """Attend to as many tokens as stay after an eviction: the new ones are written over the last of these."""
+    """Attends to as many tokens as remain after an eviction; the new ones overwrite the last of these."""
     settings, aggregator = state.settings, network.aggregator
     rotation = aggregator.rotation(settings.height, settings.width)
     cache = replace(state.cache, length=state.cache.length - settings.tokens)
@@ -94,7 +94,7 @@ def _global_blocks(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[S
 
 
 def _eviction(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
-    """As if a frame had come: the tokens behind the live ones count, and as many go."""
+    """Evicts as if a frame had come: the tokens behind the live ones count, and as many go."""
     eviction, tokens = token_memory(state, 1).eviction, state.settings.tokens
 
     def one(memory: tuple[KVCache, jax.Array], layer: jax.Array) -> tuple[tuple[KVCache, jax.Array], None]:
@@ -128,4 +128,4 @@ STAGES: dict[str, Stage] = {
     "camera head": _camera,
     "dense heads": _dense,
 }
-"""As `costs.step_costs` names them; global blocks are without eviction."""
+"""Named as in `costs.step_costs`; global blocks are without eviction."""

@@ -1,1 +1,1 @@
-"""Calibrated cameras: what a lens does to a picture, files that say so, and undoing it."""
+"""Calibrated cameras: lens models, calibration files, and undistortion."""

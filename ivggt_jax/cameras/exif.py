@@ -1,17 +1,17 @@
-"""The focal length that a camera wrote into its picture: rounded, of the lens and not of the crop, so offered and not assumed."""
+"""The focal length in a picture's EXIF data. It is rounded and ignores cropping, so it is offered to the user, not assumed."""
 
 from pathlib import Path
 
 from PIL import Image
 
 EXIF_IFD, FOCAL_35 = 0x8769, 0xA405
-"""EXIF tags: where the details lie, and the focal length in millimetres on 35 mm film."""
+"""EXIF tags: the detail directory, and the focal length in millimetres for 35 mm film."""
 DIAGONAL_35 = 43.267
-"""Millimetres of a picture on 35 mm film, from corner to corner."""
+"""Diagonal of a picture on 35 mm film, in millimetres."""
 
 
 def offered_camera(path: Path, size: tuple[int, int]) -> str | None:
-    """What `--camera` would be by a picture's EXIF, `fx,fy,cx,cy`; None where that says nothing. `size`: its width and height."""
+    """The value for `--camera` from a picture's EXIF data, `fx,fy,cx,cy`; None if there is none. `size`: width and height."""
     try:
         with Image.open(path) as image:
             film = float(image.getexif().get_ifd(EXIF_IFD).get(FOCAL_35, 0))

@@ -1,4 +1,4 @@
-"""Calibrations as other programs write them: COLMAP, OpenCV, ROS, Kalibr, nerfstudio, or plain numbers."""
+"""Reads calibrations of other programs: COLMAP, OpenCV, ROS, Kalibr, nerfstudio, or plain numbers."""
 
 import re
 import struct
@@ -24,24 +24,24 @@ COLMAP = {
     8: ("SIMPLE_RADIAL_FISHEYE", 4),
     9: ("RADIAL_FISHEYE", 5),
 }
-"""COLMAP's camera models that are read, by number: name, and how many parameters."""
+"""Supported camera models of COLMAP, by number: name, and number of parameters."""
 KINDS: dict[str, Kind] = {
     "plumb_bob": "brown", "rational_polynomial": "brown", "radtan": "brown", "brown": "brown", "none": "pinhole",
     "pinhole": "pinhole", "equidistant": "fisheye", "fisheye": "fisheye", "equi": "fisheye",
 }  # fmt: skip
-"""What ROS, Kalibr and people call distortions."""
+"""Names of distortion models in ROS, Kalibr and common use."""
 WAYS = (
     "COLMAP's cameras.txt or cameras.bin, YAML of OpenCV, ROS (camera_info) or Kalibr, nerfstudio's transforms.json, "
     "fx,fy,cx,cy[,k1,k2,p1,p2,…], or equirectangular"
 )
-"""What `--camera` takes, for error messages."""
+"""What `--camera` accepts, for error messages."""
 
 
 def read_camera(text: str) -> Camera:
-    """The camera that `--camera` names: a file, numbers, or `equirectangular`.
+    """The camera given by `--camera`: a file, numbers, or `equirectangular`.
 
-    `fisheye:` before either says that four coefficients are those of a fisheye, where the file itself does not say what they
-    are; `#NAME` behind a file which of its cameras is meant. Raises CameraError for anything else.
+    The prefix `fisheye:` says that four coefficients are a fisheye's, if the file itself does not name the model; `#NAME` after a
+    file selects one of its cameras. Raises CameraError for anything else.
     """
     kind, _, rest = text.rpartition(":") if text.startswith(("fisheye:", "brown:", "pinhole:")) else ("", "", text)
     if rest == "equirectangular":
@@ -59,7 +59,7 @@ def read_camera(text: str) -> Camera:
         raise CameraError(f"{path}: {error}") from None
     except OSError as error:
         raise CameraError(f"{path}: cannot be read ({error.strerror}); --camera takes {WAYS}") from None
-    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:  # values of other kinds
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:  # values of other types
         raise CameraError(f"{path}: is no calibration ({_one_line(error)}); --camera takes {WAYS}") from None
     except (struct.error, yaml.YAMLError, RecursionError) as error:
         raise CameraError(f"{path}: is no calibration ({_one_line(error)}); --camera takes {WAYS}") from None
@@ -76,7 +76,7 @@ def _of_numbers(text: str, kind: str) -> Camera:
 
 
 def _read(path: Path, unnamed: Kind) -> dict[str, Camera]:
-    """The cameras of a file by their names in it; coefficients are of the kind `unnamed` where it does not say of which."""
+    """The cameras of a file by name; coefficients whose model is not named are of the kind `unnamed`."""
     suffix = path.suffix.lower()
     if not path.is_file():
         what = "is no file" if path.exists() else "there is no such file"
@@ -89,14 +89,14 @@ def _read(path: Path, unnamed: Kind) -> dict[str, Camera]:
         record = read_json(path)
         return _nerfstudio(record) if "frames" in record or "fl_x" in record else _of_yaml(record, unnamed)
     if suffix in (".yaml", ".yml"):
-        # OpenCV's first line, %YAML:1.0, and its name of a matrix are none that YAML knows.
+        # OpenCV's first line, %YAML:1.0, and its tag for matrices are not valid YAML.
         text = re.sub(r"\A%YAML:.*|!!opencv-matrix", "", decoded(path.read_bytes()))
         return _of_yaml(yaml.safe_load(text), unnamed)
     raise CameraError(f"its ending tells no calibration; --camera takes {WAYS}")
 
 
 def _the_one(cameras: Mapping[str, Camera], which: str) -> Camera:
-    """The camera called so; without a name the only one, all the same ones counting as one."""
+    """The camera with this name; without a name the only one, where identical cameras count as one."""
     if which:
         if which not in cameras:
             raise CameraError(f"it has no camera {which}, but {', '.join(list(cameras)[:8])}")
@@ -115,7 +115,7 @@ def _camera(
     size: Sequence[int] | None,
     corner: float = 0.0,
 ) -> Camera:
-    """A checked camera; `corner` is what the file's pixel coordinates are ahead of integer indices."""
+    """A checked camera; `corner` is the offset of the file's pixel coordinates from integer pixel centres."""
     fx, fy, cx, cy = (float(value) for value in intrinsics)
     coefficients = [float(value) for value in distortion]
     most = COEFFICIENTS[kind]
@@ -167,7 +167,7 @@ def _colmap_binary(data: bytes) -> dict[str, Camera]:
 
 
 def _nerfstudio(record: Mapping[str, Any]) -> dict[str, Camera]:
-    """Cameras of frames where they have their own, else the one of all."""
+    """The frames' own cameras if they have any, else the shared one."""
     shared = {name: value for name, value in record.items() if name != "frames"}
     frames = [frame for frame in record.get("frames", []) if "fl_x" in frame] or [{}]
     return {str(frame.get("file_path", "0")): _of_nerfstudio({**shared, **frame}) for frame in frames}
@@ -191,7 +191,7 @@ def _of_nerfstudio(values: Mapping[str, Any]) -> Camera:
 
 
 def _of_yaml(record: Any, unnamed: Kind) -> dict[str, Camera]:
-    """Of ROS, OpenCV or Kalibr, whichever the names tell."""
+    """Cameras from ROS, OpenCV or Kalibr, recognised by the keys."""
     if not isinstance(record, dict):
         raise CameraError(f"is no calibration; --camera takes {WAYS}")
     of_kalibr = {name: _of_kalibr(value) for name, value in record.items() if re.fullmatch(r"cam\d+", str(name))}
@@ -205,7 +205,7 @@ def _of_yaml(record: Any, unnamed: Kind) -> dict[str, Camera]:
         raise CameraError(f"its camera matrix has {len(numbers)} numbers, not 9")
     found = _first(record, "distortion_coefficients", "distCoeffs", "dist_coeffs", "D", "d", "D1")
     name = _first(record, "distortion_model", "camera_model", "model")
-    if name == "pinhole":  # of the projection: it says nothing about the coefficients
+    if name == "pinhole":  # names the projection only, not the distortion
         name = None
     kind = _kind(name) if name else unnamed
     width = _first(record, "image_width", "width", "imageWidth")
@@ -233,7 +233,7 @@ def _first(record: Mapping[str, Any], *names: str) -> Any:
 
 
 def _numbers(value: Any) -> list[float]:
-    """Numbers of a matrix as ROS and OpenCV write it, with its data, or as rows."""
+    """Numbers of a matrix as written by ROS and OpenCV (with a data field), or as rows."""
     return np.asarray(value["data"] if isinstance(value, dict) else value, np.float64).reshape(-1).tolist()
 
 

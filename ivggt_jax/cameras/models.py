@@ -1,7 +1,7 @@
-"""Camera models, forward and back: where a direction is seen, and which direction a pixel sees. NumPy, float64.
+"""Camera models: projection of directions to pixels, and back. NumPy, float64.
 
-Axes are OpenCV's: x right, y down, z forward. Pixel (u, v) is the integer index, so that the centre of the first pixel is (0, 0),
-as in OpenCV, ROS and Kalibr; files that count from its corner are half a pixel away.
+Axes are OpenCV's: x right, y down, z forward. Pixel coordinates are integer at pixel centres, so the centre of the first pixel is
+(0, 0), as in OpenCV, ROS and Kalibr; files that count from its corner differ by half a pixel.
 """
 
 from dataclasses import dataclass, replace
@@ -13,19 +13,19 @@ import numpy as np
 Kind = Literal["pinhole", "brown", "fisheye", "equirectangular"]
 
 COEFFICIENTS: dict[str, int] = {"pinhole": 0, "brown": 8, "fisheye": 4, "equirectangular": 0}
-"""How many numbers of distortion a kind has."""
+"""Number of distortion coefficients of each kind."""
 STEEPEST = 8.0
-"""Tangent of the angle off the axis up to which a Brown-Conrady polynomial is looked at: 83 degrees."""
+"""Tangent of the largest angle from the axis at which a Brown-Conrady polynomial is evaluated: 83 degrees."""
 STEPS = 4096
-"""Of the table from which an inverse starts."""
+"""Entries of the table from which an inverse starts."""
 NEWTON = 8
-"""Steps that polish it."""
+"""Newton steps that refine it."""
 SAME_SHAPE = 1.0
-"""Pixels by which a picture's height may miss that of its calibration, scaled to its width."""
+"""Largest difference in pixels between a picture's height and that of its calibration, scaled to its width."""
 
 
 class CameraError(ValueError):
-    """A calibration cannot be used: the message names it, what is wrong with it, and the way out."""
+    """A calibration cannot be used; the message names it, the fault and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,19 @@ class Camera:
 
     kind: Kind
     focal: tuple[float, float]
-    """Pixels along x and y; of a panorama: pixels per radian."""
+    """Pixels along x and y; for a panorama, pixels per radian."""
     centre: tuple[float, float]
     """The principal point."""
     distortion: tuple[float, ...] = ()
-    """8 numbers of `brown`, 4 of `fisheye`, else none."""
+    """8 coefficients for `brown`, 4 for `fisheye`, otherwise none."""
     size: tuple[int, int] | None = None
-    """Width and height in pixels that the numbers belong to; None: those of whatever picture comes."""
+    """Width and height in pixels of the calibrated image; None: those of any picture."""
 
     def of_size(self, width: int, height: int) -> "Camera":
-        """The same camera when it gives pictures of another size and the same shape.
+        """The same camera for pictures of another size but the same shape.
 
-        Raises CameraError for another shape and, where the calibration does not say its size, for pictures that the principal
-        point lies outside of.
+        Raises CameraError for another shape and, if the calibration does not say its size, for pictures that do not contain the
+        principal point.
         """
         if self.kind == "equirectangular":
             if abs(width - 2 * height) > 2:
@@ -80,7 +80,7 @@ class Camera:
         )
 
     def project(self, directions: np.ndarray) -> np.ndarray:
-        """Pixels [..., 2] at which directions [..., 3] of any length are seen, NaN for those that the lens does not take."""
+        """Pixels [..., 2] of directions [..., 3] of any length; NaN where the lens does not see them."""
         x, y, z = np.moveaxis(np.asarray(directions, np.float64), -1, 0)
         if self.kind == "equirectangular":
             plane = np.stack((np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))), axis=-1)
@@ -98,7 +98,7 @@ class Camera:
         return np.where(seen[..., None], plane * self.focal + self.centre, np.nan)
 
     def unproject(self, pixels: np.ndarray) -> np.ndarray:
-        """Directions [..., 3] of length 1 that pixels [..., 2] see, NaN for those that see nothing."""
+        """Unit directions [..., 3] of pixels [..., 2]; NaN where a pixel sees nothing."""
         plane = (np.asarray(pixels, np.float64) - self.centre) / self.focal
         if self.kind == "equirectangular":
             longitude, latitude = np.moveaxis(plane, -1, 0)
@@ -116,7 +116,7 @@ class Camera:
 
     @cached_property
     def _table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Radii (angles of a fisheye) off the axis, and what the lens makes of them: rising, and no further than it does."""
+        """Radii from the axis (angles for a fisheye) and their distorted values, as far as these increase."""
         reach = np.pi if self.kind == "fisheye" else STEEPEST
         radii = np.linspace(0, reach, STEPS)
         bent = self._bent(radii)
@@ -127,18 +127,18 @@ class Camera:
 
     @property
     def _limit(self) -> float:
-        """Where the polynomial stops to rise: beyond it, it no longer tells of the lens."""
+        """Where the polynomial stops increasing; beyond that it no longer describes the lens."""
         return np.inf if self.kind == "pinhole" else float(self._table[0][-1])
 
     def _bent(self, radii: np.ndarray) -> np.ndarray:
-        """What radial distortion makes of radii off the axis, of a fisheye of angles."""
+        """Radial distortion of radii from the axis (angles for a fisheye)."""
         square = np.square(radii)
         if self.kind == "brown":
             return radii * self._radial(square)[0]
         return radii * (1 + square * np.polyval(self.distortion[::-1], square))
 
     def _straightened(self, bent: np.ndarray) -> np.ndarray:
-        """The inverse of `_bent`; NaN beyond its reach."""
+        """The inverse of `_bent`; NaN beyond its range."""
         radii, table = self._table
         found = np.interp(bent, table, radii)
         k1, k2, k3, k4 = self.distortion
@@ -150,7 +150,7 @@ class Camera:
         return np.where(bent <= table[-1], found, np.nan)
 
     def _radial(self, square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The factor by which `brown` stretches the plane at radii² [...], and its derivative by radius²."""
+        """The factor by which `brown` stretches the plane at squared radii [...], and its derivative by the squared radius."""
         k1, k2, _, _, k3, k4, k5, k6 = self.distortion
         above, below = 1 + square * (k1 + square * (k2 + square * k3)), 1 + square * (k4 + square * (k5 + square * k6))
         slope_above = k1 + square * (2 * k2 + 3 * square * k3)
@@ -159,7 +159,7 @@ class Camera:
             return above / below, (slope_above * below - above * slope_below) / below**2
 
     def _distorted(self, plane: np.ndarray) -> np.ndarray:
-        """Where `brown` puts points [..., 2] of the plane z = 1."""
+        """Distort points [..., 2] of the plane z = 1 by `brown`."""
         _, _, p1, p2, *_ = self.distortion
         x, y = np.moveaxis(plane, -1, 0)
         square = x**2 + y**2
@@ -171,7 +171,7 @@ class Camera:
         return np.stack(moved, axis=-1)
 
     def _undistorted(self, plane: np.ndarray) -> np.ndarray:
-        """The inverse of `_distorted`, by Newton's method from the inverse of the radial part; NaN beyond its reach."""
+        """The inverse of `_distorted`, by Newton's method starting from the inverse of the radial part; NaN beyond its range."""
         _, _, p1, p2, *_ = self.distortion
         radii, table = self._table
         radius = np.linalg.norm(plane, axis=-1)

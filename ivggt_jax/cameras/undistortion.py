@@ -1,4 +1,4 @@
-"""Pictures as a pinhole would have taken them: maps that are made once, and pictures that go through them."""
+"""Undistortion: pictures as a pinhole camera would have taken them, through maps that are computed once."""
 
 import numpy as np
 from scipy import sparse
@@ -7,17 +7,17 @@ from scipy.spatial.transform import Rotation
 from ivggt_jax.cameras.models import Camera
 
 WIDEST = 90.0
-"""Degrees across that a pinhole picture has at most where nobody says: towards 180 its edges take all of it."""
+"""Largest default field of view of a pinhole picture, in degrees; towards 180 its edges would take up all of it."""
 BORDER = 64
-"""Points of each side of a picture that are looked at."""
+"""Number of points checked along each side of a picture."""
 WHITE = 255
 
 
 class Undistortion:
-    """Takes pictures of one camera to those of a pinhole that looks the same way, or is turned to the right."""
+    """Maps pictures of a camera to those of a pinhole with the same axis, or rotated to the right."""
 
     def __init__(self, camera: Camera, pinhole: Camera, degrees: float = 0.0):
-        """Both cameras with their sizes; `degrees` by which the pinhole is turned to the right."""
+        """Both cameras with their sizes; `degrees`: rotation of the pinhole to the right."""
         assert camera.size is not None
         assert pinhole.size is not None
         width, height = pinhole.size
@@ -26,21 +26,21 @@ class Undistortion:
         self._found = camera.project(pinhole.unproject(pixels) @ turn.T)
         self._from, self._to = camera.size, pinhole.size
         self.focal = pinhole.focal[0]
-        """Pixels of the pinhole, along both axes."""
+        """Focal length of the pinhole in pixels, along both axes."""
         self._panorama = camera.kind == "equirectangular"
         self.known = inside(self._found, self._from).reshape(height, width)
-        """bool [H,W]: pixels that the camera has seen."""
+        """bool [H,W]: pixels that the camera sees."""
         self._weights = self._bilinear()
 
     def picture(self, image: np.ndarray) -> np.ndarray:
-        """The pinhole's picture uint8 [H,W,3] of the camera's, bilinear; white where it has seen nothing."""
+        """The pinhole's picture uint8 [H,W,3] from the camera's, bilinear; white where the camera sees nothing."""
         flat = image.reshape(-1, 3).astype(np.float32)
         found = np.rint(self._weights @ flat).astype(np.uint8)
         found[~self.known.reshape(-1)] = WHITE
         return found.reshape(self._to[1], self._to[0], 3)
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
-        """A mask [H,W] of the camera's pixels as one of the pinhole's, nearest; 0 where the camera has seen nothing."""
+        """A mask [H,W] for the pinhole from one for the camera, by nearest neighbour; 0 where the camera sees nothing."""
         width, height = self._from
         place = np.rint(np.nan_to_num(self._found)).astype(int)
         column = place[:, 0] % width if self._panorama else np.clip(place[:, 0], 0, width - 1)
@@ -48,7 +48,7 @@ class Undistortion:
         return np.where(self.known, found.reshape(self.known.shape), 0)
 
     def _bilinear(self) -> sparse.csr_matrix:
-        """The matrix of four weights a row that makes the pinhole's pixels of the camera's."""
+        """The sparse matrix, with four weights per row, that interpolates the pinhole's pixels from the camera's."""
         width, height = self._from
         place = np.where(self.known.reshape(-1, 1), self._found, 0)
         corner = np.floor(place).astype(np.int64)
@@ -65,21 +65,21 @@ class Undistortion:
 
 
 def inside(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bool [...]: pixels [..., 2] lie in a picture of that width and height; NaN does not."""
+    """Bool [...]: pixels [..., 2] are inside a picture of this width and height; False for NaN."""
     within: np.ndarray = (pixels >= -0.5) & (pixels <= np.asarray(size) - 0.5)
     return np.asarray(within.all(axis=-1))
 
 
 def focal_of(degrees: float, width: int) -> float:
-    """Focal length in pixels of a pinhole that sees so many degrees across a width."""
+    """Focal length in pixels of a pinhole with this field of view across a width."""
     return float(width / 2 / np.tan(np.radians(degrees) / 2))
 
 
 def fill(camera: Camera, centre: tuple[float, float]) -> float:
-    """The shortest focal length, and so the widest view, of a pinhole of the camera's size whose picture has no gap.
+    """The shortest focal length, and so the widest view, of a pinhole of the camera's size whose picture is completely filled.
 
-    It looks along the camera's axis with its principal point at `centre`, and sees `WIDEST` at most. Found by bisection, to
-    1e-4.
+    It looks along the camera's axis with its principal point at `centre`, and sees `WIDEST` degrees at most. Found by bisection,
+    to 1e-4.
     """
     assert camera.size is not None
     size = np.asarray(camera.size)

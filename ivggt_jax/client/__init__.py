@@ -1,4 +1,4 @@
-"""A client of `ivggt serve` in a few lines: frames out, cameras in. It needs neither JAX nor a model."""
+"""A small client for `ivggt serve`: frames in, cameras out. It needs neither JAX nor a model."""
 
 import time
 from collections.abc import Collection
@@ -10,26 +10,26 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
 FINAL = ("token", "malformed")
-"""Reasons of the server to send a client away that another try would not change."""
+"""Reasons for disconnecting that another attempt would not change."""
 
 
 class ServerError(RuntimeError):
-    """What the server has to say against a message."""
+    """The server's error about a message."""
 
 
 class Client:
-    """A connection to `ws://…/stream` that is opened again when it breaks: the server then begins a new map."""
+    """A connection to `ws://…/stream` that reconnects when it breaks; the server then begins a new map."""
 
     def __init__(self, address: str, token: str = "", want: Collection[str] = (), patience: float = 30.0):
-        """want: of depth, confidence, points and tracks. patience: seconds to go on trying for."""
+        """want: any of depth, confidence, points and tracks. patience: seconds to keep trying."""
         self._address, self._patience, self._id = address, patience, 0
         self._hello = msgpack.packb({"type": "hello", "version": 1, "token": token, "want": list(want)})
         self._socket: ClientConnection | None = None
 
     def send(self, data: bytes, timestamp: float | None = None, format: str = "jpeg") -> dict[str, Any]:
-        """One frame; returns the server's answer to it, a `result` or `dropped`, with arrays as NumPy's.
+        """Send one frame. Returns the server's answer, a `result` or `dropped`, with NumPy arrays.
 
-        Raises ServerError for what the server refuses, TimeoutError when it cannot be reached.
+        Raises ServerError when the server refuses it, TimeoutError when the server cannot be reached.
         """
         self._id, until = self._id + 1, time.monotonic() + self._patience
         frame = {"type": "frame", "id": self._id, "timestamp": timestamp, "format": format, "data": data}
@@ -49,7 +49,7 @@ class Client:
                 time.sleep(0.5)
 
     def close(self) -> None:
-        """Leave; the next `send` would connect again."""
+        """Disconnect; the next `send` reconnects."""
         if self._socket is not None:
             self._socket.close()
         self._socket = None

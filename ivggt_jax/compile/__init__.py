@@ -1,1 +1,1 @@
-"""`python -m ivggt_jax.compile`: a stream as compiled programs that run without this package."""
+"""`python -m ivggt_jax.compile`: exports a stream as compiled programs that run without this package."""

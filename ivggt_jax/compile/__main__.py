@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.compile CHECKPOINT --out DIR`: a model as an artefact to deploy, which runs without this package."""
+"""`python -m ivggt_jax.compile CHECKPOINT --out DIR`: exports a model as an artefact for deployment without this package."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ from ivggt_jax.weights.tensor_file import write_safetensors
 VERSION = 1
 LOADER = "artifact.py"
 USED_UP = {"start": (), "step": (1,), "reset": (0,)}
-"""Arguments of the programs whose memory the results take."""
+"""Arguments of the programs that are donated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class CompileConfig:
     checkpoint: tyro.conf.Positional[str]
     """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
     out: Path
-    """Folder for the artefact, which must not exist."""
+    """Folder for the artefact; it must not exist yet."""
     size: str | None = None
     """Frame size as WIDTHxHEIGHT, such as 518x392; by default the model's own width, and 3/4 of it as height."""
     batch: int = 1
@@ -53,28 +53,28 @@ class CompileConfig:
     heads: tuple[Literal["camera", "depth", "points", "motion"], ...] = ("camera", "depth")
     """What to predict."""
     budget: int | None = None
-    """Tokens kept for each stream over all layers; by default 48 frames' worth."""
+    """Tokens kept for each stream, over all layers; by default 48 frames' worth."""
     policy: PolicyName = "diversity"
     """Which tokens are forgotten first (docs/memory.md)."""
     submaps: str = "auto"
-    """Frames of a submap; off: one stream; auto: 32 for the demo model, else 48 (docs/mapping.md)."""
+    """Frames per submap; off: one stream; auto: 32 for the demo model, else 48 (docs/mapping.md)."""
     refine: bool = True
-    """Refine the poses of submaps by aligning the images themselves."""
+    """Refine the poses of submaps by aligning the images directly."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Type of the trunk, on every platform; bfloat16 is for GPUs."""
     platforms: tuple[Platform, ...] = ("cpu", "cuda")
-    """Kinds of devices to make programs for; none need be here."""
+    """Kinds of devices to compile for; none need be present."""
     executables: bool = False
-    """Also compile for this machine's device: nothing is compiled at the start on machines like it, with this release of JAX."""
+    """Also compile for this machine's device: starting on similar machines with this release of JAX then needs no compilation."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.compile") -> None:
-    """The command."""
+    """The command line program."""
     run_command(CompileConfig, compile_artifact, arguments, program)
 
 
 def compile_artifact(config: CompileConfig) -> int:
-    """A model as an artefact to deploy: programs, weights and a loader that needs JAX, and nothing of this package."""
+    """Export a model as an artefact for deployment: programs, weights and a loader that needs JAX but not this package."""
     if config.out.exists():
         raise ValueError(f"{config.out} exists: choose another --out")
     if config.batch < 1:
@@ -103,7 +103,7 @@ def compile_artifact(config: CompileConfig) -> int:
             submaps=mapping.choose(model.config, None) if {"camera", "depth"} <= set(config.heads) else None,
         )
 
-    jax.eval_shape(begin)  # says what cannot be before a folder is made
+    jax.eval_shape(begin)  # reports invalid options before a folder is created
     with written_beside(config.out, folder=True) as folder:
         write_artifact(folder, config, model, begin)
     say(f"{config.out}: {width}×{height} on {', '.join(config.platforms)}, keeping {budget:,} tokens for each stream")
@@ -111,7 +111,7 @@ def compile_artifact(config: CompileConfig) -> int:
 
 
 def write_artifact(folder: Path, config: CompileConfig, model: Model, begin: Callable[[], StreamState]) -> None:
-    """Writes programs, weights, loader and manifest into an empty folder."""
+    """Write programs, weights, loader and manifest into an empty folder."""
     weights = flatten(model.params)
     layout = {path: (x.shape, np.dtype(x.dtype)) for path, x in weights.items()}
     write_safetensors(folder / "weights.safetensors", layout, lambda path: np.asarray(weights[path]))
@@ -144,7 +144,7 @@ def write_artifact(folder: Path, config: CompileConfig, model: Model, begin: Cal
 
 
 def _here() -> str:
-    """The platform of this machine's device, by its name in files."""
+    """The platform of this machine's device, as in file names."""
     return "cuda" if jax.default_backend() == "gpu" else jax.default_backend()
 
 
@@ -158,10 +158,10 @@ def _executable(program: export.Exported, used_up: tuple[int, ...]) -> bytes:
 
 @contextmanager
 def _compiling_anew() -> Iterator[None]:
-    """No program is taken from the compilation cache: on a CPU one that was cannot be saved again, parts are missing."""
+    """Disable the compilation cache: on a CPU, a program loaded from it cannot be saved again, because parts are missing."""
     used = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
-    reset_cache()  # whether it is used is asked once
+    reset_cache()  # JAX decides only once whether to use it
     try:
         yield
     finally:

@@ -1,11 +1,11 @@
-"""Frames in, cameras and depth out, by the programs beside this file. Needs jax, numpy and flatbuffers, which jax reads them with.
+"""Frames in, cameras and depth out, with the programs beside this file. Needs jax, numpy, and flatbuffers for jax.
 
 artifact = Artifact("folder")  # load only what you trust: executables are code
 state = artifact.start()
-for images in video:  # uint8 [B,H,W,3], of the shape that manifest.json names
+for images in video:  # uint8 [B,H,W,3], of the shape in manifest.json
     state, found = artifact.step(state, images)  # the given state is used up
-    print(found["cam_from_world"], found["depth"])  # manifest.json names them all
-state = artifact.reset(state, where)  # bool [B]: these streams begin anew
+    print(found["cam_from_world"], found["depth"])  # manifest.json lists all names
+state = artifact.reset(state, where)  # bool [B]: these streams start over
 """
 
 import hashlib
@@ -23,7 +23,7 @@ DTYPES = {"F32": jnp.float32, "BF16": jnp.bfloat16}
 
 
 class Artifact:
-    """Raises ValueError for a damaged file, and where there are no programs for this machine's kind of device."""
+    """A loaded artefact. Raises ValueError for a damaged file, or without programs for this machine's kind of device."""
 
     def __init__(self, folder: str | Path = Path(__file__).parent):
         self.folder = Path(folder)
@@ -41,15 +41,13 @@ class Artifact:
         self._step = self._program("step", platform, 1)
 
     def step(self, state: list[jax.Array], images: np.ndarray) -> tuple[list[jax.Array], dict[str, jax.Array]]:
-        """The next state, and what is found in the next frame of each stream, by the names of manifest.json."""
+        """The next state, and the predictions for the next frame of each stream, by the names in manifest.json."""
         return self._step(self._weights, state, images)
 
     def _program(self, name: str, platform: str, *used_up: int) -> Any:
         exported = export.deserialize(bytearray(self._read(f"{name}.{platform}.export")))
         if self.manifest["executables"] == [platform, jax.__version__, jax.devices()[0].device_kind]:
-            jnp.linalg.solve(
-                jnp.eye(2), jnp.ones(2)
-            )  # loads LAPACK: executables of CPUs take for granted that it is there
+            jnp.linalg.solve(jnp.eye(2), jnp.ones(2))  # loads LAPACK, which CPU executables assume is there
             executable = self._read(f"{name}.{platform}.executable")
             return deserialize_and_load(executable, exported.in_tree, exported.out_tree)
         return jax.jit(exported.call, donate_argnums=used_up)

@@ -1,4 +1,4 @@
-"""A stream's functions as programs of arrays alone, which `compile.artifact` runs: `start`, `step` and `reset`."""
+"""A stream's functions as programs on plain arrays, for `compile.artifact`: `start`, `step` and `reset`."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,15 +17,15 @@ from ivggt_jax.streaming.steps import reset, step
 
 Platform = Literal["cpu", "cuda"]
 KERNELS = (export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton"),)
-"""Of what JAX does not promise to run in later releases, the attention of GPUs needs this."""
+"""Attention on GPUs needs this custom call, for which JAX gives no compatibility guarantee."""
 
 
 def export_programs(model: Model, begin: Callable[[], StreamState], platform: Platform) -> dict[str, export.Exported]:
-    """The programs of a stream that `begin` gives, for a platform that need not be here; arrays of the model may be shapes.
+    """The programs of a stream that `begin` creates, for a platform that need not be present; the model's arrays may be shapes.
 
-    `start()` gives the state, a list of arrays; `step(weights, state, images)`, with the weights by "/"-joined path and images
-    [B,H,W,3] uint8, the next state and a dict of what is found (`named`); `reset(state, where)` a state in which the streams
-    that are marked, [B] bool, begin anew.
+    `start()` returns the state, a list of arrays; `step(weights, state, images)`, with weights by "/"-joined path and images
+    [B,H,W,3] uint8, returns the next state and a dict of predictions (`named`); `reset(state, where)` returns a state in which
+    the marked streams, [B] bool, start over.
     """
     config, state = model.config, jax.eval_shape(begin)
     settings, batch = state.settings, state.frame.shape[0]
@@ -56,6 +56,6 @@ def export_programs(model: Model, begin: Callable[[], StreamState], platform: Pl
 
 
 def named(tree: Any) -> dict[str, jax.Array]:
-    """The arrays of a pytree by the names of fields that lead to them, as in "map.submap"."""
+    """The arrays of a pytree by the path of field names to them, such as "map.submap"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): x for path, x in leaves}

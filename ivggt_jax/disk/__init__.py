@@ -1,1 +1,1 @@
-"""Files as they are read and written everywhere: text of any encoding, strict JSON, and what replaces another whole."""
+"""Shared file handling: text in any encoding, strict JSON, and atomic replacement."""

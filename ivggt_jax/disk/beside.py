@@ -1,9 +1,9 @@
-"""The one way to replace a file or folder: it is written beside its place and takes the name when it is whole.
+"""The one way to replace a file or folder: it is written beside its place and renamed when it is complete.
 
-A process may be killed between any two system calls. What was under the name is then still there, or what replaces it is,
-whole. What the killed process had begun lies in a part beside it, `.NAME.part`; the next one to write there takes that over,
-and as a part never is what anybody reads, it may be removed at any time. A part is locked while it is written, so that of two
-processes one is refused. (Killed, not cut from power: nothing here waits for the disk.)
+A process may be killed between any two system calls. The name then still refers to the old content, or to the complete new one.
+What the killed process had begun is in a part beside it, `.NAME.part`. The next process to write there takes it over; since
+nobody reads parts, they may be removed at any time. A part is locked while it is written, so that of two processes one is
+refused. (This covers kills, not power failures: nothing here waits for the disk.)
 """
 
 import errno
@@ -19,9 +19,9 @@ from ivggt_jax.disk.names import fitting_name
 
 @contextmanager
 def written_beside(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """An empty file or folder beside `path` that takes its place when the block ends, and is removed when that fails.
+    """An empty file or folder beside `path` that replaces it when the block ends, and is removed when the block fails.
 
-    A folder takes the place of nothing or of an empty folder. Raises OSError, see `claimed`.
+    A folder can only replace nothing or an empty folder. Raises OSError, see `claimed`.
     """
     with claimed(part_of(path), folder=folder) as part:
         yield part
@@ -37,20 +37,20 @@ def part_of(path: Path) -> Path:
 def claimed(part: Path, *, folder: bool = False) -> Iterator[Path]:
     """An empty file or folder for this process alone, removed at the end unless it was renamed.
 
-    What a killed process left there is removed first. Raises OSError: BlockingIOError where another process holds it.
+    Leftovers of a killed process are removed first. Raises OSError: BlockingIOError when another process holds it.
     """
     descriptor = _claim(part, folder)
     with _closing(descriptor):
         try:
             yield part
         finally:
-            if _names(part, descriptor):  # once it was renamed, another process may have begun one of that name
-                with suppress(OSError):  # what went wrong in the block tells more
+            if _names(part, descriptor):  # after a rename, another process may have created a new one
+                with suppress(OSError):  # the block's error matters more
                     remove(part)
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+    """Remove a file, or a folder with all its content; does nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -58,9 +58,9 @@ def remove(path: Path) -> None:
 
 
 def _claim(part: Path, folder: bool) -> int:
-    """Make or take over the part and lock it; returns the descriptor that holds the lock."""
+    """Create or take over the part and lock it. Returns the descriptor that holds the lock."""
     while True:
-        if part.is_symlink():  # what it points to is somebody's, and would be emptied
+        if part.is_symlink():  # its target belongs to somebody, and would be emptied
             part.unlink()
         if part.exists() and not (part.is_dir() if folder else part.is_file()):
             _remove_of_another_kind(part)
@@ -70,13 +70,13 @@ def _claim(part: Path, folder: bool) -> int:
             os.open(part, (os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT) | os.O_NOFOLLOW, 0o666)
         ) as descriptor:
             _lock(descriptor, part)
-            if _names(part, descriptor):  # else its last holder renamed or removed it between opening and locking
+            if _names(part, descriptor):  # otherwise its last holder renamed or removed it between opening and locking
                 _empty(part, descriptor, folder)
-                return os.dup(descriptor)  # which keeps the lock
+                return os.dup(descriptor)  # this keeps the lock
 
 
 def _remove_of_another_kind(part: Path) -> None:
-    """Remove what is no file where one is to be, or no folder, unless another process holds it: BlockingIOError."""
+    """Remove a folder in place of a file, or the reverse. Raises BlockingIOError when another process holds it."""
     with (
         suppress(FileNotFoundError),
         _closing(os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as descriptor,
@@ -104,7 +104,7 @@ def _lock(descriptor: int, part: Path) -> None:
 
 
 def _names(part: Path, descriptor: int) -> bool:
-    """Whether the path is still that of the open file or folder."""
+    """Whether the path still refers to the open file or folder."""
     with suppress(FileNotFoundError):
         return os.path.samestat(os.stat(part), os.fstat(descriptor))
     return False

@@ -1,4 +1,4 @@
-"""The one way to read JSON back: one object, bounded in length and depth, and nothing that JSON does not have."""
+"""The one way to read JSON: a single object, limited in length and depth, and nothing beyond the JSON standard."""
 
 import codecs
 import json
@@ -8,25 +8,25 @@ from pathlib import Path
 from typing import Any
 
 LENGTH_LIMIT = 16 * 2**20
-"""Bytes."""
+"""In bytes."""
 DEPTH_LIMIT = 64
-"""Objects and lists inside one another."""
+"""Nesting of objects and lists."""
 _DIGITS = 40
-"""Most digits of a whole number: more than any count, size or checksum has."""
+"""Most digits of an integer: more than any count, size or checksum has."""
 
 
 class JsonError(ValueError):
-    """A file or text that is not the JSON object it should be, in one line."""
+    """A file or text is not the expected JSON object; the message is one line."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object, at most 16 MiB long and 64 levels deep.
+    """Read a file with one JSON object, at most 16 MiB long and 64 levels deep.
 
     Raises JsonError, naming the file, when it is missing, cannot be read or holds anything else; see `parse_json`.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise JsonError(f"{path} is not a file")  # a pipe would be waited for, a device has no end
+            raise JsonError(f"{path} is not a file")  # reading a pipe would wait, and a device has no end
         with path.open("rb") as file:
             text = file.read(LENGTH_LIMIT + 1)
     except FileNotFoundError:
@@ -37,10 +37,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: bytes, what: str) -> dict[str, Any]:
-    """Parse one JSON object in UTF-8. A byte-order mark may precede it, as some editors leave one.
+    """Parse one JSON object in UTF-8. It may begin with a byte-order mark, which some editors write.
 
-    Beside what is not JSON, this refuses a name that stands twice in one object, numbers that no float holds, and halves of
-    surrogate pairs, which can neither be printed nor name a file. Raises JsonError, whose message begins with `what`.
+    Besides invalid JSON this rejects duplicate names in an object, numbers outside the range of floats, and unpaired surrogates,
+    which can neither be printed nor name a file. Raises JsonError, whose message begins with `what`.
     """
     if len(text) > LENGTH_LIMIT:
         raise JsonError(f"{what} is longer than {LENGTH_LIMIT >> 20} MiB")
@@ -77,7 +77,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check(value: object) -> None:
-    """Raises RecursionError for what is nested too deep, ValueError for a number or text that cannot be used."""
+    """Raises RecursionError for too deep nesting, ValueError for a number or text that cannot be used."""
     level = [value]
     for _ in range(DEPTH_LIMIT + 1):
         inner: list[object] = []
@@ -97,7 +97,7 @@ def _check(value: object) -> None:
 
 
 def _describe(value: object) -> str:
-    """What a value that is no object is, in JSON's words."""
+    """The type of a value that is not an object, in JSON's terms."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "a number"

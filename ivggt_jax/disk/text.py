@@ -1,4 +1,4 @@
-"""Text files as people have them: with a byte-order mark, in UTF-16 or UTF-32, with names in another encoding."""
+"""Text files in any common encoding: with a byte-order mark, in UTF-16 or UTF-32, or with names in another encoding."""
 
 import codecs
 
@@ -9,20 +9,20 @@ ENCODINGS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte-order marks, longer ones first, and how text that begins with one is read."""
+"""Byte-order marks, longer ones first, and the codec for text that begins with each."""
 
 
 def decoded(data: bytes) -> str:
-    """Text of a file or line. Bytes that are no UTF-8 stay as surrogates, as in file names.
+    """Text of a file or line. Bytes that are not UTF-8 are kept as surrogates, as in file names.
 
-    Raises ValueError for what is no text.
+    Raises ValueError for data that is not text.
     """
     encoding = encoding_of(data)
     return data.decode(encoding) if encoding else data.decode("utf-8", "surrogateescape")
 
 
 def encoding_of(data: bytes) -> str | None:
-    """By its byte-order mark; None for text without one. Raises ValueError for what is no text."""
+    """The encoding by its byte-order mark; None for text without one. Raises ValueError for data that is not text."""
     encoding = next((name for mark, name in ENCODINGS if data.startswith(mark)), None)
     if encoding is None and b"\0" in data:
         raise ValueError("it holds zero bytes")

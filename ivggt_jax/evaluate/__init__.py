@@ -1,1 +1,1 @@
-"""How good a prediction is: measures, alignments, readers of benchmark data sets, and reports. NumPy and SciPy only."""
+"""Evaluation of predictions: measures, alignments, benchmark readers, and reports. NumPy and SciPy only."""

@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.evaluate pose|depth|reconstruction|stream|sensing|study`: how good a model is, and how well it remembers."""
+"""`python -m ivggt_jax.evaluate pose|depth|reconstruction|stream|sensing|study`: measures models and their memory."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -29,7 +29,7 @@ Command = (
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.evaluate") -> None:
-    """The command."""
+    """The command line program."""
     run_command(Command, evaluate, arguments, program)  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""The three benchmarks: a model over the sequences of a data set, compared with the truth as the published protocols do."""
+"""The three benchmarks: run a model on the sequences of a data set, and compare with the truth as in the published protocols."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,14 +34,14 @@ from ivggt_jax.trajectories.alignment import Alignment, inverse, relative_to_fir
 from ivggt_jax.writers.fusion import VoxelGrid
 
 CROP = 224
-"""Rows and columns in the middle of an image whose points the published reconstruction compares."""
+"""Side of the centre crop whose points the published reconstruction protocol compares."""
 MAPS = 3
-"""Frames of a sequence whose depth the report shows."""
+"""Number of frames of a sequence whose depth the report shows."""
 LONG3D_CUBES = 8_000_000
-"""Points that are gathered of a Long3D scene; a larger cloud is averaged in larger cubes."""
+"""Most points gathered of a Long3D scene; a larger cloud is averaged in larger cubes."""
 
 NOTHING = np.zeros((0, 3)), np.zeros((0, 3))
-"""Prediction and truth of a frame whose truth is not known: it keeps its place in the curves, and counts for nothing."""
+"""Prediction and truth of a frame without ground truth: it keeps its place in the curves but counts for nothing."""
 
 TRUTH = {"world_from_cam": "true poses", "depths": "true depth", "intrinsics": "camera matrices", "cloud": "scan"}
 """What a benchmark may need of a sequence, in words."""
@@ -51,19 +51,19 @@ Evaluate = Callable[[Sequence, Predicted], SequenceReport]
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
-    """Which sequences, and how the model is fed."""
+    """The sequences, and how they are fed to the model."""
 
     dataset: Literal["7scenes", "nrgbd", "sintel", "bonn", "kitti", "kitti_odometry", "tum", "scannet", "long3d"]
     root: Path
     """The data set's folder."""
     only: tuple[str, ...] = ()
-    """Names of the wanted sequences; all by default."""
+    """Names of sequences to use; all by default."""
     out: Path | None = None
-    """Folder for the report; by default ivggt_out/ and the names of benchmark and data set."""
+    """Folder for the report; by default ivggt_out/ plus the names of benchmark and data set."""
     stride: int = 1
-    """Take every so many-th frame. Published: 2 for reconstruction on 7-Scenes, 500 on NRGBD, 1 elsewhere."""
+    """Take every n-th frame. Published: 2 for reconstruction on 7-Scenes, 500 on NRGBD, 1 elsewhere."""
     max_frames: int | None = None
-    """Take at most so many of these."""
+    """Take at most this many frames."""
     size: int | None = None
     """Width of the model's input in pixels; by default the model's own."""
     mode: Mode = "stream"
@@ -84,7 +84,7 @@ class Pose:
 
     data: Annotated[DatasetOptions, tyro.conf.arg(name="")]
     alignment: Alignment = "sim3"
-    """What is taken out before errors are measured."""
+    """Alignment before errors are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class Depth:
 
     data: Annotated[DatasetOptions, tyro.conf.arg(name="")]
     alignment: depth_alignment.Alignment = "scale"
-    """What is taken out before errors are measured, once for each sequence."""
+    """Alignment before errors are measured, once for each sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +102,19 @@ class Reconstruction:
 
     data: Annotated[DatasetOptions, tyro.conf.arg(name="")]
     points_from: Literal["head", "depth"] = "head"
-    """Points from the point head, or from depth and camera."""
+    """Take points from the point head, or compute them from depth and camera."""
     alignment: Literal["published", "fixed"] = "published"
-    """As published, which depends on where the points are from, or the least-squares similarity and nothing else."""
+    """As published, which depends on the source of the points, or a least-squares similarity only."""
     thresholds: tuple[float, ...] = (0.05,)
-    """Metres, of precision, recall and F-score."""
+    """Distance thresholds for precision, recall and F-score, in metres."""
     scale_factor: float = PUBLISHED_SCALE_FACTOR
-    """Long3D: of the prediction before ICP, chosen by hand as published; 1.0 chooses nothing."""
+    """Long3D: scale factor for the prediction before ICP, chosen by hand as published; 1.0: none."""
     cloud_stride: int = 10
-    """Long3D: every so many-th frame adds to the cloud."""
+    """Long3D: every n-th frame adds to the cloud."""
 
 
 def evaluate_poses(config: Pose) -> int:
-    """Camera trajectories of a data set: ATE and RPE."""
+    """Compare camera trajectories with a data set: ATE and RPE."""
 
     def compare(sequence: Sequence, predicted: Predicted) -> SequenceReport:
         truth = _required(sequence, "world_from_cam")
@@ -129,7 +129,7 @@ def evaluate_poses(config: Pose) -> int:
 
 
 def evaluate_depths(config: Depth) -> int:
-    """Depth maps of a data set: AbsRel, RMSE and the share of pixels within 25 %."""
+    """Compare depth maps with a data set: AbsRel, RMSE and the share of pixels within 25 %."""
     protocol = PROTOCOLS.get(config.data.dataset, DepthProtocol())
 
     def compare(sequence: Sequence, predicted: Predicted) -> SequenceReport:
@@ -145,7 +145,7 @@ def evaluate_depths(config: Depth) -> int:
 
 
 def evaluate_reconstructions(config: Reconstruction) -> int:
-    """Point clouds of a data set: accuracy, completeness, normal consistency, Chamfer distance, F-score."""
+    """Compare point clouds with a data set: accuracy, completeness, normal consistency, Chamfer distance, F-score."""
     head = config.points_from == "head"
 
     def points(predicted: Predicted, index: int) -> np.ndarray:
@@ -190,7 +190,7 @@ def evaluate_reconstructions(config: Reconstruction) -> int:
 def _run(
     benchmark: str, options: DatasetOptions, heads: tuple[HeadName, ...], needs: tuple[str, ...], compare: Evaluate
 ) -> int:
-    """Predict and compare sequence after sequence; a table on standard output, a report in the folder."""
+    """Predict and compare one sequence after the other; print a table, and write a report to the folder."""
     members = open_dataset(options.dataset, options.root, options.only, options.read)
     model = options.model.load()
     reports: list[SequenceReport] = []
@@ -227,7 +227,7 @@ def _run(
 
 @dataclass(frozen=True)
 class _Replay:
-    """Pairs that are made anew each time they are asked for."""
+    """Pairs that are recomputed on each iteration."""
 
     make: Callable[[int], tuple[np.ndarray, np.ndarray]]
     count: int
@@ -248,7 +248,7 @@ def _maps(pairs: _Replay, found: DepthEvaluation, protocol: DepthProtocol) -> di
 
 
 def _required(sequence: Sequence, field: str) -> Any:
-    """What is true of a sequence. Raises ValueError where the data set does not say."""
+    """The truth of a sequence. Raises ValueError if the data set lacks it."""
     value = getattr(sequence, field)
     if value is None:
         raise ValueError(f"{sequence.dataset} has no {TRUTH[field]} of it")

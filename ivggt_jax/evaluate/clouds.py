@@ -8,18 +8,18 @@ from scipy.spatial import KDTree
 from ivggt_jax.writers.fusion import VoxelGrid
 
 _CHUNK = 1 << 16
-"""Points whose neighbourhoods are looked at together: 60 MB of them at 30 neighbours each."""
+"""Points whose neighbourhoods are processed together: 60 MB at 30 neighbours each."""
 
 
 def tree(points: np.ndarray) -> KDTree:
-    """A k-d tree of points [N, 3]. Raises ValueError when there are none, or they are not finite."""
+    """A k-d tree of points [N, 3]. Raises ValueError when there are none or they are not finite."""
     if points.ndim != 2 or points.shape[1] != 3 or len(points) == 0:
         raise ValueError(f"a cloud must be [N, 3] with N at least 1, not {points.shape}")
     return KDTree(points)
 
 
 def nearest(points: np.ndarray, others: KDTree) -> tuple[np.ndarray, np.ndarray]:
-    """Distance [N] from each point to the nearest of the others, and that one's index [N]."""
+    """Distance [N] from each point to the nearest of the others, and the index [N] of that one."""
     distance, index = others.query(points, workers=-1)
     return distance, index
 
@@ -27,12 +27,12 @@ def nearest(points: np.ndarray, others: KDTree) -> tuple[np.ndarray, np.ndarray]
 def estimate_normals(points: np.ndarray, neighbours: int = 30, radius: float = np.inf) -> np.ndarray:
     """Unit normals float64 [N, 3] of either sign: the direction in which a point's neighbourhood is thinnest.
 
-    The neighbourhood is the nearest `neighbours` points, the point itself among them, that lie closer than `radius`; its
-    thinnest direction is its covariance's least eigenvector (Hoppe et al., "Surface reconstruction from unorganized
-    points", SIGGRAPH 1992). With fewer than three points there is no such direction, and the normal is (0, 0, 1).
+    The neighbourhood is the nearest `neighbours` points, including the point itself, that are closer than `radius`. Its thinnest
+    direction is the eigenvector of the covariance with the smallest eigenvalue (Hoppe et al., "Surface reconstruction from
+    unorganized points", SIGGRAPH 1992). With fewer than three points the normal is (0, 0, 1).
     """
     normals = np.empty((len(points), 3))
-    padded = np.concatenate((points, np.zeros((1, 3))))  # the row that missing neighbours point to
+    padded = np.concatenate((points, np.zeros((1, 3))))  # the row for missing neighbours
     for part, _, index in _neighbourhoods(points, neighbours, radius):
         present = (index < len(points))[..., None]
         count = present.sum(axis=1)
@@ -45,11 +45,11 @@ def estimate_normals(points: np.ndarray, neighbours: int = 30, radius: float = n
 
 
 def remove_outliers(points: np.ndarray, neighbours: int = 100, deviations: float = 1.0) -> np.ndarray:
-    """The points of a cloud [N, 3] that are not far from their neighbours; N becomes smaller.
+    """The points of a cloud [N, 3] without those far from their neighbours; N becomes smaller.
 
-    A point goes when its mean distance to its nearest `neighbours` points (itself among them) is more than `deviations`
-    standard deviations above the cloud's mean of that. Points that coincide with all their neighbours go too. (Rusu et
-    al., "Towards 3D point cloud based object maps for household environments", 2008; as in Open3D.)
+    A point is removed when its mean distance to its nearest `neighbours` points (including itself) is more than `deviations`
+    standard deviations above the cloud's mean. Points that coincide with all their neighbours are removed too. (Rusu et al.,
+    "Towards 3D point cloud based object maps for household environments", 2008; as in Open3D.)
     """
     mean_distance = np.empty(len(points))
     for part, distance, _ in _neighbourhoods(points, min(neighbours, len(points)), np.inf):
@@ -59,7 +59,7 @@ def remove_outliers(points: np.ndarray, neighbours: int = 100, deviations: float
 
 
 def voxel_downsample(points: np.ndarray, voxel: float) -> np.ndarray:
-    """One point for every cube of side `voxel` that holds any: their mean. The grid starts half a cube below the least."""
+    """The mean of the points in each occupied cube of side `voxel`. The grid starts half a cube below the minimum."""
     if len(points) == 0:
         return points
     origin = points.min(axis=0) - voxel / 2
@@ -71,9 +71,9 @@ def voxel_downsample(points: np.ndarray, voxel: float) -> np.ndarray:
 def _neighbourhoods(
     points: np.ndarray, neighbours: int, radius: float
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Part by part of the cloud: distances and indices [n, neighbours] of each point's nearest points.
+    """For each part of the cloud: distances and indices [n, neighbours] of each point's nearest points.
 
-    Where there are fewer, the distance is infinite and the index the number of points.
+    Missing neighbours have infinite distance and the number of points as index.
     """
     cloud = tree(points)
     for start in range(0, len(points), _CHUNK):

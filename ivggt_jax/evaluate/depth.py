@@ -1,8 +1,8 @@
-"""Errors of predicted depth over a sequence, after a stated alignment, in the memory of one frame.
+"""Errors of predicted depth over a sequence, after a given alignment, in the memory of one frame.
 
-A sequence is given as pairs: something that can be iterated more than once and yields (prediction, truth), two [H, W]
-arrays, for every frame. A list will do; an object whose `__iter__` reads files keeps memory flat however long the
-sequence is, at the price of reading it once per pass of the alignment, and once more.
+A sequence is given as pairs: an object that can be iterated more than once and yields (prediction, truth), two [H, W] arrays, for
+every frame. A list will do. An object whose `__iter__` reads files keeps memory constant for any length, but reads the sequence
+once per pass of the alignment, and once more.
 """
 
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ Pairs = Iterable[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class DepthProtocol:
-    """Which pixels count, and what is done to the prediction before it is compared."""
+    """Which pixels count, and how the prediction is limited before it is compared."""
 
     max_depth: float = np.inf
     """Pixels count where 0 < truth < max_depth."""
     clip: float = np.inf
-    """The aligned prediction is cut to at most this."""
+    """The aligned prediction is clipped to at most this."""
 
 
 PROTOCOLS = {
@@ -30,7 +30,7 @@ PROTOCOLS = {
     "bonn": DepthProtocol(max_depth=70.0),
     "kitti": DepthProtocol(),
 }
-"""The published ones; depths in metres."""
+"""The published protocols; depths in metres."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class DepthErrors:
 
 @dataclass(frozen=True)
 class DepthEvaluation:
-    """Errors of a sequence, as a whole and frame by frame, after aligned = scale · prediction + shift."""
+    """Errors of a sequence, in total and frame by frame, after aligned = scale · prediction + shift."""
 
     alignment: Alignment
     scale: float
@@ -67,10 +67,10 @@ class DepthEvaluation:
 def evaluate_depth(
     pairs: Pairs, alignment: Alignment = "scale", protocol: DepthProtocol = PROTOCOLS["kitti"]
 ) -> DepthEvaluation:
-    """Aligns a sequence of predicted depth maps to the true ones and measures what is left over all valid pixels.
+    """Align a sequence of predicted depth maps to the true ones and measure the errors over all valid pixels.
 
-    Raises ValueError for shapes that differ, a prediction that is not finite where there is truth, an unknown
-    alignment, or a sequence without a valid pixel.
+    Raises ValueError for differing shapes, predictions that are not finite where there is truth, an unknown alignment, or a
+    sequence without a valid pixel.
     """
     scale, shift = align_depth(lambda: _valid_pixels(pairs, protocol), alignment)
     total, frames = np.zeros(8), []
@@ -82,7 +82,7 @@ def evaluate_depth(
 
 
 def error_map(prediction: np.ndarray, truth: np.ndarray, protocol: DepthProtocol = PROTOCOLS["kitti"]) -> np.ndarray:
-    """Relative errors |p − g| / g of an aligned depth map, float64 [H, W], NaN where there is no truth."""
+    """Relative errors |p − g| / g of an aligned depth map, float64 [H, W]; NaN where there is no truth."""
     valid = (truth > 0) & (truth < protocol.max_depth)
     error = np.full(truth.shape, np.nan)
     error[valid] = np.abs(np.minimum(prediction[valid], protocol.clip) - truth[valid]) / truth[valid]
@@ -90,7 +90,7 @@ def error_map(prediction: np.ndarray, truth: np.ndarray, protocol: DepthProtocol
 
 
 def _valid_pixels(pairs: Pairs, protocol: DepthProtocol) -> Pixels:
-    """Predicted and true depth, float64 [N], of every frame's valid pixels."""
+    """Predicted and true depth, float64 [N], of each frame's valid pixels."""
     found = False
     for index, (prediction, truth) in enumerate(pairs):
         if prediction.shape != truth.shape:
@@ -106,7 +106,7 @@ def _valid_pixels(pairs: Pairs, protocol: DepthProtocol) -> Pixels:
 
 
 def _error_sums(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The pixel count and the seven sums that errors are made of: additive over frames."""
+    """The pixel count and the seven sums that errors are computed from; they add up over frames."""
     difference = prediction - truth
     positive = np.maximum(prediction, 1e-5)
     ratio = np.maximum(positive / truth, truth / positive)
@@ -123,7 +123,7 @@ def _error_sums(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _errors(sums: np.ndarray) -> DepthErrors:
-    """Errors from `_error_sums`; NaN where no pixel counted."""
+    """Errors from `_error_sums`; NaN if no pixel counted."""
     count = int(sums[0])
     abs_rel, sq_rel, square, log_square, *deltas = (float(value / count) if count else np.nan for value in sums[1:])
     return DepthErrors(count, abs_rel, sq_rel, float(np.sqrt(square)), float(np.sqrt(log_square)), *deltas)

@@ -1,4 +1,4 @@
-"""One scale and shift for all depth maps of a sequence, from all its valid pixels, without holding them in memory."""
+"""One scale and shift for all depth maps of a sequence, from all valid pixels, without holding them in memory."""
 
 from collections.abc import Callable, Iterator
 from typing import Literal, get_args
@@ -6,26 +6,26 @@ from typing import Literal, get_args
 import numpy as np
 
 Alignment = Literal["metric", "scale", "median", "scale&shift"]
-"""What is taken out of the prediction before errors are measured.
+"""Alignment of the prediction before errors are measured.
 
-`metric`: nothing (no pass). `scale`: the published one, ten steps of reweighted least squares towards the scale with the
-least absolute error (11 passes). `median`: the truth's median over the prediction's (2 passes). `scale&shift`: the scale
-and shift with the least absolute error, by reweighted least squares until nothing moves (some 5 to 20 passes, more
-where the fit is poor). The published code searches the last with 1,000 steps of Adam that move neither number by more
-than 0.1, so its result depends on where it starts; this one does not.
+`metric`: none (no pass). `scale`: the published one, ten steps of reweighted least squares towards the scale with the least
+absolute error (11 passes). `median`: the truth's median over the prediction's (2 passes). `scale&shift`: the scale and shift with
+the least absolute error, by reweighted least squares until convergence (some 5 to 20 passes, more if the fit is poor). The
+published code searches the last with 1,000 steps of Adam, which move neither value by more than 0.1, so its result depends on the
+start; this one does not.
 """
 
 Pixels = Iterator[tuple[np.ndarray, np.ndarray]]
-"""Predicted and true depth, float64 [N] each, frame after frame."""
+"""Predicted and true depth, float64 [N] each, frame by frame."""
 
 _SAMPLE = 1 << 20
 
 
 def align_depth(pixels: Callable[[], Pixels], alignment: Alignment) -> tuple[float, float]:
-    """Scale and shift that take predicted depth to the true one: truth ≈ scale · prediction + shift.
+    """Scale and shift from predicted to true depth: truth ≈ scale · prediction + shift.
 
-    `pixels` is called once per pass and gives the whole sequence every time. Raises ValueError for an unknown
-    alignment, and for a scale of predictions that are not positive on average.
+    `pixels` is called once per pass and yields the whole sequence each time. Raises ValueError for an unknown alignment, and for
+    a scale of predictions that are not positive on average.
     """
     if alignment not in get_args(Alignment):
         raise ValueError(f"alignment must be one of {', '.join(get_args(Alignment))}, not {alignment!r}")
@@ -53,7 +53,7 @@ def _reweighted_scale(pixels: Callable[[], Pixels]) -> float:
 
 
 def _median_scale(pixels: Callable[[], Pixels]) -> float:
-    """True over predicted median depth."""
+    """The ratio of true to predicted median depth."""
     prediction, truth = _medians(pixels)
     return _ratio(truth, prediction)
 
@@ -65,10 +65,10 @@ def _ratio(truth: float, prediction: float) -> float:
 
 
 def _medians(pixels: Callable[[], Pixels]) -> list[float]:
-    """Medians (the lower of the two middle ones) of all predicted and all true values, as float32.
+    """Medians (the lower of the two middle values) of all predicted and all true values, as float32.
 
-    Read as integers, float32 numbers keep their order once the sign is mended. The first pass counts them by their
-    upper 16 bits, which tells where the median lies; the second counts the lower 16 bits there. Exact in 1 MB.
+    Reinterpreted as integers, float32 numbers keep their order once the sign is corrected. The first pass counts them by their
+    upper 16 bits, which shows where the median is; the second counts the lower 16 bits there. Exact, in 1 MB.
     """
     upper = np.zeros((2, 1 << 16), np.int64)
     for pair in pixels():
@@ -93,16 +93,16 @@ def _medians(pixels: Callable[[], Pixels]) -> list[float]:
 
 
 def _ordered_bits(values: np.ndarray) -> np.ndarray:
-    """uint32 numbers in the same order as the values are as float32."""
+    """uint32 numbers with the same order as the values have as float32."""
     bits = values.astype(np.float32).view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(0x80000000))
 
 
 def _least_absolute_line(pixels: Callable[[], Pixels]) -> tuple[float, float]:
-    """The scale s and shift t that minimise Σ|sp + t − g|, over all pixels.
+    """The scale s and shift t that minimise Σ|sp + t − g| over all pixels.
 
-    The problem is convex: any start leads to the same place. To read the sequence a few times and not a hundred, the
-    start is the solution on at most `_SAMPLE` evenly spaced pixels, which fit in memory.
+    The problem is convex, so any start leads to the same result. To read the sequence a few times instead of a hundred, the start
+    is the solution on at most `_SAMPLE` evenly spaced pixels, which fit in memory.
     """
     count, prediction_sum, truth_sum = _totals(pixels())
     stride = -(-count // _SAMPLE)
@@ -115,10 +115,10 @@ def _least_absolute_line(pixels: Callable[[], Pixels]) -> tuple[float, float]:
 
 
 def _reweighted_line(pixels: Callable[[], Pixels], line: np.ndarray | None, centre: float, depth: float) -> np.ndarray:
-    """Scale s and value v at the centre with the least Σ|s(p − centre) + v − g|: iteratively reweighted least squares.
+    """Scale s and value v at the centre that minimise Σ|s(p − centre) + v − g|: iteratively reweighted least squares.
 
-    Weights are 1/|residual|, bounded at a millionth of the mean depth. Without a start, the first step is plain least
-    squares. It ends when a step changes neither s · centre nor v by more than 1e-6 of the mean depth, or after 100.
+    Weights are 1/|residual|, with the residual at least a millionth of the mean depth. Without a start, the first step is plain
+    least squares. It ends when a step changes neither s · centre nor v by more than 1e-6 of the mean depth, or after 100 steps.
     """
     for _ in range(100):
         normal, right = np.zeros((2, 2)), np.zeros(2)
@@ -128,7 +128,7 @@ def _reweighted_line(pixels: Callable[[], Pixels], line: np.ndarray | None, cent
             weights = 1 / np.maximum(np.abs(residual), 1e-6 * depth)
             normal += (columns * weights) @ columns.T
             right += columns @ (weights * truth)
-        # A constant prediction has no best scale: the pseudo-inverse then takes 0.
+        # A constant prediction has no best scale; the pseudo-inverse then returns 0.
         step = np.linalg.pinv(normal, hermitian=True) @ right
         if line is not None and np.all(np.abs((step - line) * (centre, 1)) < 1e-6 * depth):
             return step

@@ -1,4 +1,4 @@
-"""A simulated depth sensor on synthetic walks, and how metric a stream is that listens to it: nothing is aligned."""
+"""A simulated depth sensor on synthetic walks, and how metric a stream with this sensor is: nothing is aligned."""
 
 import zlib
 from dataclasses import dataclass, fields
@@ -15,27 +15,27 @@ from ivggt_jax.trajectories.alignment import align_trajectory
 SENSOR = Sensor(noise=0.02, holes=0.3, near=0.0, far=4.0, frames=1.0, first=1.0)
 """2 % noise, holes in 30 % of the pixels, nothing beyond four metres."""
 WINDOW = 100
-"""Frames of the local scale."""
+"""Frames over which the local scale is measured."""
 
 
 @dataclass(frozen=True, eq=False)
 class MetricErrors:
-    """AbsRel of depth in metres, frame by frame, all [S]; NaN where a frame has no such pixel."""
+    """AbsRel of depth in metres, frame by frame, [S] each; NaN where a frame has no such pixel."""
 
     whole: np.ndarray
-    """Of all pixels."""
+    """All pixels."""
     near: np.ndarray
-    """Of pixels within the sensor's range."""
+    """Pixels within the sensor's range."""
     holes: np.ndarray
-    """Of pixels that the sensor has not measured, in frames that it has measured elsewhere."""
+    """Pixels that the sensor did not measure, in frames with other measurements."""
     near_holes: np.ndarray
-    """Of those nearer than the sensor's range."""
+    """Those of them that are nearer than the sensor's range."""
     measured: np.ndarray
     """bool: the frame came with depth."""
 
 
 def measured_depth(walk: Walk, start: int, depth: np.ndarray, every: int) -> np.ndarray:
-    """What the sensor says of depth [T,H,W] from frame `start` on, float32; 0 where nothing, and in all but every n-th frame."""
+    """Simulated measurement of depth [T,H,W] from frame `start` on, float32; 0 where missing. Every n-th frame has depth."""
     key = jax.random.fold_in(jax.random.key(zlib.crc32(walk.name.encode())), start)
     found = np.array(_measure(key, depth=depth))
     found[(start + np.arange(len(depth))) % every > 0] = 0
@@ -43,7 +43,7 @@ def measured_depth(walk: Walk, start: int, depth: np.ndarray, every: int) -> np.
 
 
 def metric_errors(depth: np.ndarray, truth: np.ndarray, measured: np.ndarray) -> MetricErrors:
-    """Errors of depth [T,H,W] in metres, of which a sensor had `measured` [T,H,W], 0 where nothing."""
+    """Errors of depth [T,H,W] in metres; `measured` [T,H,W] is the sensor's input, 0 where there was none."""
     known = truth > 0
     error = np.where(known, np.abs(depth - truth) / np.where(known, truth, 1), np.nan)
     came = np.asarray((measured > 0).any(axis=(1, 2)))
@@ -59,16 +59,16 @@ def metric_errors(depth: np.ndarray, truth: np.ndarray, measured: np.ndarray) ->
 
 
 def joined(parts: list[MetricErrors], frames: int) -> MetricErrors:
-    """The first frames of parts of one stream."""
+    """The parts of one stream joined, cut to `frames` frames."""
     names = (field.name for field in fields(MetricErrors))
     return MetricErrors(**{name: np.concatenate([getattr(part, name) for part in parts])[:frames] for name in names})
 
 
 def metric_measures(errors: MetricErrors, found: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """One number each: by how much path [S,3,4] and depth are off, in percent and AbsRel.
+    """Summary of the errors of path [S,3,4] and depth, in percent and AbsRel, a number each.
 
-    The scale is that of the Sim3 from the predicted path to the true one: of the whole, and, its mean error, of every `WINDOW`
-    frames.
+    The scale is that of the Sim3 alignment of the predicted to the true path, once for the whole path and once for every `WINDOW`
+    frames, of which the mean error is given.
     """
     scales = [
         _scale(found[start : start + WINDOW], truth[start : start + WINDOW])
@@ -94,7 +94,7 @@ def _scale(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _means(error: np.ndarray, counted: np.ndarray) -> np.ndarray:
-    """Mean [T] of the pixels counted, NaN where there are none."""
+    """Mean [T] of the counted pixels; NaN where there are none."""
     counts = counted.sum(axis=(1, 2))
     sums = np.where(counted, error, 0).sum(axis=(1, 2))
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)

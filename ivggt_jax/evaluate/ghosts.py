@@ -1,8 +1,8 @@
-"""What leaving moving things out of a run is worth: its path, and the points of its cloud that lie off every still surface.
+"""The benefit of leaving moving things out of a run, for its path and its cloud: points off all static surfaces are counted.
 
-The walk among bodies is run as `infer` runs it, frame by frame: with everything kept, without what is told to move, without
-what truly moves, and once more where there are no bodies. For the cloud, predicted depth has the scale of its ten frames and the
-true camera, so that a ghost is one of depth and masks, and not of a path that drifts.
+The walk among moving bodies is run as by `infer`, frame by frame: keeping everything, without what is detected as moving, without
+what truly moves, and in the same scene without bodies. For the cloud, predicted depth is scaled per ten frames and placed by the
+true cameras, so that a ghost shows an error of depth or mask, not of a drifting path.
 """
 
 from collections.abc import Iterator
@@ -30,19 +30,19 @@ from ivggt_jax.writers.pixels import point_mask
 from ivggt_jax.writers.result import Result
 
 OFF = 0.25
-"""Metres from every still surface from which a point is a ghost."""
+"""Distance in metres to the nearest static surface from which a point is a ghost."""
 
 
 @dataclass(frozen=True)
 class Runner:
-    """How walks are run."""
+    """The settings for running walks."""
 
     model: Model
     cache: CacheConfig
     submaps: SubmapConfig
 
     def run(self, part: WalkPart, drop: bool = False, known: np.ndarray | None = None) -> list[Result]:
-        """The results of a walk's frames: without what is told to move, `drop`, or what is `known` to, bool [T,H,W]."""
+        """The results of a walk's frames. `drop`: without detected motion; `known` bool [T,H,W]: without these moving pixels."""
         height, width = part.depth.shape[1:]
         heads = tuple(head for head in ("camera", "depth", "motion") if head in self.model.config.predicts)
         state = init_stream(self.model, self.cache, height=height, width=width, heads=heads, submaps=self.submaps)
@@ -60,7 +60,7 @@ class Runner:
 
 
 def moving_errors(runner: Runner, walk: Walk, without: Walk, frames: int) -> dict[str, float]:
-    """Errors of a walk among bodies, and of the same one `without` any: path error in percent, points of the cloud, ghosts."""
+    """Errors of a walk among bodies, and of the same walk `without` any: path error in percent, points of the cloud, ghosts."""
     part, empty = walk.part(0, frames), without.part(0, frames)
     assert part.moving is not None
     runs = {
@@ -85,12 +85,12 @@ def moving_errors(runner: Runner, walk: Walk, without: Walk, frames: int) -> dic
 
 
 def count_ghosts(cloud: np.ndarray, surfaces: KDTree) -> int:
-    """Points of a cloud [N,3] in metres that lie off the surfaces."""
+    """Number of points of a cloud [N,3], in metres, that are off the surfaces."""
     return int((nearest(cloud, surfaces)[0] > OFF).sum())
 
 
 def overlap(truth: np.ndarray, said: np.ndarray) -> float:
-    """Pixels of bool [F,H,W] in both, over those in either; NaN where there are none."""
+    """Intersection over union of two masks, bool [F,H,W]; NaN if both are empty."""
     either = np.sum(truth | said)
     return float(np.sum(truth & said) / either) if either else np.nan
 
@@ -103,7 +103,7 @@ def _frames(part: WalkPart, known: np.ndarray | None) -> Iterator[Frame]:
 
 
 def _cloud(results: list[Result], part: WalkPart) -> np.ndarray:
-    """The points that the results make, float64 [N,3] in metres, averaged in cubes."""
+    """The points of the results, float64 [N,3] in metres, averaged in cubes."""
     depth = np.stack([result.depth for result in results if result.depth is not None])
     kept = np.stack([point_mask(result, ExportOptions()) for result in results])
     scale = depth_errors(depth, part.depth)[1]
@@ -111,7 +111,7 @@ def _cloud(results: list[Result], part: WalkPart) -> np.ndarray:
 
 
 def _in_world(depth: np.ndarray, world_from_cam: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Points float64 [N,3] of the pixels kept, bool [T,H,W], of depth [T,H,W] in metres."""
+    """Points float64 [N,3] of the pixels `kept`, bool [T,H,W], of depth [T,H,W] in metres."""
     intrinsics = geometry.intrinsics_from_field_of_view(jnp.deg2rad(FIELD_OF_VIEW), *depth.shape[1:])
     rays = np.asarray(geometry.pixel_rays(intrinsics, *depth.shape[1:]), np.float64)
     points = (depth[..., None] * rays) @ world_from_cam[:, None, :, :3].swapaxes(-1, -2)

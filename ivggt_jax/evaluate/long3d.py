@@ -1,6 +1,6 @@
-"""The Long3D protocol: one cloud of a long video against one laser scan, with no poses and no pixels in common.
+"""The Long3D protocol: one cloud of a long video against one laser scan, without common poses or pixels.
 
-Both clouds are held in memory. A caller that gathers the prediction of very many frames thins it on the way
+Both clouds are held in memory. A caller that collects the predictions of very many frames thins them on the way
 (`writers.fusion.VoxelGrid`); the protocol begins with the same thinning.
 """
 
@@ -22,7 +22,7 @@ CAM_FROM_LIDAR = np.array(
 
 VOXEL = 0.015
 PUBLISHED_SCALE_FACTOR = 0.75
-"""The factor for most scenes; the published code asks for 1.0 by hand in its class room and dormitory."""
+"""The factor for most scenes; for the classroom and the dormitory the published code requires 1.0, set by hand."""
 
 
 def evaluate_long3d(
@@ -31,15 +31,15 @@ def evaluate_long3d(
     scale_factor: float = PUBLISHED_SCALE_FACTOR,
     thresholds: tuple[float, ...] = (0.05,),
 ) -> ReconstructionEvaluation:
-    """Compares a predicted cloud [N, 3], in the first camera's frame, with a scan [M, 3] in metres, in the laser's.
+    """Compare a predicted cloud [N, 3], in the first camera's frame, with a scan [M, 3] in metres, in the laser's frame.
 
-    As published: the prediction is turned into the laser's axes; both clouds are averaged in cubes of 1.5 cm, cleaned
-    of points far from their 100 neighbours, and the larger is thinned at random (seed 42) to the size of the smaller;
-    their centroids are put together, the prediction is scaled by `scale_factor` times the ratio of the root mean square
-    distances from them; point-to-plane ICP within 5 cm moves it from there, and never scales it. `scale_factor` 1.0
-    for every scene is the fixed alignment of this project: nothing is chosen by looking at the result.
+    As published: the prediction is rotated to the laser's axes. Both clouds are averaged in cubes of 1.5 cm and cleaned of points
+    far from their 100 neighbours, and the larger is thinned at random (seed 42) to the size of the smaller. Their centroids are
+    aligned, and the prediction is scaled by `scale_factor` times the ratio of the root mean square distances from them.
+    Point-to-plane ICP within 5 cm refines the motion, without scale. `scale_factor` 1.0 for every scene is this project's fixed
+    alignment, in which nothing is chosen by looking at the result.
 
-    Raises ValueError when a cloud is empty, or nothing of it is left after cleaning.
+    Raises ValueError when a cloud is empty, or empty after cleaning.
     """
     rotation, offset = CAM_FROM_LIDAR[:, :3].T, CAM_FROM_LIDAR[:, 3]
     lidar_from_cam = Similarity(1.0, rotation, -rotation @ offset)
@@ -57,9 +57,9 @@ def evaluate_long3d(
 
 
 def align_centroids(prediction: np.ndarray, truth: np.ndarray, scale_factor: float) -> Similarity:
-    """Puts the centroids of clouds [N, 3] and [M, 3] together, and `scale_factor` times the truth's spread on the first.
+    """Align the centroids of clouds [N, 3] and [M, 3], and scale the first to `scale_factor` times the truth's spread.
 
-    The spread is the root mean square distance from the centroid. Does not turn.
+    The spread is the root mean square distance from the centroid. No rotation.
     """
     spreads = [np.sqrt(np.mean(np.sum((points - points.mean(axis=0)) ** 2, axis=1))) for points in (prediction, truth)]
     scale = float(scale_factor * spreads[1] / spreads[0])

@@ -1,4 +1,4 @@
-"""What loops make of a stream's path, and whether they are true: the same map that `infer --loops` keeps."""
+"""What loops do to a stream's path, and whether they are true; with the same map that `infer --loops` keeps."""
 
 import tempfile
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ from ivggt_jax.transforms import Similarity, rotation_angle
 from ivggt_jax.writers import ExportOptions, Writers
 
 MOST_TURN, MOST_SHIFT = 20.0, 1.5
-"""Degrees and metres by which a true loop may be off, of which 15 and 1 were seen; one that is further off counts as false."""
+"""Largest error of a true loop in degrees and metres, of which 15 and 1 were seen; any other loop counts as false."""
 
 
 @dataclass(frozen=True, eq=False)
 class Loops:
-    """What became of one stream's loops."""
+    """The result of one stream's loops."""
 
     corrected: np.ndarray
     """float64 [S,3,4]: world_from_cam in the corrected map."""
     scales: np.ndarray
-    """float64 [S]: what depth is multiplied by there."""
+    """float64 [S]: factor for depth in that map."""
     accepted: int
-    """Pairs of places that were taken for one."""
+    """Pairs of places that were accepted as the same."""
     kept: int
-    """Those that the graph believed."""
+    """Pairs that the graph kept."""
     false: int
-    """Those of the kept ones that are none."""
+    """Kept pairs that are false."""
 
 
 class MapFollower:
-    """Keeps the map of one stream, in a folder that goes with it."""
+    """Keeps the map of one stream, in a temporary folder."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="ivggt_jax_")
@@ -47,7 +47,7 @@ class MapFollower:
         self._frames = 0
 
     def add(self, images: np.ndarray, predictions: Predictions) -> None:
-        """The next frames uint8 [T,H,W,3] and what was predicted of them on the host, [T,…]."""
+        """Add the next frames uint8 [T,H,W,3] and their predictions on the host, [T,…]."""
         height, width = images.shape[1:3]
         fit = Fit((height, width), (1.0, 1.0), (0.0, 0.0))
         for i, image in enumerate(images):
@@ -56,7 +56,7 @@ class MapFollower:
             self._frames += 1
 
     def finish(self) -> "Map":
-        """The map of all that was added."""
+        """The map of all added frames."""
         self._writers.close()
         submaps, proofs = read_submaps(self._path / SUBMAPS_FILE), read_loops(self._path / LOOPS_FILE)
         self._folder.cleanup()
@@ -65,19 +65,21 @@ class MapFollower:
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """A stream's submaps, the pairs of places that were compared, and the solution of its graph."""
+    """A stream's submaps, the compared pairs of places, and the solution of its graph."""
 
     submaps: list[SubmapRecord]
     proofs: list[Proof]
     correction: Correction
 
     def moves(self, found: np.ndarray) -> list[Similarity]:
-        """What brings each frame, whose cameras [S,3,4] (world_from_cam) were found, to its place in the corrected map."""
+        """The move of each frame, with predicted cameras [S,3,4] (world_from_cam), to its place in the corrected map."""
         return [self.correction(i, camera) for i, camera in enumerate(found)]
 
     def loops(self, found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> Loops:
-        """What became of the loops, with cameras [S,3,4] (world_from_cam) as found and in truth; `metres` [S] is the unit of
-        the predicted world at each frame."""
+        """The result of the loops, given predicted and true cameras [S,3,4] (world_from_cam).
+
+        `metres` [S] is the unit of the predicted world at each frame.
+        """
         accepted = [believed(proof) for proof in self.proofs if proof.verdict == "accepted"]
         verdicts = self.correction.solution.verdicts
         kept = [loop for loop, verdict in zip(accepted, verdicts, strict=True) if verdict == "kept"]
@@ -88,10 +90,10 @@ class Map:
 
 
 def _is_true(loop: Loop, submaps: list[SubmapRecord], found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> bool:
-    """Whether the first cameras of two submaps lie to each other as the loop says."""
+    """Whether the true relative pose of two submaps' first cameras agrees with the loop."""
     a, b = submaps[loop.a], submaps[loop.b]
     if max(a.first, b.first) >= len(truth):
-        return True  # beyond what is measured
+        return True  # beyond the recorded frames
     one, other = (x.world_from_submap.inverse().poses(found[x.first]) for x in (a, b))
     says, is_so = _between(one, loop.a_from_b.poses(other)), _between(truth[a.first], truth[b.first])
     turn = np.degrees(rotation_angle(says[:, :3].T @ is_so[:, :3]))
@@ -100,5 +102,5 @@ def _is_true(loop: Loop, submaps: list[SubmapRecord], found: np.ndarray, truth: 
 
 
 def _between(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The second camera [3,4] in the frame of the first, both in a world."""
+    """The second camera [3,4] in the frame of the first; both are world_from_cam."""
     return np.asarray(Similarity(1.0, one[:, :3], one[:, 3]).inverse().poses(other))

@@ -1,4 +1,4 @@
-"""Options that evaluations share: which model, and what it remembers."""
+"""Options that the evaluations share: the model and its memory."""
 
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from ivggt_jax.weights import loading
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """Which model."""
+    """The model."""
 
     checkpoint: str = "demo"
     """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
@@ -20,18 +20,18 @@ class ModelOptions:
     """Type of the trunk; auto is bfloat16 on a GPU, float32 on a CPU."""
 
     def load(self) -> Model:
-        """The model. Raises CheckpointError when it cannot be used."""
+        """Load the model. Raises CheckpointError when it cannot be used."""
         return loading.load(self.checkpoint, None if self.precision == "auto" else self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """What a stream remembers."""
+    """The memory of a stream."""
 
     policy: PolicyName = "diversity"
     """Which tokens are forgotten first."""
     cache: Annotated[CacheConfig, tyro.conf.SuppressFixed] = field(default_factory=CacheConfig)
 
     def cache_for(self, frames: int) -> CacheConfig:
-        """The cache for a stream of so many frames."""
+        """The cache for a stream of `frames` frames."""
         return replace(self.cache, policy=self.policy, max_frames=frames)

@@ -1,4 +1,4 @@
-"""Bringing a prediction, made at the model's size, and its truth, known at the original's, onto the same pixels."""
+"""Brings a prediction, at the model's input size, and its truth, at the original's size, to the same pixels."""
 
 import numpy as np
 from PIL import Image
@@ -7,10 +7,10 @@ from ivggt_jax.sources.frame import Fit
 
 
 def depth_pair(prediction: np.ndarray, truth: np.ndarray, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Predicted and true depth, float32 [h, w] each, on those pixels of the original that the model saw.
+    """Predicted and true depth, float32 [h, w] each, at the original pixels that the model saw.
 
-    prediction [H, W] at the model's size, truth [original height, original width]. The prediction is resampled with
-    Pillow's bicubic filter, the truth is not touched. Raises ValueError when the truth has not the original's size.
+    prediction [H, W] at the model's size, truth [original height, original width]. The prediction is resampled with Pillow's
+    bicubic filter, the truth stays as it is. Raises ValueError when the truth does not have the original's size.
     """
     _check_size(truth, fit)
     height, width = prediction.shape
@@ -27,9 +27,9 @@ def true_points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """True points, float64 [H, W, 3] in the world, at the pixels of the model's input, and where they are known [H, W].
 
-    depth [original height, original width]; intrinsics [3, 3] in the original's pixels; world_from_cam [3, 4]. Every
-    model pixel takes the original pixel that its centre falls on and that pixel's own ray: depth is never averaged over
-    an edge. Raises ValueError when the depth has not the original's size.
+    depth [original height, original width]; intrinsics [3, 3] in the original's pixels; world_from_cam [3, 4]. Each model pixel
+    uses the original pixel at its centre, and that pixel's own ray, so depth is never averaged across an edge. Raises ValueError
+    when the depth does not have the original's size.
     """
     _check_size(depth, fit)
     columns, rows = (
@@ -47,7 +47,7 @@ def true_points(
 
 
 def centre_crop(array: np.ndarray, size: int) -> np.ndarray:
-    """The middle `size` rows and columns of an array [H, W, ...]; the published reconstruction looks at 224."""
+    """The middle `size` rows and columns of an array [H, W, ...]; the published reconstruction uses 224."""
     top, left = ((side - size) // 2 for side in array.shape[:2])
     if top < 0 or left < 0:
         raise ValueError(f"an array of {array.shape[0]} × {array.shape[1]} has no middle {size} × {size}")
@@ -55,10 +55,10 @@ def centre_crop(array: np.ndarray, size: int) -> np.ndarray:
 
 
 def _seen(size: int, side: int, scale: float, offset: float) -> tuple[tuple[int, int], tuple[float, float]]:
-    """On one axis, the original's pixels (first, last + 1) wholly inside the model's input, and where they lie there."""
+    """Along one axis: the original's pixels (first, last + 1) entirely inside the model's input, and their place there."""
     first = int(np.ceil(np.round(max(0.0, -offset / scale), 6)))
     last = int(np.floor(np.round(min(size, (side - offset) / scale), 6)))
-    # Rounding may put an edge a hair outside the image, which Pillow refuses.
+    # Rounding may put an edge slightly outside the image, which Pillow rejects.
     return (first, last), (max(0.0, first * scale + offset), min(float(side), last * scale + offset))
 
 

@@ -1,4 +1,4 @@
-"""Small plots as text to be put into a page: SVG for curves and paths, PNG for maps. Their size is bounded."""
+"""Small plots as text for a page: SVG for curves and paths, PNG for maps. Their size is bounded."""
 
 import base64
 import html
@@ -11,21 +11,21 @@ from PIL import Image
 COLOURS = ("#1f6fb4", "#d1495b", "#2e8b57", "#8d6a9f", "#c98a1b", "#555555")
 TRUTH_COLOUR, PREDICTION_COLOUR = "#999999", COLOURS[0]
 WIDTH, HEIGHT, MARGIN = 480, 300, 52
-"""Size of a plot in pixels, and the margin for the numbers at its axes."""
+"""Size of a plot in pixels, and the margin for the numbers on its axes."""
 _POINTS = 1000
-"""A curve is drawn through at most about twice as many."""
+"""A curve is drawn with at most about twice as many points."""
 _MAP_WIDTH = 240
 
-# Dark blue to yellow through green: brightness rises all the way, and it reads without red and green.
+# Dark blue through green to yellow: brightness increases throughout, and it is readable without telling red from green.
 _DEPTH_MAP = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]], np.float64)
 _ERROR_MAP = np.array([[255, 255, 255], [253, 187, 132], [227, 74, 51], [127, 0, 0]], np.float64)
 _UNKNOWN = (60, 60, 60)
 
 
 def line_plot(curves: Mapping[str, np.ndarray], x_label: str, y_label: str) -> str:
-    """SVG of curves over the frame number, each float [S]; numbers that are not finite leave gaps.
+    """SVG of curves over the frame number, each float [S]; non-finite values leave gaps.
 
-    Of a long curve every piece is drawn by its least and largest value, so that no peak is lost.
+    Each piece of a long curve is drawn by its smallest and largest value, so that no peak is lost.
     """
     drawn = {name: _thinned(np.asarray(values, np.float64)) for name, values in curves.items()}
     every = np.concatenate([values for _, values in drawn.values()] or [np.zeros(0)])
@@ -44,9 +44,9 @@ def line_plot(curves: Mapping[str, np.ndarray], x_label: str, y_label: str) -> s
 
 
 def path_plot(truth: np.ndarray, prediction: np.ndarray) -> str:
-    """SVG of the true and the predicted (aligned) camera positions, [S, 3] each, on the two axes they fill most.
+    """SVG of the true and the predicted (aligned) camera positions, [S, 3] each, on the two axes with the largest extent.
 
-    Both axes have one scale. Positions that are not finite are left out.
+    Both axes have the same scale. Non-finite positions are left out.
     """
     truth, prediction = (positions[:: max(1, len(positions) // _POINTS)] for positions in (truth, prediction))
     truth, prediction = (positions[np.isfinite(positions).all(axis=1)] for positions in (truth, prediction))
@@ -71,7 +71,7 @@ def path_plot(truth: np.ndarray, prediction: np.ndarray) -> str:
 def depth_maps(prediction: np.ndarray, truth: np.ndarray, error: np.ndarray, largest_error: float = 0.25) -> str:
     """An HTML image: true depth, predicted (aligned) depth and relative error side by side, [H, W] each.
 
-    Depth goes from the truth's 2nd to its 98th percentile, the error from 0 to `largest_error`; dark grey is unknown.
+    Depth ranges from the truth's 2nd to its 98th percentile, the error from 0 to `largest_error`; dark grey is unknown.
     """
     known = truth[np.isfinite(error)]
     low, high = np.percentile(known, (2, 98)) if known.size else (0.0, 1.0)
@@ -92,7 +92,7 @@ def depth_maps(prediction: np.ndarray, truth: np.ndarray, error: np.ndarray, lar
 
 
 class _Axes:
-    """A frame with numbered axes that maps data to the plot's pixels."""
+    """Axes with numbers, and the mapping from data to the plot's pixels."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float]):
         self._x, self._y = x, y
@@ -103,7 +103,7 @@ class _Axes:
         return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.3"/>'
 
     def svg(self, content: str, x_label: str, y_label: str, legend: Mapping[str, str]) -> str:
-        """The whole plot around what is drawn in it."""
+        """The whole plot around its content."""
         right, bottom = WIDTH - MARGIN, HEIGHT - MARGIN
         parts = [f'<rect x="{MARGIN}" y="{MARGIN}" width="{right - MARGIN}" height="{bottom - MARGIN}" class="frame"/>']
         for value, text in _ticks(*self._x):
@@ -134,7 +134,7 @@ def _ticks(low: float, high: float) -> list[tuple[float, str]]:
 
 
 def _thinned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames and values of a curve; a long one by the least and the largest of every piece, in their order."""
+    """Frames and values of a curve; a long one is reduced to the smallest and largest value of each piece, in order."""
     if len(values) <= 2 * _POINTS:
         return np.arange(len(values)), values
     frames: list[int] = []
@@ -154,7 +154,7 @@ def _cycle(count: int) -> list[str]:
 
 
 def _coloured(values: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, 3] from values [H, W], 0 to 1 along the colours; what is not finite is dark grey."""
+    """uint8 [H, W, 3] from values [H, W] between 0 and 1; non-finite values are dark grey."""
     place = np.clip(np.nan_to_num(values), 0, 1) * (len(anchors) - 1)
     picture = np.stack([np.interp(place, np.arange(len(anchors)), channel) for channel in anchors.T], axis=-1)
     return np.where(np.isfinite(values)[..., None], picture, _UNKNOWN).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What a model predicts of a data set's sequence: cameras in memory, depth and points in files, however long it is."""
+"""Runs a model on a data set's sequence: cameras are kept in memory, depth and points in files, for any length."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ from ivggt_jax.trajectories.alignment import inverse
 from ivggt_jax.transforms import Similarity
 
 Mode = Literal["stream", "causal", "offline"]
-"""`stream`: frame by frame against the cache; `causal` and `offline`: the sequence at once, each frame with those before
-it (StreamVGGT) or with all (VGGT), in memory that grows with it."""
+"""`stream`: frame by frame with the cache; `causal` and `offline`: the whole sequence at once, where each frame sees those before
+it (StreamVGGT) or all (VGGT), in memory that grows with the length."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +38,11 @@ class Predicted:
     intrinsics: np.ndarray
     """float64 [S,3,3], pixels of the model's input."""
     fits: tuple[Fit, ...]
-    """How each image became the model's input."""
+    """How each image was fitted to the model's input."""
     folder: Path
-    """Where depth and points are, a file for each frame."""
+    """Folder of depth and points, with a file for each frame."""
     moves: tuple[Similarity, ...] | None = None
-    """What brings the depth and points of each frame to their place in a map that loops have corrected; cameras are there."""
+    """Moves of each frame's depth and points into a map corrected by loops; the cameras are already in it."""
 
     def depth(self, index: int) -> np.ndarray:
         """float32 [H,W]"""
@@ -71,7 +71,7 @@ def predict(
     cache: CacheConfig,
     mapping: SubmapOptions,
 ) -> Predicted:
-    """Runs the model over all frames of a sequence, with `heads` beside the camera, images `size` pixels wide.
+    """Run the model on all frames of a sequence, with `heads` besides the camera, on images `size` pixels wide.
 
     All frames are brought to the first one's shape. With `mapping.loops` cameras, depth and points are those of the corrected
     map. Raises ValueError, naming the file, for an image that cannot be read.
@@ -110,7 +110,7 @@ def predict(
 
 
 def _images(sequence: Sequence, size: int, fits: list[Fit]) -> Iterator[np.ndarray]:
-    """uint8 [H,W,3] frame by frame; how each was fitted goes into `fits`."""
+    """uint8 [H,W,3] frame by frame; how each was fitted is appended to `fits`."""
     like = None
     for path in sequence.images:
         image, fit = fit_image(read_image(path), size, "crop", like)
@@ -120,7 +120,7 @@ def _images(sequence: Sequence, size: int, fits: list[Fit]) -> Iterator[np.ndarr
 
 
 def _noted(images: Iterator[np.ndarray], seen: deque[np.ndarray]) -> Iterator[np.ndarray]:
-    """The images, each of which is also put behind those in `seen`."""
+    """The images, each of which is also appended to `seen`."""
     for image in images:
         seen.append(image)
         yield image

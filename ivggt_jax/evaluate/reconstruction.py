@@ -1,9 +1,9 @@
 """Errors of reconstructed points against the true surface: accuracy, completeness, normal consistency, Chamfer, F-score.
 
-A sequence is given as frames: something that can be iterated more than once and yields (prediction, truth), two [N, 3]
-arrays of points that belong to the same pixels, for every frame; the truth in metres, in the first camera's frame. The
-`fixed` alignment reads it twice and needs the memory of one frame and of two grids of bounded size, however long it is.
-The published ones, whose nearest neighbours are those of all pixels, need memory for every point of the sequence.
+A sequence is given as frames: an object that can be iterated more than once and yields (prediction, truth), two [N, 3] arrays of
+points of the same pixels, for every frame; the truth is in metres, in the first camera's frame. The `fixed` alignment reads it
+twice and needs the memory of one frame and of two grids of bounded size, for any length. The published ones, which search nearest
+neighbours among all pixels, hold every point of the sequence in memory.
 """
 
 from collections.abc import Iterable
@@ -19,28 +19,28 @@ from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.fusion import VoxelGrid
 
 Alignment = Literal["published", "published_projected", "fixed"]
-"""What is taken out of the prediction before errors are measured.
+"""Alignment of the prediction before errors are measured.
 
-`published` (points from the point head): the depth of the middle point and the spread about it (`align_medians`), then
+`published` (points from the point head): the depth of the middle point and the spread around it (`align_medians`), then
 point-to-point ICP within 0.1 m. `published_projected` (depth unprojected with the predicted cameras): the least-squares
-similarity of corresponding points, then the same ICP. `fixed`: that similarity and nothing else, both clouds averaged
-in cubes of 1 cm: no iteration, no start, no threshold that the outcome could hang on, and every surface counts by its
-area instead of by the time the camera looked at it.
+similarity of corresponding points, then the same ICP. `fixed`: that similarity only, with both clouds averaged in cubes of 1 cm.
+There is no iteration, start or threshold that the result could depend on, and surfaces count by area, not by how long the camera
+looked at them.
 """
 
 Frames = Iterable[tuple[np.ndarray, np.ndarray]]
 
 ICP_THRESHOLD = 0.1
-"""Metres; published."""
+"""In metres; as published."""
 FIXED_VOXEL = 0.01
-"""Metres."""
+"""In metres."""
 _FIXED_CUBES = 4_000_000
-"""At most, in each cloud; 230 MB. A scene that needs more is averaged in larger cubes."""
+"""Most cubes in each cloud; 230 MB. A scene that needs more is averaged in larger cubes."""
 
 
 @dataclass(frozen=True)
 class ReconstructionErrors:
-    """Errors between two clouds, in their unit; normal consistency is the cosine between normals, 1 at best."""
+    """Errors between two clouds, in their unit; normal consistency is the cosine between normals, at best 1."""
 
     accuracy: float
     """mean distance from a predicted point to the nearest true one"""
@@ -66,7 +66,7 @@ class ReconstructionErrors:
     """threshold → harmonic mean of the two"""
 
     def summary(self) -> dict[str, float]:
-        """One number per measure; those at a threshold are named like `precision@0.05`."""
+        """A number per measure; those with a threshold are named like `precision@0.05`."""
         flat: dict[str, float] = {}
         for name, value in vars(self).items():
             if isinstance(value, dict):
@@ -84,21 +84,20 @@ class ReconstructionEvaluation:
     truth_from_prediction: Similarity
     predicted_points: int
     true_points: int
-    """that were compared"""
+    """points that were compared, in either cloud"""
     errors: ReconstructionErrors
     frames: tuple[float, ...] = ()
-    """mean distance between the points of the same pixels in every frame, after the alignment; NaN for an empty one"""
+    """mean distance between the points of the same pixels in each frame, after the alignment; NaN for an empty frame"""
     voxel: float | None = None
-    """Side of the cubes that both clouds were averaged in (the larger, where a cloud outgrew its grid), if they were"""
+    """Side of the cubes in which both clouds were averaged (the larger, if a cloud outgrew its grid); None if they were not"""
 
 
 def evaluate_reconstruction(
     frames: Frames, alignment: Alignment = "published", thresholds: tuple[float, ...] = (0.05,)
 ) -> ReconstructionEvaluation:
-    """Aligns the predicted points of a sequence to the true ones and compares the two clouds.
+    """Align the predicted points of a sequence to the true ones and compare the two clouds.
 
-    Raises ValueError for shapes that differ, points that are not finite, an unknown alignment, or fewer than three
-    points.
+    Raises ValueError for differing shapes, points that are not finite, an unknown alignment, or fewer than three points.
     """
     if alignment not in get_args(Alignment):
         raise ValueError(f"alignment must be one of {', '.join(get_args(Alignment))}, not {alignment!r}")
@@ -121,8 +120,8 @@ def evaluate_reconstruction(
 def align_medians(prediction: np.ndarray, truth: np.ndarray) -> Similarity:
     """The published alignment of points from the point head, [N, 3] each, in the first camera's frame.
 
-    The median depths z are made equal; the scale is that of the median distances to the middle point (the median of
-    each coordinate), at least 1e-3 and at most 1e3 times smaller. Raises ValueError for fewer than three points.
+    It equalises the median depths z. The scale is the ratio of the median distances from the middle point (the median of each
+    coordinate), with the prediction's clipped to [1e-3, 1e3]. Raises ValueError for fewer than three points.
     """
     if prediction.shape != truth.shape or len(truth) < 3:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must both be [N, 3] with N at least 3")
@@ -135,10 +134,10 @@ def align_medians(prediction: np.ndarray, truth: np.ndarray) -> Similarity:
 def compare_clouds(
     prediction: np.ndarray, truth: np.ndarray, thresholds: tuple[float, ...] = (0.05,)
 ) -> ReconstructionErrors:
-    """Errors between two clouds [N, 3] and [M, 3] as they lie.
+    """Errors between two clouds [N, 3] and [M, 3], without alignment.
 
-    Thresholds are in the points' unit. Normals are estimated from 30 neighbours, and their sign does not count. Raises
-    ValueError when a cloud is empty or not finite.
+    Thresholds are in the points' unit. Normals are estimated from 30 neighbours; their sign is ignored. Raises ValueError when a
+    cloud is empty or not finite.
     """
     to_truth, true_index = nearest(prediction, tree(truth))
     to_prediction, predicted_index = nearest(truth, tree(prediction))
@@ -174,7 +173,7 @@ def _fit(frames: Frames) -> Similarity:
 def _fused(frames: Frames, transform: Similarity) -> tuple[np.ndarray, np.ndarray, float]:
     """Aligned prediction and truth, each averaged in cubes, and the larger cubes' side."""
     grids = VoxelGrid(FIXED_VOXEL, _FIXED_CUBES), VoxelGrid(FIXED_VOXEL, _FIXED_CUBES)
-    # Walls often lie at round coordinates. Moved off the borders of the cubes, they are not torn apart by rounding.
+    # Walls often lie at round coordinates. The offset moves them off the cubes' borders, where rounding would split them.
     offset = FIXED_VOXEL * (np.sqrt(5) - 1) / 2
     for prediction, truth in _checked(frames):
         for grid, points in zip(grids, (transform.points(prediction), truth), strict=True):

@@ -1,10 +1,10 @@
-"""How a stream fares as it goes on: error, drift, memory and time as functions of the frame number.
+"""Records of a stream over time: error, drift, memory and time as functions of the frame number.
 
 A prediction is known up to a similarity, so a path is compared after Sim3. Over all frames so far, which shows drift, the
-position error is the ATE over the spread of the true positions (their root mean square distance from their mean): 0 is
-perfect, 1 no better than standing still, however long the path. Over each hundred frames alone, which shows what the model
-can do at that moment, the path error is the ATE over the length of that part of the path. Depth is compared after one
-scale for every ten frames, so that only its wandering from ten to ten, reported beside it, is left of the scale.
+position error is the ATE over the spread of the true positions (their root mean square distance from their mean): 0 is perfect, 1
+no better than standing still, however long the path. Over each hundred frames, which shows the momentary quality, the path error
+is the ATE over the length of that part of the path. Depth is compared after one scale per ten frames, so that of the scale only
+its drift between them is left, which is reported separately.
 """
 
 import time
@@ -33,16 +33,16 @@ from ivggt_jax.streaming.steps import infer_clip, init_stream, scan
 from ivggt_jax.trajectories.alignment import inverse
 
 WINDOW = 100
-"""Frames of the path error."""
+"""Frames over which the path error is measured."""
 STEP = 4
-"""Frames from one camera to the next of which the turning factor is told."""
+"""Distance in frames between the cameras whose turning factor is measured."""
 EARLY, LATE = slice(50, 100), slice(1000, 2000)
 """Frames whose depth errors are compared: soon after the start, and long after the memory was full."""
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What was predicted of one walk of S frames, and what it took."""
+    """Predictions for one walk of S frames, and their cost."""
 
     name: str
     truth: np.ndarray
@@ -52,27 +52,27 @@ class Record:
     depth_error: np.ndarray
     """[S]: AbsRel after one scale for every `CHUNK` frames."""
     constant_depth_error: np.ndarray
-    """[S]: the same of the best constant depth, which any model should beat."""
+    """[S]: the same for the best constant depth, which any model should beat."""
     depth_scale: np.ndarray
-    """[S]: the scale, true over predicted; it wanders where the model's unit drifts."""
+    """[S]: the scale, true over predicted; it wanders if the model's unit drifts."""
     milliseconds: np.ndarray
-    """[S]: time per frame, NaN where a program was compiled."""
+    """[S]: time per frame; NaN where a program was compiled."""
     tokens: np.ndarray
-    """[S]: in the cache, over all layers."""
+    """[S]: tokens in the cache, over all layers."""
     host_megabytes: np.ndarray
-    """[S]: most resident memory of the process so far, renderer and truth included."""
+    """[S]: peak resident memory of the process so far, including renderer and truth."""
     state_bytes: int
     """Size of everything the stream remembers."""
     clipped: int
-    """Budgets of single layers that were clipped, summed over passes."""
+    """How often a layer's budget was clipped, summed over passes."""
     cloud: WalkCloud | None
     """Points of one frame in every `CHUNK`; None for a clip."""
     loops: Loops | None
-    """What was made of the path in the end, where loops were looked for."""
+    """The result of closing loops at the end, if they were looked for."""
     metric: MetricErrors | None
-    """Errors in metres, where a depth sensor was simulated."""
+    """Errors in metres, if a depth sensor was simulated."""
     parts: int | None
-    """Parts of the map, None without submaps."""
+    """Number of parts of the map; None without submaps."""
 
 
 def run_walks(
@@ -84,10 +84,10 @@ def run_walks(
     loops: bool = False,
     sensor_every: int | None = None,
 ) -> list[Record]:
-    """Feeds the walks, all of one size, side by side as one batch of streams; returns a record of each.
+    """Run the walks, all of one size, as one batch of streams. Returns a record of each.
 
-    The last chunk is fed whole; what goes beyond `frames` is not recorded. With `loops`, which need submaps, each record
-    also has the path as they correct it. With `sensor_every` n, which needs them too, every n-th frame comes with a simulated
+    The last chunk is processed whole; frames beyond `frames` are not recorded. With `loops`, which need submaps, each record also
+    has the path corrected by them. With `sensor_every` n, which also needs submaps, every n-th frame comes with a simulated
     sensor's depth (`depth_sensor`).
     """
     height, width = walks[0].size
@@ -136,7 +136,7 @@ def run_walks(
 
 
 def record_clip(model: Model, walk: Walk, frames: int) -> Record:
-    """The same of a walk's first frames seen all at once, each by all: the offline model, as a reference."""
+    """A record of a walk's first frames seen all at once, each by all: the offline model, as a reference."""
     part = walk.part(0, frames)
     predictions = jax.device_get(infer_clip(model, part.images[None], "offline", heads=("camera", "depth")))
     unknown = np.full(frames, np.nan)
@@ -159,7 +159,7 @@ class PathErrors(NamedTuple):
 
 
 def path_errors(found: np.ndarray, truth: np.ndarray) -> PathErrors:
-    """Errors of cameras [S,3,4] (world_from_cam), infinite where a prediction is not finite. Raises ValueError below 3 frames."""
+    """Errors of cameras [S,3,4] (world_from_cam); infinite if a prediction is not finite. Raises ValueError below 3 frames."""
     if not np.isfinite(found).all():
         return PathErrors(np.inf, np.inf, np.inf)
     positions = truth[..., 3]
@@ -170,10 +170,10 @@ def path_errors(found: np.ndarray, truth: np.ndarray) -> PathErrors:
 
 
 def turning_factor(found: np.ndarray, truth: np.ndarray) -> float:
-    """By what factor cameras [S,3,4] (world_from_cam) turn from frame to frame `STEP` later, where the truth has 1.
+    """Factor by which cameras [S,3,4] (world_from_cam) over-rotate between frames `STEP` apart; the truth has 1.
 
-    The least-squares slope of predicted rotation vectors, each in the frame of its earlier camera, over true ones. Infinite
-    where a prediction is not finite; NaN where no true camera turns, or there are no such frames.
+    The least-squares slope of predicted over true rotation vectors, each in the frame of its earlier camera. Infinite if a
+    prediction is not finite; NaN if no true camera turns, or there are no such frames.
     """
     if not np.isfinite(found).all():
         return np.inf
@@ -183,16 +183,17 @@ def turning_factor(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def _turns(orientations: np.ndarray) -> np.ndarray:
-    """Rotation vectors [S − STEP,3] in radians of cameras with orientations [S,3,3]."""
+    """Rotation vectors [S − STEP,3], in radians, between cameras with orientations [S,3,3]."""
     steps = np.swapaxes(orientations[:-STEP], -1, -2) @ orientations[STEP:]
     return Rotation.from_matrix(steps).as_rotvec() if len(steps) else np.zeros((0, 3))
 
 
 def measures(record: Record, length: int) -> dict[str, float]:
-    """What is left of a record's first `length` frames: errors, time and memory, one number each.
+    """Summary of a record's first `length` frames: errors, time and memory, a number each.
 
-    `path_error_percent` is the mean over every `WINDOW` frames; `scale_drift` the standard deviation of the depth scale's
-    logarithm; `late_over_early` the mean depth error of `LATE` frames over that of `EARLY` ones, of longer streams alone.
+    `path_error_percent` is the mean over all windows of `WINDOW` frames; `scale_drift` the standard deviation of the log of the
+    depth scale; `late_over_early` the mean depth error of the `LATE` frames over that of the `EARLY` ones, only for streams long
+    enough.
     """
     found, truth = record.found[:length], record.truth[:length]
     whole = path_errors(found, truth)
@@ -216,7 +217,7 @@ def measures(record: Record, length: int) -> dict[str, float]:
 
 
 def map_measures(record: Record) -> dict[str, float]:
-    """What is left of a whole stream's map: the distance of its cloud, and what loops have made of path and cloud."""
+    """Summary of a whole stream's map: the distance of its cloud from the scene, and the effect of loops on path and cloud."""
     numbers: dict[str, float] = {} if record.parts is None else {"parts": record.parts}
     if record.metric is not None:
         numbers |= metric_measures(record.metric, record.found, record.truth)
@@ -233,13 +234,13 @@ def map_measures(record: Record) -> dict[str, float]:
 
 
 def _window_error(found: np.ndarray, truth: np.ndarray) -> float:
-    """Mean path error of every `WINDOW` frames, in percent."""
+    """Mean path error over all windows of `WINDOW` frames, in percent."""
     starts = range(0, max(1, len(truth) - WINDOW + 1), WINDOW)
     return 100 * float(np.mean([path_errors(found[i : i + WINDOW], truth[i : i + WINDOW]).over_length for i in starts]))
 
 
 def curves(record: Record) -> dict[str, np.ndarray]:
-    """Everything as a function of the frame number, float [S]; path errors change every `CHUNK` frames."""
+    """All curves over the frame number, float [S]; path errors change every `CHUNK` frames."""
     ends = [*range(CHUNK, len(record.truth), CHUNK), len(record.truth)]
     so_far = [path_errors(record.found[:end], record.truth[:end]).over_spread for end in ends]
     local = [
@@ -261,7 +262,7 @@ def curves(record: Record) -> dict[str, np.ndarray]:
 def _timed_scan(
     model: Model, state: StreamState, images: np.ndarray, depth: np.ndarray | None
 ) -> tuple[StreamState, Predictions, float]:
-    """State and host predictions [T,B,…], and the seconds they took."""
+    """State, predictions [T,B,…] on the host, and the seconds they took."""
     began = time.perf_counter()
     state, predictions = scan(model, state, images, depth=depth)
     predictions = jax.device_get(predictions)
@@ -269,13 +270,13 @@ def _timed_scan(
 
 
 def _measured(walks: Sequence[Walk], parts: Sequence[WalkPart], start: int, every: int) -> np.ndarray:
-    """What the simulated sensors of all walks measured of parts from frame `start` on, float32 [T,B,H,W]."""
+    """Simulated sensor depth of all walks for their parts from frame `start` on, float32 [T,B,H,W]."""
     pairs = zip(walks, parts, strict=True)
     return np.stack([measured_depth(walk, start, part.depth, every) for walk, part in pairs], axis=1)
 
 
 def _taken(state: StreamState, stream: int, milliseconds: float) -> dict[str, np.ndarray]:
-    """Time a frame and memory of one stream of the batch after a chunk, for each of its frames."""
+    """Time per frame and memory of one stream of the batch after a chunk, for each of its frames."""
     numbers = {
         "milliseconds": milliseconds,
         "tokens": int(state.lengths[stream].sum()),
@@ -300,7 +301,7 @@ def _look(part: WalkPart, predictions: Predictions) -> dict[str, np.ndarray]:
 
 
 def _first_points(part: WalkPart, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Points [N,3] of the part's first frame in its camera, as predicted and in truth."""
+    """Points [N,3] of the part's first frame in its camera, predicted and true."""
     assert predictions.pose_encoding is not None
     assert predictions.depth is not None
     size = part.depth.shape[1:]

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a JSON file per sequence, a table for people, and one page with plots."""
+"""The report of an evaluation: a JSON file per sequence, a text table, and one page with plots."""
 
 import html
 import json
@@ -24,25 +24,25 @@ td:first-child,th:first-child{text-align:left}svg text{font:11px system-ui,sans-
 
 @dataclass(frozen=True, eq=False)
 class SequenceReport:
-    """What was measured on one sequence."""
+    """Measurements on one sequence."""
 
     name: str
     settings: dict[str, str | int | float]
-    """What the numbers hang on: the alignment and what it found."""
+    """What the numbers depend on: the alignment and its result."""
     measures: dict[str, float]
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     """Measures frame by frame, float [S]."""
     weight: float = 1.0
-    """In the weighted mean over sequences: pixels, for depth."""
+    """Weight in the weighted mean over sequences: pixels, for depth."""
     figures: dict[str, str] = field(default_factory=dict)
-    """Caption → SVG or HTML image, for the page alone."""
+    """Caption → SVG or HTML image, only for the page."""
     problems: tuple[str, ...] = ()
 
 
 def report_trajectory(
     name: str, errors: TrajectoryErrors, truth: np.ndarray, problems: Sequence[str] = ()
 ) -> SequenceReport:
-    """The report of a trajectory; truth [S, 3, 4] is drawn beside the aligned prediction."""
+    """The report of a trajectory; truth [S, 3, 4] is drawn with the aligned prediction."""
     curves = {"translation error": errors.translation, "rotation error (degrees)": errors.rotation}
     return SequenceReport(
         name=name,
@@ -99,9 +99,9 @@ def report_reconstruction(
 
 
 def summary_table(title: str, reports: Sequence[SequenceReport], skipped: Iterable[Skipped] = ()) -> str:
-    """The measures of all sequences as text: a line each, their mean, and the weighted mean where weights differ.
+    """The measures of all sequences as text: a line each, their mean, and the weighted mean if weights differ.
 
-    The alignments stand above the numbers, because these mean nothing without. Raises ValueError without any report.
+    The alignments precede the numbers, which mean nothing without them. Raises ValueError without any report.
     """
     header, rows = _rows(reports)
     cells = [header, *([name, *(f"{value:.4f}" for value in values)] for name, values in rows)]
@@ -118,10 +118,10 @@ def summary_table(title: str, reports: Sequence[SequenceReport], skipped: Iterab
 def write_report(
     folder: Path, title: str, reports: Sequence[SequenceReport], skipped: Sequence[Skipped] = ()
 ) -> list[Path]:
-    """Writes `<sequence>.json` for each, `summary.txt` and `report.html` into a folder, and returns their paths.
+    """Write `<sequence>.json` for each sequence, `summary.txt` and `report.html` into a folder. Returns their paths.
 
-    The page needs no network and no other file. Each file is replaced at once. Raises ValueError without any report,
-    or for two whose names give one file; WriteError when the disk is full.
+    The page needs no network and no other file. Each file is replaced atomically. Raises ValueError without any report, or when
+    two names give one file; WriteError when the disk is full.
     """
     texts = {
         "summary.txt": summary_table(title, reports, skipped) + "\n",
@@ -158,7 +158,7 @@ def _alignments(reports: Sequence[SequenceReport]) -> str:
 
 
 def _record(report: SequenceReport) -> dict[str, object]:
-    """A report as JSON knows it; what is not finite becomes null."""
+    """A report for JSON; non-finite values become null."""
     return {
         "name": report.name,
         "settings": {key: _finite(value) for key, value in report.settings.items()},

@@ -1,7 +1,7 @@
-"""`evaluate sensing`: what a depth sensor is worth to a model that can be told of it, and how well moving things are told.
+"""`evaluate sensing`: the benefit of a depth sensor to a model with depth input, and how well moving things are detected.
 
-On synthetic walks, with a simulated sensor beside the frames and without. Depth is compared as it is, in metres, and after
-one scale for every ten frames, over all pixels and over those that the sensor left out.
+Measured on synthetic walks with and without a simulated sensor. Depth is compared without alignment, in metres, and after one
+scale per ten frames, over all pixels and over those that the sensor did not measure.
 """
 
 import json
@@ -30,23 +30,23 @@ from ivggt_jax.synthetic import Sensor, measure
 from ivggt_jax.trajectories.alignment import inverse
 
 VIEWS = (-24, -16, -8, 8, 16, 24)
-"""Frames before and after one that tell what moves in it without training."""
+"""Offsets of the frames that show what moves in a frame, without training."""
 BETWEEN = 3
-"""Frames from one of which that is asked to the next."""
+"""Spacing of the frames that are judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensorOptions:
-    """The simulated sensor. Raises ValueError for shares that are none."""
+    """The simulated sensor. Raises ValueError for shares outside their range."""
 
     noise: float = 0.02
     """Standard deviation of a pixel's error, as a share of its depth."""
     holes: float = 0.3
-    """Share of the pixels in holes."""
+    """Share of pixels in holes."""
     far: float = 4.0
     """Largest depth that it measures, in metres."""
     frames: float = 1.0
-    """Share of the frames that come with depth, the first always."""
+    """Share of frames with depth; the first always has it."""
 
     def __post_init__(self) -> None:
         for name in ("noise", "holes", "frames"):
@@ -54,7 +54,7 @@ class SensorOptions:
                 raise ValueError(f"{name} is a share in [0, 1], not {getattr(self, name)}")
 
     def measured(self, seed: int, start: int, depth: np.ndarray) -> np.ndarray:
-        """What it measures of the depth [T,H,W] of frames from number `start` on, 0 where that is nothing."""
+        """Simulated measurement of depth [T,H,W] of frames from number `start` on; 0 where there is none."""
         first = 1.0 if start == 0 else self.frames
         sensor = Sensor(noise=self.noise, holes=self.holes, near=0.1, far=self.far, frames=self.frames, first=first)
         return np.asarray(_measure(jax.random.fold_in(jax.random.key(seed), start), sensor, depth))
@@ -65,7 +65,7 @@ class Sensing:
     """Options of `evaluate sensing`."""
 
     routes: tuple[RouteName, ...] = ("loop", "crowd")
-    """As those of `evaluate stream`; bodies move along "crowd" alone."""
+    """As in `evaluate stream`; bodies move only in "crowd"."""
     seeds: tuple[int, ...] = (HELD_OUT_SEED,)
     """Seeds of scenes and paths. Training uses smaller seeds only."""
     frames: int = 100
@@ -82,7 +82,7 @@ class Sensing:
 
 
 def evaluate_sensing(config: Sensing) -> int:
-    """Synthetic walks with and without a simulated depth sensor, or with moving bodies: errors of depth, path and masks."""
+    """Measure errors of depth, path and masks on synthetic walks: with and without a depth sensor, or with moving bodies."""
     model = config.model.load()
     size, cache = usual_size(model.config.image_size)[::-1], config.memory.cache_for(-(-config.frames // CHUNK) * CHUNK)
     submaps = SubmapOptions().choose(model.config, config.frames, needed=True)
@@ -136,7 +136,7 @@ def _errors(
 
 
 def _motion_by_views(views: View) -> tuple[np.ndarray, slice]:
-    """What other frames contradict of every `BETWEEN`-th one [F,H,W] that has frames before and after it, and which those are."""
+    """What other frames contradict in every `BETWEEN`-th frame [F,H,W] with frames on both sides, and the slice of these."""
     judged = slice(-VIEWS[0], len(views.depth) - VIEWS[-1], BETWEEN)
 
     def one(number: int) -> np.ndarray:
@@ -147,7 +147,7 @@ def _motion_by_views(views: View) -> tuple[np.ndarray, slice]:
 
 
 def _chunk_errors(part: WalkPart, depth: np.ndarray, told: np.ndarray | None) -> dict[str, float]:
-    """Errors of the depth [T,H,W] of a part's frames, of which a sensor told some."""
+    """Errors of depth [T,H,W] of a part's frames; `told` is the sensor's input, if any."""
     errors = {"depth_error": float(np.mean(depth_errors(depth, part.depth)[0]))}
     if told is None:
         return errors

@@ -1,4 +1,4 @@
-"""`evaluate stream`: what becomes of a stream as it goes on, on videos that never end."""
+"""`evaluate stream`: error, drift, memory and time of a stream on endless videos."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +24,13 @@ class Stream:
     """Options of `evaluate stream`."""
 
     routes: tuple[RouteName, ...] = ("loop", "corridor")
-    """Around a room again and again: the same images, or others; along a corridor, a street, or equal doors without end."""
+    """Around a room repeatedly, with the same images or varied ones; along a corridor, a street, or endless equal doors."""
     seeds: tuple[int, ...] = (HELD_OUT_SEED,)
-    """Seeds of scenes and paths: each route is walked once for each seed. Training uses smaller seeds only."""
+    """Seeds of scenes and paths; each route is walked once per seed. Training uses only smaller seeds."""
     frames: int = 1000
-    """Length of each."""
+    """Length of each walk in frames."""
     depth_sensor: int | None = None
-    """Every n-th frame comes with the depth of a simulated sensor: up to 4 m, 2 % noise, holes in 30 % of the pixels."""
+    """Give every n-th frame the depth of a simulated sensor: up to 4 m, 2 % noise, holes in 30 % of the pixels."""
     out: Path = Path("ivggt_out/stream")
     """Folder for the report."""
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
@@ -47,7 +47,7 @@ class Stream:
 
 
 def evaluate_streams(config: Stream) -> int:
-    """Synthetic endless videos: error, drift, memory and time as functions of the frame number."""
+    """Measure error, drift, memory and time on endless synthetic videos, as functions of the frame number."""
     model = config.model.load()
     size = usual_size(model.config.image_size)[::-1]
     walks = [Walk(route, seed, *size) for route in config.routes for seed in config.seeds]

@@ -1,7 +1,7 @@
-"""The memory study: policies × budgets × lengths, one option changed at a time, and submaps, all on the same endless videos.
+"""The memory study: policies × budgets × lengths, with one option changed at a time, and submaps, all on the same endless videos.
 
-A stream's first frames do not know how long it will be, so one run gives all lengths. Each cell of the study is a file;
-a study that was stopped goes on where it was, and one whose settings changed measures those cells anew.
+A stream's first frames do not depend on its length, so one run gives all lengths. Each cell of the study is a file. A study that
+was stopped continues where it was, and a study with changed settings measures the affected cells again.
 """
 
 import json
@@ -32,11 +32,11 @@ from ivggt_jax.writers.files import replacing
 
 FULL_FRAMES = 10_000
 LONGEST_REMEMBERED = 2_000
-"""Frames of walks that are rendered once and held in memory for all cells: 65 kB each at 84×112."""
+"""Longest walks, in frames, that are rendered once and kept in memory for all cells: 65 kB per frame at 84×112."""
 SUBMAPS = (8, 16, 32, 48, 80)
-"""Frames of a submap that are compared."""
+"""Submap lengths, in frames, that are compared."""
 LONGEST_CLIP = 300
-"""Frames that the offline reference sees at once; its time grows with their square."""
+"""Most frames that the offline reference sees at once; its time grows with their square."""
 
 
 SHIPPED = "docs/study, beside the source code, has the demo model's cells: of the default lengths and seeds, on a CPU"
@@ -49,17 +49,17 @@ class Study:
     out: Path = Path("ivggt_out/study")
     """Folder for cells, tables and plots; with `--full` its subfolder `full`."""
     lengths: tuple[int, ...] = (100, 300, 1000)
-    """Frames after which errors are taken; the last is the length of the streams."""
+    """Frames after which errors are measured; the last is the length of the streams."""
     budgets: tuple[int, ...] = (6, 24)
-    """Frames that fit a layer on average, the first included. Options are compared at the smallest, where most is at stake."""
+    """Frames per layer on average, including the first. Options are compared at the smallest, where they matter most."""
     routes: tuple[RouteName, ...] = ("loop",)
-    """Rooms are what the demo model was trained in."""
+    """Routes; the demo model was trained on rooms."""
     seeds: tuple[int, ...] = tuple(range(HELD_OUT_SEED, HELD_OUT_SEED + 6))
     """Scenes and paths of each route."""
     only: tuple[str, ...] = ()
-    """Names of the cells to measure; all by default. Tables show those that were kept before too."""
+    """Names of the cells to measure; all by default. Tables also include cells measured earlier."""
     full: bool = False
-    """Streams of 10,000 frames, the policies at the smallest budget alone."""
+    """Streams of 10,000 frames; policies at the smallest budget only."""
     model: Annotated[ModelOptions, tyro.conf.arg(name="")] = field(default_factory=ModelOptions)
 
     def __post_init__(self) -> None:
@@ -76,21 +76,21 @@ class Study:
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to be measured."""
+    """One configuration to measure."""
 
     name: str
     group: str
-    """The table that it belongs to."""
+    """The table it belongs to."""
     cache: CacheConfig | None
-    """None: whole clips at once, every frame seeing all."""
+    """None: whole clips at once, in which every frame sees all."""
     submaps: SubmapConfig | None = None
-    """None: one stream."""
+    """None: one undivided stream."""
     loops: bool = False
-    """Measure the path as loops have corrected it in the end."""
+    """Measure the path after correction by loops at the end."""
 
 
 def run_study(config: Study) -> int:
-    """Memory policies, budgets and options against each other on synthetic endless videos; takes up where it was stopped."""
+    """Compare memory policies, budgets and options on endless synthetic videos; continues where it was stopped."""
     if config.full:
         lengths = (*(n for n in config.lengths if n < FULL_FRAMES), FULL_FRAMES)
         config = replace(config, out=config.out / "full", lengths=lengths)
@@ -177,7 +177,7 @@ def _records(model: Model, cell: Cell, walks: Sequence[Walk], lengths: Sequence[
 
 
 def _numbers(records: Mapping[int, list[Record]], lengths: Sequence[int]) -> dict[str, Any]:
-    """Measures by length and walk, and curves, one point every `CHUNK` frames, by walk."""
+    """Measures by length and walk, and curves by walk, with a point every `CHUNK` frames."""
     longest = records[max(records)]
     return {
         "measures": {
@@ -196,7 +196,7 @@ def _short(value: float) -> float | None:
 
 
 def _settings(config: Study, cell: Cell, model: Model, walks: Sequence[Walk]) -> dict[str, Any]:
-    """What a cell's numbers depend on, as JSON knows it."""
+    """What a cell's numbers depend on, for JSON."""
     cache = None if cell.cache is None else {name: str(value) for name, value in asdict(cell.cache).items()}
     mapping = {} if cell.submaps is None else {"submaps": asdict(cell.submaps), "loops": cell.loops}
     return mapping | {
@@ -215,7 +215,7 @@ def _file(out: Path, cell: Cell) -> Path:
 
 
 def _kept(out: Path, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """An earlier result of the cell, measured with the same settings."""
+    """An earlier result of the cell with the same settings."""
     try:
         result = read_json(_file(out, cell))
     except JsonError:
@@ -224,7 +224,7 @@ def _kept(out: Path, cell: Cell, settings: dict[str, Any]) -> dict[str, Any] | N
 
 
 def _differing(out: Path, cell: Cell, settings: dict[str, Any]) -> list[str]:
-    """The settings that keep an earlier result of the cell out of the same table; none where there is no result."""
+    """The settings in which an earlier result of the cell differs, so that it does not fit the table; empty if it fits."""
     try:
         earlier = read_json(_file(out, cell)).get("settings")
     except JsonError:
@@ -234,7 +234,7 @@ def _differing(out: Path, cell: Cell, settings: dict[str, Any]) -> list[str]:
 
 
 def _say_notes(left_out: Mapping[str, list[str]], missing: Sequence[str]) -> None:
-    """Which cells are not in the tables, by the settings that they were measured with instead, and what is not compared."""
+    """Report which cells are not in the tables, with the settings they were measured with, and which comparisons are missing."""
     if left_out:
         names = dict.fromkeys(name for differing in left_out.values() for name in differing)
         say(f"note: cells of other settings ({', '.join(names)}) are left out of the tables: {'; '.join(left_out)}")
@@ -251,7 +251,7 @@ def _keep(out: Path, cell: Cell, result: dict[str, Any]) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """The value with null for numbers that are not finite."""
+    """The value, with null for non-finite numbers."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""What the memory study found, as Markdown tables and plots that a page can show."""
+"""The results of the memory study, as Markdown tables and plots for a page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,16 +20,16 @@ PLOTS = {
     "depth": (DEPTH, ("diversity", "segment", "attention", "unbounded")),
     "time": (TIME, ("diversity", "attention", "unbounded")),
 }
-"""Name of a file → what is drawn over the frame number, and of which policies at the smallest budget."""
+"""File name → the measure drawn over the frame number, and the policies at the smallest budget to draw."""
 SMOOTHED = 10
-"""Points of a depth or time curve of which the mean is drawn."""
+"""Points of a depth or time curve that are averaged."""
 _STYLE = "<style>text{font:11px system-ui,sans-serif}.frame{fill:none;stroke:#bbb}</style>"
 
 Result = Mapping[str, Any]
 
 
 def write_study(out: Path, results: Mapping[str, Result], smallest: int) -> None:
-    """Writes `tables.md` and the plots whose cells were measured into a folder; results by cell name."""
+    """Write `tables.md` and the plots whose cells were measured into a folder; results are by cell name."""
     texts = {"tables.md": tables(results, smallest)}
     for name, (curve, policies) in PLOTS.items():
         cells = {policy: results.get(_cell_name(policy, smallest)) for policy in policies}
@@ -42,10 +42,10 @@ def write_study(out: Path, results: Mapping[str, Result], smallest: int) -> None
 
 
 def tables(results: Mapping[str, Result], smallest: int) -> str:
-    """A Markdown table for each group of cells; numbers are means over the streams, errors at several lengths.
+    """A Markdown table for each group of cells; numbers are means over the streams, with errors at several lengths.
 
-    Every cell is compared, stream by stream, with the `diversity` of its table; what changes an option, or has submaps, with
-    that at the smallest budget, which heads its table.
+    Every cell is compared, stream by stream, with the `diversity` cell of its table. Cells that change an option or have submaps
+    are compared with that at the smallest budget, which is the first row of their table.
     """
     baseline = _cell_name("diversity", smallest)
     groups = _groups(results)
@@ -75,13 +75,13 @@ def tables(results: Mapping[str, Result], smallest: int) -> str:
 
 
 def not_compared(results: Mapping[str, Result], smallest: int) -> list[str]:
-    """Names of the cells with which others of the results should be compared, and which are not among them."""
+    """Names of missing cells with which results should be compared."""
     wanted = [_compared_with(names, smallest) for names in _groups(results).values()]
     return [name for name in dict.fromkeys(wanted) if name not in results]
 
 
 def _groups(results: Mapping[str, Result]) -> dict[str, list[str]]:
-    """Names of the cells of every table."""
+    """Names of the cells of each table."""
     groups: dict[str, list[str]] = {}
     for name, result in results.items():
         groups.setdefault(result["group"], []).append(name)
@@ -89,12 +89,12 @@ def _groups(results: Mapping[str, Result]) -> dict[str, list[str]]:
 
 
 def _compared_with(names: list[str], smallest: int) -> str:
-    """What the cells of a table are compared with: the `diversity` among them, else that of the smallest budget."""
+    """The cell that a table's cells are compared with: its `diversity` cell, else that at the smallest budget."""
     return next((name for name in names if name.startswith("diversity")), _cell_name("diversity", smallest))
 
 
 def _label(name: str, result: Result, lengths: list[int]) -> str:
-    """The cell's name, and how long its streams were where they were shorter than the others'."""
+    """The cell's name, with the length of its streams if they were shorter than the others'."""
     longest = max(map(int, result["measures"]))
     return name if longest == lengths[-1] else f"{name}, {longest} frames"
 
@@ -120,21 +120,21 @@ def _row(result: Result, other: Result | None, lengths: list[int]) -> list[str]:
 
 
 def _constant(results: Mapping[str, Result]) -> str:
-    """The best constant depth's error over the longest streams measured."""
+    """The error of the best constant depth over the longest streams."""
     measured = [(max(map(int, result["measures"])), result) for result in results.values()]
     length, result = max(measured, key=lambda pair: pair[0])
     return _mean(result["measures"][str(length)], "constant_depth_error", 4)
 
 
 def _mean(by_walk: Mapping[str, Mapping[str, float | None]], measure: str, digits: int) -> str:
-    """Mean over the walks; a dash where nothing was measured or a prediction was not finite."""
+    """Mean over the walks; a dash if nothing was measured or a prediction was not finite."""
     values = [numbers[measure] for numbers in by_walk.values()]
     known = [value for value in values if value is not None and np.isfinite(value)]
     return f"{np.mean(known):.{digits}f}" if known and len(known) == len(values) else "–"
 
 
 def _difference(by_walk: Mapping[str, Any], others: Mapping[str, Any], measure: str, digits: int) -> str:
-    """Difference in a measure, walk by walk: mean ± standard error; a dash for the same numbers, a single walk or none finite."""
+    """Difference in a measure, walk by walk: mean ± standard error; a dash for equal values, a single walk or no finite value."""
     pairs = [(numbers[measure], others[walk][measure]) for walk, numbers in by_walk.items()]
     if by_walk is others or len(pairs) < 2 or not all(x is not None and np.isfinite(x) for pair in pairs for x in pair):
         return "–"
@@ -144,7 +144,7 @@ def _difference(by_walk: Mapping[str, Any], others: Mapping[str, Any], measure: 
 
 
 def _mean_curve(result: Result, name: str) -> np.ndarray:
-    """A curve over frames, mean over the walks; a moving mean of what is not one of all frames so far."""
+    """A curve over frames, averaged over the walks; a moving average unless it is a measure of all frames so far."""
     values = np.array([curves[name] for curves in result["curves"].values()], np.float64).mean(axis=0)
     if name != ERROR:
         known = np.isfinite(values)
@@ -160,7 +160,7 @@ def _cell_name(policy: str, smallest: int) -> str:
 
 
 def _standalone(svg: str) -> str:
-    """The plot as a file of its own."""
+    """The plot as a standalone file."""
     opening, rest = svg.split(">", 1)
     return (
         f'{opening} xmlns="http://www.w3.org/2000/svg">{_STYLE}<rect width="100%" height="100%" fill="#fff"/>{rest}\n'

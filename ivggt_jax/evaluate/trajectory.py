@@ -1,7 +1,7 @@
-"""Errors of a camera trajectory: absolute and relative, in translation and rotation, after a stated alignment.
+"""Errors of a camera trajectory: absolute and relative, in translation and rotation, after a given alignment.
 
-ATE and RPE follow Sturm et al., "A benchmark for the evaluation of RGB-D SLAM systems", IROS 2012, and agree with evo.
-Both trajectories are world-from-camera; what a model predicts, camera-from-world, has to be inverted first (`inverse`).
+ATE and RPE follow Sturm et al., "A benchmark for the evaluation of RGB-D SLAM systems", IROS 2012, and agree with evo. Both
+trajectories are world_from_cam; a model's predictions, cam_from_world, must be inverted first (`inverse`).
 """
 
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from ivggt_jax.transforms import Similarity
 
 @dataclass(frozen=True, eq=False)
 class TrajectoryErrors:
-    """Errors of every frame of one trajectory; NaN where the truth is not known."""
+    """Errors of each frame of a trajectory; NaN where the truth is unknown."""
 
     alignment: Alignment
     truth_from_prediction: Similarity
     aligned: np.ndarray
-    """float64 [S, 3, 4]: the predicted cameras, world-from-camera, after the alignment."""
+    """float64 [S, 3, 4]: the predicted cameras, world_from_cam, after alignment."""
     translation: np.ndarray
     """float64 [S]: distance between predicted and true position, in the truth's unit."""
     rotation: np.ndarray
     """float64 [S]: angle between predicted and true orientation, in degrees."""
     relative_translation: np.ndarray
-    """float64 [S − delta]: length of the relative pose's error over `delta` frames."""
+    """float64 [S − delta]: length of the translation error of the relative pose over `delta` frames."""
     relative_rotation: np.ndarray
-    """float64 [S − delta]: angle of the same, in degrees."""
+    """float64 [S − delta]: angle of its rotation error, in degrees."""
 
     def summary(self) -> dict[str, float]:
-        """One number per measure: `ate` and `rpe_*` are root mean squares, rotation in degrees."""
+        """A number per measure: `ate` and `rpe_*` are root mean squares; rotations in degrees."""
         return {
             "ate": _root_mean_square(self.translation),
             "translation_mean": _mean(self.translation),
@@ -46,12 +46,12 @@ class TrajectoryErrors:
 def evaluate_trajectory(
     prediction: np.ndarray, truth: np.ndarray, alignment: Alignment = "sim3", delta: int = 1
 ) -> TrajectoryErrors:
-    """Aligns a predicted trajectory to the true one and measures what is left.
+    """Align a predicted trajectory to the true one and measure the errors.
 
-    prediction, truth [S, 3, 4] (or [S, 4, 4]): world-from-camera, frame by frame; a truth that is not finite is
-    unknown, and its frame is left out. Relative errors compare all pairs of frames `delta` apart whose truth is known.
-    Raises ValueError for other shapes, an unknown alignment, a prediction that is not finite, too few frames with truth
-    (three; one if the alignment is `none`), or a scale to be fitted to a true camera that does not move.
+    prediction, truth [S, 3, 4] (or [S, 4, 4]): world_from_cam, frame by frame. A pose of the truth that is not finite is unknown,
+    and its frame is left out. Relative errors use all pairs of frames `delta` apart with known truth. Raises ValueError for other
+    shapes, an unknown alignment, a prediction that is not finite, too few frames with truth (three; one if the alignment is
+    `none`), or a scale to be fitted to a true camera that does not move.
     """
     prediction, truth = _cameras("prediction", prediction), _cameras("truth", truth)
     if len(prediction) != len(truth):
@@ -83,7 +83,7 @@ def evaluate_trajectory(
 
 
 def _angles(transform: np.ndarray) -> np.ndarray:
-    """Rotation angles [...] in degrees of rigid transforms [..., 3, 4], NaN where those are not finite."""
+    """Rotation angles [...] in degrees of rigid transforms [..., 3, 4]; NaN where they are not finite."""
     angles = np.full(len(transform), np.nan)
     known = np.isfinite(transform).all(axis=(1, 2))
     if known.any():

@@ -1,4 +1,4 @@
-"""How far the fused cloud of a walk is from the scene: what drift makes of the map that a user looks at."""
+"""Distance of a walk's fused cloud from the scene: the effect of drift on the map that a user sees."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from ivggt_jax.evaluate.clouds import nearest, tree, voxel_downsample
 from ivggt_jax.trajectories.alignment import align_trajectory
 
 STRIDE = 2
-"""Every so many pixels of a frame are taken, along both axes."""
+"""Every n-th pixel of a frame is used, along both axes."""
 VOXEL = 0.05
-"""Metres in which points of either cloud are averaged."""
+"""Side in metres of the cubes in which points of either cloud are averaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,17 +20,17 @@ class WalkCloud:
     """Points of some frames of a walk, each in its own camera."""
 
     frames: np.ndarray
-    """int64 [F]: their numbers."""
+    """int64 [F]: frame numbers."""
     found: np.ndarray
     """float32 [F,N,3]: as predicted, in the unit of the predicted world."""
     true: np.ndarray
     """float32 [F,N,3] in metres; depth 0 where unknown."""
 
     def distance(self, found: np.ndarray, scales: np.ndarray, truth: np.ndarray) -> float:
-        """Chamfer distance in metres: mean distance from either cloud to the other, the mean of the two.
+        """Chamfer distance in metres: the mean of the mean distances from either cloud to the other.
 
-        Cameras [S,3,4] are world_from_cam; `scales` [S] multiply what was predicted. The predicted world is brought onto
-        the true one by the Sim3 of the paths. Infinite where a camera is not finite.
+        Cameras [S,3,4] are world_from_cam; `scales` [S] multiply the predictions. The predicted world is aligned to the true one
+        by the Sim3 of the paths. Infinite if a camera is not finite.
         """
         if not np.isfinite(found).all():
             return np.inf
@@ -43,11 +43,11 @@ class WalkCloud:
 
 
 def camera_points(depth: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """Points float32 [N,3] of a depth map [H,W], in its camera with intrinsics [3,3]; see `STRIDE`."""
+    """Points float32 [N,3] of a depth map [H,W] in its camera, with intrinsics [3,3]; see `STRIDE`."""
     points = geometry.unproject(jnp.asarray(depth), jnp.eye(3, 4), jnp.asarray(intrinsics))
     return np.asarray(points[::STRIDE, ::STRIDE], np.float32).reshape(-1, 3)
 
 
 def _in_world(points: np.ndarray, world_from_cam: np.ndarray) -> np.ndarray:
-    """Points [F,N,3] of cameras [F,3,4] in the world."""
+    """Points [F,N,3] of cameras [F,3,4], in the world."""
     return points.astype(np.float64) @ world_from_cam[:, :, :3].swapaxes(1, 2) + world_from_cam[:, None, :, 3]

@@ -1,6 +1,6 @@
-"""Endless synthetic videos with exact truth: what `evaluate stream` and the memory study are measured on.
+"""Endless synthetic videos with exact truth, for `evaluate stream` and the memory study.
 
-A walk is a pure function of its route, its seed and the frame number: any part of it can be had without the ones before.
+A walk is a pure function of route, seed and frame number, so any part of it can be rendered without the frames before.
 """
 
 from dataclasses import dataclass, replace
@@ -30,27 +30,27 @@ from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.trajectories.alignment import inverse
 
 FIELD_OF_VIEW = 62.0
-"""Horizontal, in degrees."""
+"""Horizontal field of view, in degrees."""
 CHUNK = 10
-"""Frames that are rendered and predicted at a time, and whose depth has one scale."""
+"""Frames that are rendered and predicted at a time, and share one depth scale."""
 HELD_OUT_SEED = 1 << 20
-"""The first of the seeds that no training uses."""
+"""First of the seeds that no training uses."""
 RouteName = Literal["loop", "return", "corridor", "street", "doors", "crowd"]
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where a walk leads. At speed 2 it covers 2 to 9 cm a frame."""
+    """Where a walk leads. At speed 2 it covers 2 to 9 cm per frame."""
 
     kind: Kind
     look: Look
     period: int | None
-    """Frames after which it comes back exactly; None: never."""
+    """Frames after which it returns exactly; None: never."""
     varied: bool = False
-    """Comes back to its places in other ways and in other light: `returning_path`, whose look is always "aside"."""
+    """Returns to its places on other paths and in other light: `returning_path`, whose look is always "aside"."""
     speed: float = 2.0
     bodies: int = 0
-    """How many move about; with the same seed, scene and camera are those of a route without any."""
+    """Number of moving bodies. With the same seed, scene and camera are those of a route without any."""
 
 
 ROUTES: dict[RouteName, Route] = {
@@ -74,16 +74,16 @@ class WalkPart:
     world_from_cam: np.ndarray
     """float64 [T,3,4]"""
     moving: np.ndarray | None = None
-    """bool [T,H,W]: what belongs to a moving body; None on routes without any."""
+    """bool [T,H,W]: pixels of moving bodies; None on routes without any."""
 
     @cached_property
     def constant_depth_error(self) -> np.ndarray:
-        """[T]: AbsRel of the best constant depth of every `CHUNK` frames."""
+        """[T]: AbsRel of the best constant depth for every `CHUNK` frames."""
         return depth_errors(np.ones_like(self.depth), self.depth)[0]
 
 
 class Walk:
-    """One endless video, height × width. With `remember`, parts that were rendered once are held in memory."""
+    """One endless video, height × width. With `remember`, rendered parts are kept in memory."""
 
     def __init__(self, route: RouteName, seed: int, height: int, width: int, remember: bool = False):
         self.name = f"{route}-{seed}"
@@ -107,10 +107,10 @@ class Walk:
 
 
 def depth_errors(depth: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AbsRel of depth maps [T,H,W] after one scale for every `CHUNK` frames, and that scale, both [T].
+    """AbsRel of depth maps [T,H,W] after one scale per `CHUNK` frames, and that scale, both [T].
 
-    The scale with the least absolute error, as `evaluate depth` takes for a whole sequence. NaN where nothing is known
-    of the truth, infinite where a prediction is not finite.
+    The scale has the least absolute error, as in `evaluate depth` for a whole sequence. NaN where no truth is known, infinite
+    where a prediction is not finite.
     """
     errors, scales = np.empty(len(truth)), np.empty(len(truth))
     for start in range(0, len(truth), CHUNK):
@@ -129,7 +129,7 @@ def depth_errors(depth: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.n
 def _render(
     scene: Scene, path_key: jax.Array, start: int, frames: int, route: Route, height: int, width: int
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array | None]:
-    """Images uint8 [T,H,W,3], depth [T,H,W], cam_from_world [T,3,4] and, where bodies move, what belongs to them [T,H,W]."""
+    """Images uint8 [T,H,W,3], depth [T,H,W], cam_from_world [T,3,4] and, if there are bodies, their pixels [T,H,W]."""
     light = bodies = None
     if route.varied:
         cameras = returning_path(path_key, scene, frames, start=start, speed=route.speed)

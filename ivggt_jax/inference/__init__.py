@@ -1,1 +1,1 @@
-"""Parts of the command `infer`: its options, and a run and the one before it."""
+"""Parts of the command `infer`: its options, resuming, and reporting."""

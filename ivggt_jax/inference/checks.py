@@ -1,4 +1,4 @@
-"""Options of `infer` that contradict each other: told before anything is read."""
+"""Detects contradictory options of `infer` before anything is read."""
 
 from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.options.export import FORMATS
@@ -7,7 +7,7 @@ from ivggt_jax.runs.fitting import parse_memory
 
 def check(config: InferConfig) -> None:
     """Raises ValueError when options contradict each other."""
-    # Not in the dataclass: tyro would frame the message and break it into short lines.
+    # Not in the dataclass, because tyro would put a frame around the message and break it into short lines.
     if config.overwrite and config.resume:
         raise ValueError("--overwrite and --resume contradict each other: give one of them")
     if config.save_every is not None and config.save_every < 0:

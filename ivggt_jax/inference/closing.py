@@ -1,4 +1,4 @@
-"""What a run leaves behind in words: `run.json`, and what is said at its end."""
+"""The report of a run: `run.json`, and the messages at its end."""
 
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from ivggt_jax.writers.run_json import plain
 
 
 def say_end(config: InferConfig, out: Path, run: Run) -> None:
-    """What was written and how fast, what speaks against it, and what comes next."""
+    """Print what was written and how fast, what casts doubt on it, and what to do next."""
     names = ", ".join(output_folder.results(out))
     say(f"{run.frames} frames → {out}{f': {names}' if names else ''}{run.progress.summary()}")
     if run.frames:
@@ -37,7 +37,7 @@ def say_end(config: InferConfig, out: Path, run: Run) -> None:
 
 
 def record(config: InferConfig, run: Run) -> dict[str, Any]:
-    """What `run.json` says of this run."""
+    """The content of `run.json`."""
     lengths, state, settings = run.lengths, run.state, run.state.settings
     return {
         "versions": {name: version(name) for name in ("ivggt_jax", "jax", "flax")},
@@ -60,7 +60,7 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory(),
         "stream_bytes": state.nbytes,
         "tokens_kept": {"total": int(lengths.sum()), "by_layer": lengths},
-        # A step that failed, for want of memory say, has used up the state.
+        # A step that failed, for example for lack of memory, has used up the state.
         "budgets_clipped": None if state.clipped.is_deleted() else int(state.clipped[0]),
         "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
         "outputs": run.writers.record(),
@@ -75,12 +75,12 @@ def _refines(run: Run) -> bool:
 
 
 def _doubt(run: Run) -> str | None:
-    """What speaks against the geometry: first that the frames show too little, then that they do not confirm it."""
+    """Doubt about the geometry: first that the frames show too little, then that they do not confirm it."""
     return run.writers.evidence.doubt() or (run.writers.trust.doubt() if _refines(run) else None)
 
 
 def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
-    """What is known of a calibrated camera, and what the network thought of it; None without one."""
+    """The calibrated camera and what the network predicted of it; None without a calibration."""
     if config.source.camera is None or state.focal is None or state.frame.is_deleted():
         return None
     size = np.array((state.settings.width, state.settings.height))
@@ -98,14 +98,14 @@ def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
 
 
 def _moving_told_by(config: InferConfig, state: StreamState) -> str | None:
-    """What has told what moves; None where it was kept."""
+    """What detected moving pixels; None if they were kept."""
     if config.moving == "keep":
         return None
     return "the model's head" if "motion" in state.settings.heads else "depth and colours of earlier frames"
 
 
 def _metric(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
-    """What a depth sensor has made of the unit; None without one."""
+    """How the depth sensor determined the unit; None without one."""
     if config.source.depth is None or state.map is None or state.frame.is_deleted():
         return None
     known = state.map.metric

@@ -1,4 +1,4 @@
-"""`ivggt --completion bash`: a script with which a shell completes commands, options and their values."""
+"""`ivggt --completion bash`: prints a script for completing commands, options and their values in a shell."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -30,7 +30,7 @@ class _Train:
 
 @dataclass(frozen=True, kw_only=True)
 class _Program(InferConfig):
-    """The options of `infer`, or one of the other commands: as a shell sees it, not as it is parsed."""
+    """The options of `infer`, or another command: the whole program as a shell sees it, not as it is parsed."""
 
     command: (
         Annotated[ViewConfig, subcommand("view")]

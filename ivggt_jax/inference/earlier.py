@@ -1,4 +1,4 @@
-"""A run and the one before it in its folder: what goes on, what must then be as it was, and what is refused."""
+"""A run and an earlier one in its folder: what is resumed, which options must then be equal, and what is refused."""
 
 import dataclasses
 from pathlib import Path
@@ -13,13 +13,13 @@ from ivggt_jax.sources.source import full_name
 from ivggt_jax.writers.run_json import plain
 
 FREE_TO_CHANGE = ("out", "overwrite", "resume", "save_every", "split", "view", "port", "on_error", "share")
-"""Options that a resumed run may give anew: they do not decide what is written."""
+"""Options that a resumed run may change, because they do not decide what is written."""
 GROUPS = ("source", "memory", "mapping", "align", "options")
-"""Options that are records of options."""
+"""Options that are groups of options."""
 
 
 def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unfinished | None:
-    """The run to go on with, None to begin one. Raises ValueError when the folder holds one and nobody said what to do."""
+    """The run to resume; None to start a new one. Raises ValueError when the folder holds a run and no option says what to do."""
     if earlier is None:
         if config.resume:
             say(f"{out} holds no run to resume: a new one begins")
@@ -42,7 +42,7 @@ def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unf
 
 
 def is_done(config: InferConfig, out: Path, earlier: EarlierRun) -> bool:
-    """Whether the folder holds the run that is to go on, finished. Raises ValueError where that had other options."""
+    """Whether the folder holds the run to resume, already finished. Raises ValueError if that had other options."""
     if not (earlier.finished and config.resume and earlier.source in (None, plain(full_name(config.source.frames)))):
         return False
     then = _decisive(earlier.settings) if isinstance(earlier.settings, dict) else {}
@@ -57,12 +57,12 @@ def is_done(config: InferConfig, out: Path, earlier: EarlierRun) -> bool:
 
 
 def decisive_options(config: InferConfig) -> dict[str, Any]:
-    """The options that decide what is written, by their names, as JSON has them."""
+    """The options that decide what is written, by name, as in JSON."""
     return _decisive(plain(for_records(config))) | {"export": [*config.growing, *config.built]}
 
 
 def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same of options as `run.json` has them, where each group is a record of its own."""
+    """The same, from options as in `run.json`, where each group is a nested record."""
     options: dict[str, Any] = {}
     for name, value in settings.items():
         options |= value if name in GROUPS and isinstance(value, dict) else {name: value}
@@ -70,7 +70,7 @@ def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changed(now: dict[str, Any], then: dict[str, Any]) -> str:
-    """What differs among the options of both, for people; nothing for nothing."""
+    """The differences between two sets of options, for a message; empty if there are none."""
     return "; ".join(
         f"--{name.replace('_', '-')} {then[name]}, now {now[name]}"
         for name in now
@@ -79,7 +79,7 @@ def _changed(now: dict[str, Any], then: dict[str, Any]) -> str:
 
 
 def as_begun(config: InferConfig, then: dict[str, Any]) -> InferConfig:
-    """The options with what to write as the earlier run's had it, where they do not say."""
+    """The options, with the outputs of the earlier run if they name none."""
     export = then.get("export")
     if config.export or not isinstance(export, list):
         return config
@@ -89,7 +89,7 @@ def as_begun(config: InferConfig, then: dict[str, Any]) -> InferConfig:
 
 
 def for_records(config: InferConfig) -> InferConfig:
-    """The options with the source named in full, and no password in it."""
+    """The options, with the source's full name and without a password in it."""
     return dataclasses.replace(
         config, source=dataclasses.replace(config.source, frames=full_name(config.source.frames))
     )

@@ -1,4 +1,4 @@
-"""One source on several processes: what cannot be, and what they are told."""
+"""One source on several processes: checks of the options, and the order that the processes get."""
 
 import jax
 
@@ -14,7 +14,7 @@ from ivggt_jax.streaming.state import StreamState
 
 
 def check_split(config: InferConfig, source: Source) -> None:
-    """Raises ValueError where `--split` is given with what it cannot do."""
+    """Raises ValueError when `--split` is combined with something it does not support."""
     if config.split is None:
         return
     cache = CacheConfig.preset(config.memory.preset)
@@ -39,14 +39,14 @@ def check_split(config: InferConfig, source: Source) -> None:
 
 
 def split(config: InferConfig, source: Source, model: Model, state: StreamState, first: Frame) -> Split:
-    """The processes of a run that begins with `first`, not started yet. Raises ValueError where they have no room."""
+    """The processes of a run that begins with `first`, not started yet. Raises ValueError when they do not fit in memory."""
     settings = state.settings
     if settings.submaps is None:
         raise ValueError(
             "--split shares out submaps, and this source is short for one: give --submaps and their frames"
         )
     processes = config.split or 1
-    mapped = mapped_bytes(jax.tree.leaves(model.params))  # which all processes share
+    mapped = mapped_bytes(jax.tree.leaves(model.params))  # shared by all processes
     each = weights_bytes(model) - mapped + PROCESS
     each += stream_bytes(model, settings.cache, settings.height, settings.width)
     each += step_bytes(settings.cache, settings.height, settings.width)

@@ -1,6 +1,6 @@
-"""GPU kernels that read one layer of the cache where it lies; XLA would copy the layer first, dead slots and all.
+"""GPU kernels that read one layer of the cache in place; XLA would first copy the layer, including dead slots.
 
-Written with Pallas for Triton. Without it, and for what the kernels do not fit, XLA and cuDNN do the work on a copy.
+Written with Pallas for Triton. Without it, and for cases that the kernels do not support, XLA and cuDNN work on a copy.
 """
 
 import math
@@ -19,11 +19,11 @@ except ImportError:
     plgpu = None
 
 BLOCK = 128
-"""A cache that the kernels can read has a multiple of so many slots."""
+"""The kernels can read a cache whose number of slots is a multiple of this."""
 
 
 def platform() -> str:
-    """Where a computation will run that is traced now: cpu, gpu or another. `abstract_gpu` is where there need be none."""
+    """Platform of a computation that is being traced: cpu, gpu or another. Within `abstract_gpu` it is gpu even without one."""
     if (abstract := jax.sharding.get_abstract_mesh().abstract_device) is not None:
         return abstract.platform
     device = jax.config.jax_default_device  # type: ignore[attr-defined]
@@ -31,19 +31,19 @@ def platform() -> str:
 
 
 def abstract_gpu() -> AbstractContextManager[Any]:
-    """What is traced within is traced for a GPU, an H200, also where there is none."""
+    """Trace for a GPU, an H200, even if there is none."""
     mesh = AbstractMesh((), (), abstract_device=AbstractDevice("NVIDIA H200", 132, "gpu"))
     return jax.sharding.use_abstract_mesh(mesh)
 
 
 def can_read(keys: jax.Array) -> bool:
-    """Whether there are kernels for a cache of keys [layer,B,slot,H,D].
+    """Whether kernels support a cache of keys [layer,B,slot,H,D].
 
-    Warns where there could be for so large a cache on a GPU, and are not: what takes their place is much slower.
+    Warns if a GPU has a cache large enough for them but they cannot be used; the replacement is much slower.
     """
-    if platform() != "gpu" or keys.shape[2] % BLOCK:  # the latter are small, and soon copied
+    if platform() != "gpu" or keys.shape[2] % BLOCK:  # caches of other sizes are small and quickly copied
         return False
-    # Pallas counts elements with 32 bits up to so many bytes.
+    # Pallas counts elements with 32 bits up to this many bytes.
     size = math.prod(keys.shape)
     counted = size < 2**31 or size * keys.dtype.itemsize > 2**32
     if plgpu is None:

@@ -1,4 +1,4 @@
-"""One attention function. How it is computed (dense, chunk by chunk, cuDNN, our kernel) follows from platform, type and size."""
+"""Attention functions. How they compute (dense, in chunks, with cuDNN or our kernel) depends on platform, type and size."""
 
 import math
 
@@ -10,22 +10,22 @@ from ivggt_jax.kernels import can_read, platform
 from ivggt_jax.kernels.attention_in_place import Carry, attend_in_place
 
 CHUNK = 512
-"""Keys per step of the online softmax, or twice as many; cache buffers are a multiple of it..."""
+"""Keys per step of the online softmax (for many queries twice as many); cache buffers are a multiple of it."""
 SCORES_OF_A_HEAD = 1 << 21
-"""... and all keys of a clip at once where no head has more scores than that: 8 MB in float32."""
+"""Scores of a head up to which a clip's keys are processed in one chunk: 8 MB in float32."""
 DENSE_SCORES = 1 << 22
-"""Up to this many scores of a clip they are all held at once, which derivatives like..."""
+"""Scores of a clip up to which all are held at once, which suits derivatives."""
 DENSE_SCORES_OF_A_STREAM = 1 << 14
-"""... but few of a stream, where chunks are faster by then, and those past the live keys are not computed..."""
+"""The same for a stream. It is low because chunks are already faster there, and skip those past the live keys."""
 DENSE_SCORES_ON_GPU = 1 << 27
-"""... and on a GPU, where that is half a gigabyte in float32, and enough for a batch of the demo model's clips."""
+"""The same on a GPU: half a gigabyte in float32, enough for a batch of the demo model's clips."""
 
 
 def attend(query: jax.Array, keys: jax.Array, values: jax.Array, length: jax.Array | None = None) -> jax.Array:
     """Scaled dot-product attention, softmax(q·kᵀ/√d)·v.
 
-    query [B,Q,H,D], keys and values [B,K,H,D] → [B,Q,H,D] in the query's dtype. With `length` [B], int32, only the first
-    `length` keys of each batch entry are seen; what the others hold, NaN included, has no influence.
+    query [B,Q,H,D], keys and values [B,K,H,D] → [B,Q,H,D] in the query's dtype. With `length` [B], int32, only the first `length`
+    keys of each batch entry are seen; the others have no influence, even if NaN.
     """
     return attend_layer(query, keys[None], values[None], 0, length)
 
@@ -38,9 +38,9 @@ def attend_layer(
     length: jax.Array | None,
     scales: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """`attend` to one layer of stacked keys and values [layer,B,K,H,D], without copying that layer where it can be avoided.
+    """`attend` to one layer of stacked keys and values [layer,B,K,H,D], without copying the layer if possible.
 
-    With `scales`, two of [layer,B,K,H], keys and values are multiplied by them, a chunk at a time where it is done in chunks.
+    `scales`, two of [layer,B,K,H], multiply keys and values, chunk by chunk if attention runs in chunks.
     """
     batch, queries, heads, head_dim = query.shape
     slots = keys.shape[2]
@@ -64,8 +64,8 @@ def attend_layer(
 def attend_causal(query: jax.Array, keys: jax.Array, values: jax.Array, frames: int) -> jax.Array:
     """Block-causal attention over a clip: tokens of frame t see all tokens of frames ≤ t.
 
-    All [B, frames·P, H, D]. Each frame's queries attend to a static prefix of the keys: no mask, and half the work; but
-    with a single token a frame that would be many tiny products.
+    All arguments are [B, frames·P, H, D]. Each frame's queries attend to a static prefix of the keys, which needs no mask and
+    half the work. With a single token per frame this would be many tiny products, so a mask is used.
     """
     tokens = query.shape[1] // frames
     if tokens == 1:
@@ -89,7 +89,7 @@ def attend_masked(query: jax.Array, keys: jax.Array, values: jax.Array, live: ja
 
 
 def attend_once(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array) -> jax.Array:
-    """`attend_masked` for a single query [B,1,H,D]: heads stay innermost, where matrices of one row would be slow."""
+    """`attend_masked` for a single query [B,1,H,D]. Heads stay innermost, because matrices of one row would be slow."""
     scores = jnp.einsum("bhd,bkhd->bkh", query[:, 0], keys) / math.sqrt(query.shape[-1])
     weights = jax.nn.softmax(jnp.where(live[..., None], scores, -jnp.inf), axis=1)
     return jnp.einsum("bkh,bkhd->bhd", weights, jnp.where(live[..., None, None], values, 0))[:, None]
@@ -99,7 +99,7 @@ def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array
     keys, values = keys.astype(query.dtype), values.astype(query.dtype)
     lengths = None
     if live is not None:
-        # It is not said that cuDNN looks at nothing else. The layer is copied for it anyway.
+        # cuDNN does not promise to ignore the other keys. The layer is copied for it anyway.
         keys, values = (jnp.where(live[..., None, None], x, 0) for x in (keys, values))
         keys_seen = live.sum(1, dtype=jnp.int32)
         lengths = (keys_seen, jnp.full_like(keys_seen, query.shape[1]))
@@ -114,7 +114,7 @@ def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array
 
 
 def _keys_at_once(queries: int, slots: int, cached: bool) -> int:
-    """Keys of a chunk, so that chunks are alike.
+    """Keys per chunk, so that all chunks have equal size.
 
     Twice `CHUNK` is faster for many queries; for few, much of a cache's last chunk would be dead slots.
     """
@@ -132,9 +132,9 @@ def _chunked(
     length: jax.Array | None,
     scales: tuple[jax.Array, jax.Array] | None,
 ) -> jax.Array:
-    """Online softmax over chunks of keys (arXiv 2205.14135), one (batch entry, head) after the other but on a GPU.
+    """Online softmax over chunks of keys (arXiv 2205.14135); except on a GPU, one (batch entry, head) after the other.
 
-    One large matrix product after the other runs several times faster there than a batch of them.
+    On a CPU successive large matrix products are several times faster than a batch of them.
     """
     batch, queries, heads, head_dim = query.shape
     slots = keys.shape[2]
@@ -150,7 +150,7 @@ def _chunked(
 
         def step(index: jax.Array, carry: Carry) -> Carry:
             maximum, total, output = carry
-            # The last chunk of an uneven buffer starts early: what the chunk before has seen is masked.
+            # The last chunk of an uneven buffer starts early; slots that the previous chunk has seen are masked.
             start = jnp.minimum(index * chunk, slots - chunk)
             slot = start + jnp.arange(chunk)
             seen = (slot >= index * chunk) & (slot < live)
@@ -177,7 +177,7 @@ def _chunked(
             jnp.zeros((queries, 1), jnp.float32),
             jnp.zeros((queries, head_dim), jnp.float32),
         )
-        # A static trip count where there is one: reverse-mode derivatives need it.
+        # A static trip count if possible, because reverse-mode derivatives need it.
         trips = -(-live // chunk) if isinstance(live, int) else (live + chunk - 1) // chunk
         _, total, output = lax.fori_loop(0, trips, step, start)
         return (output / total).astype(query.dtype)

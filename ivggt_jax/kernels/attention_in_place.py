@@ -1,4 +1,4 @@
-"""Attention to the live part of a cache's layer, read where it lies: a GPU kernel (FlashAttention-2, arXiv 2307.08691)."""
+"""Attention to the live part of a cache's layer, read in place: a GPU kernel (FlashAttention-2, arXiv 2307.08691)."""
 
 import math
 import struct
@@ -14,15 +14,15 @@ from jax.experimental import pallas as pl
 from ivggt_jax.kernels import plgpu
 
 QUERIES, KEYS, WARPS, STAGES = 64, 64, 4, 3
-"""Size of a block, its warps, and the loads that are under way: the fastest of those tried on an H200."""
+"""Block size, warps, and loads in flight: the fastest of those tried on an H200."""
 PARTS = 4
-"""The keys are shared by so many blocks, so that there are several for each of the hundred-odd processors."""
+"""The keys are divided among this many blocks, so that each of the hundred-odd processors has several."""
 Carry = tuple[jax.Array, jax.Array, jax.Array]
-"""State of an online softmax: the largest score so far, the sum of the weights, and of the weighted values."""
+"""State of an online softmax: the largest score so far, the sum of the weights, and the sum of the weighted values."""
 Power = Callable[[jax.Array, float, jax.Array], jax.Array]
-"""From x, factor and offset to 2^(x · factor − offset)."""
+"""(x, factor, offset) → 2^(x · factor − offset)."""
 LEAST = -1e30
-"""In place of −∞, which would make NaN of a difference."""
+"""Used instead of −∞, whose differences would be NaN."""
 
 
 def attend_in_place(
@@ -34,11 +34,11 @@ def attend_in_place(
     scales: tuple[jax.Array, jax.Array] | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """`attend_layer` in bfloat16, without a copy of the layer, and reading live keys only.
+    """`attend_layer` in bfloat16, without a copy of the layer, reading live keys only.
 
-    query [B,Q,H,D]; keys and values [layer,B,K,H,D] of the query's type, or int8 with `scales`, two of [layer,B,K,H];
-    length [B] int32 → [B,Q,H,D] in the query's type. D is a power of two from 16, K a multiple of `KEYS`. `interpret`
-    runs it on any device.
+    query [B,Q,H,D]; keys and values [layer,B,K,H,D] of the query's type, or int8 with `scales`, two of [layer,B,K,H]; length [B]
+    int32 → [B,Q,H,D] in the query's type. D is a power of two of at least 16, K a multiple of `KEYS`. `interpret` runs it on any
+    device.
     """
     batch, queries, heads, head_dim = query.shape
     blocks = -(-queries // QUERIES)
@@ -60,7 +60,7 @@ def attend_in_place(
 
 
 def _attend_block(*refs: Any, power: Power) -> None:
-    """A block of queries of one head to one part of the keys: its own softmax, and the logarithm (to 2) of its sum."""
+    """A block of queries of one head against one part of the keys: its own softmax, and the log2 of its sum."""
     layer_ref, length_ref, query_ref, key_ref, value_ref, *scale_refs, part_ref, weight_ref = refs
     queries, head_dim = query_ref.shape[1], query_ref.shape[3]
     head, entry, part = pl.program_id(1), pl.program_id(2) // PARTS, pl.program_id(2) % PARTS
@@ -114,9 +114,9 @@ def power_of_two(x: jax.Array, factor: float, offset: jax.Array) -> jax.Array:
 
 
 def _power_flushed(x: jax.Array, factor: float, offset: jax.Array) -> jax.Array:
-    """`power_of_two` on a GPU: one multiplication with an addition, one exponential, numbers below 2^−126 taken as 0.
+    """`power_of_two` on a GPU: a fused multiply-add and an exponential, with numbers below 2^−126 flushed to 0.
 
-    Without that Triton scales every argument and every result by hand, so that such numbers survive: a third of the loop.
+    Otherwise Triton rescales every argument and result to preserve such numbers, which takes a third of the loop.
     """
     bits = struct.pack(">f", factor).hex()
     (power,) = plgpu.elementwise_inline_asm(

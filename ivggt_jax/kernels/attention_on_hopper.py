@@ -1,11 +1,11 @@
 """A candidate, not in use: `attend_in_place` with the tensor instructions of Hopper GPUs (FlashAttention-3, arXiv 2407.08608).
 
-Written with Pallas for Mosaic, which is to replace Pallas for Triton, deprecated since JAX 0.11. It lowers with JAX 0.10 and
-0.12, but has not run on a GPU: tools/gpu/kernels.py checks and times it beside the kernel in use. The interpreter that comes
-with JAX cannot run it: it knows no operand of wgmma in registers.
+Written with Pallas for Mosaic, the successor of Pallas for Triton, which is deprecated since JAX 0.11. It lowers with JAX 0.10
+and 0.12 but has not run on a GPU: tools/gpu/kernels.py checks and times it against the kernel in use. JAX's interpreter cannot
+run it, because it does not support wgmma operands in registers.
 
-Two warpgroups compute, each 64 queries of one head, and take turns: one has the tensor cores while the other makes weights of
-its scores. A third loads keys and values ahead of them.
+Two warpgroups compute, each 64 queries of one head, and take turns: one uses the tensor cores while the other computes weights
+from its scores. A third loads keys and values ahead of them.
 """
 
 import math
@@ -23,9 +23,9 @@ from jax.experimental.pallas import mosaic_gpu
 plgpu: Any = mosaic_gpu
 
 ROWS, GROUPS = 64, 2
-"""Queries of a warpgroup, and warpgroups that compute."""
+"""Queries per warpgroup, and warpgroups that compute."""
 LEAST = -1e30
-"""In place of −∞, which would make NaN of a difference."""
+"""Used instead of −∞, whose differences would be NaN."""
 WGMMA = plgpu.Layout.WGMMA
 
 
@@ -44,7 +44,7 @@ def attend_hopper(
     """Attention to the live keys and values of a layer of a cache.
 
     query bfloat16 [B,Q,H,64]; keys and values bfloat16 [layer,B,K,H,64]; length [B] int32 → bfloat16 [B,Q,H,64]. The keys are
-    shared by so many `parts` of the grid, loaded in blocks of `block`, a multiple of 64 that divides K, and `stages` blocks
+    divided among `parts` parts of the grid and loaded in blocks of `block`, a multiple of 64 that divides K, `stages` blocks
     ahead.
     """
     batch, queries, heads, head_dim = query.shape
@@ -68,7 +68,7 @@ def attend_hopper(
 
 
 def _attend(*refs: Any, parts: int, block: int, stages: int) -> None:
-    """One block of the grid: two tiles of queries, a part of the keys."""
+    """One block of the grid: two tiles of queries and a part of the keys."""
     query_ref = refs[2]
     head_dim, dtype = query_ref.shape[-1], query_ref.dtype
     swizzle = plgpu.SwizzleTransform(128)
@@ -94,7 +94,7 @@ def _attend(*refs: Any, parts: int, block: int, stages: int) -> None:
 
 @dataclass(frozen=True)
 class _Part:
-    """The keys of a block of the grid: `count` blocks from `first` on, of which the first `whole` have no dead slots."""
+    """The keys of a block of the grid: `count` blocks starting at `first`, of which the first `whole` have no dead slots."""
 
     block: int
     length: jax.Array
@@ -103,13 +103,13 @@ class _Part:
     whole: jax.Array
 
     def live(self, index: jax.Array, shape: tuple[int, int], axis: int, start: int = 0) -> jax.Array:
-        """bool, of `shape`: which slots along an axis are live, from `start` on in a block of the part."""
+        """bool, of `shape`: live slots along an axis, from `start` on in a block of the part."""
         slot = plgpu.broadcasted_iota(jnp.int32, shape, axis, layout=WGMMA)
         return (self.first + index) * self.block + start + slot < self.length
 
 
 def _warpgroup(refs: tuple[Any, ...], *, parts: int, block: int, **shared: Any) -> None:
-    """Gives each of the three its work."""
+    """Assigns each of the three warpgroups its work."""
     layer_ref, length_ref, query_ref, key_ref, value_ref, part_ref, weight_ref = refs
     head, tile, both, group = (lax.axis_index(name) for name in ("head", "tile", "part", "warpgroup"))
     entry, part = both // parts, both % parts
@@ -136,7 +136,7 @@ def _warpgroup(refs: tuple[Any, ...], *, parts: int, block: int, **shared: Any) 
 
 
 def _compute(query_ref: Any, results: tuple[Any, ...], part: _Part, memory: Any, group: jax.Array) -> None:
-    """One warpgroup's queries [64,D] to the part: what they receive, and the logarithm (to 2) of the sum of their weights."""
+    """One warpgroup's queries [64,D] against the part: the attention output, and the log2 of the sum of weights."""
     query, output, weight = (x.at[group] for x in (memory.query, memory.output, memory.weight))
     plgpu.copy_gmem_to_smem(query_ref, query, memory.query_here.at[group])
     plgpu.barrier_wait(memory.query_here.at[group])
@@ -168,7 +168,7 @@ def _take_turns(turn: Any) -> None:
 def _attend_block(
     index: jax.Array, carry: tuple[Any, ...], *, query: Any, part: _Part, memory: Any, masked: bool
 ) -> tuple[Any, ...]:
-    """One block of keys: carry is what was found so far [64,D], the largest score [64] and the sum of weights [64]."""
+    """One block of keys; carry is the output so far [64,D], the largest score [64] and the sum of weights [64]."""
     found, most, total = carry
     stages, head_dim = memory.keys.shape[0], query.shape[-1]
     stage = index % stages
@@ -189,7 +189,7 @@ def _attend_block(
     found *= lax.broadcast_in_dim(shrink, found.shape, [0])
     total = total * shrink + chances.sum(axis=1)
     chances = chances.astype(query.dtype)
-    # Up to here before the tensor cores are asked for.
+    # Everything up to here must finish before the tensor cores are requested.
     found, new_most, total, chances = lax.optimization_barrier((found, new_most, total, chances))
     plgpu.barrier_arrive(memory.turn)
     plgpu.barrier_wait(memory.values_here.at[stage])
@@ -207,7 +207,7 @@ def _attend_block(
 
 
 def _load(key_ref: Any, value_ref: Any, part: _Part, memory: Any) -> None:
-    """The part's keys and values [K,D] into the stages, each when both warpgroups have used what was there."""
+    """Load the part's keys and values [K,D] into the stages, each once both warpgroups have used its previous content."""
     stages = memory.keys.shape[0]
 
     @pl.loop(0, part.count)
@@ -223,7 +223,7 @@ def _load(key_ref: Any, value_ref: Any, part: _Part, memory: Any) -> None:
             plgpu.copy_gmem_to_smem(value_ref.at[slots], memory.values.at[stage], memory.values_here.at[stage])
 
         @pl.when(index >= part.whole)
-        def _() -> None:  # nothing times what is dead may be NaN
+        def _() -> None:  # zero times a dead value must not be NaN
             plgpu.copy_gmem_to_smem(value_ref.at[slots], memory.values.at[stage], memory.tail_here)
             plgpu.barrier_wait(memory.tail_here)
             for start in range(0, part.block, ROWS):
@@ -234,6 +234,6 @@ def _load(key_ref: Any, value_ref: Any, part: _Part, memory: Any) -> None:
             plgpu.barrier_arrive(memory.values_here.at[stage])
 
     @pl.loop(jnp.maximum(part.count - stages, 0), part.count)
-    def _(index: jax.Array) -> None:  # the last ones are used up before their barriers go
+    def _(index: jax.Array) -> None:  # wait until the last ones are used before their barriers go
         plgpu.barrier_wait(memory.keys_used.at[index % stages])
         plgpu.barrier_wait(memory.values_used.at[index % stages])

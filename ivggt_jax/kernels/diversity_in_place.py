@@ -1,4 +1,4 @@
-"""`diversity` of a cache's layer, read where it lies: two GPU kernels that pass over the live keys, and no copy of them."""
+"""`diversity` of a cache's layer, read in place: two GPU kernels that pass over the live keys without copying them."""
 
 from functools import partial
 from typing import Any
@@ -20,14 +20,14 @@ def diversity_in_place(
 ) -> jax.Array:
     """`policies.diversity` of one layer of keys [layer,B,slot,H,D]; 0 where a slot is not live.
 
-    length [B] int32; candidates bool [B,H,slot]; `scales` [layer,B,slot,H] belongs to int8 keys. D is a power of two,
-    the number of slots a multiple of `BLOCK`. `interpret` runs it on any device.
+    length [B] int32; candidates bool [B,H,slot]; `scales` [layer,B,slot,H] are those of int8 keys. D is a power of two, the
+    number of slots a multiple of `BLOCK`. `interpret` runs it on any device.
     """
     batch, slots, heads, head_dim = keys.shape[1:]
     blocks = slots // BLOCK
     call = partial(
         pl.pallas_call,
-        grid=(heads, blocks, batch),  # heads first: those of a slot lie side by side
+        grid=(heads, blocks, batch),  # heads first, because the heads of a slot are adjacent
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=1),
         interpret=interpret,
     )
@@ -43,7 +43,7 @@ def diversity_in_place(
 
 
 def _sum_block(candidates_ref: Any, *refs: Any, scaled: bool) -> None:
-    """1 / norm of a block's keys, 0 where not live, and the sum of the candidates among them, each of norm 1."""
+    """1 / norm of a block's keys, 0 where not live, and the sum of its candidates, normalised."""
     *key_refs, inverse_ref, sum_ref = refs
     head, block, entry = (pl.program_id(axis) for axis in range(3))
     slots = pl.ds(block * BLOCK, BLOCK)
@@ -56,7 +56,7 @@ def _sum_block(candidates_ref: Any, *refs: Any, scaled: bool) -> None:
 
 
 def _cosine_block(mean_ref: Any, inverse_ref: Any, *refs: Any, scaled: bool) -> None:
-    """The cosine of a block's keys with the mean, times the mean's length."""
+    """The cosine between a block's keys and the mean, times the mean's length."""
     *key_refs, cosine_ref = refs
     head, block, entry = (pl.program_id(axis) for axis in range(3))
     slots = pl.ds(block * BLOCK, BLOCK)

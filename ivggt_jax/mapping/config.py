@@ -7,7 +7,7 @@ from ivggt_jax.config import check_whole
 
 @dataclass(frozen=True, kw_only=True)
 class SubmapConfig:
-    """Submaps keep the camera of an endless stream: the network starts afresh, and each start is linked to the last.
+    """Submaps keep the camera of an endless stream: the network restarts for each, and each is linked to the one before.
 
     Raises ValueError for a value that makes no sense.
     """
@@ -15,13 +15,13 @@ class SubmapConfig:
     frames: int = 32
     """Frames of a submap, from one anchor to the next."""
     delay: int = 8
-    """Most frames by which a new anchor is put off while the picture is blurred, so that a better one can come."""
+    """Most frames by which the next anchor is delayed while the picture is blurred, to wait for a sharper one."""
     refine: bool = True
-    """Align each image directly with earlier ones, from the pose that the network gives (`mapping.refinement`)."""
+    """Refine each pose, starting from the network's, by aligning the image with earlier ones (`mapping.refinement`)."""
     keyframes: int = 4
-    """Earlier frames that an image is aligned with together."""
+    """Number of earlier frames (keyframes) that an image is aligned with jointly."""
     keyframe_every: int = 4
-    """Frames from one of these to the next."""
+    """Frames from one keyframe to the next."""
 
     def __post_init__(self) -> None:
         check_whole(self)

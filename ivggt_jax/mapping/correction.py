@@ -1,4 +1,4 @@
-"""The corrected map of a run: where its frames really are, once the loops have told where the chain of submaps went wrong."""
+"""The corrected map of a run: where its frames are after loops have revealed the drift of the chain of submaps."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,28 +14,29 @@ from ivggt_jax.mapping.map_files import SubmapRecord
 from ivggt_jax.transforms import Similarity
 
 USUAL_SUPPORT = 27
-"""Support of a loop as sure as `GraphConfig` says; on walks in other light, errors fall with about its square."""
+"""Support of a loop that has the noise in `GraphConfig`. On walks in other light, errors fall with about the square of the
+support."""
 LEAST_AND_MOST_NOISE = (0.25, 1.5)
 
 
 @dataclass(frozen=True, eq=False)
 class Correction:
-    """Moves a run's frames from where they were thought to be to where they are."""
+    """Moves a run's frames from their original to their corrected positions."""
 
     first: np.ndarray
-    """int64 [N]: the frame with which each submap begins."""
+    """int64 [N]: first frame of each submap."""
     parts: np.ndarray
-    """int64 [N]: the part of the map that each belongs to."""
+    """int64 [N]: the part of the map that each submap belongs to."""
     moves: list[Similarity]
-    """[N]: what each submap's beginning is moved by."""
+    """[N]: the move of each submap's first frame."""
     solution: Solution
     largest_move: float
-    """How far the beginning of a submap is moved at most."""
+    """Largest shift of any submap's first frame."""
 
     def __call__(self, frame: int, world_from_cam: np.ndarray) -> Similarity:
-        """What moves the frame with this number, whose camera [3,4] was thought to be there.
+        """The move of frame number `frame`, whose camera [3,4] was thought to be at `world_from_cam`.
 
-        From a submap's beginning to the next one's the move changes evenly, so that nothing jumps between them.
+        Between the first frames of two submaps the move is interpolated, so that nothing jumps.
         """
         i = int(np.searchsorted(self.first, frame, side="right")) - 1
         one = self.moves[i]
@@ -45,7 +46,7 @@ class Correction:
         return _between(one, self.moves[i + 1], float(share), world_from_cam)
 
     def record(self) -> dict[str, Any]:
-        """What `corrected/map.json` says: loops by what became of them, and how far they disagreed before and after."""
+        """The content of `corrected/map.json`: the number of loops by verdict, and how far they disagreed before and after."""
         solution = self.solution
         return {
             "submaps": len(self.moves),
@@ -58,9 +59,9 @@ class Correction:
 
 
 def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
-    """The map that agrees best with the chain of submaps, one at least, and the pairs that were found to be one place.
+    """The map that agrees best with the chain of submaps, at least one, and the accepted pairs of places.
 
-    Raises ValueError when a pair names a submap that is not there.
+    Raises ValueError when a pair names a submap that does not exist.
     """
     chain, parts = [record.world_from_submap for record in submaps], [record.part for record in submaps]
     loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
@@ -72,21 +73,21 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
 
 
 def _stretches(submaps: list[SubmapRecord]) -> list[int]:
-    """For each submap the number of cuts before it: it begins a part of the map, and was not even compared with the last."""
+    """For each submap, the number of cuts before it. At a cut, a new part begins without comparing its submap with the last."""
     cuts = [other.part != one.part and other.share == 0 for one, other in zip(submaps, submaps[1:], strict=False)]
     return np.cumsum([0, *cuts]).tolist()
 
 
 def believed(proof: Proof) -> Loop:
-    """An accepted pair as a loop of the graph, the surer the more of the image supports it."""
+    """An accepted pair as a loop of the graph; more support means less noise."""
     noise = np.clip((USUAL_SUPPORT / max(1, proof.scores.support)) ** 2, *LEAST_AND_MOST_NOISE)
     return Loop(proof.a, proof.b, proof.a_from_b, float(noise))
 
 
 def _between(one: Similarity, other: Similarity, share: float, world_from_cam: np.ndarray) -> Similarity:
-    """A move between two, by a share from 0 to 1: evenly in the camera's turn, in its position and in scale.
+    """Interpolate between two moves by a share from 0 to 1: linearly in rotation, camera position, and log scale.
 
-    A mean of the two translations would not do, because they depend on where the world's origin is.
+    Interpolating the translations would not do, because they depend on the world's origin.
     """
     turn = Rotation.from_matrix(other.rotation @ one.rotation.T).as_rotvec()
     rotation = Rotation.from_rotvec(share * turn).as_matrix() @ one.rotation

@@ -1,9 +1,9 @@
-"""Corners of an image that can be found again from another side and in another light, with their depth.
+"""Corners of an image, with depth, that can be found again from another viewpoint and in different light.
 
-The image's light is taken out first: the logarithm of its brightness, less its mean around and over its spread around. At
-corners (Harris and Stephens, 1988) a patch of it is kept, blurred and coarsely sampled as in Brown, Szeliski and Winder,
-"Multi-image matching using multi-scale oriented patches", CVPR 2005, of one scale and upright. Large images are
-averaged down first, so that a place costs the same whatever their size.
+Lighting is removed first: log brightness, minus its local mean, over its local spread. At corners (Harris and Stephens, 1988) a
+patch is kept, blurred and coarsely sampled as in Brown, Szeliski and Winder, "Multi-image matching using multi-scale oriented
+patches", CVPR 2005, but of one scale and upright. Large images are averaged down first, so that a place costs the same whatever
+their size.
 """
 
 from dataclasses import dataclass
@@ -12,33 +12,34 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
 
 AREA = 84 * 112
-"""Pixels below which an image is not averaged down any further than to a quarter more on either side."""
+"""Images are averaged down by the largest whole factor that leaves at least this many pixels."""
 MOST = 300
-"""Corners of an image."""
+"""Most corners of an image."""
 SIDE, SPACING = 8, 2
-"""Samples along a patch's side, and pixels from one to the next."""
+"""Samples along a patch's side, and their spacing in pixels."""
 EDGE = SIDE * SPACING // 2 + 1
-"""Pixels along the border without corners."""
+"""Width in pixels of the border in which no corner is taken."""
 SURROUNDINGS, BLUR, WINDOW = 6.0, 1.0, 2.0
-"""Standard deviations in pixels: of what light is measured over, of the patches, of the corners."""
+"""Standard deviations, in pixels, of three Gaussians: local mean and spread of brightness, blur of the patches, window of the
+corner measure."""
 APART = 5
-"""Side of the square, in pixels, of which a corner is the strongest pixel."""
+"""Side in pixels of the square in which a corner must be the strongest pixel."""
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """`MOST` corners of one image; those that it does not have have depth 0."""
+    """`MOST` corners of one image, padded with entries of depth 0."""
 
     pixels: np.ndarray
-    """float32 [MOST,2]: (u, v) from the image's middle, as shares of its width."""
+    """float32 [MOST,2]: (u, v) relative to the image centre, in image widths."""
     depth: np.ndarray
     """float32 [MOST]"""
     patches: np.ndarray
-    """int8 [MOST,SIDE²]: without mean, of any length."""
+    """int8 [MOST,SIDE²]: patches of mean zero, scaled to a largest entry of ±127."""
 
 
 def find_features(image: np.ndarray, depth: np.ndarray) -> Features:
-    """The strongest corners of an image uint8 [H,W,3] where depth [H,W] is known. An image may have none."""
+    """The strongest corners of an image uint8 [H,W,3] among pixels with known depth [H,W]. There may be none."""
     height, width = image.shape[:2]
     factor = max(1, int((height * width / AREA) ** 0.5))
     flat = _without_light(_averaged(image.astype(np.float32).mean(axis=-1), factor))
@@ -62,21 +63,21 @@ def find_features(image: np.ndarray, depth: np.ndarray) -> Features:
 
 
 def _averaged(image: np.ndarray, factor: int) -> np.ndarray:
-    """Means of factor × factor pixels; what is left over at the right and the bottom is cut off."""
+    """Means of factor × factor pixels; leftover rows and columns at the bottom and right are dropped."""
     rows, columns = (size // factor for size in image.shape)
     cells = image[: rows * factor, : columns * factor].reshape(rows, factor, columns, factor)
     return np.asarray(cells.mean(axis=(1, 3)))
 
 
 def _without_light(brightness: np.ndarray) -> np.ndarray:
-    """Contrast of brightness [h,w], 0 to 255, with that around it."""
+    """Contrast of brightness [h,w], 0 to 255, normalised by the local mean and spread."""
     logarithm = np.log(brightness / 255 + 0.03)
     contrast = logarithm - gaussian_filter(logarithm, SURROUNDINGS)
     return np.asarray(contrast / (np.sqrt(gaussian_filter(contrast**2, SURROUNDINGS)) + 0.05))
 
 
 def _corners(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the corners, the strongest first."""
+    """Rows and columns of the corners, strongest first."""
     down, across = np.gradient(image)
     yy, xx, xy = (gaussian_filter(product, WINDOW) for product in (down**2, across**2, down * across))
     strength = (xx * yy - xy**2) / (xx + yy + 1e-6)

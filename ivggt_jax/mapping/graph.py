@@ -1,9 +1,8 @@
 """The pose graph: where every submap lies in the world, given the links of the chain and the loops across it.
 
-Nodes are similarities world_from_submap. Each submap is linked to the one before it, unless a new part of the map began
-there, and loops join any two that `judge` lets count. The graph is solved with GTSAM: `BetweenFactorSimilarity3`,
-Levenberg-Marquardt, and for the loops graduated non-convexity with truncated least squares (Yang et al., RA-L 2020, arXiv
-1909.08605).
+Nodes are similarities world_from_submap. Each submap is linked to the previous one unless a new part of the map begins there, and
+loops join any two submaps if `judge` accepts them. GTSAM solves the graph: `BetweenFactorSimilarity3`, Levenberg-Marquardt, and
+for the loops graduated non-convexity with truncated least squares (Yang et al., RA-L 2020, arXiv 1909.08605).
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from ivggt_jax.mapping.judge import Gap, GraphConfig, Judge, Loop, Verdict
 from ivggt_jax.transforms import Similarity, rotation_angle
 
 TURNING_FACTORS = np.linspace(0.8, 1.25, 46)
-"""By which the turns of a chain may be wrong, 1 among them."""
+"""Factors that are tried on the rotations of a chain; 1 is among them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +30,7 @@ class Solution:
     verdicts: list[Verdict]
     """The verdict on each loop."""
     residual_before: float
-    """Root mean square, in units of their noise, by which kept loops disagree with the chain."""
+    """Root mean square disagreement of the kept loops with the chain, in units of their noise."""
     residual_after: float
     """The same with the corrected submaps."""
 
@@ -45,11 +44,10 @@ def solve(
 ) -> Solution:
     """The map that agrees best with its links and its loops.
 
-    `chain` are the submaps as they were placed one after the other, `parts` the number of the map part that each belongs
-    to; the first submap of each part, and of parts that loops have joined, stays where it is. `stretches` are the numbers
-    of the pieces of video without a cut; by default each part is one. Where a link failed and nothing was cut, two parts
-    are in one stretch: their link is not believed, but no loop may contradict it by far. Raises ValueError for a loop
-    between submaps that do not exist.
+    `chain` has the submaps as they were placed one after the other, `parts` the number of the map part that each belongs to. The
+    first submap of each part, or of several parts joined by loops, stays where it is. `stretches` numbers the pieces of video
+    without a cut; by default each part is one. Where a link failed without a cut, two parts are in one stretch: their link is not
+    used, but no loop may contradict it by far. Raises ValueError for a loop between submaps that do not exist.
     """
     config = config or GraphConfig()
     stretches = parts if stretches is None else stretches
@@ -72,10 +70,10 @@ def solve(
 def _turned_right(
     chain: Sequence[Similarity], parts: Sequence[int], loops: Sequence[Loop], config: GraphConfig
 ) -> Sequence[Similarity]:
-    """The chain with every link's turn multiplied by the factor that agrees best with the loops.
+    """The chain with the rotation of every link multiplied by the factor that agrees best with the loops.
 
-    A network that is wrong about the field of view turns its cameras by a factor that belongs to the scene. Over a long
-    chain that adds up to more than half a turn, from where least squares would find no way back.
+    A network that errs in the field of view scales all rotations by a factor that depends on the scene. Over a long chain this
+    adds up to more than half a turn, from which least squares does not recover.
     """
     inside = [loop for loop in loops if parts[loop.a] == parts[loop.b]]
 
@@ -86,13 +84,13 @@ def _turned_right(
         ]
         return float(np.sum(np.minimum(np.array(angles) / config.loop_rotation, 3) ** 2))
 
-    # The first of equals: 1, where nothing speaks for another one.
+    # Among equal factors the one closest to 1 wins.
     best = min(sorted(TURNING_FACTORS, key=lambda factor: abs(factor - 1)), key=disagreement)
     return _turned(chain, parts, float(best))
 
 
 def _turned(chain: Sequence[Similarity], parts: Sequence[int], factor: float) -> Sequence[Similarity]:
-    """The chain with the turn of every link, an angle about an axis, multiplied by a factor."""
+    """The chain with the rotation angle of every link multiplied by a factor."""
     if factor == 1:
         return chain
     nodes = [chain[0]]
@@ -109,7 +107,7 @@ def _turned(chain: Sequence[Similarity], parts: Sequence[int], factor: float) ->
 def _optimise(
     chain: Sequence[Similarity], parts: Sequence[int], loops: Sequence[Loop], config: GraphConfig
 ) -> tuple[list[Similarity], list[float]]:
-    """The nodes, and the weight, 0 to 1, that each loop ended with."""
+    """The optimised nodes, and the final weight of each loop, 0 to 1."""
     start, anchored = _joined(chain, parts, loops)
     values, graph = gtsam.Values(), gtsam.NonlinearFactorGraph()
     fixed = gtsam.noiseModel.Isotropic.Sigma(7, 1e-6)
@@ -151,7 +149,7 @@ def _noise(rotation: float, translation: float, scale: float) -> gtsam.noiseMode
 def _joined(
     chain: Sequence[Similarity], parts: Sequence[int], loops: Sequence[Loop]
 ) -> tuple[list[Similarity], set[int]]:
-    """Parts that loops join, moved onto each other, and the first node of everything that then hangs together."""
+    """Nodes with the parts that loops join moved onto each other, and the first node of every connected group."""
     numbers = np.unique(parts, return_inverse=True)[1]
     between = [loop for loop in loops if parts[loop.a] != parts[loop.b]]
     pairs = np.array([[numbers[loop.a], numbers[loop.b]] for loop in between]).reshape(-1, 2).T
@@ -184,7 +182,7 @@ def _residual(nodes: Sequence[Similarity], loops: Sequence[Loop], config: GraphC
 
 
 def _to_gtsam(similarity: Similarity) -> gtsam.Similarity3:
-    """GTSAM adds the translation before it scales."""
+    """GTSAM's similarity translates before it scales."""
     translation = similarity.translation / similarity.scale
     return gtsam.Similarity3(gtsam.Rot3(similarity.rotation), translation, similarity.scale)
 

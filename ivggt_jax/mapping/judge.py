@@ -1,8 +1,7 @@
-"""Which loops may count in the pose graph, as far as the chain of submaps and the other loops say.
+"""Which loops may enter the pose graph, judged by the chain of submaps and by the other loops.
 
-A robust solver is no guard against a wrong loop that nothing contradicts: a long chain bends to whatever it is told. So a
-loop counts only where the chain could have drifted so far, and where a second loop beside it agrees, unless it hardly
-moves anything.
+A robust solver does not guard against a wrong loop that nothing contradicts: a long chain bends to fit it. So a loop counts only
+if the chain can have drifted that far and a second loop nearby agrees, unless it hardly moves anything.
 """
 
 from collections import defaultdict
@@ -15,37 +14,38 @@ import numpy as np
 from ivggt_jax.transforms import Similarity, rotation_angle
 
 Verdict = Literal["kept", "implausible", "alone", "outvoted"]
-"""What became of a loop. `implausible`: the chain cannot have drifted so far; `alone`: it moves the map far and no loop
-near it agrees; `outvoted`: the others contradict it."""
+"""Verdict on a loop. `implausible`: the chain cannot have drifted that far; `alone`: it moves the map far and no nearby loop
+agrees; `outvoted`: the other loops contradict it."""
 
 
 @dataclass(frozen=True)
 class GraphConfig:
-    """How much links and loops are trusted. Angles in radians, lengths in a submap's unit, scales as logarithms."""
+    """Noise of links and loops. Angles in radians, lengths in a submap's unit, scales as logarithms."""
 
     link_rotation: float = 0.03
     link_turning: float = 0.1
-    """Share of the angle by which the link turns, beside `link_rotation`: cameras turn by a factor that is wrong for the scene."""
+    """Noise as a share of the link's rotation angle, besides `link_rotation`, because rotations are off by a factor that depends
+    on the scene."""
     link_translation: float = 0.1
-    """Share of the link's length, beside `loop_translation` / 4 in any case."""
+    """Noise as a share of the link's length, besides a constant `loop_translation` / 4."""
     link_scale: float = 0.03
     loop_rotation: float = 0.1
     loop_translation: float = 0.15
     loop_scale: float = 0.06
     inlier: float = 0.99
-    """Share of true loops that the noise above explains."""
+    """Share of true loops that this noise explains."""
     drift: float = 0.25
-    """Most that a chain drifts, as a share of its length; true loops told of 0.23 where it was chosen."""
+    """Largest drift of a chain, as a share of its length; true loops showed up to 0.23 where it was chosen."""
     drift_rotation: float = 0.25
-    """The same of its rotation, as a share of all its turning; true loops told of 0.16."""
+    """The same for rotation, as a share of all its turning; true loops showed up to 0.16."""
     drift_scale: float = 0.12
-    """The same of the scale, times the square root of the number of links."""
+    """The same for the scale, times the square root of the number of links."""
     neighbours: int = 8
-    """Two loops can agree when both their ends are at most so many links apart."""
+    """Two loops can agree if their ends are at most this many links apart."""
     agreement: float = 2.0
-    """In standard deviations of what lies between two loops: they agree when they differ by less."""
+    """Two loops agree if they differ by less than this many standard deviations of the path between them."""
     near: float = 2.0
-    """A loop that moves its submaps by less than so many times its own noise needs no second one."""
+    """A loop that moves its submaps by less than this many times its own noise needs no second one."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Loop:
     b: int
     a_from_b: Similarity
     noise: float = 1.0
-    """How much less sure it is than loops usually are: a multiple of the noise in `GraphConfig`."""
+    """How much less certain it is than usual: a multiple of the noise in `GraphConfig`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Gap:
-    """What is left between two ways to say the same similarity: angle in radians, length, logarithm of a scale."""
+    """Difference between two estimates of the same similarity: angle in radians, length, absolute log of the scale ratio."""
 
     rotation: float
     translation: float
@@ -75,18 +75,18 @@ class Gap:
         return cls(float(angle), float(shift), float(abs(np.log(one.scale / other.scale))))
 
     def times(self, factor: float) -> "Gap":
-        """All three multiplied."""
+        """All three values multiplied by `factor`."""
         return Gap(factor * self.rotation, factor * self.translation, factor * self.scale)
 
     def within(self, most: "Gap") -> bool:
-        """Whether nothing is larger than in `most`; not, where anything is not finite."""
+        """Whether no value exceeds that in `most`; False for NaN and infinity."""
         return bool(
             self.rotation <= most.rotation and self.translation <= most.translation and self.scale <= most.scale
         )
 
 
 class Judge:
-    """Which loops may count at all."""
+    """Decides which loops may enter the graph."""
 
     def __init__(
         self,
@@ -101,11 +101,11 @@ class Judge:
         steps = [one.inverse().after(other) for one, other in zip(chain, chain[1:], strict=False)]
         gaps = [Gap.of(Similarity(), step) for step in steps]
         self._turned = np.cumsum([0.0, *(gap.rotation for gap in gaps)])
-        # In the world's unit, so that lengths of submaps add up.
+        # In the world's unit, because submaps differ in theirs.
         self._walked = np.cumsum([0.0, *(gap.translation * one.scale for gap, one in zip(gaps, chain, strict=False))])
 
     def verdicts(self) -> list[Verdict]:
-        """Kept, as far as the chain and the other loops say."""
+        """The verdict on each loop, before the graph is solved."""
         plausible = [self._plausible(loop) for loop in self._loops]
         believed = defaultdict(list)
         for loop, fine in zip(self._loops, plausible, strict=True):
@@ -114,7 +114,7 @@ class Judge:
         found: list[Verdict] = []
         for loop, fine in zip(self._loops, plausible, strict=True):
             i, j = self._cell(loop)
-            # Those that could agree are in the cells around: all pairs would be too many on a long stream.
+            # Loops that can agree are in neighbouring cells; comparing all pairs would take too long on a long stream.
             around = ((i + x, j + y) for x in (-1, 0, 1) for y in (-1, 0, 1))
             near = (other for cell in around for other in believed.get(cell, ()))
             supported = fine and (self._moves_little(loop) or any(self._agree(loop, other) for other in near))
@@ -122,11 +122,11 @@ class Judge:
         return found
 
     def _cell(self, loop: Loop) -> tuple[int, int]:
-        """A square of loops as wide as loops that can agree are apart."""
+        """The grid cell of a loop; cells are as wide as the distance at which loops can agree."""
         return loop.a // self._config.neighbours, loop.b // self._config.neighbours
 
     def _plausible(self, loop: Loop) -> bool:
-        """Whether the chain can have drifted as far as the loop says; nothing is known across a cut."""
+        """Whether the chain can have drifted as far as the loop says; across a cut anything is plausible."""
         if self._stretches[loop.a] != self._stretches[loop.b]:
             return True
         config, (turned, walked) = self._config, self._way(loop.a, loop.b, self._chain[loop.a].scale)
@@ -144,7 +144,7 @@ class Judge:
         return self._parts[loop.a] == self._parts[loop.b] and self._gap(loop).within(noise.times(config.near))
 
     def _agree(self, one: Loop, other: Loop) -> bool:
-        """Whether two loops, from one neighbourhood to another, say the same of them."""
+        """Whether two loops between the same two neighbourhoods agree."""
         ends = ((one.a, other.a), (one.b, other.b))
         if (one.a, one.b) == (other.a, other.b):
             return False
@@ -155,7 +155,7 @@ class Judge:
         return Gap.of(one.a_from_b, around).within(self._noise_around(ends).times(self._config.agreement))
 
     def _noise_around(self, ends: Sequence[tuple[int, int]]) -> Gap:
-        """Standard deviation of the way along one loop, a piece of the chain, another loop, and a piece back."""
+        """Standard deviation of the path along one loop, a piece of the chain, the other loop, and back along the chain."""
         config = self._config
         links = sum(abs(i - j) for i, j in ends)
         walked = sum(self._way(i, j, self._chain[ends[0][0]].scale)[1] for i, j in ends)
@@ -163,7 +163,7 @@ class Judge:
         rotation = np.sqrt(
             2 * config.loop_rotation**2 + links * config.link_rotation**2 + (config.link_turning * turned) ** 2
         )
-        # What one loop says of the other's place is turned by its own wrong rotation.
+        # The rotation error of one loop displaces the other's end.
         parts = (config.loop_translation, config.loop_translation, config.link_translation * walked, rotation * walked)
         scale = np.sqrt(2 * config.loop_scale**2 + links * config.link_scale**2)
         return Gap(float(rotation), float(np.linalg.norm(parts)), float(scale))
@@ -172,5 +172,5 @@ class Judge:
         return Gap.of(loop.a_from_b, self._chain[loop.a].inverse().after(self._chain[loop.b]))
 
     def _way(self, i: int, j: int, unit: float) -> tuple[float, float]:
-        """How much the chain turns from one submap to another, and how long it is in a `unit` of the world."""
+        """How much the chain turns between two submaps, in radians, and its length there, in a `unit` of the world."""
         return abs(self._turned[i] - self._turned[j]), abs(self._walked[i] - self._walked[j]) / unit

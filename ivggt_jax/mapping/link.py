@@ -1,4 +1,4 @@
-"""How two submaps are linked: by the depths that both give of the frame that both have seen."""
+"""Links two submaps by the depths that both predict for the frame that both have seen."""
 
 from dataclasses import dataclass
 
@@ -6,36 +6,37 @@ import jax
 import jax.numpy as jnp
 
 SPREAD, SHARE = 0.3, 0.25
-"""A link is sound up to this spread, and from this share of usable pixels on."""
+"""A link is sound up to this spread, and from this share of usable pixels."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Link:
-    """The ratio of two submaps' units, and how sure it is."""
+    """The ratio of two submaps' units, and how certain it is."""
 
     scale: jax.Array
-    """[] old over new: lengths in the new unit are multiplied by it."""
+    """[] old depth over new depth: lengths in the new unit are multiplied by it."""
     spread: jax.Array
-    """[] of the logarithm of the ratio over the pixels: 1.4826 times the median distance from its median."""
+    """[] robust standard deviation of the log ratio over the pixels: 1.4826 times the median absolute deviation."""
     share: jax.Array
-    """[] of the pixels that may be used, those with a positive depth in both."""
+    """[] share of the allowed pixels that have a positive depth in both."""
 
     @property
     def enough(self) -> jax.Array:
-        """Bool []: so many pixels may be used that the scale means something."""
+        """Bool []: enough pixels are usable for the scale to mean something."""
         return self.share >= SHARE
 
     @property
     def sound(self) -> jax.Array:
-        """Bool []: the two depths are of one scene."""
+        """Bool []: the two depths show one scene."""
         return self.enough & (self.spread <= SPREAD)
 
 
 def link(old: jax.Array, new: jax.Array, mask: jax.Array | None = None) -> Link:
-    """Link the submaps that gave one frame the depths old and new [H,W]; mask [H,W] bool: pixels to use, None for all.
+    """Link the submaps that predicted the depths `old` and `new` [H,W] for one frame; mask [H,W] bool: pixels to use.
 
-    The median is robust where the depths disagree at edges. Without a usable pixel the scale is 1, the spread infinite.
+    Uses the median, which is robust where the depths disagree at edges. Without a usable pixel the scale is 1 and the spread
+    infinite.
     """
     mask = jnp.ones(old.shape, bool) if mask is None else mask
     usable = jnp.isfinite(old) & jnp.isfinite(new) & (old > 0) & (new > 0) & mask

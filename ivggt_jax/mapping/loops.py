@@ -1,8 +1,8 @@
-"""Loops: noticing that a stream is where it has been before, and how the two visits lie to each other.
+"""Loops: detects that a stream has returned to a place, and how the two visits lie relative to each other.
 
-The camera token of a place's first frame says which earlier places look alike; it proposes, it proves nothing. Proof are corners
-that both places show, matched without their light, and a similarity that many of them agree with (`registration`). One
-focal length serves all: the median of what was predicted of the places so far.
+The camera token of a place's first frame proposes earlier places that look alike; it proves nothing. The proof is a similarity
+transform that many matching corners, compared independently of lighting, agree with (`registration`). All places share one focal
+length: the median of the predictions so far.
 """
 
 from dataclasses import dataclass
@@ -15,54 +15,55 @@ from ivggt_jax.mapping.registration import register
 from ivggt_jax.transforms import Similarity
 
 Verdict = Literal["accepted", "matches", "support"]
-"""Whether a loop was accepted, or why not. `matches`: too few corners match to say anything; `support`: too few of those agree
-on how the places lie to each other."""
+"""Verdict on a pair of places: accepted, or why not. `matches`: too few corners match; `support`: too few matches agree on how
+the places lie to each other."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """When two places are compared, and when they are the same."""
+    """When two places are compared, and when they count as the same."""
 
     candidates: int = 4
-    """Most places that a new one is compared with."""
+    """Most earlier places that a new one is compared with."""
     apart: int = 6
-    """A place is compared with those at least so many submaps ago: the chain is better than a loop where it is short."""
+    """A place is compared only with places at least this many submaps ago, because over a short distance the chain is better than
+    a loop."""
     support: int = 24
-    """Squares of the image, 6 pixels of 112 wide, in which corners agree. Wrong pairs reached 19 on the streets and corridors
-    that it was chosen on, true ones up to 84 in other light (docs/mapping.md)."""
+    """Least support of an accepted loop: image squares, 6 of 112 pixels wide, in which corners agree. Wrong pairs reached 19 on
+    the streets and corridors it was chosen on, true ones up to 84 in other light (docs/mapping.md)."""
 
 
 class Scores(NamedTuple):
-    """What is known of a pair of places."""
+    """Scores of a pair of places."""
 
     likeness: float
-    """Cosine of the descriptors, the mean of all taken off."""
+    """Cosine of the two descriptors, after subtracting the mean of all descriptors."""
     matches: int = 0
-    """Corners of one that match corners of the other."""
+    """Number of matching corners."""
     support: int = 0
-    """Squares of the image in which they agree; `registration.Registration.support`."""
+    """Image squares in which they agree (`registration.Registration.support`)."""
     error: float = 0.0
-    """Median distance in the image of those that agree, in pixels of an image 112 wide."""
+    """Median reprojection error of the agreeing corners, in pixels of an image 112 wide."""
 
 
 @dataclass(frozen=True, eq=False)
 class Proof:
-    """Two places that were compared."""
+    """The result of comparing two places."""
 
     a: int
     """The earlier submap."""
     b: int
     a_from_b: Similarity
-    """The identity where nothing is known."""
+    """The identity if no transform was found."""
     scores: Scores
     verdict: Verdict
 
 
 def visit(place: Place, places: Places, config: LoopConfig) -> list[Proof]:
-    """Compares a new place with the earlier ones most like it, a fixed number at most, and remembers it.
+    """Compare a new place with the most similar earlier ones, at most a fixed number, and store it.
 
-    Returns every pair that was compared. Raises what `Places.add` does.
+    Returns all compared pairs. Raises what `Places.add` does.
     """
     focal = float(np.median([*places.focals, float(place.focal)]))
     found = [
@@ -74,7 +75,7 @@ def visit(place: Place, places: Places, config: LoopConfig) -> list[Proof]:
 
 
 def propose(place: Place, places: Places, config: LoopConfig) -> list[tuple[int, float]]:
-    """Submaps that a place may have returned to, and their likeness, the best first."""
+    """Earlier submaps that may show the same place, and their likeness, the most similar first."""
     descriptors = np.concatenate((places.descriptors, place.descriptor[None])).astype(np.float64)
     descriptors -= descriptors.mean(axis=0)
     lengths = np.linalg.norm(descriptors, axis=1)
@@ -86,7 +87,7 @@ def propose(place: Place, places: Places, config: LoopConfig) -> list[tuple[int,
 
 
 def prove(a: Place, b: Place, likeness: float, focal: float, config: LoopConfig) -> Proof:
-    """Compares two places; a is the earlier one. `focal` is a length in image widths. The result is finite."""
+    """Compare two places; a is the earlier one. `focal` is in image widths. The result is always finite."""
     found = register(a, b, focal)
     if found is None:
         return Proof(a.submap, b.submap, Similarity(), Scores(likeness), "matches")

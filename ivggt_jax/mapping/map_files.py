@@ -1,24 +1,24 @@
-"""The map's graph in two text files that only grow: `submaps.txt` and `loops.txt`. Here are their lines, written and read.
+"""The map's graph in two append-only text files, `submaps.txt` and `loops.txt`. This module writes and reads their lines.
 
-Both begin with a line that starts with `#` and names the columns; then come lines of numbers, single spaces between them.
+Both begin with a line that starts with `#` and names the columns; every other line has numbers separated by single spaces.
 
 `submaps.txt` has a line for every submap, written when its first frame is finished:
 
     id part first scale tx ty tz qx qy qz qw share spread
 
-Submaps are numbered from 0 and lie in the part of the map with number `part`, from 0; between two parts nothing is known.
-`first` is the frame, counted from 0 like the lines of `trajectory.txt`, with which the submap begins. The similarity is
-world_from_submap as it was known then: a point x of the submap lies at scale · R(q) · x + t, OpenCV axes. `share` and `spread`
-say how good the link to the submap before is: the share of usable pixels, and the spread of the logarithm of the ratio of
-their depths. Where they are too bad a part begins; 0 0 is the first submap, or one after a cut.
+Submaps are numbered from 0. `part`, from 0, is the part of the map that the submap lies in; how two parts lie to each other is
+unknown. `first` is the submap's first frame, counted from 0 like the lines of `trajectory.txt`. The similarity is
+world_from_submap as known at that time: a point x of the submap lies at scale · R(q) · x + t, in OpenCV axes. `share` and
+`spread` rate the link to the previous submap: the share of usable pixels, and the spread of the log ratio of their depths. If
+they are too bad, a new part begins. Both are 0 for the first submap and after a cut.
 
-`loops.txt` has a line for every pair of places that was compared, in the order in which that was done:
+`loops.txt` has a line for every pair of places that was compared, in the order of the comparisons:
 
     a b scale tx ty tz qx qy qz qw likeness matches support error verdict
 
-a < b are submaps, and the similarity is a_from_b as the pair itself has it: a point x of submap b is the point
-scale · R(q) · x + t of submap a. The scores are those of `loops.Scores`, and the verdict is `accepted` or the reason why the
-pair was not. What the graph makes of the accepted ones is no part of this file: every loop that follows may change it.
+a < b are submaps. The similarity is a_from_b, measured from this pair alone: a point x of submap b is the point scale · R(q) · x
++ t of submap a. The scores are those of `loops.Scores`; the verdict is `accepted` or the reason for rejection. What the graph
+makes of accepted pairs is not in this file, because every later loop may change it.
 """
 
 import math
@@ -35,11 +35,11 @@ from ivggt_jax.transforms import Similarity
 
 SUBMAPS_FILE, LOOPS_FILE = "submaps.txt", "loops.txt"
 MOST_LINES = 10_000_000
-"""A longer file is none of ours."""
+"""A longer file is rejected as not ours."""
 MOST_BYTES = 1024
 """Longest line that is read."""
 _LARGEST = 1e12
-"""Largest number that is read."""
+"""Largest magnitude that is read."""
 _SIMILARITY = "scale tx ty tz qx qy qz qw"
 SUBMAP_COLUMNS = f"id part first {_SIMILARITY} share spread"
 LOOP_COLUMNS = f"a b {_SIMILARITY} {' '.join(Scores._fields)} verdict"
@@ -60,18 +60,18 @@ class SubmapRecord:
 
 
 def submap_line(record: SubmapRecord) -> str:
-    """The line of a submap, without its end."""
+    """The line of a submap, without line end."""
     numbers = (*_numbers(record.world_from_submap), record.share, record.spread)
     return f"{record.submap} {record.part} {record.first} {_text(numbers)}"
 
 
 def loop_line(proof: Proof) -> str:
-    """The line of a pair of places, without its end."""
+    """The line of a pair of places, without line end."""
     return f"{proof.a} {proof.b} {_text((*_numbers(proof.a_from_b), *proof.scores))} {proof.verdict}"
 
 
 def read_submaps(path: Path) -> list[SubmapRecord]:
-    """The submaps of a run. Raises ValueError that names the line which is no such line, OSError when there is no file."""
+    """The submaps of a run. Raises ValueError naming the first invalid line, OSError when there is no file."""
 
     def parse(words: list[str], before: list[SubmapRecord]) -> SubmapRecord:
         submap, part, first = _wholes(words[:3])
@@ -91,7 +91,7 @@ def read_submaps(path: Path) -> list[SubmapRecord]:
 
 
 def read_loops(path: Path) -> list[Proof]:
-    """The pairs that were compared. Raises as `read_submaps` does."""
+    """The pairs that were compared. Raises like `read_submaps`."""
 
     def parse(words: list[str], before: list[Proof]) -> Proof:
         a, b = _wholes(words[:2])
@@ -107,7 +107,7 @@ def read_loops(path: Path) -> list[Proof]:
 
 
 def _read(path: Path, columns: str, parse: Callable[[list[str], list[_Record]], _Record]) -> list[_Record]:
-    """Lines after the header, each parsed with those before it at hand."""
+    """Parse the lines after the header; `parse` also gets the records before."""
     found: list[_Record] = []
     wanted = len(columns.split())
     for number, line in _lines(path):
@@ -126,7 +126,7 @@ def _read(path: Path, columns: str, parse: Callable[[list[str], list[_Record]], 
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines and their numbers from 1, without their ends. Raises ValueError for what is no whole line of text."""
+    """Lines and their numbers from 1, without line ends. Raises ValueError for anything but whole lines of ASCII text."""
     with path.open("rb") as file:
         number = 0
         while data := file.readline(MOST_BYTES):

@@ -1,10 +1,10 @@
-"""A map in metres, and depth without holes, by a depth sensor; no training.
+"""A map in metres, and depth without holes, from a depth sensor; without training.
 
-The ratio of measured to predicted depth of a frame is what a unit of the present submap is worth: its median, for a sensor and the
-network err differently at edges. The unit follows the mean of the last readings. Depth is the sensor's where it has measured
-and fits what is around it. In its holes, and in frames that have no depth of their own, what was measured last is carried along
-by the poses. Elsewhere depth is the network's, by a ratio that goes over from that of the measured pixels nearby to that of the
-frame.
+The median ratio of measured to predicted depth in a frame is a reading: the length of the submap's unit in metres. (The median,
+because sensor and network err differently at edges.) The unit follows the mean of the last readings. The output depth is the
+sensor's where it measured and fits its surroundings. In its holes, and in frames that have no depth of their own, it is the last
+measurement, carried along by the poses. Elsewhere it is the predicted depth times a ratio, which blends from that of nearby
+measured pixels to that of the frame.
 """
 
 from dataclasses import dataclass
@@ -18,51 +18,51 @@ from ivggt_jax.mapping.link import SPREAD, link
 from ivggt_jax.mapping.pyramid import AREA
 
 LEAST_SHARE = 0.02
-"""Share of the pixels that must be measured for a frame to be a reading."""
+"""Share of pixels that must be measured for a frame to count as a reading."""
 WINDOW = 4
-"""Readings whose mean the unit follows."""
+"""Number of readings over which the unit is averaged."""
 KEPT = 2
-"""Readings that what came before an anchor is worth after it: the link is as good as those."""
+"""After an anchor, all earlier readings together count as this many at most: the link is about as accurate as they are."""
 REACH = 1.5
-"""Pixels, of an image of `AREA`, over which measured pixels lend their ratio to others..."""
+"""Radius, in pixels of an image of `AREA` pixels, over which measured pixels pass their ratio on to others."""
 FRAME_WEIGHT = 0.005
-"""... and the weight of the frame's own ratio there, where a pixel amid measured ones has 1."""
+"""Weight of the frame's own ratio in that average, where a pixel amid measured ones has weight 1."""
 AGREED, NEIGHBOURS = 0.1, 3
-"""A measured depth is believed where its logarithm is no further than this from so many of its eight neighbours', or from what the
-network predicts: alone stand pixels between two surfaces, and specks."""
+"""A measured depth is believed if its log is within the first of the prediction's, or of at least the second of its eight
+neighbours'. Isolated pixels lie between two surfaces or are noise."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Metric:
-    """What B streams know of their units."""
+    """What is known of B streams' units."""
 
     readings: jax.Array
-    """[B] int32: frames whose depth was measured and used."""
+    """[B] int32: frames whose depth was measured and used (readings)."""
     recent: jax.Array
-    """[B] int32: how many of them the present unit is worth, up to `WINDOW`; 0: unknown, the next one decides."""
+    """[B] int32: readings that the current unit rests on, up to `WINDOW`; 0: unknown, the next reading alone sets it."""
     compared: jax.Array
-    """[B] int32: readings that were compared with the unit before them..."""
+    """[B] int32: readings that could be compared with the unit before them."""
     surprise: jax.Array
-    """[B] float32: ... and the sum of the squares of the logarithm by which they differed."""
+    """[B] float32: sum of the squared log differences found in these comparisons."""
     first: jax.Array
-    """[B] int32: the frame of the first reading; −1 before it. What came before that is in a unit of its own."""
+    """[B] int32: frame of the first reading; −1 before it. Everything before that frame is in another unit."""
 
     @classmethod
     def empty(cls, batch: int) -> "Metric":
-        """Of streams that have measured nothing yet."""
+        """For streams without any reading yet."""
 
-        def zeros() -> jax.Array:  # no buffer twice: the state is donated
+        def zeros() -> jax.Array:  # a new buffer each time, because the state is donated
             return jnp.zeros(batch, jnp.int32)
 
         return cls(zeros(), zeros(), zeros(), jnp.zeros(batch, jnp.float32), jnp.full(batch, -1, jnp.int32))
 
     def deviation(self) -> jax.Array:
-        """[B] relative standard deviation of a submap's unit, by how much readings differ; NaN before two of them."""
+        """[B] relative standard deviation of a submap's unit, estimated from differences of readings; NaN before the second."""
         return jnp.sqrt(self.surprise / self.compared / WINDOW)
 
     def anchored(self, broken: jax.Array) -> "Metric":
-        """After the next submap began, and its link was `broken` or not."""
+        """The state after the next submap began, with a `broken` link or not."""
         recent = jnp.where(broken, 0, jnp.minimum(self.recent, KEPT))
         return Metric(self.readings, recent, self.compared, self.surprise, self.first)
 
@@ -70,24 +70,25 @@ class Metric:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sensed:
-    """What was measured last."""
+    """The last measurement."""
 
     depth: jax.Array
-    """[H,W] in metres; NaN where nothing was."""
+    """[H,W] in metres; NaN where not measured."""
     world_from_cam: jax.Array
     """[3,4]"""
 
     @classmethod
     def empty(cls, batch: int, height: int, width: int) -> "Sensed":
-        """Nothing, of a batch of streams."""
+        """No measurement, for a batch of streams."""
         return cls(jnp.full((batch, height, width), jnp.nan), jnp.tile(jnp.eye(3, 4), (batch, 1, 1)))
 
     def after(self, used: jax.Array, depth: jax.Array, world_from_cam: jax.Array) -> "Sensed":
-        """The newer of both, where that is `used` []."""
+        """The new measurement where it is `used` [], else this one."""
         return Sensed(jnp.where(used, depth, self.depth), jnp.where(used, world_from_cam, self.world_from_cam))
 
     def seen_from(self, world_from_cam: jax.Array, intrinsics: jax.Array) -> jax.Array:
-        """Depth [H,W] of a camera [3,4] with intrinsics [3,3]: the nearest point in each pixel; NaN where there is none."""
+        """The measurement as seen from a camera [3,4] with intrinsics [3,3]: depth [H,W] of the nearest point, NaN without
+        one."""
         height, width = self.depth.shape
         points = geometry.unproject(self.depth, geometry.invert(self.world_from_cam), intrinsics).reshape(-1, 3)
         pixels, depth = geometry.project(points, geometry.invert(world_from_cam), intrinsics)
@@ -101,28 +102,29 @@ class Sensed:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Reading:
-    """What a frame's measured depth says."""
+    """A frame's measured depth, evaluated."""
 
     metric: Metric
-    """What is known after it."""
+    """What is known of the unit after it."""
     factor: jax.Array
-    """[] by what the submap's unit is longer than it was believed to be."""
+    """[] by which the submap's unit is longer than it was believed to be."""
     measured: jax.Array
-    """[H,W] in metres; NaN where nothing was, and everywhere if it is not used."""
+    """[H,W] in metres; NaN where nothing was measured, and everywhere if it is not used."""
     used: jax.Array
-    """bool []: the depth was measured and is of this scene."""
+    """bool []: the depth was measured and fits the scene."""
     grown: jax.Array
-    """[] by what the first reading multiplies everything that was known before it; else 1."""
+    """[] factor by which the first reading rescales everything known before it; otherwise 1."""
 
 
 def read(
     metric: Metric, measured: jax.Array, predicted: jax.Array, before: jax.Array, still: jax.Array, frame: jax.Array
 ) -> Reading:
-    """The reading of a frame of one stream, the `frame` [] -th.
+    """The reading of frame number `frame` [] of one stream.
 
-    measured [H,W] in metres, not positive or not finite where nothing was; predicted [H,W] in what metres were believed to be;
-    before [H,W] what was measured and used last, seen from here, NaN where nothing; still [H,W] bool: pixels of the still scene.
-    A sensor is believed that agrees with the network or, for where the network's depth is of no use, with itself.
+    measured [H,W] in metres, not positive or not finite where nothing was measured; predicted [H,W] in what so far is believed
+    to be metres; before [H,W] the last measurement that was used, seen from this frame, NaN where there is none; still [H,W]
+    bool: pixels of the static scene. A measurement is used if it agrees with the prediction or, because the network's depth may
+    be of no use, with the measurement before it.
     """
     seen = jnp.isfinite(measured) & (measured > 0)
     measured = jnp.where(seen, measured, jnp.nan)
@@ -144,10 +146,10 @@ def read(
 
 
 def combine(reading: Reading, before: jax.Array, predicted: jax.Array, still: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Depth [H,W] of a frame in metres: what was measured, what was measured before, elsewhere what is predicted.
+    """Depth [H,W] of a frame in metres: this measurement, else the one before it, else the prediction.
 
-    before [H,W] as in `read`; predicted [H,W] in the unit of after the reading; still [H,W] bool: pixels of the still scene.
-    Returns what is believed of the frame's own measured depth, too, NaN elsewhere.
+    before [H,W] as for `read`; predicted [H,W] in the unit after the reading; still [H,W] bool: pixels of the static scene.
+    Also returns the part of this frame's measurement that is believed, NaN elsewhere.
     """
     sensed = jnp.where(jnp.isfinite(reading.measured), reading.measured, before)
     found = link(sensed, predicted, still)
@@ -156,9 +158,9 @@ def combine(reading: Reading, before: jax.Array, predicted: jax.Array, still: ja
 
 
 def fuse(measured: jax.Array, predicted: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Depth [H,W] of both, in metres: what was measured and is believed, and elsewhere what is predicted, brought to it.
+    """Fused depth [H,W] in metres: measured depth where it is believed, elsewhere predicted depth scaled to match it nearby.
 
-    Returns bool [H,W], too: where measured depth is believed.
+    Also returns where measured depth is believed, bool [H,W].
     """
     seen = jnp.isfinite(measured) & (measured > 0) & jnp.isfinite(predicted) & (predicted > 0)
     logarithm = jnp.where(seen, jnp.log(jnp.where(seen, measured, 1)), jnp.nan)
@@ -173,7 +175,7 @@ def fuse(measured: jax.Array, predicted: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def _alike(logarithm: jax.Array) -> jax.Array:
-    """[H,W] how many of a pixel's eight neighbours are within `AGREED` of it; NaN is like nothing."""
+    """[H,W] how many of a pixel's eight neighbours differ by at most `AGREED`; NaN matches nothing."""
     height, width = logarithm.shape
     framed = jnp.pad(logarithm, 1, constant_values=jnp.nan)
     around = [framed[y : y + height, x : x + width] for y in range(3) for x in range(3) if (y, x) != (1, 1)]
@@ -181,7 +183,7 @@ def _alike(logarithm: jax.Array) -> jax.Array:
 
 
 def _gaussian(size: int, deviation: float) -> np.ndarray:
-    """Float32 [size,size]: the matrix that blurs an axis, each row of sum 1 where it does not reach over the edge."""
+    """Float32 [size,size]: the matrix that blurs along an axis. Rows sum to 1 where the blur does not cross the border."""
     apart = np.arange(size) - np.arange(size)[:, None]
     weights = np.exp(-0.5 * (apart / deviation) ** 2)
     return (weights / weights.sum(axis=-1).max()).astype(np.float32)

@@ -1,8 +1,8 @@
-"""What moves, told without training: pixels that other views, looking along the cameras, contradict.
+"""Detects moving pixels without training: those that other views contradict, given depth and cameras.
 
-A point that another view sees through was not there when that view was taken; one that looks other there is another point.
-What a view cannot see, because something stands before it, says nothing. How large a difference must be follows from the
-spread of all differences of the two views, most of which are of the still scene.
+A point that another view sees through was not there when that view was taken; one that looks different there is another point. A
+view that cannot see the point, because something is in front of it, says nothing. The thresholds follow from the spread of all
+differences between the two views, most of which are of the static scene.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ import jax.numpy as jnp
 from ivggt_jax import geometry
 
 BEYOND = 3.0
-"""Differences of depth count from so many standard deviations on,"""
+"""Standard deviations from which a difference in depth counts."""
 UNLIKE = 4.0
-"""differences of colour from so many."""
+"""Standard deviations from which a difference in colour counts."""
 LEAST_SPREAD = 0.02
-"""Of logarithms of depth, and of colours in [0,1]: rounding and sampling make so much."""
+"""Least standard deviation of log depths, and of colours in [0,1]: rounding and sampling cause this much."""
 LEAST_VIEWS = 2
-"""Fewer views than that do not tell."""
+"""Views needed to judge a pixel."""
 SAMPLE = 2000
-"""Pixels, about, that medians are taken of: sorting all of them would take most of the time."""
+"""About how many pixels medians are taken of; sorting all of them would take most of the time."""
 MOST = 0.5
-"""A view that contradicts more than this share of what it sees has another camera or unit than it says, and tells nothing."""
+"""A view that contradicts more than this share of what it sees is ignored: its camera or unit must be wrong."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class View:
-    """A frame with its depth and camera, or several, stacked. All depths and cameras are in one unit and world."""
+    """A frame, or several stacked, with depth and camera. All depths and cameras share one unit and world."""
 
     image: jax.Array
     """[H,W,3] in [0,1]"""
@@ -42,9 +42,9 @@ class View:
 
 
 def motion_from_views(frame: View, others: View) -> jax.Array:
-    """How much speaks for each pixel of a frame moving, [H,W] in [0,1]: the share of the views [K,…] of it that contradict.
+    """Evidence that each pixel moves, [H,W] in [0,1]: the share of contradicting views among the views [K,…] that see its place.
 
-    Of those that see its place; 0 where fewer than `LEAST_VIEWS` do, or its depth is unknown. The mean over 3×3 pixels.
+    0 where fewer than `LEAST_VIEWS` views see the place or the depth is unknown. Averaged over 3×3 pixels.
     """
     points = geometry.unproject(frame.depth, frame.cam_from_world, frame.intrinsics)
     seen, contradicted = jax.vmap(lambda other: _judge(frame, points, other))(others)
@@ -56,7 +56,7 @@ def motion_from_views(frame: View, others: View) -> jax.Array:
 
 
 def _judge(frame: View, points: jax.Array, other: View) -> tuple[jax.Array, jax.Array]:
-    """Which pixels' points [H,W,3] another view sees the place of, and which of these it contradicts, bool [H,W] each."""
+    """Of which pixels another view sees the place of the point [H,W,3], and which of these it contradicts; bool [H,W] each."""
     height, width = frame.depth.shape
     pixels, depth = geometry.project(points.reshape(-1, 3), other.cam_from_world, other.intrinsics)
     pixels, depth = pixels.reshape(height, width, 2), depth.reshape(height, width)
@@ -64,7 +64,7 @@ def _judge(frame: View, points: jax.Array, other: View) -> tuple[jax.Array, jax.
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (depth > 0) & (frame.depth > 0)
     column, row = (jnp.where(inside, x, 0).astype(jnp.int32) for x in (column, row))
 
-    # Between neighbours anything may be: what lies within their range is no difference.
+    # Between neighbouring pixels any value is possible, so a value within their range counts as no difference.
     logarithm = jnp.log(jnp.where(other.depth > 0, other.depth, jnp.nan))
     nearest, farthest = (pick(_neighbours(logarithm), axis=0)[row, column] for pick in (jnp.min, jnp.max))
     depth = jnp.log(jnp.where(inside, depth, 1))
@@ -84,7 +84,7 @@ def _judge(frame: View, points: jax.Array, other: View) -> tuple[jax.Array, jax.
 
 
 def _spread(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Median and robust standard deviation of the values [H,W] that are not NaN; 0 and the least where there are none."""
+    """Median and robust standard deviation of the values [H,W] that are not NaN; 0 and `LEAST_SPREAD` if there are none."""
     values = _sample(values)
     middle = jnp.nan_to_num(jnp.nanmedian(values))
     deviation = 1.4826 * jnp.nan_to_num(jnp.nanmedian(jnp.abs(values - middle)))
@@ -92,13 +92,13 @@ def _spread(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _sample(values: jax.Array) -> jax.Array:
-    """About `SAMPLE` of values [H,W,…], evenly spaced."""
+    """About `SAMPLE` of the values [H,W,…], evenly spaced."""
     stride = max(1, int((values.shape[0] * values.shape[1] / SAMPLE) ** 0.5))
     return values[::stride, ::stride]
 
 
 def _neighbours(values: jax.Array) -> jax.Array:
-    """The 3×3 pixels about every pixel of values [H,W,…], as [9,H,W,…]; at the border the last ones again."""
+    """The 3×3 neighbourhood of every pixel of values [H,W,…], as [9,H,W,…]; the border is repeated outside."""
     height, width = values.shape[:2]
     padded = jnp.pad(values, ((1, 1), (1, 1), *((0, 0),) * (values.ndim - 2)), mode="edge")
     return jnp.stack([padded[row : row + height, column : column + width] for row in range(3) for column in range(3)])

@@ -1,7 +1,7 @@
-"""What moves in a stream's newest frame, told as it comes: by a head of the network, or by a few frames before it.
+"""Detects what moves in a stream's newest frame immediately, by a head of the network or by comparison with a few earlier frames.
 
-Earlier frames alone are asked. On the walks that it was tuned on they told nearly as much as earlier and later ones together
-(docs/sensors.md), and a frame that waited for later ones would be late, and so its mask for the poses of the frames in between.
+Only earlier frames are used. On the walks it was tuned on they found nearly as much as earlier and later ones together
+(docs/sensors.md). Waiting for later frames would delay the mask, which the poses of the next frames need.
 """
 
 from dataclasses import dataclass, replace
@@ -14,32 +14,33 @@ from jaxtyping import Array, Bool, Float, Int
 from ivggt_jax.mapping.moving import View, motion_from_views
 
 VIEWS, EVERY = 5, 4
-"""Earlier frames that are asked, and how far they lie apart."""
+"""Number of earlier frames that are compared, and their spacing in frames."""
 LIKELY = 0.5
-"""From which the word of a head is that a pixel moves,"""
+"""Output of the motion head above which a pixel moves."""
 CONTRADICTED = 0.25
-"""and from which share of the earlier frames that speak against it. By the demo model's depth half of them find half as much."""
+"""Share of contradicting earlier frames above which a pixel moves. With the demo model's depth, a threshold of one half finds
+half as much."""
 REACH = 0.02
-"""Of the image's width: what moves is expected so far around where it was a frame ago."""
+"""How far something that moves can get from one frame to the next, as a share of the image's width."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class MovingWindow:
-    """What is remembered of one stream for telling what moves. Its size never changes."""
+    """The memory that one stream needs to detect what moves. Its size never changes."""
 
     views: View | None
-    """[VIEWS,…] the last frames that are asked, depth 0 where there is none; None where a head tells."""
+    """[VIEWS,…] the last frames to compare with, depth 0 where there is none; None if the network has a motion head."""
     frame: Int[Array, ""]
     """Frames seen."""
     part: Int[Array, ""]
-    """Of the map, that the views belong to: between two parts nothing is known."""
+    """Part of the map that the views belong to; how parts lie to each other is unknown."""
     moving: Bool[Array, "H W"]
     """What moves in the newest frame."""
 
     @classmethod
     def empty(cls, height: int, width: int, by_head: bool) -> "MovingWindow":
-        """Before the first frame. `by_head`: the network has a head that tells."""
+        """The window before the first frame. `by_head`: the network has a motion head."""
         cameras = jnp.tile(jnp.eye(3, 4), (VIEWS, 1, 1)), jnp.tile(jnp.eye(3), (VIEWS, 1, 1))
         views = View(jnp.zeros((VIEWS, height, width, 3)), jnp.zeros((VIEWS, height, width)), *cameras)
         nothing = jnp.zeros((), jnp.int32)
@@ -48,7 +49,7 @@ class MovingWindow:
     def after(
         self, frame: View, part: Int[Array, ""], said: Float[Array, "H W"] | None
     ) -> tuple["MovingWindow", Bool[Array, "H W"]]:
-        """The window after the next frame, of a part of the map, and which of its pixels move; `said` by the head."""
+        """The window after the next frame, of part `part` of the map, and its moving pixels. `said`: the motion head's output."""
         if self.views is None:
             assert said is not None
             moving, views = said > LIKELY, None
@@ -64,7 +65,7 @@ class MovingWindow:
 
     @property
     def still(self) -> Bool[Array, "H W"]:
-        """Where nothing is expected to move in the next frame."""
+        """Bool [H,W]: pixels where nothing is expected to move in the next frame."""
         reach = max(1, round(REACH * self.moving.shape[1]))
         side = 2 * reach + 1
         return ~lax.reduce_window(self.moving, False, lax.bitwise_or, (side, side), (1, 1), "SAME")

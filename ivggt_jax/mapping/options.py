@@ -1,4 +1,4 @@
-"""Options of the commands that follow a stream: whether it is divided into submaps, and how."""
+"""Options for dividing a stream into submaps, for all commands that follow a stream."""
 
 from dataclasses import dataclass, replace
 
@@ -6,10 +6,10 @@ from ivggt_jax.config import ModelConfig
 from ivggt_jax.mapping.config import SubmapConfig
 
 LONG = 500
-"""Frames up to which weights of unknown origin stay one stream: the longest sequences of 7-Scenes, on which InfiniteVGGT
-(arXiv 2601.02281) keeps its camera. On longer ones, such as KITTI's, it is lost."""
+"""Longest stream, in frames, that stays undivided with other weights than the demo model's: the longest sequences of 7-Scenes, on
+which InfiniteVGGT (arXiv 2601.02281) keeps its camera. On longer ones, such as KITTI's, it loses it."""
 PUBLISHED_FRAMES = 48
-"""Frames of their submaps: as many as the published budget holds without evicting any."""
+"""Frames per submap for these weights: as many as the published budget holds without eviction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +17,11 @@ class SubmapOptions:
     """Submaps keep the camera of a long stream (docs/mapping.md). Raises ValueError for a value that makes no sense."""
 
     submaps: str = "auto"
-    """Frames of a submap; off: one stream; auto: 32 for the demo model, else 48 for long or endless streams and for --loops."""
+    """Frames per submap; off: one stream; auto: 32 for the demo model, else 48 for long or endless streams and for --loops."""
     refine: bool = True
-    """Refine the poses of submaps by aligning the images themselves."""
+    """Refine the poses of submaps by aligning the images directly."""
     loops: bool = False
-    """Close loops: where the camera returns to a place, correct the whole map, into corrected/. Needs submaps; adds npz."""
+    """Close loops: when the camera returns to a place, correct the whole map, into corrected/. Needs submaps; adds npz."""
 
     def __post_init__(self) -> None:
         if self.submaps not in ("auto", "off") and not (self.submaps.isdecimal() and int(self.submaps) >= 2):
@@ -30,16 +30,16 @@ class SubmapOptions:
             raise ValueError("--loops joins submaps, and --submaps off has none: leave one of them out")
 
     def choose(self, model: ModelConfig, length: int | None, needed: bool = False) -> SubmapConfig | None:
-        """The submaps for a stream of `length` frames, None where its end is not known. Returns None for one stream.
+        """The submaps for a stream of `length` frames, None if its end is not known. Returns None for an undivided stream.
 
-        `needed`: something else works on submaps alone, as loops do.
+        `needed`: another feature needs submaps, as --loops does.
         """
         if self.submaps == "off":
             return None
         if self.submaps != "auto":
             return SubmapConfig(frames=int(self.submaps), refine=self.refine)
         demo = ModelConfig.demo()
-        if replace(model, predicts=demo.predicts, depth_input=False) == demo:  # whichever of its parts are used
+        if replace(model, predicts=demo.predicts, depth_input=False) == demo:  # whichever heads and inputs are used
             return SubmapConfig(refine=self.refine)
         if length is not None and length <= LONG and not self.loops and not needed:
             return None

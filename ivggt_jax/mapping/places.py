@@ -1,9 +1,9 @@
-"""What is remembered of places, so that a stream notices when it comes back to one.
+"""The places of a stream, stored so that it notices when it returns to one.
 
-A place is the beginning of a submap: a descriptor, which is the camera token of its first frame, and the corners of three
-frames (`features`). Descriptors are held in memory, everything else lies in a file of equal records, `places.bin`, that
-only grows; how large the images are makes no difference. Of a long run every second place is kept, then every fourth, …: at
-most `most` at a time, evenly over the whole run, and the file grows by most / 2 records whenever the run doubles.
+A place is the beginning of a submap: a descriptor, which is the camera token of its first frame, and the corners of three frames
+(`features`). Descriptors are held in memory; everything else is in `places.bin`, an append-only file of equal records, whose size
+does not depend on the images'. Of a long run every second place is kept, then every fourth, and so on: at most `most` at a time,
+spread evenly over the run, and the file grows by most / 2 records whenever the run doubles.
 """
 
 import tempfile
@@ -17,22 +17,22 @@ from ivggt_jax.mapping.features import MOST as CORNERS
 from ivggt_jax.mapping.features import SIDE
 
 FRAMES = 3
-"""Frames of a place."""
+"""Frames per place."""
 MOST = 512
-"""Places that are kept: of submaps of 32 frames, all of the first 16,384 frames."""
+"""Most places that are kept; with submaps of 32 frames, all of the first 16,384 frames."""
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The beginning of a submap, as `FRAMES` frames saw it; N and D are those of `features.Features`."""
+    """The beginning of a submap, seen by `FRAMES` frames; N and D are as in `features.Features`."""
 
     submap: int
     descriptor: np.ndarray
     """float16 [C]: the camera token of the first frame."""
     submap_from_cam: np.ndarray
-    """float64 [FRAMES,3,4]: the cameras in the submap's own frame and unit."""
+    """float64 [FRAMES,3,4]: cameras in the submap's own frame and unit."""
     focal: np.ndarray
-    """float64 []: focal length in image widths, as predicted."""
+    """float64 []: predicted focal length in image widths."""
     pixels: np.ndarray
     """float32 [FRAMES,N,2]: corners, as in `features.Features`."""
     depth: np.ndarray
@@ -42,7 +42,7 @@ class Place:
 
 
 def place_type(channels: int) -> np.dtype[Any]:
-    """The record of a place in the file, for descriptors of so many channels."""
+    """The record of a place in the file, for descriptors of `channels` channels."""
     return np.dtype(
         [
             ("number", "<i8"),
@@ -58,10 +58,10 @@ def place_type(channels: int) -> np.dtype[Any]:
 
 
 class _Kept(NamedTuple):
-    """A place that is kept."""
+    """A stored place."""
 
     record: int
-    """Where it lies in the file."""
+    """Its record's index in the file."""
     submap: int
     descriptor: np.ndarray
     focal: float
@@ -70,8 +70,8 @@ class _Kept(NamedTuple):
 class Places:
     """The places of one stream, in the order in which it saw them.
 
-    Opening keeps what belongs to the first `count` places of the file at `path`, and drops the rest: a resumed run goes on
-    with the same bytes. Without a path they lie in a temporary file, gone with the process. Raises ValueError when the
+    Opening a file at `path` keeps what belongs to the first `count` places and drops the rest, so that a resumed run continues
+    with the same bytes. Without a path the places are in a temporary file that ends with the process. Raises ValueError when the
     file holds other places, OSError when the disk is full.
     """
 
@@ -94,24 +94,24 @@ class Places:
 
     @property
     def submaps(self) -> np.ndarray:
-        """int64 [N]: the submaps of the places that are kept, in order."""
+        """int64 [N]: submaps of the stored places, in order."""
         return np.array([kept.submap for kept in self._kept.values()], np.int64)
 
     @property
     def descriptors(self) -> np.ndarray:
-        """float16 [N,C]: their descriptors."""
+        """float16 [N,C]: descriptors of the stored places."""
         none = np.zeros((0, *self._record["descriptor"].shape), np.float16)
         return np.stack([kept.descriptor for kept in self._kept.values()]) if self._kept else none
 
     @property
     def focals(self) -> np.ndarray:
-        """float64 [N]: their focal lengths."""
+        """float64 [N]: focal lengths of the stored places."""
         return np.array([kept.focal for kept in self._kept.values()], np.float64)
 
     def add(self, place: Place) -> None:
-        """Remembers a place, and lets go of some where there are too many.
+        """Store a place, and drop some if there are too many.
 
-        Raises ValueError for arrays of other shapes or a submap that is not after the last one, OSError when the disk is
+        Raises ValueError for arrays of other shapes or a submap that does not come after the last one, OSError when the disk is
         full.
         """
         if self._kept and place.submap <= (last := next(reversed(self._kept.values())).submap):
@@ -132,35 +132,35 @@ class Places:
         self._remember(row)
 
     def read(self, submap: int) -> Place:
-        """The place of a submap. Raises KeyError when it is not kept."""
+        """The place of a submap. Raises KeyError when it is not stored."""
         for kept in self._kept.values():
             if kept.submap == submap:
                 row = self._row(kept.record)
-                assert row is not None  # it was written or read before
+                assert row is not None  # the record was written or read before
                 return Place(submap, *(row[field.name] for field in fields(Place)[1:]))
         raise KeyError(submap)
 
     def report(self) -> dict[str, int]:
-        """What `run.json` should say: places seen, places kept, and that every so many of them are kept."""
+        """The entry in `run.json`: places seen and kept, and that every n-th one is kept."""
         return {"seen": self.count, "kept": len(self._kept), "every": self._every(self.count)}
 
     def close(self) -> None:
-        """Closes the file; it is complete as it stands."""
+        """Close the file, which is complete as it is."""
         self._file.close()
 
     def _every(self, count: int) -> int:
-        """1 where each of `count` places is kept, 2 where every second one is, and so on."""
+        """n if every n-th of `count` places is kept: 1, 2, 4, …."""
         every = 1
         while -(-count // every) > self._most:
             every *= 2
         return every
 
     def _keeps(self, number: int) -> bool:
-        """Whether the place with this number is kept when it comes."""
+        """Whether the place with this number is stored when it comes."""
         return number % self._every(number + 1) == 0
 
     def _remember(self, row: np.ndarray | None) -> None:
-        """Counts the next place, whose row is the file's last one if it is one to keep."""
+        """Count the next place. If it is one to keep, `row` is its record, the last in the file."""
         if row is not None:
             descriptor, focal = np.array(row["descriptor"]), float(row["focal"])
             self._kept[self.count] = _Kept(self._records, int(row["submap"]), descriptor, focal)
@@ -179,7 +179,7 @@ class Places:
         return row
 
     def _row(self, record: int) -> np.ndarray | None:
-        """A record of the file; None where the file ends before it does."""
+        """A record of the file; None past the end of the file."""
         size = self._record.itemsize
         self._file.seek(record * size)
         data = self._file.read(size)

@@ -1,7 +1,7 @@
-"""A frame's brightness, blurred to several degrees: what direct image alignment compares, coarse to fine.
+"""A frame's brightness at several degrees of blur, for direct image alignment from coarse to fine.
 
-Blurs are in proportion to the image, so that alignment finds the same motions whatever the size. Unknown is NaN: outside
-the image, masked, or mostly blurred out of such pixels. All levels have the image's size: one shape compiles once.
+Blurs are proportional to the image's size, so that alignment handles the same motions at any size. NaN means unknown: outside the
+image, masked, or blurred mostly from such pixels. All levels have the image's size, so that one shape compiles once.
 """
 
 import jax
@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 BLURS = (3.0, 1.5, 0.8)
-"""Standard deviations of the levels, coarse to fine, in pixels of an image of `AREA` pixels."""
+"""Standard deviations of the levels' blurs, coarse to fine, in pixels of an image of `AREA` pixels."""
 AREA = 84 * 112
 KNOWN = 0.5
-"""Share of the pixels under the blur, by weight, that must be known for the result to be."""
+"""Share of the blur's weight that must fall on known pixels for the result to be known."""
 
 
 def pyramid(image: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Brightness [level,H,W], coarse to fine, in [0, 1], of an image [H,W,3], float32 in [0, 1].
+    """Brightness [level,H,W] in [0,1], coarse to fine, of an image [H,W,3], float32 in [0,1].
 
-    mask [H,W] bool: pixels of the still scene; None: all. Pixels that are not finite count as masked.
+    mask [H,W] bool: pixels of the static scene; None: all. Pixels that are not finite count as masked.
     """
     whole = jnp.mean(image, axis=-1)
     known = jnp.isfinite(whole) if mask is None else jnp.isfinite(whole) & mask
@@ -30,7 +30,7 @@ def pyramid(image: jax.Array, mask: jax.Array | None = None) -> jax.Array:
 
 
 def sample(brightness: jax.Array, pixels: jax.Array) -> jax.Array:
-    """Brightness [...] of an image [H,W], at least 2×2, at pixels (u, v) [...,2]: bilinear, NaN where unknown."""
+    """Bilinear samples [...] of an image [H,W], at least 2×2, at pixels (u, v) [...,2]; NaN where unknown."""
     height, width = brightness.shape
     inside = jnp.all((pixels >= 0) & (pixels <= jnp.asarray((width - 1, height - 1))), axis=-1)
     place = jnp.where(inside[..., None], pixels, 0)
@@ -40,19 +40,19 @@ def sample(brightness: jax.Array, pixels: jax.Array) -> jax.Array:
     flat = brightness.reshape(-1)
     corners = flat.at[first[..., None] + jnp.asarray((0, 1, width, width + 1))].get(mode="promise_in_bounds")
     weights = jnp.stack(((1 - v) * (1 - u), (1 - v) * u, v * (1 - u), v * u), axis=-1)
-    # A weight of zero hides what is unknown, as it should at the last row and column.
+    # Corners of weight zero are ignored, known or not: at the last row and column they are outside.
     return jnp.where(inside, jnp.sum(jnp.where(weights > 0, corners, 0) * weights, axis=-1), jnp.nan)
 
 
 def gradient(brightness: jax.Array, pixels: jax.Array) -> jax.Array:
-    """Change of brightness per pixel [...,2], along u and v, of an image [H,W] at pixels [...,2]; NaN where unknown."""
+    """Gradient [...,2] of an image [H,W] along u and v, per pixel, at pixels [...,2]; NaN where unknown."""
     steps = jnp.asarray(((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)))
     around = sample(brightness, pixels[..., None, :] + steps)
     return (around[..., :2] - around[..., 2:]) / 2
 
 
 def strongest(brightness: jax.Array, known: jax.Array, count: int) -> jax.Array:
-    """Pixels (u, v) [N,2] of an image [H,W]: of each of about `count` cells the known one with the strongest gradient."""
+    """Pixels (u, v) [N,2] of an image [H,W]: in each of about `count` cells the known pixel with the strongest gradient."""
     height, width = brightness.shape
     side = max(1, round((height * width / count) ** 0.5))
     rows, columns = height // side, width // side
@@ -65,14 +65,14 @@ def strongest(brightness: jax.Array, known: jax.Array, count: int) -> jax.Array:
 
 
 def sharpness(levels: jax.Array) -> jax.Array:
-    """Float32 []: mean squared change from pixel to pixel of the finest level [level,H,W]; 0 where nothing is known."""
+    """Float32 []: mean squared difference of neighbouring pixels at the finest of levels [level,H,W]; 0 if none is known."""
     squares = jnp.concatenate([jnp.diff(levels[-1], axis=axis).reshape(-1) for axis in (0, 1)]) ** 2
     known = jnp.isfinite(squares)
     return jnp.sum(jnp.where(known, squares, 0)) / jnp.maximum(jnp.sum(known), 1)
 
 
 def _gaussians(size: int, unit: float) -> np.ndarray:
-    """Float32 [level,size,size]: the matrices that blur an axis, for blurs in so many pixels."""
+    """Float32 [level,size,size]: the matrices that blur along an axis; `unit` scales `BLURS` to pixels."""
     apart = np.arange(size) - np.arange(size)[:, None]
     weights = np.exp(-0.5 * (apart / (unit * np.reshape(BLURS, (-1, 1, 1)))) ** 2)
     return (weights / weights.sum(axis=-1, keepdims=True)).astype(np.float32)

@@ -1,13 +1,13 @@
-"""A camera's pose refined by direct image alignment against keyframes, from the pose that the network gave.
+"""A camera's pose refined by direct image alignment against keyframes, starting from the network's pose.
 
-Pixels of the keyframes, with the depths predicted there, are put into the new frame. The pose that makes their brightness
-agree is found by Gauss-Newton, from blurred images to sharp ones, with Huber weights about a robust scale. So is the
-focal length, in which the network errs most: what is believed of it goes from frame to frame, as in a Kalman filter. A gain
-and an offset for each keyframe are eliminated; a prior keeps the network's pose where the images say nothing. Gradients
-are the keyframes', as in the inverse compositional method (Baker and Matthews, IJCV 2004). See also Engel, Koltun and
-Cremers, "Direct Sparse Odometry", PAMI 2018.
+Pixels of the keyframes are projected into the new frame by their predicted depths. Gauss-Newton finds the pose at which their
+brightness agrees best, from blurred images to sharp ones, with Huber weights relative to a robust scale. It also estimates the
+focal length, where the network errs most; that estimate is carried from frame to frame as in a Kalman filter. A gain and an
+offset for each keyframe are eliminated; a prior keeps the network's pose where the images say nothing. Gradients are taken in the
+keyframes, as in the inverse compositional method (Baker and Matthews, IJCV 2004). See also Engel, Koltun and Cremers, "Direct
+Sparse Odometry", PAMI 2018.
 
-Shapes and iterations are fixed, and whatever comes in the result is finite: what cannot be refined is refused.
+Shapes and iterations are fixed, and the result is always finite: what cannot be refined is rejected.
 """
 
 from dataclasses import dataclass
@@ -22,29 +22,29 @@ from ivggt_jax.mapping.pyramid import gradient, pyramid, sample, strongest
 from ivggt_jax.transforms import multiply, rotate, rotation_from_vector
 
 SAMPLES = 800
-"""Pixels of a keyframe, about."""
+"""About how many pixels a keyframe has."""
 ITERATIONS = 6
-"""On each level."""
+"""Gauss-Newton iterations on each level."""
 NOISE = 1 / 255
-"""Least standard deviation of brightness that is believed."""
+"""Lower bound for the standard deviation of brightness."""
 HUBER = 1.345
-"""Residuals beyond so many standard deviations count less."""
+"""Residuals beyond this many standard deviations are down-weighted."""
 INFORMATION = 100.0
-"""Independent pixels that all pixels together are worth: neighbours, and keyframes, err together."""
+"""Number of independent pixels that all pixels together count as: errors of neighbours, and of keyframes, are correlated."""
 TURN, SHIFT = 0.03, 0.05
-"""Standard deviations of the network's pose: radians, and a share of the mean depth."""
+"""Standard deviations of the network's pose: rotation in radians, and shift as a share of the mean depth."""
 FOCAL, FOCAL_DRIFT = 0.1, 0.01
-"""Standard deviation of the logarithm of the network's focal length, and the least of any later estimate: lenses zoom."""
+"""Standard deviation of the log of the network's focal length, and the lower bound for later estimates, because lenses zoom."""
 GAIN, OFFSET = 0.3, 0.1
-"""The same of the change of brightness from frame to frame: factor and sum."""
+"""Standard deviations of the change in brightness from frame to frame: gain and offset."""
 CERTAIN = 1e8
-"""Information of a focal length that is known: it is not searched for."""
+"""Information of a known focal length, which is not estimated."""
 LEAST_SEEN = 0.1
-"""Share of the keyframes' pixels that must lie in the new image."""
+"""Share of the keyframes' pixels that must be visible in the new image."""
 LEAST_CORRELATION = 0.3
-"""Correlation of the keyframes with the image, at the pose found, below which nothing is refined."""
+"""Correlation of the keyframes with the image, at the pose found, below which the refinement is rejected."""
 EDGE = 2.0
-"""Pixels of the image's border within which a pixel counts less: it comes in and goes out by degrees as the pose moves."""
+"""Width in pixels of the border in which pixels count less, so that they enter and leave gradually as the pose changes."""
 LONGEST_STEP = 0.1
 """Longest step of one iteration, in radians and in mean depths."""
 
@@ -52,16 +52,16 @@ LONGEST_STEP = 0.1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Keyframe:
-    """What is kept of a frame for aligning others to it: N of its pixels."""
+    """What is kept of a frame to align others with it: N of its pixels."""
 
     place: jax.Array
-    """[N,2] in pixels from the principal point."""
+    """[N,2] in pixels, relative to the principal point."""
     depth: jax.Array
     """[N]"""
     brightness: jax.Array
     """[level,N]"""
     gradient: jax.Array
-    """[level,N,2]: change of brightness per pixel."""
+    """[level,N,2]: gradient of brightness per pixel."""
     known: jax.Array
     """bool [N]"""
     world_from_cam: jax.Array
@@ -71,20 +71,20 @@ class Keyframe:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Focal:
-    """What is believed of a stream's focal length."""
+    """The estimate of a stream's focal length."""
 
     length: jax.Array
-    """[2] along x and y, in pixels; their ratio stays."""
+    """[2] along x and y, in pixels; their ratio is fixed."""
     information: jax.Array
     """[] inverse variance of the logarithm; 0 before the first frame."""
 
     @classmethod
     def known(cls, length: jax.Array) -> "Focal":
-        """Of calibrated cameras, lengths [..., 2]."""
+        """For calibrated cameras with focal lengths [..., 2]."""
         return cls(jnp.array(length), jnp.full(length.shape[:-1], CERTAIN))
 
     def after(self, intrinsics: jax.Array) -> "Focal":
-        """The belief when the network has said its first intrinsics [3,3]; later ones err as the first did."""
+        """The estimate after the network's intrinsics [3,3]; only the first are used, because later ones have the same error."""
         said = jnp.stack((intrinsics[0, 0], intrinsics[1, 1]))
         first = self.information == 0
         return Focal(jnp.where(first, said, self.length), jnp.where(first, FOCAL**-2, self.information))
@@ -96,27 +96,27 @@ class Refined:
     """A pose, and how far to trust it."""
 
     world_from_cam: jax.Array
-    """[3,4]: the refined pose, or the given one."""
+    """[3,4]: the refined pose; the given one if it was rejected."""
     focal: Focal
-    """The belief after this frame."""
+    """The estimate after this frame."""
     accepted: jax.Array
-    """bool []: the pose is a refined one."""
+    """bool []: the refinement was accepted."""
     before: jax.Array
-    """[] mean absolute difference of brightness, cut at 0.1, at the given pose..."""
+    """[] mean absolute difference of brightness, clipped at 0.1, at the given pose."""
     after: jax.Array
-    """[] ... and at the one found."""
+    """[] the same at the pose found."""
     seen: jax.Array
-    """[] share of the keyframes' pixels that lie in the new image."""
+    """[] share of the keyframes' pixels that are visible in the new image."""
     correlation: jax.Array
-    """[] of their brightness there and here, at the pose returned; 0 where none is seen."""
+    """[] correlation of brightness between keyframes and image, at the pose returned; 0 where nothing is visible."""
     detail: jax.Array
-    """[] the same of what only the sharpest level shows: two scenes with light above and floor below agree in the rest."""
+    """[] the same for details, which only the sharpest level shows; coarse brightness agrees even between different scenes."""
 
 
 def keyframe(levels: jax.Array, depth: jax.Array, world_from_cam: jax.Array, mask: jax.Array | None = None) -> Keyframe:
     """The keyframe of an image, levels [level,H,W] (`pyramid`), with its depth [H,W] and camera [3,4].
 
-    `mask` [H,W] bool: pixels of the still scene; None: all.
+    `mask` [H,W] bool: pixels of the static scene; None: all.
     """
     known = jnp.isfinite(depth) & (depth > 0)
     if mask is not None:
@@ -139,7 +139,7 @@ def keyframe(levels: jax.Array, depth: jax.Array, world_from_cam: jax.Array, mas
 
 
 def empty_keyframes(leading: tuple[int, ...], height: int, width: int) -> Keyframe:
-    """Keyframes [*leading,…] of frames height×width that hold nothing."""
+    """Empty keyframes [*leading,…] for frames height×width."""
 
     def one() -> Keyframe:
         image = jnp.zeros((height, width, 3))
@@ -151,10 +151,10 @@ def empty_keyframes(leading: tuple[int, ...], height: int, width: int) -> Keyfra
 def refine(
     keyframes: Keyframe, valid: jax.Array, levels: jax.Array, focal: Focal, world_from_cam: jax.Array
 ) -> Refined:
-    """The pose of a new image, levels [level,H,W] (`pyramid`), near world_from_cam [3,4], and what it says of the focal length.
+    """Refine the pose of a new image, levels [level,H,W] (`pyramid`), starting at world_from_cam [3,4], and the focal length.
 
-    Keyframes [R,…] count where `valid` [R]. The result is refused, and pose and belief stay, where too few of their pixels
-    lie in the image, where those do not correlate or the residual does not fall, and where anything is not finite.
+    Keyframes [R,…] are used where `valid` [R]. The result is rejected, and pose and focal length stay, if too few of their pixels
+    are visible, they do not correlate, the residual does not fall, or anything is not finite.
     """
     problem = _Problem(keyframes, keyframes.known & valid[:, None], levels, focal, world_from_cam)
     pose, stretch, information = problem.solve()
@@ -181,7 +181,7 @@ def refine(
 
 @dataclass(frozen=True)
 class _Look:
-    """How well the image and the keyframes agree."""
+    """How well image and keyframes agree."""
 
     residual: jax.Array
     seen: jax.Array
@@ -190,23 +190,23 @@ class _Look:
 
 
 class _Projection(NamedTuple):
-    """The keyframes' pixels [R,N] put into the image."""
+    """The keyframes' pixels [R,N] projected into the image."""
 
     rotation: jax.Array
     """[R,3,3] camera from keyframe."""
     there: jax.Array
-    """[R,N,3] points in the keyframes' cameras."""
+    """[R,N,3] points in the keyframes' camera frames."""
     here: jax.Array
-    """[R,N,3] the same in the new camera."""
+    """[R,N,3] the same points in the new camera's frame."""
     weight: jax.Array
-    """[R,N] in [0, 1]: 0 where the image does not show the pixel, less than 1 near its border."""
+    """[R,N] in [0,1]: 0 where the pixel is not visible, below 1 near the image's border."""
     brightness: jax.Array
-    """[R,N] of the image, 0 where not seen."""
+    """[R,N] brightness of the image there; 0 where not visible."""
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """Keyframes [R,…] against one image. Unknown are turn, shift, and the logarithm by which the focal length stretches."""
+    """Keyframes [R,…] against one image. Unknowns: rotation, shift, and `stretch`, the log change of the focal length."""
 
     keyframes: Keyframe
     known: jax.Array
@@ -216,12 +216,12 @@ class _Problem:
 
     @property
     def unit(self) -> jax.Array:
-        """[] the mean depth, in which shifts are measured; 1 without pixels."""
+        """[] mean depth, the unit of shifts; 1 without pixels."""
         total = jnp.sum(self.known)
         return jnp.where(total > 0, jnp.sum(self.keyframes.depth * self.known) / jnp.maximum(total, 1), 1)
 
     def solve(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """The pose [3,4] that makes the images agree, coarse to fine, the focal length's stretch, and its information."""
+        """The pose [3,4] at which the images agree best, coarse to fine, the stretch, and the information about it."""
         light = jnp.tile(jnp.asarray((1.0, 0.0)), (self.known.shape[0], 1))
         zero = jnp.zeros(())
 
@@ -233,7 +233,7 @@ class _Problem:
         return pose, stretch, information
 
     def look(self, pose: jax.Array, stretch: jax.Array) -> _Look:
-        """What the sharpest level says of a pose and a focal length, with the gain and offset that fit best."""
+        """Evaluate a pose and a stretch at the sharpest level, with the best gain and offset."""
         sharp, blurred = self._project(-1, pose, stretch), self._project(0, pose, stretch)
         there = self.keyframes.brightness
         weight = jnp.minimum(sharp.weight, blurred.weight)
@@ -262,7 +262,7 @@ class _Problem:
     def _iterate(
         self, level: jax.Array, pose: jax.Array, stretch: jax.Array, light: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        """One step of Gauss-Newton; the lights are eliminated by the Schur complement."""
+        """One step of Gauss-Newton; gains and offsets are eliminated by the Schur complement."""
         at = self._project(level, pose, stretch)
         before, unit = self.keyframes.brightness[:, level], self.unit
         residual = jnp.where(at.weight > 0, at.brightness - light[:, :1] * before - light[:, 1:], 0)
@@ -270,7 +270,7 @@ class _Problem:
         weight = jnp.minimum(1, HUBER * deviation / jnp.maximum(jnp.abs(residual), 1e-9)) / deviation**2
         weight = at.weight * weight * INFORMATION / jnp.maximum(jnp.sum(self.known), 1)
         slope, turned = self._slopes(level, at, stretch, light)
-        # A longer focal length moves a pixel out here, and its point in there.
+        # A longer focal length moves the pixel outwards in the image, and its point inwards in the keyframe.
         stretched = jnp.sum(turned[..., :2] * at.here[..., :2], -1) - jnp.sum(slope[..., :2] * at.there[..., :2], -1)
         lights = jnp.stack((-before, -jnp.ones_like(before)), axis=-1)
         rows = (jnp.cross(turned, at.here), -turned * unit, stretched[..., None], lights, residual[..., None])
@@ -297,7 +297,7 @@ class _Problem:
     def _slopes(
         self, level: jax.Array, at: _Projection, stretch: jax.Array, light: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Change of brightness as points move, [R,N,3], along the axes of the keyframes' cameras and of the new one."""
+        """Change of brightness as points move, [R,N,3] each: along the axes of the keyframes' cameras, and of the new camera."""
         focal = self.focal.length * jnp.exp(stretch)
         depth = jnp.where(self.known, self.keyframes.depth, 1)[..., None]
         flat = light[:, :1, None] * self.keyframes.gradient[:, level] * focal / depth
@@ -306,7 +306,7 @@ class _Problem:
         return slope, rotate(at.rotation[:, None], slope)
 
     def _away(self, pose: jax.Array, stretch: jax.Array) -> jax.Array:
-        """[7] how far all is from what was given: turn in radians, shift in mean depths, stretch."""
+        """[7] distance from the initial guess: rotation in radians, shift in mean depths, stretch."""
         turn = multiply(self.guess[:, :3].T, pose[:, :3])
         axis = jnp.stack((turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1])) / 2
         shift = rotate(pose[:, :3].T, pose[:, 3] - self.guess[:, 3]) / self.unit
@@ -314,7 +314,10 @@ class _Problem:
 
 
 def _match(here: jax.Array, there: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of brightness [R,N] here and in R keyframes, after gain and offset: mean absolute difference, cut at 0.1; correlation."""
+    """Compare brightness [R,N] in the image and R keyframes, after gain and offset.
+
+    Returns the mean absolute difference, clipped at 0.1, and the correlation.
+    """
     total = jnp.maximum(jnp.sum(weight, axis=-1, keepdims=True), 1)
     here, there = (x - jnp.sum(weight * x, axis=-1, keepdims=True) / total for x in (here, there))
     product, square = (jnp.sum(weight * x * there, axis=-1, keepdims=True) for x in (here, there))
@@ -324,12 +327,12 @@ def _match(here: jax.Array, there: jax.Array, weight: jax.Array) -> tuple[jax.Ar
 
 
 def _centre(levels: jax.Array) -> jax.Array:
-    """[2] the principal point of images [level,H,W], as pose encodings have it."""
+    """[2] principal point of images [level,H,W], as in pose encodings."""
     return jnp.asarray(levels.shape[:-3:-1], jnp.float32) / 2
 
 
 def _median(values: jax.Array, weight: jax.Array) -> jax.Array:
-    """Weighted median [R] of values [R,N] in [0, 1], to a millionth: bisected, since sorting costs more than the rest."""
+    """Weighted median [R] of values [R,N] in [0,1], to a millionth; by bisection, because sorting would dominate the time."""
     half = jnp.sum(weight, axis=-1, keepdims=True) / 2
 
     def narrow(turn: jax.Array, low: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
-"""How two places lie to each other, from corners that both show: matches, a robust similarity, least squares.
+"""How two places lie relative to each other, from corners visible in both: matching, a robust similarity, least squares.
 
-Corners have a depth in either place, so that three matches give a similarity (Umeyama, PAMI 1991). Of many triples
-(RANSAC, Fischler and Bolles, 1981) the one counts that most other matches agree with, in the image and in depth, one
-vote for each small square of the image. It is polished by robust least squares over the reprojection in both places.
+Corners have a depth in both places, so three matches give a similarity (Umeyama, PAMI 1991). Among many triples (RANSAC, Fischler
+and Bolles, 1981) the one wins with which most other matches agree, in the image and in depth, counting one vote per small square
+of the image. Robust least squares over the reprojection errors in both places then refines it.
 """
 
 from collections.abc import Sequence
@@ -16,59 +16,59 @@ from ivggt_jax.mapping.places import Place
 from ivggt_jax.transforms import Similarity, rotate
 
 LEAST_LIKENESS = 0.6
-"""Cosine of two patches that may show the same."""
+"""Least cosine of two matching patches."""
 TRIPLES = 400
 STRETCH = 0.5
-"""Most difference of two submaps' units, as a logarithm; they are all the model's own."""
+"""Largest difference between two submaps' units, as a logarithm; both units come from the same model."""
 REACH = (6.0, 4.0, 3.0)
-"""Pixels, of an image `WIDTH` wide, within which a match agrees: at first, at the end, and between."""
+"""Pixels, of an image `WIDTH` wide, within which a match agrees, in successive refinements; the second also for triples."""
 DEPTHS = 0.25
-"""Most difference of the depths' logarithms of a match."""
+"""Largest difference between the log depths of a match."""
 DEPTH_WEIGHT = 10.0
-"""Pixels that a depth wrong by e counts like."""
+"""Pixels per unit of log depth: an error of e in log depth counts like an error of this many times e in the image."""
 WIDTH = 112
 CELL = 6.0
-"""Side of the squares that vote."""
+"""Side in pixels of the squares that vote."""
 FEWEST = 5
-"""Matches to fit a similarity to."""
+"""Fewest matches to fit a similarity to."""
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """N corners of two places a and b."""
+    """N matching corners of two places a and b."""
 
     points: tuple[np.ndarray, np.ndarray]
     """float64 [N,3] each, in the submaps' frames and units."""
     pixels: tuple[np.ndarray, np.ndarray]
-    """float64 [N,2] each: from the image's middle, in pixels of an image `WIDTH` wide."""
+    """float64 [N,2] each: relative to the image centre, in pixels of an image `WIDTH` wide."""
     submap_from_cam: tuple[np.ndarray, np.ndarray]
     """float64 [N,3,4] each."""
     focal: float
-    """In such pixels."""
+    """In the same pixels."""
 
     def __len__(self) -> int:
         return len(self.points[0])
 
     def only(self, which: np.ndarray) -> "Matches":
-        """Those marked in `which` [N]."""
+        """The matches marked in `which` [N]."""
         (a, b), (u, v), (p, q) = self.points, self.pixels, self.submap_from_cam
         return Matches((a[which], b[which]), (u[which], v[which]), (p[which], q[which]), self.focal)
 
 
 @dataclass(frozen=True, eq=False)
 class Registration:
-    """What the matches of two places say."""
+    """The similarity between two places, and how well their matches support it."""
 
     a_from_b: Similarity
     matches: int
     support: int
-    """Squares of either image, the fewer of the two, in which some match agrees."""
+    """Squares of the image that contain an agreeing match: the smaller number of the two places."""
     error: float
-    """Median distance in the image, in pixels of an image `WIDTH` wide, of matches that agree."""
+    """Median reprojection error of the agreeing matches, in pixels of an image `WIDTH` wide."""
 
 
 def register(a: Place, b: Place, focal: float) -> Registration | None:
-    """The similarity that takes place b to a, for cameras of a focal length in image widths; None where there is none."""
+    """The similarity from place b to place a; `focal` is the cameras' focal length in image widths. None if there is none."""
     matches = match(a, b, focal * WIDTH)
     start = _by_triples(matches, np.random.default_rng((a.submap, b.submap)))
     if start is None:
@@ -87,7 +87,7 @@ def register(a: Place, b: Place, focal: float) -> Registration | None:
 
 
 def match(a: Place, b: Place, focal: float) -> Matches:
-    """Corners of all frames of two places that are each other's most alike."""
+    """Pairs of corners, from all frames of two places, that are each other's best match."""
     sides = [[_corners(place, frame, focal) for frame in range(len(place.depth))] for place in (a, b)]
     found: list[list[np.ndarray]] = [[np.zeros((0, *shape))] for shape in ((3,), (2,), (3, 4), (3,), (2,), (3, 4))]
     for *one, patches in sides[0]:
@@ -107,7 +107,7 @@ def match(a: Place, b: Place, focal: float) -> Matches:
 
 
 def _corners(place: Place, frame: int, focal: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A frame's corners: points [N,3] in the submap, pixels [N,2], cameras [N,3,4] and patches [N,D] of length 1."""
+    """A frame's corners: points [N,3] in the submap, pixels [N,2], cameras [N,3,4], and unit-length patches [N,D]."""
     known = place.depth[frame] > 0
     pixels, depth = WIDTH * place.pixels[frame, known].astype(np.float64), place.depth[frame, known].astype(np.float64)
     pose = place.submap_from_cam[frame]
@@ -119,7 +119,7 @@ def _corners(place: Place, frame: int, focal: float) -> tuple[np.ndarray, np.nda
 
 
 def _by_triples(matches: Matches, rng: np.random.Generator) -> Similarity | None:
-    """The similarity of three matches that most others agree with."""
+    """The similarity through three matches with which most others agree."""
     if len(matches) < FEWEST:
         return None
     triples = rng.integers(0, len(matches), (TRIPLES, 3))
@@ -138,7 +138,7 @@ def _by_triples(matches: Matches, rng: np.random.Generator) -> Similarity | None
 
 
 def _similarities(a: np.ndarray, b: np.ndarray) -> Similarity:
-    """Least-squares a_from_b [R] of corresponding points [R,3,3] each."""
+    """Least-squares similarities a_from_b [R] of corresponding points, [R,3,3] each."""
     middle_a, middle_b = a.mean(axis=1), b.mean(axis=1)
     off_a, off_b = a - middle_a[:, None], b - middle_b[:, None]
     left, strength, right = np.linalg.svd(off_a.swapaxes(1, 2) @ off_b)
@@ -151,7 +151,7 @@ def _similarities(a: np.ndarray, b: np.ndarray) -> Similarity:
 
 
 def _seen_in(points: np.ndarray, matches: Matches, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where points [...,N,3] of a submap are from where the matches lie in its images: pixels, and logarithm of depths."""
+    """How far points [...,N,3] of a submap project from their matches there: distance in pixels, and log ratio of depths."""
     shift, depth = _reprojection(points, matches, side)
     return np.linalg.norm(shift, axis=-1), depth
 
@@ -166,7 +166,7 @@ def _reprojection(points: np.ndarray, matches: Matches, side: int) -> tuple[np.n
 
 
 def _agreement(a_from_b: Similarity, matches: Matches, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which matches agree with a similarity in both places, bool [N], and how far they are off at most, in pixels."""
+    """Which matches agree with a similarity in both places, bool [N], and their larger error of the two in pixels."""
     in_a, depth_a = _seen_in(a_from_b.points(matches.points[1]), matches, 0)
     in_b, depth_b = _seen_in(a_from_b.inverse().points(matches.points[0]), matches, 1)
     distance = np.maximum(in_a, in_b)
@@ -174,7 +174,7 @@ def _agreement(a_from_b: Similarity, matches: Matches, reach: float) -> tuple[np
 
 
 def _polished(start: Similarity, matches: Matches) -> Similarity:
-    """The similarity near `start` with the least robust error in both places, of matches that agree with it."""
+    """The similarity near `start` with the least robust error in both places, over matches that agree with `start`."""
 
     def moved(change: Sequence[float]) -> Similarity:
         turn = Rotation.from_rotvec(change[:3]).as_matrix()

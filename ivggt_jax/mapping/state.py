@@ -1,4 +1,4 @@
-"""What a stream with submaps remembers beside the network's memory, and what it says of each frame."""
+"""What a stream with submaps remembers besides the network's memory, and the map's record of each frame."""
 
 from dataclasses import dataclass, field
 
@@ -17,52 +17,51 @@ from ivggt_jax.transforms import Similarity
 class MapState:
     """Where B streams are in their worlds. Its size never changes.
 
-    The world of a stream is the frame of its first camera, in the unit of its first submap; in metres once a depth sensor
-    has said what that is.
+    A stream's world is the frame of its first camera, in the unit of its first submap, or in metres as soon as a depth sensor
+    gives the scale.
     """
 
     world_from_model: Similarity
-    """[B] from the frame and unit of the network's predictions, those of the present submap's anchor. It moves whenever
-    a pose is refined: the network's next poses follow from there."""
+    """[B] from the frame and unit of the network's predictions, which are the current submap's. Every refined pose updates it,
+    and the network's next poses continue from there."""
     world_from_submap: Similarity
-    """[B] the same as it was at the anchor: where the submap was placed."""
+    """[B] the same as of the anchor: where the submap was placed."""
     focal: Focal
-    """[B] the focal length that the images make believe."""
+    """[B] focal length estimated from the images."""
     frame: jax.Array
     """[B] int32: frames seen in all."""
     submap: jax.Array
     """[B] int32: number of the present submap, from 0."""
     part: jax.Array
-    """[B] int32: number of the part of the map, from 0. Between two parts nothing is known."""
+    """[B] int32: number of the part of the map, from 0. How two parts lie to each other is unknown."""
     link_share: jax.Array
-    """[B] float32: share of the pixels by which the submap is linked to the one before it; 0 for the first one and after a
-    cut..."""
+    """[B] float32: share of pixels usable for the link to the previous submap; 0 for the first submap and after a cut."""
     link_spread: jax.Array
-    """[B] float32: ... and the spread of the logarithm of the ratio of depths there."""
+    """[B] float32: spread of the log ratio of depths in that link."""
     sharpness: jax.Array
     """[B] float32: running mean of the sharpness of frames that show something."""
     detail: jax.Array
-    """[B] float32: running mean of how the details of frames correlate with the keyframes."""
+    """[B] float32: running mean of the correlation between details of frames and keyframes."""
     lost: jax.Array
-    """[B] int32: frames that do not belong to the keyframes, since the last that surely did."""
+    """[B] int32: frames that did not match the keyframes, since the last one that clearly did."""
     keyframes: Keyframe
     """[B,R,…]: the last keyframes, in the world's frame and unit."""
     valid: jax.Array
-    """[B,R] bool: which of them there are; keyframe k is in slot k mod R."""
+    """[B,R] bool: slots that hold a keyframe; keyframe k is in slot k mod R."""
     seam: Seam
-    """[B] what is left of the step in depth at the newest anchor."""
+    """[B] remaining step in depth at the newest anchor."""
     metric: Metric
-    """[B] what a depth sensor has said of the unit..."""
+    """[B] what a depth sensor has shown of the unit."""
     sensed: Sensed
-    """[B] ... and what it measured last."""
+    """[B] the sensor's last measurement."""
     alive: jax.Array | None
     """[B,N] bool: query points whose track was visible at every anchor so far; None without tracks."""
 
     @classmethod
     def empty(cls, config: SubmapConfig, batch: int, height: int, width: int, points: int | None) -> "MapState":
-        """The beginning of `batch` maps for frames height×width, with so many query points; None: no tracks."""
+        """The initial state of `batch` maps for frames height×width with `points` query points; None: no tracks."""
 
-        def zeros() -> jax.Array:  # no buffer twice: the state is donated
+        def zeros() -> jax.Array:  # a new buffer each time, because the state is donated
             return jnp.zeros(batch, jnp.int32)
 
         return cls(
@@ -86,7 +85,7 @@ class MapState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MapRecord:
-    """What the map says of frames, beside their predictions. Leading axes "…" are those of `Predictions`."""
+    """The map's record of frames, besides their predictions. Leading axes "…" are those of `Predictions`."""
 
     submap: jax.Array
     """[…] int32: the submap that the frame was seen in."""
@@ -101,10 +100,10 @@ class MapRecord:
     link_spread: jax.Array
     """[…] float32, as in `MapState`."""
     refined: jax.Array
-    """[…] bool: the pose is a refined one."""
+    """[…] bool: the pose was refined."""
     agreement: jax.Array
-    """[…] float32: correlation of the image's details with the keyframes', put where depth and pose say; 0 where none is seen."""
+    """[…] float32: correlation of the image's details with the keyframes', projected by depth and pose; 0 if none are visible."""
     token: jax.Array = field(repr=False)
-    """[…,2·width] float32: the camera token of the newest submap, by which places are told apart."""
+    """[…,2·width] float32: camera token in the newest submap; it serves as the place's descriptor."""
     measured: jax.Array | None = None
-    """[…] bool: a depth sensor's reading of the frame was used; None in a stream without a sensor."""
+    """[…] bool: the frame's measured depth was used; None in a stream without a sensor."""

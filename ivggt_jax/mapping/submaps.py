@@ -1,9 +1,9 @@
-"""The map of one stream, frame by frame: poses refined and put into the world, submaps linked. No network here.
+"""The map of one stream, frame by frame: poses refined and placed in the world, submaps linked. No network here.
 
-One stream of the network predicts every pose in the frame of its first image, and far from there it loses the camera.
-So a submap is one life of the stream, short enough for the camera to hold. Where it ends, its last frame is seen twice:
-by the old memory, and as the first frame, the anchor, of a fresh one. Its two depths give the ratio of the two units,
-its two cameras the rest of the link.
+The network predicts every pose relative to its first image, and loses the camera far from there. So a submap is one run of the
+network, short enough for it to keep the camera. The last frame of a submap goes through the network twice: with the old memory
+and, as the first frame (anchor) of the next submap, with a fresh one. Its two depths give the ratio of the units, its two cameras
+the rest of the link.
 """
 
 from dataclasses import replace
@@ -24,22 +24,22 @@ from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.transforms import Similarity, multiply, rotate
 
 CLEAR, BLANK = 0.5, 0.05
-"""Shares of the usual sharpness: from the first on a frame makes an anchor, below the second it shows nothing."""
+"""Shares of the usual sharpness: from the first a frame may become an anchor, below the second it shows nothing."""
 LEAST_DETAIL = 0.1
-"""Correlation of the details of a clear image with the keyframes' below which it shows another scene. Of frames of other rooms,
-and of mirrored ones, 95 % were below it on the walks that it was chosen on; of the next frames of a walk hardly one."""
+"""Correlation of a clear image's details with the keyframes' below which it shows another scene. On the walks it was chosen on,
+95 % of frames of other rooms, and of mirrored frames, were below it, and hardly any of the walk's next frames."""
 FALL, RATE = 0.4, 0.2
-"""A frame whose correlation is less than the first share of the usual is no keyframe: it may be the first after a cut. What is
-usual follows at this rate, for on a hard stretch of the way all frames correlate less."""
+"""A frame whose correlation is below `FALL` times the usual one does not become a keyframe, because it may be the first after a
+cut. The usual correlation is a running mean with rate `RATE`, because on hard stretches all frames correlate less."""
 PATIENCE = 4
-"""So many frames that do not belong to the keyframes, with none between that surely does, are a break, such as a cut in the
-video: the next part of the map begins."""
+"""This many frames that do not match the keyframes, with no clear match between them, are a break, such as a cut in the video: a
+new part of the map begins."""
 
 
 def is_due(config: SubmapConfig, position: MapState, levels: jax.Array, frames: jax.Array) -> jax.Array:
-    """Bool []: the next submap is to begin with this image, levels [level,H,W], the newest of `frames` [] of the present one.
+    """Bool []: the next submap begins with this image, levels [level,H,W], the last of `frames` [] frames of the current one.
 
-    A blurred image is passed over for a while, one that shows nothing always.
+    A blurred image is skipped for a while, an image that shows nothing always.
     """
     sharp = sharpness(levels)
     lost = (position.lost >= PATIENCE) & _shows(sharp, position.sharpness)
@@ -47,16 +47,16 @@ def is_due(config: SubmapConfig, position: MapState, levels: jax.Array, frames: 
 
 
 def is_full(config: SubmapConfig, usual: jax.Array, sharp: jax.Array, frames: jax.Array) -> jax.Array:
-    """Bool []: the next submap is to begin with an image of sharpness `sharp` [], if nothing is lost. Its images alone decide.
+    """Bool []: the next submap begins with an image of sharpness `sharp` [], unless the map is lost. Depends on the images alone.
 
-    `usual` [] is the sharpness of those before it (`usual_sharpness`), `frames` [] as in `is_due`.
+    `usual` [] is the sharpness of earlier images (`usual_sharpness`), `frames` [] as in `is_due`.
     """
     clear = (sharp >= CLEAR * usual) | (frames >= config.frames + config.delay)
     return (frames >= config.frames) & clear & _shows(sharp, usual)
 
 
 def usual_sharpness(before: jax.Array, sharp: jax.Array, first: jax.Array) -> jax.Array:
-    """The usual sharpness [] after an image of sharpness `sharp` [], which may be the stream's first []."""
+    """The usual sharpness [] after an image of sharpness `sharp` []; `first` []: it is the stream's first."""
     return jnp.where(first, sharp, before + jnp.where(_shows(sharp, before), 0.1 * (sharp - before), 0))
 
 
@@ -73,11 +73,11 @@ def follow(
     due: jax.Array,
     measured: jax.Array | None = None,
 ) -> tuple[MapState, Predictions]:
-    """S frames of one stream, levels [S,level,H,W] (`pyramid`), NaN where nothing is still, put into its world.
+    """Place S frames of one stream, levels [S,level,H,W] (`pyramid`), NaN outside the static scene, in its world.
 
-    `seen` [S,…] is what the present submap says of them; `again` what the next one says, whose anchor is the last of
-    them, where `due` [] is set. `measured` [S,H,W] is depth in metres from a sensor, 0 or NaN where there is none: then the world
-    is in metres, and depth fused. Returns the map after these frames and their predictions in the world, with `map`.
+    `seen` [S,…] are their predictions in the current submap. Where `due` [] is set, `again` are those in the next one, whose
+    anchor is the last frame. `measured` [S,H,W] is depth in metres from a sensor, 0 or NaN where there is none; with it the world
+    is in metres and depth is fused. Returns the map after these frames, and their predictions in the world, with `map`.
     """
     assert seen.features is not None
     assert again.features is not None
@@ -105,7 +105,7 @@ def follow(
 def _place(
     config: SubmapConfig, position: MapState, seen: Predictions, levels: jax.Array, measured: jax.Array | None
 ) -> tuple[MapState, Predictions]:
-    """One frame put where the last ones lead and, where that lowers the residual, where its image says."""
+    """Place one frame where the last ones lead, or, if that lowers the residual, where aligning its image leads."""
     assert seen.pose_encoding is not None
     assert seen.depth is not None
     scale, reading, still = position.world_from_model.scale, None, jnp.isfinite(levels[-1])
@@ -129,7 +129,7 @@ def _place(
     if reading is not None:
         older = position.sensed.seen_from(world_from_cam, intrinsics)
         combined, kept = combine(reading, older, scale * seen.depth, still)
-        # Where a sensor has read anything it has brought both submaps to its depths, and there is no step.
+        # Once a sensor has given a reading, both submaps match its depths, and there is no step.
         depth = jnp.where(position.metric.readings > 0, combined, depth)
         position = replace(position, sensed=position.sensed.after(reading.used, kept, world_from_cam))
     used = None if reading is None else reading.used
@@ -152,7 +152,7 @@ def _place(
 
 
 def _while_alive(position: MapState, visibility: jax.Array) -> jax.Array:
-    """A point that was hidden at an anchor was lost there: what is tracked since is another one."""
+    """Visibility, 0 for points that were hidden at an anchor: they were lost there, and another point is tracked since."""
     assert position.alive is not None
     return jnp.where(position.alive, visibility, 0)
 
@@ -165,7 +165,7 @@ def _remember(
     found: Refined | None,
     used: jax.Array | None,
 ) -> MapState:
-    """A frame among the keyframes, if it is to be one, and in what is known of the stream's images."""
+    """Store a frame as a keyframe if it should be one, and update what is known of the stream's images."""
     sharp = sharpness(levels)
     shows, usual = _shows(sharp, position.sharpness), usual_sharpness(position.sharpness, sharp, position.frame == 0)
     strange = unfit = jnp.zeros((), bool)
@@ -177,9 +177,9 @@ def _remember(
         position = replace(position, detail=usual_detail)
     lost = jnp.where(strange & shows, position.lost + 1, jnp.where(unfit, position.lost, 0))
     slot = position.frame // config.keyframe_every % config.keyframes
-    # The next frames would agree with a keyframe that is strange, and a cut in the video would go unnoticed.
+    # Never a frame that does not match: the next ones would agree with it, and a cut in the video would go unnoticed.
     due = (position.frame % config.keyframe_every == 0) | ~jnp.any(position.valid)
-    due = due if used is None else due | used  # measured depth takes the place of a keyframe just before it
+    due = due if used is None else due | used  # a frame with measured depth replaces the keyframe just before it
     chosen = due & shows & ~unfit & (jnp.arange(config.keyframes) == slot)
     keyframes = jax.tree.map(
         lambda new, old: jnp.where(chosen.reshape(-1, *(1,) * new.ndim), new, old), frame, position.keyframes
@@ -191,7 +191,7 @@ def _remember(
 def _anchor(
     position: MapState, seen: Predictions, again: Predictions, found: Predictions, lost: jax.Array, still: jax.Array
 ) -> MapState:
-    """The map after the next submap began with the last frame, of which the pixels `still` [H,W] may link the two."""
+    """The map after the next submap began with the last frame, whose pixels `still` [H,W] may be used for the link."""
     assert seen.depth is not None
     assert found.depth is not None
     assert again.depth is not None
@@ -200,14 +200,14 @@ def _anchor(
     size = seen.depth.shape[1:]
     assert found.map is not None
     old = position.world_from_model.scale * seen.depth[-1]
-    if found.map.measured is not None:  # of the fused depth: the new submap's unit is then measured, too
+    if found.map.measured is not None:  # from the fused depth, so that the new submap's unit is measured, too
         old = jnp.where(position.metric.readings > 0, found.depth[-1], old)
     joined = link(old, again.depth[-1], still)
     camera, _ = geometry.cameras_from_pose(found.pose_encoding[-1], *size)
     anchor, _ = geometry.cameras_from_pose(again.pose_encoding[-1], *size)
     scale = jnp.where(joined.share > 0, joined.scale, position.world_from_model.scale)
     placed = _putting(geometry.invert(anchor), geometry.invert(camera), scale)
-    # Where the image belongs to the keyframes, two depths that disagree make the new unit less sure, and are no break.
+    # If the image matches the keyframes, disagreeing depths make the new unit less certain, but are no break.
     belongs = (found.map.agreement[-1] >= LEAST_DETAIL) & (position.lost == 0)
     broken = lost | ~(joined.sound | (belongs & joined.enough))
     seam = Seam.between(found.depth[-1], scale * again.depth[-1], geometry.invert(camera))
@@ -226,7 +226,7 @@ def _anchor(
 
 
 def _grown(position: MapState, factor: jax.Array) -> MapState:
-    """The map in a unit of which a former one has `factor` []."""
+    """The map in a new unit; lengths are multiplied by `factor` []."""
 
     def longer(place: Similarity) -> Similarity:
         return replace(place, scale=factor * place.scale, translation=factor * place.translation)
@@ -242,6 +242,6 @@ def _grown(position: MapState, factor: jax.Array) -> MapState:
 
 
 def _putting(a_from_cam: jax.Array, b_from_cam: jax.Array, scale: jax.Array) -> Similarity:
-    """b_from_a of a given scale [] that takes the camera [3,4] from where it is in a to where it is in b."""
+    """b_from_a of a given scale [] that moves the camera [3,4] from its pose in a to its pose in b."""
     rotation = multiply(b_from_cam[:, :3], a_from_cam[:, :3].T)
     return Similarity(scale, rotation, b_from_cam[:, 3] - scale * rotate(rotation, a_from_cam[:, 3]))

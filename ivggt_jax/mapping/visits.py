@@ -1,4 +1,4 @@
-"""Places as a stream passes them: the anchor of a submap and two frames soon after it."""
+"""Collects the places of a stream as it passes them: the anchor of a submap and two frames soon after it."""
 
 from collections.abc import Mapping
 
@@ -14,9 +14,9 @@ EVERY = 4
 
 
 class PlaceMaker:
-    """Makes places of one stream's frames, fed in order; at most `FRAMES` - 1 of them wait at a time.
+    """Makes places from one stream's frames, fed in order; at most `FRAMES` - 1 frames wait at a time.
 
-    `state` is what another one needs to go on from there.
+    Another instance can continue from the result of `state`.
     """
 
     def __init__(self, state: Mapping[str, np.ndarray] | None = None):
@@ -31,10 +31,9 @@ class PlaceMaker:
     def feed(
         self, image: np.ndarray, depth: np.ndarray, world_from_cam: np.ndarray, focal: float, record: MapRecord
     ) -> Place | None:
-        """Takes the next frame: image uint8 [H,W,3], depth [H,W] and pose [3,4] in the world, what the map says of it.
+        """Take the next frame: image uint8 [H,W,3], depth [H,W], pose [3,4] in the world, and the map's record of it.
 
-        `focal` is the focal length in image widths. Returns the place that the frame completes, if it does. A submap that
-        ends before makes none.
+        `focal` is in image widths. Returns a place if the frame completes one. A submap that ends before that makes none.
         """
         if record.anchor or self._submap < 0:
             self._begin(int(record.submap) + int(record.anchor), np.asarray(record.token, np.float16), focal)
@@ -48,7 +47,7 @@ class PlaceMaker:
         return self._finish(record) if len(self._features) == FRAMES else None
 
     def state(self) -> dict[str, np.ndarray]:
-        """What waits for the frames to come."""
+        """The pending data, for another instance to continue from."""
         found = {"counts": np.array((self._submap, self._since))}
         if self._token is not None:
             found |= {"token": self._token, "focal": self._focal, "world_from_cam": np.stack(self._world_from_cam)}
@@ -56,7 +55,7 @@ class PlaceMaker:
         return found
 
     def _columns(self) -> dict[str, np.ndarray]:
-        """The corners of the frames that wait, [frame,…] each."""
+        """Corners of the waiting frames, [frame,…] each."""
         names = ("pixels", "depth", "patches")
         return {name: np.stack([getattr(features, name) for features in self._features]) for name in names}
 
@@ -65,7 +64,7 @@ class PlaceMaker:
         self._features, self._world_from_cam = [], []
 
     def _finish(self, record: MapRecord) -> Place:
-        """The place, in the frame and unit of its submap, of which only the frames after the anchor say where it lies."""
+        """The place, in the frame and unit of its submap; only frames after the anchor know where the submap lies."""
         assert self._token is not None
         placed = record.world_from_submap
         submap_from_world = Similarity(

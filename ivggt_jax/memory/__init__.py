@@ -1,1 +1,1 @@
-"""What a stream remembers; knows no model."""
+"""What a stream remembers. Independent of the model."""

@@ -1,4 +1,4 @@
-"""How many tokens each layer may keep (InfiniteVGGT, §3.3): a softmax of the layers' diversity shares a total."""
+"""How many tokens each layer may keep (InfiniteVGGT, §3.3): a softmax over the layers' diversity divides the total budget."""
 
 import math
 
@@ -9,9 +9,9 @@ from jaxtyping import Array, Float, Int
 
 
 def layer_capacity(total: int, layers: int, factor: float | None, temperature: float) -> int:
-    """Most tokens a layer can be given: `factor` times the mean share, or without a factor the largest share possible.
+    """Most tokens a layer can be given: `factor` times the mean share; without a factor the largest share possible.
 
-    The largest is that of a score of 0 among scores of 1: 1/(1+(L−1)·e^(−1/τ)) of the total.
+    The largest share is that of a score of 0 when all others are 1: 1/(1+(L−1)·e^(−1/τ)) of the total.
     """
     if factor is not None:
         return min(math.ceil(factor * total / layers), total)
@@ -19,10 +19,9 @@ def layer_capacity(total: int, layers: int, factor: float | None, temperature: f
 
 
 def adaptive_total(scores: Float[Array, "batch layer"], least: int, most: int) -> Float[Array, " batch"]:
-    """Total budget [batch] float32 from scores [batch,layer]: `most` where nothing repeats, `least` where all does.
+    """Total budget [batch] float32 from scores [batch,layer]: `most` where nothing is redundant, `least` where everything is.
 
-    The scores' mean says how much of what is kept and of the newest frame is redundant; a stream that sees little new
-    needs to keep less.
+    The mean score says how redundant the cache and the newest frame are; a stream that sees little new can keep less.
     """
     return least + (most - least) * (1 - _usable(scores).mean(-1))
 
@@ -32,13 +31,12 @@ def layer_budgets(
 ) -> tuple[Int[Array, "batch layer"], Int[Array, " batch"]]:
     """Budgets floor(total · softmax((1 − score)/τ)), int32 [batch,layer], from scores [batch,layer].
 
-    Scores are cut to [0,1], which those of `diversity` never leave; NaN, of a broken stream, counts as 0. `total` is a
-    number or [batch]; an infinite temperature gives all layers the same. Budgets are kept within [least, most]: what
-    that takes from or gives to some layers is shared by the others in proportion. Also returns how many layers were
-    clipped, int32 [batch].
+    Scores are clipped to [0,1], a range that `diversity` never leaves; NaN, from a broken stream, counts as 0. `total` is a
+    number or [batch]; an infinite temperature gives equal shares. Budgets are kept within [least, most], and the difference is
+    shared among the other layers in proportion. Also returns how many layers were clipped, int32 [batch].
     """
     total = jnp.reshape(jnp.asarray(total, jnp.float32), (-1, 1))
-    # Not through logsumexp: that turns an exact 50,000 into 49,999.
+    # Not with logsumexp, which turns an exact 50,000 into 49,999.
     logits = (1 - _usable(scores)) / temperature
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     shares = total * weights / weights.sum(-1, keepdims=True)
@@ -58,10 +56,10 @@ def _share_within(
     least: int,
     most: int,
 ) -> Float[Array, "batch layer"]:
-    """Shares of `total` [batch,1] in proportion to `weights` but within [least, most].
+    """Shares of `total` [batch,1], proportional to `weights` but within [least, most].
 
-    Fix the violations, share the rest, and again. Fixing only the side whose violations weigh more makes it exact;
-    every round fixes at least one layer.
+    Each round clips the shares out of range, fixes them and divides the rest again. Fixing only the side whose violations sum to
+    more makes the result exact. Every round fixes at least one layer.
     """
 
     def one_round(_: int, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

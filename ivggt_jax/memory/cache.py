@@ -1,7 +1,7 @@
-"""The key-value cache of a stream: fixed buffers, append in place, evict by moving survivors into the victims' slots.
+"""The key-value cache of a stream: fixed buffers. Tokens are appended in place; on eviction survivors move into the free slots.
 
-All layers live in one set of buffers with a leading layer axis, which a scan over layers carries and updates in place.
-Slots [0, length) are live; the first `anchor` of them are the first frame and never move (InfiniteVGGT, arXiv 2601.02281, §3.2).
+All layers share one set of buffers with a leading layer axis, which a scan over layers carries and updates in place. Slots [0,
+length) are live. The first `anchor` of them hold the first frame and never move (InfiniteVGGT, arXiv 2601.02281, §3.2).
 """
 
 from dataclasses import dataclass, replace
@@ -18,24 +18,24 @@ from ivggt_jax.memory.largest import largest, places
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KVCache:
-    """Keys and values of all layers. Different heads of a layer keep different tokens, equally many."""
+    """Keys and values of all layers. Heads of one layer keep different tokens, but the same number."""
 
     keys: jax.Array
     """[layer, batch, slot, head, head_dim], after normalisation and rotation."""
     values: jax.Array
     """[layer, batch, slot, head, head_dim]"""
     origin: jax.Array
-    """[layer, batch, slot, head] int32: which token it is (`memory.origin`). Moves with the key; dead slots hold leftovers."""
+    """[layer, batch, slot, head] int32: number of the token (`memory.origin`). Moves with the key; stale in dead slots."""
     length: jax.Array
     """[layer, batch] int32: live slots."""
     extra: jax.Array | None = None
-    """[layer, batch, slot, head] float32: the number that a policy keeps with every token, −1 where it is not known yet."""
+    """[layer, batch, slot, head] float32: the number that a policy stores with every token, −1 where it is not known yet."""
     scales: tuple[jax.Array, jax.Array] | None = None
-    """Two of [layer, batch, slot, head] float32: what int8 keys and values are multiplied by. None for other types."""
+    """Two of [layer, batch, slot, head] float32: scale factors of int8 keys and values. None for other types."""
 
     @classmethod
     def empty(cls, shape: tuple[int, int, int, int, int], dtype: jnp.dtype, extra: bool = False) -> "KVCache":
-        """A cache that holds nothing, of shape [layer,batch,slot,head,head_dim]; `extra` makes room for a policy's number."""
+        """An empty cache of shape [layer,batch,slot,head,head_dim]; `extra` makes room for a policy's number."""
         of_tokens, quantised = shape[:-1], jnp.issubdtype(dtype, jnp.integer)
         return cls(
             keys=jnp.zeros(shape, dtype),
@@ -47,13 +47,13 @@ class KVCache:
         )
 
     def layer_keys(self, layer: Int[Array, ""]) -> Float[Array, "batch slot head head_dim"]:
-        """Keys [batch, slot, head, head_dim] of one layer, int8 ones as float32."""
+        """Keys [batch, slot, head, head_dim] of one layer; int8 keys as float32."""
         keys = self.keys[layer]
         return keys if self.scales is None else keys * self.scales[0][layer][..., None]
 
 
 def quantise(x: Float[Array, "*axes head_dim"]) -> tuple[Int8[Array, "*axes head_dim"], Float32[Array, "*axes"]]:
-    """int8 of [...,head_dim], and the float32 scale [...] of each vector, so that its largest entry is ±127."""
+    """Vectors [...,head_dim] as int8, and the float32 scale [...] of each, which maps its largest entry to ±127."""
     x = x.astype(jnp.float32)
     scale = jnp.abs(x).max(-1) / 127
     return jnp.round(x / jnp.maximum(scale, 1e-30)[..., None]).astype(jnp.int8), scale
@@ -66,9 +66,9 @@ def append(
     values: Float[Array, "batch token head head_dim"],
     origin: Int[Array, "batch token"],
 ) -> KVCache:
-    """Put new tokens behind the live ones of one layer: keys, values [batch,token,head,head_dim], origin [batch,token].
+    """Append tokens to the live ones of one layer: keys, values [batch,token,head,head_dim], origin [batch,token].
 
-    The buffers must have room: `length + tokens` slots.
+    The buffers must have room for `length + tokens` slots.
     """
     batch, tokens, heads, _ = keys.shape
     entry = jnp.arange(batch)[:, None]
@@ -93,7 +93,7 @@ def append(
 
 
 _Round = tuple[KVCache, jax.Array, jax.Array, jax.Array]
-"""The cache after a round of eviction, the redundancy before it [batch,head,slot], and its holes and movers [batch,head,most]."""
+"""Cache after a round of eviction, redundancy before it [batch,head,slot], the round's holes and movers [batch,head,most]."""
 
 
 def drop(
@@ -104,12 +104,12 @@ def drop(
     anchor: int,
     most: int,
 ) -> KVCache:
-    """Bring one layer down to `budget` [batch] tokens: in every head those of highest `redundancy` [batch,head,slot] go.
+    """Evict from one layer down to `budget` [batch] tokens: in every head those of highest `redundancy` [batch,head,slot] go.
 
-    Of equally redundant tokens the lowest slot goes first; the first `anchor` stay, as no redundancy is −∞. Victims go
-    in rounds of at most `most` a head, until every stream is within its budget. In steady state one round is enough; a
-    layer whose budget falls by more takes several, with the same result. The first is not asked for: on a GPU the host
-    reads what a conditional or a loop asks, and waits for it.
+    Among equally redundant tokens the lowest slot goes first. The first `anchor` slots always stay. Tokens go in rounds of at
+    most `most` per head, until every stream is within its budget. In steady state one round is enough; a layer whose budget falls
+    faster takes several, with the same result. The first round is unconditional: on a GPU, deciding whether to run it would make
+    the host wait for the device.
     """
 
     batch, heads, _ = redundancy.shape
@@ -156,14 +156,14 @@ def _plan_moves(
 ) -> tuple[Int[Array, "batch head most"], Int[Array, "batch head most"]]:
     """Which survivors move where when the `length − target` most redundant candidates go.
 
-    Holes are the victims' slots in [anchor, target), movers the survivors in [target, length): equally many in each
-    head. Both are [batch, head, most], ascending, padded with the number of slots (past the end: such moves are dropped).
-    On a CPU sorting the few that `lax.top_k` gives is fastest; on a GPU nothing is sorted.
+    Holes are the victims' slots in [anchor, target), movers the survivors in [target, length); each head has as many of either.
+    Both are [batch, head, most], ascending, padded with the number of slots, which is past the end, so that those moves are
+    dropped. On a CPU sorting the few that `lax.top_k` returns is fastest; on a GPU nothing is sorted.
     """
     batch, heads, slots = redundancy.shape
     slot, step = jnp.arange(slots), jnp.arange(most)
     candidates = (slot >= anchor) & (slot < length[:, None])
-    # What is not a number goes first; with a sign it would count as less than what is no candidate.
+    # NaN is evicted first. As it is, −NaN would rank below the −∞ of slots that are no candidates.
     redundancy = jnp.where(jnp.isnan(redundancy), jnp.inf, redundancy)
     redundancy = jnp.where(candidates[:, None], redundancy, -jnp.inf)
     count, target = (length - target)[:, None, None], target[:, None, None]

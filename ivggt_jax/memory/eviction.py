@@ -1,6 +1,6 @@
-"""What a stream does when a layer is over its budget: the policy chooses among the tokens that are not protected.
+"""Eviction: when a layer is over its budget, the policy chooses among the tokens that are not protected.
 
-Protection follows from the frame's number alone; nothing is stored for it.
+What is protected follows from the frame number alone, so nothing is stored for it.
 """
 
 from dataclasses import dataclass, field
@@ -18,33 +18,33 @@ from ivggt_jax.memory.origin import Origin
 from ivggt_jax.memory.policies import diversity, find_policy
 
 PROTECTED = float(jnp.finfo(jnp.float32).min)
-"""Redundancy of a protected token: it goes where nothing else may. Below it is the first frame's, −∞, which never goes."""
+"""Redundancy of a protected token: it is evicted only if nothing else is left. The first frame's is −∞: it is never evicted."""
 SHARE = 2
-"""Protected special tokens take at most one in so many of the tokens that the anchors leave of a layer's budget."""
+"""Protected special tokens take at most one in this many of the tokens that the anchors leave of a layer's budget."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Eviction:
-    """How a stream's layers are brought down to their budgets when its newest frame has come."""
+    """Brings a stream's layers down to their budgets after its newest frame."""
 
     config: CacheConfig = field(metadata={"static": True})
-    """Its policy, what it protects, and the frames that share a pass."""
+    """Policy, protection and frames per pass."""
     tokens: int = field(metadata={"static": True})
     """Tokens of a frame (P)."""
     special_tokens: int = field(metadata={"static": True})
-    """Camera and register tokens, the first of a frame."""
+    """Camera and register tokens; they come first in a frame."""
     newest: jax.Array
     """[batch] int32: number of the stream's newest frame, from 0."""
 
     def evict(
         self, cache: KVCache, layer: Int[Array, ""], budget: Int[Array, " batch"], score: Float[Array, " batch"]
     ) -> tuple[KVCache, Float[Array, " batch"]]:
-        """Bring one layer down to `budget` [batch] tokens by dropping, in every head, the most redundant candidates.
+        """Bring one layer down to `budget` [batch] tokens by dropping the most redundant candidates in every head.
 
-        Candidates are all live tokens but the first frame's, where that is an anchor, and the protected ones; `budget`
-        must have room for these. Returns the cache and the layer's score [batch]: the mean redundancy of all candidates
-        before selection where something was evicted, the given `score` elsewhere.
+        Candidates are all live tokens except the first frame's, where it is an anchor, and the protected ones; `budget` must have
+        room for these. Returns the cache and the layer's score [batch]: the mean redundancy of all candidates before eviction;
+        without eviction, the given `score`.
         """
         length = cache.length[layer]
         slots, heads = cache.keys.shape[2:4]
@@ -62,16 +62,16 @@ class Eviction:
             redundancy = self.redundancy(cache, layer, live, candidates)
             mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
             redundancy = jnp.maximum(redundancy, PROTECTED / 2)
-            if kept is not None:  # where even these have no room, some of them go
+            if kept is not None:  # if they exceed the budget, some of them go too
                 redundancy = jnp.where(kept, PROTECTED, redundancy)
             most = min((1 + self.config.frames_per_step) * self.tokens, slots)
             return drop(cache, layer, redundancy, budget, anchor, most), jnp.where(over, mean, score)
 
-        # A scalar predicate: streams that are all within their budget cost nothing here.
+        # A scalar condition: nothing is computed while all streams are within their budgets.
         return lax.cond(jnp.any(over), down, lambda cache: (cache, score), cache)
 
     def origin(self, cache: KVCache, layer: Int[Array, ""]) -> Origin:
-        """Where the tokens of a layer come from."""
+        """Origin of a layer's tokens."""
         return Origin(cache.origin[layer], self.newest, self.tokens, self.special_tokens)
 
     def redundancy(
@@ -81,9 +81,9 @@ class Eviction:
         live: Bool[Array, "batch slot"],
         candidates: Bool[Array, "batch head slot"],
     ) -> Float[Array, "batch head slot"]:
-        """What the policy says of a layer, float32 [batch,head,slot], for live [batch,slot] and candidates [batch,head,slot].
+        """The policy's redundancy for a layer, float32 [batch,head,slot]; live [batch,slot], candidates [batch,head,slot].
 
-        Raises ValueError when it says it in another shape.
+        Raises ValueError when the policy returns another shape.
         """
         policy = find_policy(self.config.policy)
         if policy is diversity and can_read(cache.keys):
@@ -102,11 +102,11 @@ class Eviction:
 def protected(
     origin: Origin, budget: Int[Array, " batch"], anchors: int, special: bool
 ) -> Bool[Array, "batch head slot"]:
-    """Bool [batch,head,slot]: tokens of anchor frames, and with `special` camera and register tokens of recent frames.
+    """Protected tokens, bool [batch,head,slot]: those of anchor frames and, with `special`, special tokens of recent frames.
 
-    `budget` [batch] is that of the layer at hand; `anchors` counts the first frame, which is protected in any case. Camera
-    and register tokens are protected from the newest frame back to as many as take half of what the anchors leave of the
-    budget: protected tokens never fill it.
+    `budget` [batch] is the layer's; `anchors` counts the first frame, which is never a candidate anyway. Special (camera and
+    register) tokens are protected from the newest frame back until they take half of what the anchors leave of the budget, so
+    protected tokens never fill it.
     """
     kept = jnp.zeros(origin.number.shape, bool)
     if anchors > 1:
@@ -119,10 +119,10 @@ def protected(
 
 
 def anchor_stride(frame: Int[Array, " batch"], anchors: int) -> Int[Array, " batch"]:
-    """Anchors are the frames 0, s, 2s, … with this s, int32 [batch]: the least power of 2 for at most `anchors` of them.
+    """Anchors are the frames 0, s, 2s, … Returns s, int32 [batch]: the smallest power of 2 that gives at most `anchors` of them.
 
-    When the stream outgrows them every second one is let go and s doubles. So they are spread evenly over the stream so
-    far, and a frame that is an anchor now was one from its beginning.
+    When the stream outgrows its anchors, s doubles and every second one is released. So anchors are always spread evenly over the
+    stream, and a frame that is an anchor now has been one from the start.
     """
     powers = jnp.arange(31)
     return 1 << jnp.sum((frame[:, None] >> powers) >= anchors, axis=-1)

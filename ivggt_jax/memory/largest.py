@@ -1,6 +1,6 @@
-"""Choosing without sorting: XLA makes of `lax.top_k` with a large k a sort of everything on a GPU.
+"""Selecting the k largest without sorting: on a GPU XLA compiles `lax.top_k` with a large k to a full sort.
 
-A number's place in the order is a function of its bits, so the k-th largest is found digit by digit, exactly.
+The order of floats is a function of their bits, so the k-th largest is found digit by digit, exactly.
 """
 
 import jax.numpy as jnp
@@ -8,25 +8,25 @@ from jax import lax
 from jaxtyping import Array, Bool, Float32, Int, UInt32
 
 DIGIT = 4
-"""Bits found in a pass over the numbers, which counts how many have each digit."""
+"""Bits determined per pass; a pass counts how many numbers have each digit."""
 COUNTED = 128
-"""Numbers of which one sum counts four digits, a byte for each: fewer than 256."""
+"""Numbers per partial sum. Each sum holds four counters, one per byte, so a count must stay below 256."""
 BLOCK = 512
-"""Marks whose running count one product with a triangle of ones gives."""
+"""Marks whose running count is one product with a triangular matrix of ones."""
 
 
 def largest(numbers: Float32[Array, "*rows N"], count: Int[Array, "*rows"]) -> Bool[Array, "*rows N"]:
-    """Marks, bool [...,N], the `count` [...] largest of float32 numbers [...,N]; of equal ones those that come first.
+    """Mark the `count` [...] largest of float32 numbers [...,N], bool [...,N]; among equal ones the first.
 
-    In `lax.top_k`'s order: −NaN, −∞, …, −0, 0, …, ∞, NaN.
+    The order is that of `lax.top_k`: −NaN, −∞, …, −0, 0, …, ∞, NaN.
     """
     order = _order(numbers)
-    least = jnp.zeros(count.shape, jnp.uint32)  # of the k-th largest, the digits found so far
-    room = count  # how many of the numbers that have these digits are chosen, beside all larger ones
+    least = jnp.zeros(count.shape, jnp.uint32)  # digits of the k-th largest found so far
+    room = count  # how many numbers with these digits are among the chosen ones, besides all larger numbers
     for shift in range(32 - DIGIT, -1, -DIGIT):
         reaching = _reaching((order ^ least[..., None]) >> shift)
         digit, larger = jnp.zeros_like(least), jnp.zeros_like(room)
-        for candidate in range(1, 1 << DIGIT):  # written out: on a GPU a sum and a maximum are a kernel each
+        for candidate in range(1, 1 << DIGIT):  # unrolled: on a GPU a sum and a maximum would be a kernel each
             enough = reaching[..., candidate] >= room
             digit += enough.astype(jnp.uint32)
             larger = jnp.where(enough, larger, jnp.maximum(larger, reaching[..., candidate]))
@@ -37,7 +37,7 @@ def largest(numbers: Float32[Array, "*rows N"], count: Int[Array, "*rows"]) -> B
 
 
 def places(marks: Bool[Array, "*rows N"], most: int) -> Int[Array, "*rows most"]:
-    """Where the marks [...,N] are: int32 [...,most], ascending, the first `most` of them, padded with N."""
+    """Indices of the marks [...,N]: int32 [...,most], ascending, the first `most` of them, padded with N."""
     width = marks.shape[-1]
     rows = marks.reshape(-1, width)
     slot = jnp.where(rows, running_count(rows) - 1, most)
@@ -47,11 +47,11 @@ def places(marks: Bool[Array, "*rows N"], most: int) -> Int[Array, "*rows most"]
 
 
 def running_count(marks: Bool[Array, "*rows N"]) -> Int[Array, "*rows N"]:
-    """How many of the marks [...,N] there are up to each, itself included, int32 [...,N]."""
+    """Inclusive running count of the marks [...,N], int32 [...,N]."""
     width = marks.shape[-1]
     blocks = jnp.pad(marks, [(0, 0)] * (marks.ndim - 1) + [(0, -width % BLOCK)])
     blocks = blocks.reshape(*marks.shape[:-1], -1, BLOCK).astype(jnp.bfloat16)
-    # Whole numbers up to 512, in a float32 sum of products of zeros and ones: exact.
+    # Exact: integers up to 512, as float32 sums of products of zeros and ones.
     within = jnp.matmul(blocks, jnp.triu(jnp.ones((BLOCK, BLOCK), jnp.bfloat16)), preferred_element_type=jnp.float32)
     within = within.astype(jnp.int32)
     before = jnp.cumsum(within[..., -1], axis=-1) - within[..., -1]
@@ -59,7 +59,7 @@ def running_count(marks: Bool[Array, "*rows N"]) -> Int[Array, "*rows N"]:
 
 
 def _reaching(numbers: UInt32[Array, "*rows N"]) -> Int[Array, "*rows 16"]:
-    """How many of uint32 [...,N] are in d…15, for each digit d: int32 [...,16]. Padding adds to the first."""
+    """How many of uint32 [...,N] lie in d…15, for each digit d: int32 [...,16]. Padding, of zeros, counts for d = 0."""
     blocks = jnp.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, -numbers.shape[-1] % COUNTED)])
     blocks = blocks.reshape(*numbers.shape[:-1], 1, -1, COUNTED)
     four, digits = jnp.arange(4, dtype=jnp.uint32), jnp.arange(16)
@@ -72,6 +72,6 @@ def _reaching(numbers: UInt32[Array, "*rows N"]) -> Int[Array, "*rows 16"]:
 
 
 def _order(numbers: Float32[Array, "*rows N"]) -> UInt32[Array, "*rows N"]:
-    """uint32 [...,N] in the order of float32 numbers."""
+    """Map float32 numbers [...,N] to uint32 with the same order."""
     bits = lax.bitcast_convert_type(numbers, jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))

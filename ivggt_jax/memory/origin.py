@@ -1,4 +1,4 @@
-"""Which token of which frame a cached token is: one int32 with each, that no stream is too long for."""
+"""Which token of which frame a cached token is: one int32 each, whatever the stream's length."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from jaxtyping import Array, Bool, Int
 
 
 def period(tokens: int) -> int:
-    """Frames of so many tokens after which numbers begin again: the largest power of two for which they fit 31 bits."""
+    """After how many frames of `tokens` tokens numbering restarts: the largest power of two for which numbers fit 31 bits."""
     return 1 << ((2**31 - 1) // tokens).bit_length() - 1
 
 
 def number_tokens(first: Int[Array, " batch"], frames: int, tokens: int) -> Int[Array, "batch {frames}*{tokens}"]:
-    """Numbers [batch,frames·tokens] of the tokens of `frames` frames from number `first` [batch] on.
+    """Numbers [batch,frames·tokens] of the tokens of `frames` frames, starting at frame number `first` [batch].
 
-    frame · tokens + token, with frames counted modulo `period`.
+    A number is frame · tokens + token, with the frame taken modulo `period`.
     """
     frame = (first[:, None] + jnp.arange(frames, dtype=jnp.int32)) % period(tokens)
     numbers = frame[..., None] * tokens + jnp.arange(tokens, dtype=jnp.int32)
@@ -23,35 +23,35 @@ def number_tokens(first: Int[Array, " batch"], frames: int, tokens: int) -> Int[
 
 
 def places_after(numbers: Int[Array, "..."], first: Int[Array, "..."], tokens: int) -> Int[Array, "..."]:
-    """How many tokens after the one with number `first` those with `numbers` came, where that is less than a period."""
+    """How many tokens after the token `first` those with `numbers` came, if that is less than a period."""
     return (numbers - first) % (period(tokens) * tokens)
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where the cached tokens come from: arrays [batch, slot, head], leftovers where the slot is not live."""
+    """Origin of the cached tokens: arrays [batch, slot, head]; slots that are not live hold old values."""
 
     number: jax.Array
-    """int32, of `number_tokens`."""
+    """int32: from `number_tokens`."""
     newest: jax.Array
     """int32 [batch]: number of the stream's newest frame, from 0."""
     tokens: int
     """Tokens of a frame (P)."""
     special_tokens: int
-    """Camera and register tokens, the first of a frame."""
+    """Camera and register tokens; they come first in a frame."""
 
     @property
     def frame(self) -> Int[Array, "batch slot head"]:
-        """int32: the frame's number in its stream, from 0. One older than a `period` seems younger, by periods.
+        """int32: the frame's number in its stream, from 0. A frame older than a `period` appears newer by whole periods.
 
-        At 518×392 that is a million frames, ten hours of 30 a second.
+        At 518×392 a period is a million frames: ten hours at 30 frames per second.
         """
         newest = self.newest[:, None, None]
         return newest - (newest - self.number // self.tokens) % period(self.tokens)
 
     @property
     def token(self) -> Int[Array, "batch slot head"]:
-        """int32: the place in the frame; camera, registers, then patches row by row."""
+        """int32: index in the frame: camera, registers, then patches row by row."""
         return self.number % self.tokens
 
     @property

@@ -1,7 +1,7 @@
-"""What makes a cached token dispensable. A policy gives every candidate a redundancy; eviction drops the highest.
+"""Eviction policies: a policy gives every candidate token a redundancy, and eviction drops the highest.
 
-A policy is a function of five arguments, or `Storing` one that also wants a number kept with every token. Redundancies
-within [0, 1] also share the budget among the layers: their mean is a layer's score, and a higher score gets less.
+A policy is a function of five arguments, or a `Storing` one, which needs a number stored with every token. Redundancies in [0, 1]
+also divide the budget among the layers: their mean is a layer's score, and a higher score gets a smaller share.
 """
 
 from collections.abc import Callable
@@ -25,19 +25,19 @@ Redundancy = Float[Array, "batch head slot"]
 
 Policy = Callable[[Keys, Live, Candidates, Origin, Any], Redundancy]
 """(keys [batch,slot,head,head_dim], live [batch,slot], candidates [batch,head,slot], origin, extra) → redundancy
-[batch,head,slot] float32. What it says of slots that are no candidates is ignored, and what those hold may be NaN.
-`extra` is the number kept with every token, float32 [batch,slot,head], or None for a policy that asked for none."""
+[batch,head,slot] float32. Other slots than candidates may hold NaN, and their redundancy is ignored. `extra` is the number stored
+with every token, float32 [batch,slot,head]; None for a policy that stores none."""
 
 Extra = Literal["attention", "residual"]
-"""What the number is. `attention`: the mass received from all queries since the token came; `residual`: the change that
-the MLP of its global block made to the token, relative to it. Both −1 until the token's own frame is through the block."""
+"""What the stored number is. `attention`: the attention weight received from all queries since the token came; `residual`: the
+relative change of the token by the MLP of its global block. Both are −1 until the token's own frame has passed the block."""
 
 
 @dataclass(frozen=True)
 class Storing:
-    """A policy that wants a number kept with every token, and so 4 bytes more for each head's slot.
+    """A policy that needs a number stored with every token, at 4 bytes per slot and head.
 
-    Raises ValueError for a number that there is not.
+    Raises ValueError for an unknown number.
     """
 
     redundancy: Policy
@@ -52,14 +52,14 @@ class Storing:
     def __call__(
         self, keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Numbers | None
     ) -> Redundancy:
-        """The redundancy."""
+        """Call `redundancy`."""
         return self.redundancy(keys, live, candidates, origin, extra)
 
 
 def diversity(keys: Keys, live: Live, candidates: Candidates, origin: Any = None, extra: Any = None) -> Redundancy:
     """Cosine between a key and the mean of all candidates' normalised keys, per head (InfiniteVGGT, §3.2).
 
-    Tokens close to the mean say what many others say. Float32 whatever the cache holds; no normalised copy of the keys.
+    Tokens close to the mean are redundant. Computed in float32 whatever the cache's type, without a normalised copy of the keys.
     """
 
     def one_head(keys: jax.Array, candidates: jax.Array) -> jax.Array:
@@ -70,7 +70,7 @@ def diversity(keys: Keys, live: Live, candidates: Candidates, origin: Any = None
         mean = total / jnp.maximum(candidates.sum(1), 1)[:, None]
         return jnp.einsum("bsd,bd->bs", keys, mean, precision="highest") * inverse_norm
 
-    if platform() == "cpu":  # one head after the other: ten times faster there than all at once
+    if platform() == "cpu":  # head by head: ten times faster on a CPU than all at once
         pick = partial(lax.dynamic_index_in_dim, keepdims=False)
         heads = lax.map(lambda h: one_head(pick(keys, h, 2), pick(candidates, h, 1)), jnp.arange(keys.shape[2]))
         return heads.swapaxes(0, 1)
@@ -78,14 +78,14 @@ def diversity(keys: Keys, live: Live, candidates: Candidates, origin: Any = None
 
 
 def segment(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Any) -> Redundancy:
-    """Age over the stream's: only the last frames stay (the recurrence of Transformer-XL, arXiv 1901.02860)."""
+    """Age relative to the stream's: only the last frames stay (like the recurrence of Transformer-XL, arXiv 1901.02860)."""
     return _relative_age(origin).transpose(0, 2, 1)
 
 
 def local_global(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Any) -> Redundancy:
     """A window of recent frames, and a longer one of camera and register tokens (Longformer, arXiv 2004.05150).
 
-    Special tokens age slower by as much as they are fewer: each window takes about half of the slots, so neither crowds
+    Special tokens age slower in proportion to how few they are, so each window takes about half of the slots, and neither crowds
     out the other however long the stream.
     """
     slower = origin.special_tokens / origin.tokens
@@ -94,7 +94,7 @@ def local_global(keys: Keys, live: Live, candidates: Candidates, origin: Origin,
 
 
 def random(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Any) -> Redundancy:
-    """Uniform numbers, others for every frame; a function of the frame's number alone, so runs repeat exactly."""
+    """Uniform random numbers, new ones for each frame. They depend on the frame number alone, so runs repeat exactly."""
     drawn = jax.vmap(lambda frame: jax.random.fold_in(jax.random.key(0), frame))(origin.newest)
     return jax.vmap(lambda key: jax.random.uniform(key, candidates.shape[1:]))(drawn)
 
@@ -102,7 +102,7 @@ def random(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra
 def frame(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Any) -> Redundancy:
     """Whole frames: the mean `diversity` redundancy of a frame's candidates, per head.
 
-    Frames far from the others stay (after FrameVGGT, arXiv 2603.07690, which keeps complementary frames).
+    Frames that differ from the others stay (after FrameVGGT, arXiv 2603.07690, which keeps complementary frames).
     """
     frames = origin.frame.transpose(0, 2, 1)
     by_head = jax.vmap(jax.vmap(_mean_by_group))
@@ -110,14 +110,14 @@ def frame(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra:
 
 
 def residual(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Numbers) -> Redundancy:
-    """1 / (1 + change): tokens that the MLP hardly changed go first (after OVGGT, arXiv 2603.05959). New ones stay."""
+    """1 / (1 + change): tokens that the MLP hardly changed go first (after OVGGT, arXiv 2603.05959). New tokens stay."""
     return _falling(extra)
 
 
 def attention(keys: Keys, live: Live, candidates: Candidates, origin: Origin, extra: Numbers) -> Redundancy:
-    """1 / (1 + mass): tokens that received least attention so far go first (H2O, arXiv 2306.14048). New ones stay.
+    """1 / (1 + weight): tokens that received the least attention so far go first (H2O, arXiv 2306.14048). New tokens stay.
 
-    For study: weighing every token costs as much as attention itself.
+    For study only: accumulating the weights costs as much as attention itself.
     """
     return _falling(extra)
 
@@ -134,7 +134,7 @@ POLICIES: dict[str, Policy] = {
 
 
 def find_policy(policy: str | Policy) -> Policy:
-    """The policy of a name, or the function itself. Raises ValueError for an unknown name."""
+    """The policy with a name, or the given function itself. Raises ValueError for an unknown name."""
     if callable(policy):
         return policy
     if policy not in POLICIES:
@@ -143,23 +143,23 @@ def find_policy(policy: str | Policy) -> Policy:
 
 
 def stored_number(policy: Policy) -> Extra | None:
-    """What a policy wants to be kept with every token; None: nothing."""
+    """Which number a policy stores with every token; None: none."""
     return policy.extra if isinstance(policy, Storing) else None
 
 
 def _relative_age(origin: Origin) -> jax.Array:
-    """[batch,slot,head]: 0 for the newest frame, 1 for the stream's first."""
+    """Age [batch,slot,head]: 0 for the newest frame, 1 for the stream's first."""
     newest = origin.newest[:, None, None]
     return (newest - origin.frame) / jnp.maximum(newest, 1)
 
 
 def _falling(extra: jax.Array) -> jax.Array:
-    """[batch,head,slot]: 1 for a number of 0, falling with it; 0 where there is none yet."""
+    """1 / (1 + number), [batch,head,slot]; 0 where the number is not known yet."""
     return jnp.where(extra < 0, 0, 1 / (1 + extra)).transpose(0, 2, 1)
 
 
 def _mean_by_group(values: jax.Array, groups: jax.Array, where: jax.Array) -> jax.Array:
-    """For each entry the mean of its group's values, all [slot]; only those that `where` marks count."""
+    """For each entry [slot] the mean of its group's values; only entries marked in `where` count."""
     order = jnp.argsort(groups)
     in_order = groups[order]
     starts = jnp.concatenate((jnp.zeros(1, bool), in_order[1:] != in_order[:-1]))

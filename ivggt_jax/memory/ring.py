@@ -1,4 +1,4 @@
-"""The camera head's cache: a ring over frames, the first frame pinned, an entry per trunk layer and iteration."""
+"""The camera head's cache: a ring buffer over frames that keeps the first frame, with an entry per trunk layer and iteration."""
 
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -22,27 +22,27 @@ class CameraRing:
 
     @classmethod
     def empty(cls, layers: int, batch: int, frames: int, iterations: int, heads: int, head_dim: int) -> "CameraRing":
-        """A ring that holds nothing. Float32, like the camera head."""
+        """An empty ring. Float32, like the camera head."""
         shape = (layers, batch, frames, iterations, heads, head_dim)
         return cls(jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32))
 
 
 def ring_slot(frame: Int[Array, "*batch"], frames: int) -> Int[Array, "*batch"]:
-    """Where a frame goes: 0 for the first, then round the others."""
+    """Slot of a frame: 0 for the first; the others cycle through the remaining slots."""
     return jnp.where(frame == 0, 0, 1 + (frame - 1) % (frames - 1))
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CameraMemory:
-    """The ring while the frames at hand, one of each stream, go through the camera head (a `model.clip.Memory`)."""
+    """The ring while one frame of each stream passes the camera head (a `model.clip.Memory`)."""
 
     ring: CameraRing
     frame: jax.Array
     """[batch] int32: the frame's number in its stream, from 0."""
     mode: CameraCacheMode = field(metadata={"static": True})
-    """`reference`: an iteration sees all of earlier frames and those of this frame so far; `per_iteration`: the same one
-    of earlier frames and of this one."""
+    """`reference`: an iteration sees all iterations of earlier frames and those of this frame so far; `per_iteration`: the same
+    iteration of earlier frames and of this one."""
 
     def attend(
         self,
@@ -51,7 +51,8 @@ class CameraMemory:
         keys: Float[Array, "batch 1 head head_dim"],
         values: Float[Array, "batch 1 head head_dim"],
     ) -> tuple[Float[Array, "batch 1 head head_dim"], "CameraMemory"]:
-        """Store keys and values [batch,1,head,head_dim] of layer iteration · layers + l, and attend to what it may see."""
+        """Store keys and values [batch,1,head,head_dim] and attend to what is visible; layer = iteration · layers + trunk
+        layer."""
         layers, batch, frames, iterations, heads, head_dim = self.ring.keys.shape
         iteration, layer = layer // layers, layer % layers
         entry = jnp.arange(batch)

@@ -1,4 +1,4 @@
-"""The one number that a policy may keep with every token: how it is learned. Nothing here runs for other policies."""
+"""How the number that a policy may store with every token is computed. Other policies run nothing of this."""
 
 import math
 from dataclasses import replace
@@ -19,10 +19,10 @@ def add_attention(
     length: Int[Array, " batch"],
     where: Bool[Array, " batch"] | None = None,
 ) -> KVCache:
-    """The cache with the attention that the first `length` [batch] tokens of a layer received from a query added.
+    """The cache, with the attention that a query pays to the first `length` [batch] tokens of a layer added to their number.
 
-    query [batch,token,head,head_dim]; `where` [batch] bool, the streams that learn of it, None for all. A token's mass is
-    the sum of its weights over all queries; the first time replaces the −1 of a new token.
+    query [batch,token,head,head_dim]; `where` [batch] bool: streams to update, None for all. A token receives the sum of its
+    attention weights over all queries; the first sum replaces the −1 of a new token.
     """
     assert cache.extra is not None
     live = jnp.arange(cache.keys.shape[2]) < length[:, None]
@@ -37,9 +37,9 @@ def attention_received(
     keys: Float[Array, "batch slot head head_dim"],
     live: Bool[Array, "batch slot"],
 ) -> Float[Array, "batch slot head"]:
-    """Float32 [batch,slot,head]: attention weights on keys [batch,slot,head,head_dim], summed over all queries.
+    """Attention weights on keys [batch,slot,head,head_dim], summed over all queries: float32 [batch,slot,head].
 
-    `live` [batch,slot]. One head after the other, so that no more than [token,slot] weights exist at a time.
+    `live` [batch,slot]. Computed head by head, so that only [token,slot] weights exist at a time.
     """
     batch, slots, heads, head_dim = keys.shape
 
@@ -61,10 +61,10 @@ def store_residual(
     first: Int[Array, " batch"],
     frames: int,
 ) -> KVCache:
-    """The cache with the relative change ‖change‖/‖tokens‖ of the newest tokens, wherever eviction put them.
+    """The cache, with the relative change ‖change‖/‖tokens‖ of the newest tokens stored, wherever eviction moved them.
 
-    `tokens` and `change` [batch,token,width]: before the MLP of a layer's global block, and what that adds; `first`
-    [batch] is the number of the first of them, and the others', of so many `frames`, follow.
+    `tokens` and `change` [batch,token,width] are the tokens before the MLP of a layer's global block and what the MLP adds.
+    `first` [batch] is the number of the first token; the others, of `frames` frames in all, follow it.
     """
     assert cache.extra is not None
     norm = jnp.maximum(jnp.linalg.norm(tokens.astype(jnp.float32), axis=-1), 1e-12)

@@ -1,4 +1,4 @@
-"""The token cache as the network sees it while the next frames of its streams pass."""
+"""The token cache as the network sees it while new frames pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +24,13 @@ class TokenMemory:
     scores: jax.Array
     """[batch,layer] float32: mean redundancy at each layer's last eviction."""
     budgets: jax.Array | None
-    """[batch,layer] int32: tokens that each layer may keep; None: all of them."""
+    """[batch,layer] int32: tokens that each layer may keep; None: all."""
     numbers: jax.Array
-    """[batch,S·P] int32: which tokens come (`memory.origin`)."""
+    """[batch,S·P] int32: numbers of the new tokens (`memory.origin`)."""
     eviction: Eviction
     where: jax.Array | None = None
-    """[batch] bool: streams that take part, None for all. The others neither see nor remember the frames: what they
-    attend to means nothing, and only slots behind their live tokens are written."""
+    """[batch] bool: streams that take part, None for all. The others neither see nor remember the frames: their outputs mean
+    nothing, and only slots behind their live tokens are written."""
 
     def attend(
         self,
@@ -39,9 +39,10 @@ class TokenMemory:
         keys: Float[Array, "frame token head head_dim"],
         values: Float[Array, "frame token head head_dim"],
     ) -> tuple[Float[Array, "frame token head head_dim"], "TokenMemory"]:
-        """Add keys and values [batch·S,P,head,head_dim] to a layer, and let each frame see itself and what lies before it.
+        """Append keys and values [batch·S,P,head,head_dim] to a layer, and let each frame attend to itself and all before it.
 
-        Before or after that, as configured, the layer is brought down to its budget, if it is not to wait for the others.
+        Before or after that, as configured, the layer is brought down to its budget, unless eviction waits for all layers
+        (`settle`).
         """
         tokens = self.eviction.tokens
         batch, frames = self.numbers.shape[0], self.numbers.shape[1] // tokens
@@ -69,7 +70,7 @@ class TokenMemory:
     def note(
         self, layer: Int[Array, ""], x: Float[Array, "frame token width"], change: Float[Array, "frame token width"]
     ) -> "TokenMemory":
-        """Keep what a policy asks of the MLP's `change` to tokens `x`, both [batch·S,P,width]."""
+        """Store the relative change by the MLP, if the policy needs it; `x` and `change` are [batch·S,P,width]."""
         if self._stored != "residual":
             return self
         batch, count = self.numbers.shape
@@ -78,9 +79,9 @@ class TokenMemory:
         return replace(self, cache=store_residual(self.cache, layer, x, change, self.numbers[:, 0], frames))
 
     def settle(self) -> "TokenMemory":
-        """The memory within its budgets, when all layers have attended: what could wait until then is done now.
+        """Run the eviction that waited until all layers had attended.
 
-        All layers are brought down at once, as if they were so many streams of one layer: nothing of this depends on others.
+        All layers are brought down at once, as if they were streams of one layer; their evictions are independent.
         """
         if self.budgets is None or not self._evicts_together:
             return self
@@ -96,15 +97,15 @@ class TokenMemory:
 
     @property
     def _evicts_after(self) -> bool:
-        """Whether a layer is brought down to its budget after its frames have attended, not before."""
+        """Whether a layer is brought down to its budget after its frames have attended instead of before."""
         return self.eviction.config.evict_after_attention or self.eviction.config.frames_per_step > 1
 
     @property
     def _evicts_together(self) -> bool:
-        """Whether layers wait for each other: then a frame asks the host twice, not twice for each layer.
+        """Whether eviction waits until all layers have attended: the GPU then waits for the host twice per frame, not per layer.
 
-        Only where kernels read the cache in place: XLA would copy it. And not where a policy's number is known only after
-        the layer's eviction: it would come before.
+        Only where kernels read the cache in place, because XLA would copy it. Not for `residual`, whose number is known only
+        after the layer's eviction; waiting would reverse the order.
         """
         return self._evicts_after and self._stored != "residual" and can_read(self.cache.keys)
 
@@ -124,8 +125,9 @@ class TokenMemory:
 
 
 def _never(arrays: Sequence[jax.Array]) -> jax.Array | int:
-    """0, which XLA does not know before it has the arrays.
+    """0, but XLA cannot know it before the arrays are computed.
 
-    What depends on it comes after what reads the cache for them; XLA would copy a cache that is written at any time.
+    Whatever depends on it runs after the kernels that read the cache for those arrays. Without that order XLA would copy the
+    cache before writing to it.
     """
     return sum(jnp.any(x > jnp.inf).astype(jnp.int32) for x in arrays)

@@ -1,1 +1,1 @@
-"""The network."""
+"""The network: layers, encoder, aggregator and heads, without jit or files."""

@@ -16,10 +16,10 @@ from ivggt_jax.model.sensor import DepthPatches
 
 
 class Aggregator(nnx.Module):
-    """Encoder and the pairs of frame and global block, stacked over layers and scanned."""
+    """The encoder, then pairs of a frame block and a global block, stacked over layers and scanned."""
 
     depth_patches: DepthPatches
-    """Only of a network that can be told depth."""
+    """Only in a network with depth input."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         def block(rngs: nnx.Rngs) -> Block:
@@ -44,8 +44,8 @@ class Aggregator(nnx.Module):
     ) -> Float[Array, "layer B S token width"]:
         """A whole clip at once: images [B,S,H,W,3] → outputs of `dpt_layers` [layer,B,S,P,2·width].
 
-        `offline`: global blocks see all frames; `causal`: frame t sees frames ≤ t. With `remat` the backward pass
-        recomputes each block from its input instead of keeping what is inside. `depth` [B,S,H,W] is that of `DepthPatches`.
+        `offline`: global blocks see all frames; `causal`: frame t sees frames ≤ t. With `remat` the backward pass recomputes each
+        block from its input instead of storing its activations. `depth` [B,S,H,W] is as in `DepthPatches`.
         """
         batch, frames, height, width, _ = images.shape
         patches = self.encoder(images.reshape(batch * frames, height, width, 3))
@@ -59,20 +59,23 @@ class Aggregator(nnx.Module):
         return outputs
 
     def tell(self, patches: Float[Array, "B S N width"], depth: Float[Array, "B S H W"]) -> Float[Array, "B S N width"]:
-        """Patch tokens [B,S,N,width] with what depth [B,S,H,W] in the stream's unit says of them."""
+        """Patch tokens [B,S,N,width] with measured depth [B,S,H,W], in the stream's unit, added to them."""
         flat = patches.reshape(-1, *patches.shape[2:])
         return self.depth_patches(flat, depth.reshape(-1, *depth.shape[2:])).reshape(patches.shape)
 
     def tokens(
         self, patches: Float[Array, "B S N width"], first: Bool[Array, "B S"]
     ) -> Float[Array, "B S token width"]:
-        """Camera and register tokens in front of patch tokens [B,S,N,width]; `first` [B,S] marks first frames."""
+        """Tokens [B,S,P,width]: camera and register tokens, then patch tokens [B,S,N,width].
+
+        `first` [B,S] marks first frames, which have special tokens of their own.
+        """
         special = jnp.concatenate([self.camera_token[...], self.register_token[...]], axis=1).astype(patches.dtype)
         special = jnp.where(first[..., None, None], special[0], special[1])
         return jnp.concatenate([special, patches], axis=2)
 
     def rotation(self, height: int, width: int) -> Rotation:
-        """How queries and keys of a frame turn with the places of its tokens."""
+        """The rotary position embedding of a frame's tokens."""
         config = self.config
         return rotation_table(
             *config.patch_grid(height, width), config.special_tokens, config.head_dim, config.rope_base
@@ -86,13 +89,13 @@ class Aggregator(nnx.Module):
         memory: TokenMemoryT,
         remat: bool = False,
     ) -> tuple[Float[Array, "layer B S token features"], TokenMemoryT]:
-        """All pairs of blocks on tokens [B,S,P,width], the global ones attending to the memory.
+        """Run all pairs of blocks on tokens [B,S,P,width]; global blocks attend to the memory.
 
-        Returns the outputs of `dpt_layers` [layer,B,S,P,2·width] and the memory. `remat` is that of `clip`.
+        Returns the outputs of `dpt_layers` [layer,B,S,P,2·width] and the memory. `remat` is as in `clip`.
         """
         config, rotation = self.config, self.rotation(height, width)
         batch, frames, count, features = tokens.shape
-        # Layers whose output no head reads write past the end, which drops them.
+        # A layer whose output no head reads gets a row past the end, and its write is dropped.
         rows = np.full(config.depth, len(config.dpt_layers))
         rows[list(config.dpt_layers)] = range(len(config.dpt_layers))
 
@@ -125,7 +128,7 @@ class Aggregator(nnx.Module):
 def across_frames(
     block: Block, x: Float[Array, "frame token width"], rotation: Rotation, memory: TokenMemoryT, layer: Int[Array, ""]
 ) -> tuple[Float[Array, "frame token width"], TokenMemoryT]:
-    """A global block on tokens x [B·S,P,width]: what becomes of them, and of the memory that they attend to."""
+    """A global block on tokens x [B·S,P,width]. Returns the new tokens and the updated memory."""
     attended, memory = memory.attend(layer, *block.project(x, rotation))
     x = block.receive(x, attended)
     change = block.change(x)

@@ -1,4 +1,4 @@
-"""Trees of arrays in a few words, whatever their leaves are: arrays, shapes, tracers, or what a map made of them."""
+"""Short descriptions of trees of arrays, whatever their leaves are: arrays, shapes, tracers, or what a map made of them."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,18 +7,18 @@ import jax
 
 
 def megabytes(tree: Any) -> str:
-    """ "26 MB" of the leaves that have a size."""
+    """Total size of all leaves that have one, such as "26 MB"."""
     sized = (x for x in jax.tree.leaves(tree) if hasattr(x, "size") and hasattr(x, "dtype"))
     return f"{sum(x.size * x.dtype.itemsize for x in sized) / 1e6:,.0f} MB"
 
 
 def kinds(leaves: Iterable[Any]) -> str:
-    """ "bfloat16, float32" of leaves with a type; the names of what the others are."""
+    """Types of the leaves, such as "bfloat16, float32"; for a leaf without a dtype its class name."""
     return ", ".join(sorted({str(getattr(x, "dtype", type(x).__name__)) for x in leaves}))
 
 
 def shape(leaf: Any) -> str:
-    """ "float32[2,9]"."""
+    """Type and shape of a leaf, such as "float32[2,9]"."""
     if not hasattr(leaf, "shape"):
         return type(leaf).__name__
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"

@@ -1,4 +1,4 @@
-"""The seam between the network and what its blocks attend to: a clip's other frames here, a stream's past elsewhere."""
+"""The interface between the network and what its blocks attend to. `Clip` is that of a clip; streams have memories."""
 
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self, TypeVar, runtime_checkable
@@ -8,29 +8,29 @@ import jax
 from ivggt_jax.kernels.attention import attend, attend_causal
 
 ClipMode = Literal["offline", "causal"]
-"""Whether a frame of a clip sees all frames, or itself and earlier ones only."""
+"""Whether a frame of a clip sees all frames, or only itself and earlier ones."""
 
 
 @runtime_checkable
 class Memory(Protocol):
-    """What attention across frames reads and writes: a pytree that goes from layer to layer.
+    """What attention across frames reads and writes: a pytree that is passed from layer to layer.
 
-    B streams of S frames of P tokens pass together, as [B·S,P,…], the frames of a stream one after the other.
+    B streams of S frames with P tokens each pass together as [B·S,P,…], the frames of one stream next to each other.
     """
 
     def attend(self, layer: jax.Array, query: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, Self]:
-        """Query, keys and values [B·S,P,head,head_dim] of layer [] → what the queries receive, like them, and the memory.
+        """Query, keys and values [B·S,P,head,head_dim] of layer [] → attention output of the same shape, and the new memory.
 
-        A head that refines its answer runs its layers several times; then `layer` counts on.
+        A head that iterates runs its layers several times; `layer` then continues counting.
         """
 
 
 @runtime_checkable
 class TokenMemory(Memory, Protocol):
-    """A memory of the aggregator's tokens, which may also look at what becomes of them."""
+    """A memory of the aggregator's tokens, which may also observe what the MLPs do to them."""
 
     def note(self, layer: jax.Array, x: jax.Array, change: jax.Array) -> Self:
-        """Learn what the MLP of a layer adds to its tokens: the tokens and the change, both [B·S,P,width]."""
+        """Record what a layer's MLP adds to its tokens: the tokens `x` and the `change`, both [B·S,P,width]."""
 
 
 MemoryT = TypeVar("MemoryT", bound=Memory)
@@ -40,7 +40,7 @@ TokenMemoryT = TypeVar("TokenMemoryT", bound=TokenMemory)
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Clip:
-    """A whole clip at once: everything there is to attend to comes with the query, and nothing is kept."""
+    """A whole clip at once: all keys and values come with the query, and nothing is stored."""
 
     frames: int = field(metadata={"static": True})
     mode: ClipMode = field(metadata={"static": True})

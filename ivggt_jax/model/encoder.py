@@ -12,11 +12,11 @@ from ivggt_jax.model.layers import Block, layer_norm, linear, stack, unrolled
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 REGISTERS = 4
-"""Registers of the encoder itself; the aggregator has its own."""
+"""Register tokens of the encoder; the aggregator has its own."""
 
 
 class Encoder(nnx.Module):
-    """Per-frame patch tokens; frames do not see each other."""
+    """Patch tokens of each frame; frames do not see each other."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         width, side = config.width, config.image_size // config.patch_size
@@ -26,7 +26,7 @@ class Encoder(nnx.Module):
         self.class_token = nnx.Param(normal(rngs.params(), (1, width)))
         self.position_table = nnx.Param(normal(rngs.params(), (1 + side * side, width)))
         self.register_tokens = nnx.Param(normal(rngs.params(), (REGISTERS, width)))
-        # Of DINOv2's pre-training; never used, kept so that a checkpoint goes through unchanged.
+        # From DINOv2's pre-training. Never used, but kept so that converting a checkpoint loses nothing.
         self.mask_token = nnx.Param(jnp.zeros((1, width)))
         self.blocks = stack(
             lambda rngs: Block(
@@ -57,7 +57,7 @@ class Encoder(nnx.Module):
     def _positions(
         self, rows: int, columns: int
     ) -> tuple[Float32[Array, "1 width"], Float32[Array, "{rows}*{columns} width"]]:
-        """Position of the class token [1,width] and of the patches [rows·columns, width], resized to this grid."""
+        """Position embeddings of the class token [1,width] and of the patches [rows·columns,width], resized to this grid."""
         table = self.position_table.astype(jnp.float32)
         first, grid = table[:1], table[1:]
         side = round(grid.shape[0] ** 0.5)

@@ -1,4 +1,4 @@
-"""The building blocks that encoder, aggregator and camera head share. Products are in their parameters' type."""
+"""Building blocks shared by encoder, aggregator and camera head. Matrix products use the parameters' type."""
 
 import math
 from collections.abc import Callable
@@ -16,22 +16,22 @@ from ivggt_jax.model.rope import Rotation, rotate
 
 ModuleT = TypeVar("ModuleT", bound=nnx.Module)
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""From query, keys and values [B,N,H,D] to what the queries receive."""
+"""Query, keys and values [B,N,H,D] → attention output [B,N,H,D]."""
 
 
 def layer_norm(features: int, *, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with the two-pass variance (the one-pass default loses digits)."""
+    """LayerNorm with the two-pass variance; the one-pass default loses precision."""
     return nnx.LayerNorm(features, epsilon=epsilon, use_fast_variance=False, rngs=rngs)
 
 
 def gelu(x: Float[Array, "*axes"]) -> Float[Array, "*axes"]:
-    """The exact GELU, x·Φ(x), in float32 at least, from erf as PyTorch does it; XLA takes longer for `jax.nn.gelu`'s erfc."""
+    """The exact GELU, x·Φ(x), in float32 at least. Uses erf like PyTorch: XLA is slower with the erfc of `jax.nn.gelu`."""
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return (0.5 * wide * (1 + lax.erf(math.sqrt(0.5) * wide))).astype(x.dtype)
 
 
 def linear(features_in: int, features_out: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """Linear layer, initialised like the vision transformers it comes from (normal, 1/√fan-in)."""
+    """Linear layer, initialised as in vision transformers (normal, 1/√fan-in)."""
     return nnx.Linear(features_in, features_out, kernel_init=nnx.initializers.lecun_normal(), rngs=rngs)
 
 
@@ -48,13 +48,13 @@ class Mlp(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm transformer block with LayerScale; attention itself is the caller's.
+    """Pre-norm transformer block with LayerScale; the caller supplies the attention.
 
-    `x` [B,N,features] is the residual stream, float32 whatever the parameters' type. Norms are computed in its type, and so is
-    what is added; products are computed in the parameters', as by PyTorch's autocast, which the published networks run in.
+    `x` [B,N,features] is the residual stream, float32 whatever the parameters' type. Norms and additions use the type of x,
+    matrix products that of the parameters: as in PyTorch's autocast, under which the published networks run.
 
-    Calling the block is `finish(x, attend(*project(x)))`; a stream puts its cache between the two.
-    `finish` is `receive` and then adding the `change`.
+    Calling the block is `finish(x, attend(*project(x)))`; a stream inserts its cache between the two. `finish` is `receive`
+    followed by adding the `change`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Block(nnx.Module):
     ) -> tuple[
         Float[Array, "*B N head head_dim"], Float[Array, "*B N head head_dim"], Float[Array, "*B N head head_dim"]
     ]:
-        """Query, keys and values [B,N,head,head_dim]; normalised per head and rotated where the block does so."""
+        """Query, keys and values [B,N,head,head_dim]; normalised per head and rotated if the block does so."""
         qkv = self.qkv(self.norm1(x).astype(self.qkv.kernel.dtype))
         qkv = qkv.reshape(*x.shape[:-1], 3, self.heads, -1)
         query, keys, values = qkv[..., 0, :, :], qkv[..., 1, :, :], qkv[..., 2, :, :]
@@ -91,14 +91,14 @@ class Block(nnx.Module):
     def finish(
         self, x: Float[Array, "*B N features"], attended: Float[Array, "*B N head head_dim"]
     ) -> Float[Array, "*B N features"]:
-        """Add what attention received [B,N,head,head_dim], then the MLP."""
+        """Add the attention output [B,N,head,head_dim], then the MLP."""
         x = self.receive(x, attended)
         return x + self.change(x)
 
     def receive(
         self, x: Float[Array, "*B N features"], attended: Float[Array, "*B N head head_dim"]
     ) -> Float[Array, "*B N features"]:
-        """Add what attention received [B,N,head,head_dim]."""
+        """Add the attention output [B,N,head,head_dim]."""
         return x + self.scale1.astype(x.dtype) * self.out(attended.reshape(x.shape))
 
     def change(self, x: Float[Array, "*B N features"]) -> Float[Array, "*B N features"]:
@@ -113,13 +113,13 @@ class Block(nnx.Module):
 
 
 def unrolled() -> bool:
-    """Whether a scan over stacked layers is written out: on a GPU its loop would copy every layer's weights out of the stack.
+    """Whether to unroll a scan over stacked layers: on a GPU its loop would copy each layer's weights out of the stack.
 
-    On a CPU it copies nothing, and one layer is compiled for all.
+    On a CPU the loop copies nothing, and one layer is compiled for all.
     """
     return platform() == "gpu"
 
 
 def stack(make: Callable[[nnx.Rngs], ModuleT], count: int, *, rngs: nnx.Rngs) -> ModuleT:
-    """`count` modules as one whose parameters have a leading layer axis, to be scanned over."""
+    """`count` modules as one module whose parameters have a leading layer axis, for a scan over layers."""
     return jax.vmap(lambda key: make(nnx.Rngs(key)))(jax.random.split(rngs.params(), count))

@@ -1,4 +1,4 @@
-"""A model as a value: its configuration and a nested dict of arrays."""
+"""A model as a value: a configuration and a nested dict of arrays."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,13 +17,13 @@ from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.vggt import VGGT
 
 Params = dict[str, Any]
-"""Nested dict of arrays, all keys strings."""
+"""Nested dict of arrays with string keys."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A configuration and its parameters: a pytree, so it goes through jit, grad and device_put as it is."""
+    """A configuration and its parameters: a pytree, which can be passed to jit, grad and device_put."""
 
     config: ModelConfig = field(metadata={"static": True})
     params: Params
@@ -39,14 +39,14 @@ class Model:
 
     @classmethod
     def initialise(cls, config: ModelConfig, key: jax.Array) -> "Model":
-        """A model with random float32 parameters, as training from scratch begins."""
+        """A model with random float32 parameters, for training from scratch."""
         model = cls(config, _plain(nnx.state(VGGT(config, rngs=nnx.Rngs(key)))))
-        return cast(model, jnp.float32)  # with JAX_ENABLE_X64 some initialisers give float64
+        return cast(model, jnp.float32)  # with JAX_ENABLE_X64 some initialisers return float64
 
     def only_heads(self, heads: Iterable[str]) -> "Model":
-        """The model without the parameters of other heads, and so without the memory that they take.
+        """The model with these heads only; the parameters of the others take no memory any more.
 
-        Raises ValueError for a head that this model has not.
+        Raises ValueError for a head that this model lacks.
         """
         chosen = set(heads)
         self.check_heads(chosen)
@@ -55,14 +55,14 @@ class Model:
         return Model(config, {part: params for part, params in self.params.items() if part in kept})
 
     def check_heads(self, heads: Iterable[str]) -> None:
-        """Raises ValueError for a head that this model has not."""
+        """Raises ValueError for a head that this model lacks."""
         own = self.config.predicts
         if absent := sorted(set(heads) - set(own)):
             raise ValueError(f"no parameters for {', '.join(absent)}; this model has {', '.join(own) or 'none'}")
 
     @property
     def network(self) -> VGGT:
-        """The module that computes with these parameters. For use inside jit: merging costs milliseconds."""
+        """The module that computes with these parameters. Use it inside jit: building it takes milliseconds."""
         graph, state = _structure(self.config)
         state = jax.tree.map(lambda x: x, state)
         nnx.replace_by_pure_dict(state, self.params)
@@ -70,12 +70,12 @@ class Model:
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The parameters' nested dict with shapes and float32 types in place of arrays."""
+    """The nested dict of parameters, with float32 shapes in place of arrays."""
     return _plain(_structure(config)[1])
 
 
 def abstract_model(config: ModelConfig, trunk: DTypeLike | None, heads: Iterable[str] | None = None) -> Model:
-    """A model with shapes and types (see `compute_dtypes`) in place of arrays; `heads` of the configuration's, None for all."""
+    """A model of shapes and types (`compute_dtypes`) instead of arrays. `heads`: only these; None: the configuration's."""
     shapes = flatten(abstract_params(config))
     dtypes = compute_dtypes(shapes, trunk)
     params = unflatten({path: jax.ShapeDtypeStruct(x.shape, dtypes[path]) for path, x in shapes.items()})
@@ -84,9 +84,9 @@ def abstract_model(config: ModelConfig, trunk: DTypeLike | None, heads: Iterable
 
 
 def compute_dtypes(paths: Mapping[str, Any], trunk: DTypeLike | None) -> dict[str, jnp.dtype]:
-    """Type of every parameter by its "/"-joined path: `trunk` for the aggregator, float32 for the heads.
+    """Type of each parameter, by "/"-joined path: `trunk` for the aggregator, float32 for the heads.
 
-    None is bfloat16 on a GPU and float32 on a CPU.
+    `trunk` None is bfloat16 on a GPU and float32 on a CPU.
     """
     if trunk is None:
         trunk = jnp.bfloat16 if platform() == "gpu" else jnp.float32
@@ -94,19 +94,19 @@ def compute_dtypes(paths: Mapping[str, Any], trunk: DTypeLike | None) -> dict[st
 
 
 def computes_bfloat16() -> bool:
-    """Whether bfloat16 saves memory where computations run: on a CPU JAX before 0.11 copies weights and cache to float32."""
+    """Whether bfloat16 saves memory on this device. On a CPU JAX before 0.11 copies weights and cache to float32."""
     return platform() != "cpu" or jax.__version_info__ >= (0, 11)
 
 
 def cast(model: Model, trunk: DTypeLike | None) -> Model:
-    """The model with its trunk in another type (see `compute_dtypes`)."""
+    """The model with its trunk in another type (`compute_dtypes`)."""
     flat = flatten(model.params)
     dtypes = compute_dtypes(flat, trunk)
     return Model(model.config, unflatten({path: x.astype(dtypes[path]) for path, x in flat.items()}))
 
 
 def flatten(params: Params) -> dict[str, Any]:
-    """Nested dict to one level with "/"-joined paths."""
+    """Flatten a nested dict to one level with "/"-joined paths."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=lambda x: not isinstance(x, dict))
     return {"/".join(str(key.key) for key in path): x for path, x in leaves}
 

@@ -1,4 +1,4 @@
-"""Two-axis rotary position embedding: half of a head turns with the row, half with the column (RoFormer, arXiv 2104.09864)."""
+"""Two-axis rotary position embedding: half of a head rotates with the row, half with the column (RoFormer, arXiv 2104.09864)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,11 +9,11 @@ Rotation = tuple[np.ndarray, np.ndarray]
 
 
 def rotation_table(rows: int, columns: int, special_tokens: int, head_dim: int, base: float) -> Rotation:
-    """Cosines and sines for a frame: special tokens sit at position 0, patch positions start at 1."""
+    """Cosines and sines for the tokens of a frame: special tokens are at position 0, patch positions start at 1."""
     grid = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1).reshape(-1, 2) + 1
     positions = np.concatenate([np.zeros((special_tokens, 2), grid.dtype), grid])
     quarter = head_dim // 4
-    # The last step is taken in float32, like the published networks' angles.
+    # The last step is in float32, like the angles of the published networks.
     frequencies = (1.0 / base ** (np.arange(quarter, dtype=np.float32) / np.float32(quarter))).astype(np.float32)
     angles = positions.astype(np.float32)[:, :, None] * frequencies
     angles = angles[:, None, :, None, :]

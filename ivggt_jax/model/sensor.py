@@ -1,8 +1,8 @@
-"""Depth that a sensor measured, as the network is told it: added to patch tokens, in a unit of the stream's own.
+"""Measured depth as an input of the network: added to patch tokens, in a unit of the stream's own.
 
-A network knows lengths up to a scene's scale. So it is told depth in units of the first depth image's median, and answers
-in a unit of its own. If a stream's first frame has depth, what was measured there over what was answered turns all answers into
-the sensor's unit; else they stay as they are.
+The network knows lengths only up to the scene's scale. So depth goes in relative to the median of the first depth image, and
+predictions come out in a unit of the network's own. If a stream's first frame has depth, the ratio of measured to predicted depth
+there converts all predictions to the sensor's unit; otherwise they stay as they are.
 """
 
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from ivggt_jax.model.layers import Mlp
 
 
 class DepthPatches(nnx.Module):
-    """Patch embedding of log depth and of where it is known, behind a projection that begins at zero.
+    """Patch embedding of log depth and of the mask of known pixels, followed by a projection that is initialised to zero.
 
-    A patch without any measured pixel stays what it was, to the bit.
+    A patch token without any measured pixel stays bit-identical.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -29,7 +29,7 @@ class DepthPatches(nnx.Module):
         self.mlp.fc2.kernel = nnx.Param(jnp.zeros_like(self.mlp.fc2.kernel[...]))
 
     def __call__(self, patches: Float[Array, "B N width"], depth: Float[Array, "B H W"]) -> Float[Array, "B N width"]:
-        """Patch tokens [B,N,width] with what depth [B,H,W] in the stream's unit says of them, where it is `measured`."""
+        """Patch tokens [B,N,width] with depth [B,H,W], in the stream's unit, added where it is `measured`."""
         batch, height, width = depth.shape
         size = self.patch_size
         known = measured(depth)
@@ -43,20 +43,20 @@ class DepthPatches(nnx.Module):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SensorUnit:
-    """In what units streams are told depth, and give it."""
+    """Units in which B streams take depth as input and return it."""
 
     told: jax.Array
     """[B] float32: median of the first depth image in the sensor's unit; 0 until there is one."""
     given: jax.Array
-    """[B] float32: what the network's lengths are multiplied by; 1 where the first frame had no depth."""
+    """[B] float32: factor applied to all predicted lengths; 1 where the first frame had no depth."""
 
     @classmethod
     def empty(cls, batch: int) -> "SensorUnit":
-        """Of streams that have not begun."""
+        """For streams before their first frame."""
         return cls(jnp.zeros(batch, jnp.float32), jnp.ones(batch, jnp.float32))
 
     def after(self, depth: Float[Array, "B S H W"]) -> "SensorUnit":
-        """Once depth [B,S,H,W] has come."""
+        """The units after depth [B,S,H,W] came in: a stream's first depth image sets `told`."""
         medians = _medians(depth)
         first = jnp.argmax(medians > 0, axis=1)
         told = jnp.where(self.told > 0, self.told, jnp.take_along_axis(medians, first[:, None], axis=1)[:, 0])
@@ -65,25 +65,25 @@ class SensorUnit:
     def answered(
         self, depth: Float[Array, "B S H W"], found: Float[Array, "B S H W"], frame: Int[Array, " B"]
     ) -> "SensorUnit":
-        """Once the network has found a depth [B,S,H,W] for what was measured, [B,S,H,W], from frame number `frame` [B] on.
+        """The units after the network predicted depth `found` for measured `depth`, both [B,S,H,W], from frame `frame` [B] on.
 
-        No gradient runs through it: a network is not to change its unit, but to keep it.
+        No gradient passes through the ratio: training should teach the network to keep its unit, not to change it.
         """
         ratio = lax.stop_gradient(_medians(jnp.where(measured(depth), depth / found, 0)[:, :1])[:, 0])
         return SensorUnit(self.told, jnp.where((frame == 0) & (ratio > 0), ratio, self.given))
 
     def relative(self, depth: Float[Array, "B *axes"]) -> Float[Array, "B *axes"]:
-        """Depth [B,…] in the unit that the network is told it in; 0 where nothing is measured."""
+        """Depth [B,…] in the unit in which the network takes it; 0 where nothing is measured."""
         unit = self.told.reshape(-1, *(1,) * (depth.ndim - 1))
         return jnp.where(measured(depth) & (unit > 0), depth / jnp.where(unit > 0, unit, 1), 0)
 
 
 def measured(depth: Float[Array, "*axes"]) -> Bool[Array, "*axes"]:
-    """Bool [...]: where a sensor's depth [...] is one; 0, negative numbers, infinity and NaN say nothing."""
+    """Bool [...]: where depth [...] was measured; 0, negative numbers, infinity and NaN mean it was not."""
     return jnp.isfinite(depth) & (depth > 0)
 
 
 def _medians(depth: Float[Array, "B S H W"]) -> Float[Array, "B S"]:
-    """Median [B,S] of what depth images [B,S,H,W] measured, 0 where that is nothing."""
+    """Median [B,S] of the measured pixels of depth images [B,S,H,W]; 0 where there are none."""
     known = jnp.where(measured(depth), depth, jnp.nan)
     return jnp.nan_to_num(jnp.nanmedian(known.reshape(*depth.shape[:2], -1), axis=-1))

@@ -1,4 +1,4 @@
-"""The network as a whole, and what it predicts. No jit and no files here."""
+"""The whole network, and its predictions. No jit and no files here."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
@@ -21,23 +21,23 @@ from ivggt_jax.model.heads.track import Tracker
 from ivggt_jax.model.sensor import SensorUnit
 
 PIXELS_AT_ONCE = 1 << 20
-"""Dense heads run on so many pixels at a time, at least a frame: their maps are what fills the memory."""
+"""Pixels that the dense heads process at a time, at least one frame: their feature maps take the most memory."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """What the model says of frames; a field is None when its head was left out.
+    """Predictions for frames; a field is None if its head was left out.
 
-    Types are those of fields whose heads were asked for, so that nobody has to ask again.
+    Fields are typed as present, so that callers who asked for a head need not check for None.
 
     Leading axes "…" are [B,S] from a clip, [B] from a step, [T,B] from a scan, none from a stream. H×W is the input's size.
     """
 
     pose_encoding: jax.Array = None  # type: ignore[assignment]
-    """[…,9] camera-from-world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal)."""
+    """[…,9] cam_from_world, OpenCV axes: translation, quaternion xyzw (not normalised), field of view (vertical, horizontal)."""
     depth: jax.Array = None  # type: ignore[assignment]
-    """[…,H,W] up to the scene's scale; in a sensor's unit, as all lengths, where the first frame came with depth."""
+    """[…,H,W] z in the camera, up to scale; like all lengths in a sensor's unit if the first frame came with depth."""
     depth_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,H,W] ≥ 1"""
     points: jax.Array = None  # type: ignore[assignment]
@@ -51,11 +51,11 @@ class Predictions:
     track_confidence: jax.Array = None  # type: ignore[assignment]
     """[…,N] in [0,1]"""
     motion: jax.Array = None  # type: ignore[assignment]
-    """[…,H,W] in [0,1]: how likely what is seen there moves in the world, of its own."""
+    """[…,H,W] in [0,1]: probability that the pixel shows something that moves in the world."""
     features: jax.Array = None  # type: ignore[assignment]
-    """[…,P,2·width] the last layer's tokens: camera, registers, patches in rows."""
+    """[…,P,2·width] tokens of the last layer: camera, registers, then patches row by row."""
     map: Any = None
-    """A `mapping.MapRecord`, of a stream with submaps: then the world is the stream's, and not the present submap's."""
+    """A `mapping.state.MapRecord`, with submaps; predictions are then in the stream's world, not in the submap's."""
 
     def __repr__(self) -> str:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -64,9 +64,9 @@ class Predictions:
 
 
 class VGGT(nnx.Module):
-    """Aggregator and heads (VGGT, arXiv 2503.11651; causal: StreamVGGT, 2507.11539; bounded: InfiniteVGGT, 2601.02281)."""
+    """Aggregator and heads (VGGT, arXiv 2503.11651; causal: StreamVGGT, 2507.11539; bounded memory: InfiniteVGGT, 2601.02281)."""
 
-    # Of these it has the parts of the heads that its configuration names.
+    # Only the modules of the heads in `config.predicts` exist.
     camera: CameraHead
     depth: DenseHead
     points: DenseHead
@@ -90,7 +90,8 @@ class VGGT(nnx.Module):
         features: bool = False,
         depth: jax.Array | None = None,
     ) -> Predictions:
-        """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame, depth [B,S,H,W] a sensor's."""
+        """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame, depth [B,S,H,W] is
+        measured."""
         height, width = images.shape[2:4]
         outputs, unit = self.see(images, mode, depth)
         found = self.read(outputs, height, width, mode, heads, query_points)
@@ -99,7 +100,7 @@ class VGGT(nnx.Module):
     def see(
         self, images: jax.Array, mode: ClipMode, depth: jax.Array | None = None, remat: bool = False
     ) -> tuple[jax.Array, SensorUnit | None]:
-        """Layer outputs [layer,B,S,P,2·width] of a clip, and the unit that it was told its sensor's depth [B,S,H,W] in."""
+        """Layer outputs [layer,B,S,P,2·width] of a clip, and the unit in which its measured depth [B,S,H,W] went in."""
         if depth is None:
             return self.aggregator.clip(images, mode, remat), None
         unit = SensorUnit.empty(depth.shape[0]).after(depth)
@@ -114,7 +115,7 @@ class VGGT(nnx.Module):
         heads: Collection[str],
         query_points: jax.Array | None = None,
     ) -> Predictions:
-        """What the heads make of a clip's layer outputs [layer,B,S,P,2·width]."""
+        """Predictions of the heads from a clip's layer outputs [layer,B,S,P,2·width]."""
         found: dict[str, jax.Array] = self.dense(outputs, height, width, heads)
         if "camera" in heads:
             found["pose_encoding"] = self.camera.clip(outputs[-1, :, :, 0], mode)[-1]
@@ -124,7 +125,7 @@ class VGGT(nnx.Module):
         return Predictions(**found)
 
     def dense(self, outputs: jax.Array, height: int, width: int, heads: Collection[str]) -> dict[str, jax.Array]:
-        """What the dense heads among `heads` make of every pixel, from layer outputs [layer,B,S,P,2·width]."""
+        """Predictions of the dense heads among `heads` from layer outputs [layer,B,S,P,2·width], by field name."""
         found: dict[str, jax.Array] = {}
         for name, head in HEADS.items():
             if head.activate is not None and name in heads:
@@ -143,7 +144,7 @@ class VGGT(nnx.Module):
         height: int,
         width: int,
     ) -> Any:
-        """Apply a dense head to every frame's patch tokens, a few frames at a time."""
+        """Apply a dense head to the patch tokens of all frames, a few frames at a time."""
         layers, batch, frames = outputs.shape[:3]
         patches = outputs[:, :, :, self.aggregator.config.special_tokens :]
         patches = patches.reshape(layers, batch * frames, *patches.shape[3:])
@@ -160,7 +161,7 @@ class VGGT(nnx.Module):
 
 
 def answered(found: Predictions, unit: SensorUnit | None, depth: jax.Array | None) -> Predictions:
-    """Predictions [B,S,…] of a clip in the unit of the sensor that measured depth [B,S,H,W], as far as that can be known."""
+    """Predictions [B,S,…] of a clip, in the unit of the measured depth [B,S,H,W] if it can be determined."""
     if unit is None or depth is None:
         return found
     if found.depth is not None:
@@ -169,7 +170,7 @@ def answered(found: Predictions, unit: SensorUnit | None, depth: jax.Array | Non
 
 
 def in_unit(found: Predictions, unit: SensorUnit | None) -> Predictions:
-    """Predictions [B,…] of the network with their lengths in the unit that its streams give them in."""
+    """Predictions [B,…] with all lengths converted to the unit of their streams."""
     if unit is None:
         return found
     lengths = {name: getattr(found, name) for name in ("depth", "points")}
@@ -181,5 +182,5 @@ def in_unit(found: Predictions, unit: SensorUnit | None) -> Predictions:
 
 
 def _times(factor: jax.Array, x: jax.Array) -> jax.Array:
-    """x [B,…] by factors [B]."""
+    """x [B,…] times factors [B]."""
     return x * factor.reshape(-1, *(1,) * (x.ndim - 1))

@@ -1,1 +1,1 @@
-"""Options that commands share, importable in no time: `--help` needs no JAX."""
+"""Options that several commands share. They import without JAX, so that `--help` is fast."""

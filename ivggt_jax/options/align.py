@@ -1,4 +1,4 @@
-"""Options of the commands that bring results to a known trajectory."""
+"""Options of the commands that align results with a known trajectory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +9,9 @@ class AlignOptions:
     """A known trajectory to align the results with. Raises ValueError when both are given."""
 
     align_to: Path | None = None
-    """A known trajectory (TUM file): results are also written to aligned/, moved, turned and scaled to fit it (Sim3)."""
+    """A known trajectory (TUM file): results are also written to aligned/, moved, rotated and scaled to fit it (Sim3)."""
     scale_from: Path | None = None
-    """The same, but scaled only: the first camera stays the origin. With neither option, results are up to scale."""
+    """The same, but only scaled: the first camera stays the origin. With neither option, results are up to scale."""
 
     def __post_init__(self) -> None:
         if self.align_to and self.scale_from:
@@ -19,5 +19,5 @@ class AlignOptions:
 
     @property
     def trajectory(self) -> Path | None:
-        """The file, whichever option named it."""
+        """The trajectory file, whichever option named it."""
         return self.align_to or self.scale_from

@@ -1,29 +1,29 @@
-"""What a run can write, in which files, and how it becomes them."""
+"""The output formats: which files each writes, and the options for making them."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 BuiltOutput = Literal["colmap", "nerfstudio", "glb", "html"]
-"""What is built from all saved frames."""
+"""Formats that are built from all saved frames at the end."""
 MadeOutput = Literal[
     "tum", "kitti", "intrinsics", "ply", "depth", "tracks", "masks", "moving", "video", "rrd", "mcap", BuiltOutput
 ]
-"""What can be made of saved frames."""
+"""Formats that can be made from saved frames."""
 Output = Literal["npz", MadeOutput]
-"""What a run can write: the saved frames themselves, too."""
+"""Formats that a run can write: those above, and the saved frames themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """What stands behind a name of `--export`."""
+    """A format of `--export`."""
 
     files: tuple[str, ...]
-    """What it writes into the top of the output folder, as patterns; a run that begins anew removes this and nothing else."""
+    """What it writes into the top of the output folder, as patterns. A run that starts over removes these files only."""
     needs: Literal["depth", "points", "tracks"] | None = None
-    """The prediction that it is made of, where not every run has it."""
+    """The prediction it is made from, if not every run has it."""
     reading: str | None = None
-    """How to read the first of the files, for people and programs: `run.json` repeats it."""
+    """How to read the first of the files, for people and programs; copied to `run.json`."""
 
 
 FORMATS: dict[Output, Format] = {
@@ -68,34 +68,34 @@ FORMATS: dict[Output, Format] = {
     "glb": Format(files=("scene.glb",), needs="points", reading="OpenGL axes: x right, y up, z backward"),
     "html": Format(files=("scene.html",), needs="points"),
 }
-"""Every name. What a run checks, removes and says in `run.json` follows from here."""
+"""All formats. What a run checks, removes and lists in `run.json` follows from this table."""
 
 WITH_TRACKS = {"tracks", "npz", "video", "rrd"}
-"""Formats that hold tracks, or show them."""
+"""Formats that contain or show tracks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """How results become files. Raises ValueError for a value that makes no sense."""
+    """Options for writing files. Raises ValueError for a value that makes no sense."""
 
     confidence: float = 50.0
-    """Percentile: a pixel makes a point when its confidence is at least this percentile of its own frame's."""
+    """Percentile: a pixel becomes a point if its confidence reaches this percentile of its own frame."""
     voxel: float | None = None
-    """Side of the cubes in which points are averaged, in the model's unit; None: from the first frame's extent."""
+    """Side of the cubes in which points are averaged, in the model's unit; by default derived from the first frame's extent."""
     max_points: int = 2_000_000
-    """Maximum number of points in a cloud; the cubes double in size when there would be more."""
+    """Maximum number of points in a cloud; if there would be more, the cubes double in size."""
     sky: Literal["keep", "drop"] = "keep"
-    """Whether pixels that look like sky make points."""
+    """Whether pixels that look like sky become points."""
     shared_camera: bool = False
-    """Give COLMAP and nerfstudio one camera for all frames (the median) also where each is a picture of its own."""
+    """Give COLMAP and nerfstudio one camera for all frames (the median), even if each frame is a picture of its own."""
     own_cameras: bool = False
-    """Give them one camera per frame also where all frames are of one video or camera, as when it zooms."""
+    """Give them one camera per frame, even if all frames are from one video or camera, for example if it zooms."""
     images: Path | None = None
-    """Where the originals are now, for COLMAP and nerfstudio, found by stem; frames not there are written as the model saw them."""
+    """Folder of the originals, for COLMAP and nerfstudio, found by stem; if missing, the model's input is written instead."""
     dense: int = 100_000
     """Points of the fused cloud added to COLMAP's points3D, without tracks, as a dense start for splats; 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
-    """Type of depth, points and confidences in frames/*.npz; by default float32, or float16 if nothing asked for needs them."""
+    """Type of depth, points and confidences in frames/*.npz; by default float32, or float16 if no chosen output needs them."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 100:

@@ -1,1 +1,1 @@
-"""What commands share: a run over frames, its folder, its saved state, its messages."""
+"""Shared by commands: a run over frames, its folder, its saved state, its messages."""

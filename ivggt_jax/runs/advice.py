@@ -1,4 +1,4 @@
-"""The whole command that mends a thing, made from the options of a run."""
+"""Complete commands to suggest to the user, built from the options of a run."""
 
 import shlex
 from collections.abc import Mapping
@@ -11,24 +11,24 @@ from ivggt_jax.writers.run_json import plain, read_run_json, recorded
 from ivggt_jax.writers.saved_run import SavedRun
 
 EXAMPLE = ("examples", "room", "frames")
-"""Where the pictures lie that the demo model is shown with."""
+"""Folder of the example pictures for the demo model."""
 REAL = "lch01/StreamVGGT"
-"""Published weights of a model for streams."""
+"""Published weights of a streaming model."""
 LEFT_OUT = ("overwrite", "resume", "view", "port", "frames_dtype")
-"""Options that decide nothing about the results, or that follow from the others."""
+"""Options that do not affect the results, or that follow from others."""
 
 
 def comes_again(frames: str) -> bool:
-    """Whether a source gives the same frames when it is read again: not so a camera or a named pipe, whose are gone."""
+    """Whether a source gives the same frames when read again; a camera or a named pipe does not."""
     return not frames.startswith(LIVE) and not Path(frames).is_fifo()
 
 
 def infer_command(settings: Mapping[str, Any], **changes: object) -> str:
-    """The `infer` command with options as `run.json` holds them, without those that have their default.
+    """The `infer` command for options as in `run.json`, without those at their default.
 
-    changes: options that are to be otherwise.
+    changes: options with a different value.
     """
-    from ivggt_jax.inference.options import InferConfig  # which needs this module itself
+    from ivggt_jax.inference.options import InferConfig  # it imports this module
     from ivggt_jax.sources import SourceConfig
 
     usual = _flat(plain(InferConfig(source=SourceConfig(frames=""))))
@@ -45,7 +45,7 @@ def infer_command(settings: Mapping[str, Any], **changes: object) -> str:
 
 
 def saved_run(out: Path) -> SavedRun:
-    """The run's saved frames. Raises FileNotFoundError where there are none, with the command that makes them."""
+    """The run's saved frames. Raises FileNotFoundError if there are none, with the command that creates them."""
     try:
         return SavedRun(out)
     except FileNotFoundError as error:
@@ -63,9 +63,9 @@ def saved_run(out: Path) -> SavedRun:
 
 
 def next_steps(out: Path, settings: Mapping[str, Any], *, frames_saved: bool, shown: bool) -> list[str]:
-    """The two commands that come next after a run, a line each.
+    """The two next commands to suggest after a run, a line each.
 
-    settings: the run's options, as `run.json` holds them. shown: the viewer shows the run already.
+    settings: the run's options, as in `run.json`. shown: the viewer already shows the run.
     """
     view, export = (shlex.join(["ivggt", name, f"{out}"]) for name in ("view", "export"))
     if frames_saved:
@@ -78,9 +78,9 @@ def next_steps(out: Path, settings: Mapping[str, Any], *, frames_saved: bool, sh
 
 
 def note_on_demo(settings: Mapping[str, Any]) -> str | None:
-    """What to say where the demo model is given anything but the example; None elsewhere.
+    """A note if the demo model is run on anything but the example; otherwise None.
 
-    settings: a run's options, as `run.json` holds them.
+    settings: a run's options, as in `run.json`.
     """
     frames = str(recorded(settings, "source", "frames"))
     if settings["checkpoint"] != "demo" or Path("demo").exists() or Path(full_name(frames)).parts[-3:] == EXAMPLE:
@@ -92,7 +92,7 @@ def note_on_demo(settings: Mapping[str, Any]) -> str | None:
 
 
 def _settings(out: Path) -> dict[str, Any]:
-    """The options in a folder's `run.json`; empty where there are none."""
+    """The options in a folder's `run.json`; empty if there are none."""
     try:
         settings = recorded(read_run_json(out), "settings")
     except (OSError, ValueError):
@@ -101,7 +101,7 @@ def _settings(out: Path) -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by name, those of groups among them."""
+    """Options by name, including those in groups."""
     groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
     flat = {name: value for name, value in settings.items() if name not in groups}
     return {name: value for group in groups.values() for name, value in group.items()} | flat

@@ -1,4 +1,4 @@
-"""What the commands share: arguments to a dataclass, the compilation cache, messages and errors as plain lines."""
+"""Shared by all commands: parsing arguments to a dataclass, the compilation cache, messages and errors as plain lines."""
 
 import glob
 import logging
@@ -19,15 +19,15 @@ from tqdm import tqdm
 from ivggt_jax.disk.beside import remove
 from ivggt_jax.weights.hub import cache_folder
 
-# JAX is imported inside of functions here: what a command prints of itself needs none.
+# JAX is imported inside functions, because --help does not need it.
 
 Config = TypeVar("Config")
 USER_ERRORS = (ValueError, OSError)
-"""Errors of the library and of files: their message says what is wrong and what to do; a traceback would hide it."""
+"""Errors of the library and of files. Their message says what is wrong and what to do; a traceback would hide it."""
 NARROWEST = 40
-"""Columns that help is laid out for at least: in a terminal of fewer than six it would never come to an end."""
+"""Least width in columns for laying out help; below six, laying it out would never end."""
 DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
-"""What JAX says of a compiled program that it cannot read: it goes on without, and never replaces it."""
+"""JAX's warning about a compiled program that it cannot read; JAX continues without it but never replaces it."""
 
 
 def run_command(
@@ -39,16 +39,16 @@ def run_command(
 ) -> NoReturn:
     """Parse the command line into `config`, run, and exit with its code.
 
-    description: for --help, where it is not what `run` says of itself.
+    description: for --help, if different from the docstring of `run`.
 
-    1 and one line for an error, 130 for Ctrl-C and SIGTERM, 141 when nobody reads what is printed any more.
+    The exit code is 1, with a one-line message, for an error, 130 for Ctrl-C and SIGTERM, 141 when the output is no longer read.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is half written is removed
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that half-written files are removed
     _open_standard_streams()
     logging.basicConfig(level=logging.WARNING, handlers=[_PlainLines()])
     logging.getLogger("ivggt_jax").setLevel(logging.INFO)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="PIL")  # whatever matters in a damaged image comes as an error
+        warnings.filterwarnings("ignore", module="PIL")  # serious damage to an image raises an error anyway
         warnings.filterwarnings("always", DAMAGED.pattern)
         warnings.showwarning = _show_warning
         code = _code(lambda: _run(config, run, arguments, program, description or run.__doc__))
@@ -56,14 +56,14 @@ def run_command(
 
 
 def say(text: str) -> None:
-    """A line for the user, on standard error, above a progress bar where there is one; lost when nobody reads there."""
+    """Print a line for the user on standard error, above a progress bar if there is one; ignored if standard error is closed."""
     with suppress(OSError):
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
 
 
 def compiled_folder() -> Path:
-    """Where compiled programs are kept: $JAX_COMPILATION_CACHE_DIR, or a folder beside the weights.
+    """Folder of compiled programs: $JAX_COMPILATION_CACHE_DIR, or a folder next to the weights.
 
     Raises RuntimeError when that would be in the home directory and there is none.
     """
@@ -84,26 +84,26 @@ def _run(
     options = tyro.cli(config, args=arguments, prog=program, description=description)
     _keep_compiled_programs()
     code = run(options)
-    sys.stdout.flush()  # here, where a closed pipe is an error that is understood
+    sys.stdout.flush()  # here, where a closed pipe is handled
     return code
 
 
 def _code(run: Callable[[], int]) -> int:
-    """The exit code of a command, its errors told in a line."""
+    """The exit code of a command; errors are printed in a line."""
     try:
         return run()
-    except BrokenPipeError:  # as `| head` leaves it
+    except BrokenPipeError:  # as after `| head`
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the interpreter flushes it at its end
         return 128 + signal.SIGPIPE
     except USER_ERRORS as error:
         say(f"error: {error}")
         return 1
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # as JAX says it
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):  # JAX's wording
             kind = f" ({_first_line(error)})" if str(error) else ""
             say(f"error: the memory is full; docs/troubleshooting.md says what needs less{kind}")
             return 1
-        if "home directory" not in str(error):  # what pathlib says of ~ and ~name
+        if "home directory" not in str(error):  # pathlib's message about ~ and ~name
             raise
         say(
             "error: there is no such home directory: give whole paths, and set HOME or IVGGT_CACHE to a folder of yours"
@@ -115,7 +115,7 @@ def _code(run: Callable[[], int]) -> int:
 
 
 def _keep_compiled_programs() -> None:
-    """Have compiled programs kept, where there is a place for them."""
+    """Enable the cache of compiled programs, if there is a place for it."""
     import jax
 
     where = "the home directory"
@@ -137,7 +137,7 @@ def _keep_compiled_programs() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Give closed standard streams a place, or files opened later would get their numbers and what is printed there."""
+    """Replace closed standard streams, or files opened later would get their numbers, and the printed text."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -149,13 +149,13 @@ def _open_standard_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # for what the locale's encoding lacks; stderr writes it as \x…
+        sys.stdout.reconfigure(errors="replace")  # for characters the locale lacks; stderr writes them as \x…
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    """One plain line; compiled programs that are damaged are removed, so that JAX writes them again."""
+    """Print a warning as a plain line. A damaged compiled program is removed, so that JAX writes it again."""
     if found := DAMAGED.match(str(message)):
-        for path in compiled_folder().glob(f"{glob.escape(found[1])}-*"):  # which of them it is, JAX does not say
+        for path in compiled_folder().glob(f"{glob.escape(found[1])}-*"):  # JAX does not say which of them it is
             with suppress(OSError):
                 remove(path)
         say(f"warning: the compiled program {found[1]} was damaged and is compiled again")
@@ -164,7 +164,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 class _PlainLines(logging.Handler):
-    """What the library logs, one plain line each: "warning: skipped: …", or the mere text of what is no warning."""
+    """Prints the library's log records, a plain line each: "warning: skipped: …", or just the text below warning level."""
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""

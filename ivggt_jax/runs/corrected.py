@@ -1,4 +1,4 @@
-"""Results in the corrected map: loops told where the chain of submaps went wrong."""
+"""Results in the corrected map, after loops have shown where the chain of submaps drifted."""
 
 from pathlib import Path
 from typing import Any
@@ -7,17 +7,17 @@ from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, read_loops, re
 from ivggt_jax.writers.saved_run import Move
 
 CORRECTED, MAP_FILE = "corrected", "map.json"
-"""The folder in a run's that holds everything in the corrected map, and the file there that says how it was made."""
+"""The subfolder of a run for results in the corrected map, and the file there that describes the correction."""
 
 
 def read_correction(out: Path) -> tuple[Move, dict[str, Any]]:
-    """What corrects the map of the run in a folder, and what `corrected/map.json` says of it.
+    """The correction of the map of the run in a folder, and its record for `corrected/map.json`.
 
     Raises ValueError when the run was made without loops, or its files are damaged.
     """
     if missing := [name for name in (SUBMAPS_FILE, LOOPS_FILE) if not (out / name).is_file()]:
         raise ValueError(f"{out} has no {missing[0]}: ivggt writes it with --loops")
-    # Imported here: GTSAM takes a while, and most runs have no loops.
+    # Imported here, because GTSAM takes a while and most runs have no loops.
     from ivggt_jax.mapping.correction import correct
 
     if not (submaps := read_submaps(out / SUBMAPS_FILE)):

@@ -1,4 +1,4 @@
-"""How large a cache is to be: the default budget, what the free memory holds of it, or what a limit leaves."""
+"""The size of the cache: the default budget, or as much of it as fits in free memory or within a limit."""
 
 import dataclasses
 import re
@@ -18,28 +18,29 @@ from ivggt_jax.runs.room import Room, Share
 from ivggt_jax.streaming.steps import init_stream
 
 PUBLISHED_BUDGET = CacheConfig().total_budget or 0
-"""Tokens, of frames of 518×392 in the published network's layers."""
+"""Tokens, for frames of 518×392 in the published network."""
 SHARE_OF_MEMORY = 0.6
-"""Share of the free memory that a stream may take, weights not counted: activations and the system need the rest."""
+"""Share of free memory for a stream, without weights; activations and the system need the rest."""
 ACTIVATIONS = 3000
-"""Bytes for each pixel of a frame that a step needs besides: 2,650 were counted for the full model (docs/design.md)."""
+"""Further bytes per pixel of a frame that a step needs: 2,650 were counted for the full model (docs/design.md)."""
 SHARE_OF_FURTHER_FRAMES = 0.25
 """Share of that for each further frame of a pass: 350, 520, 936 and 1,226 MB were counted for 1, 2, 4 and 8 of 518×392 pixels."""
 PROCESS = 400 * 10**6
-"""Bytes that compiling and running take at least, however small the model: 310 to 370 MB were counted for the demo's."""
+"""Least memory in bytes for compiling and running, however small the model: 310 to 370 MB were counted for the demo's."""
 POINTS = 64
-"""Tracked points that are counted; they take next to nothing beside the maps that they are looked for in."""
+"""Number of tracked points assumed; they take next to nothing compared with the feature maps they are searched in."""
 UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 def plan_cache(
     model: Model, cache: CacheConfig, height: int, width: int, limit: str | Share | None, fixed: bool
 ) -> CacheConfig:
-    """The cache of a run within the user's limit, as text, or within the free memory or a share of it; unless it is `fixed`, its
-    budget is that of the full model at 518×392, and becomes that of as many frames of this one.
+    """The cache of a run, planned within the user's `limit` (text), or within free memory or a share of it (None, Share).
 
-    `cache.max_frames` is the number of frames, where it is known, and comes back rounded up, so that runs of similar length
-    share a compiled program. What is lowered is said. Raises ValueError when even the least does not fit.
+    Unless it is `fixed`, the budget is given for the full model at 518×392, and is converted to as many frames of this size.
+
+    `cache.max_frames` is the number of frames, if known, and is rounded up in the result, so that runs of similar length share a
+    compiled program. Reductions are reported. Raises ValueError when even the minimum does not fit.
     """
     if not fixed:
         published = cache.total_budget or PUBLISHED_BUDGET
@@ -61,7 +62,7 @@ def plan_cache(
 
 
 def room_beside(model: Model, share: Share | None) -> Room:
-    """What is free beside a loaded model's weights, and within this process's share where there is one."""
+    """Free memory beside a loaded model's weights, within this process's share if there is one."""
     mapped = mapped_bytes(jax.tree.leaves(model.params))
     rooms = [free_memory(mapped)]
     if share is not None:
@@ -70,7 +71,7 @@ def room_beside(model: Model, share: Share | None) -> Room:
 
 
 def _of_rounded_length(cache: CacheConfig, plan: Callable[[CacheConfig], CacheConfig]) -> CacheConfig:
-    """What `plan` makes of the cache with its length rounded up, or as it is where that costs tokens or does not fit."""
+    """The result of `plan` for the cache with its length rounded up, or not rounded if that costs tokens or does not fit."""
     if cache.max_frames is None:
         return plan(cache)
     rounded = dataclasses.replace(cache, max_frames=rounded_length(cache.max_frames))
@@ -94,7 +95,7 @@ def weights_bytes(model: Model) -> int:
 
 
 def stream_bytes(model: Model, cache: CacheConfig, height: int, width: int) -> int:
-    """Bytes of the buffers of a stream with all heads of the model, whose parameters may be abstract; nothing is made."""
+    """Bytes of the buffers of a stream with all heads of the model, which may be abstract; nothing is allocated."""
     options: dict[str, Any] = {"height": height, "width": width, "heads": model.config.predicts}
     if "tracks" in model.config.predicts:
         options["query_points"] = np.zeros((1, POINTS, 2))
@@ -103,31 +104,30 @@ def stream_bytes(model: Model, cache: CacheConfig, height: int, width: int) -> i
 
 
 def step_bytes(cache: CacheConfig, height: int, width: int) -> int:
-    """Bytes that a step takes beside weights and stream, estimated for the full model."""
+    """Bytes that a step needs besides weights and stream, estimated for the full model."""
     return int(ACTIVATIONS * height * width * (1 + SHARE_OF_FURTHER_FRAMES * (cache.frames_per_step - 1)))
 
 
 def default_budget(model: ModelConfig, height: int, width: int, published: int = PUBLISHED_BUDGET) -> int:
-    """Tokens that are kept where nobody says how many: as many frames as so many `published` tokens of 518×392 are, of
-    1,200,000 48."""
+    """Default budget: tokens for as many frames as `published` tokens hold at 518×392 (1,200,000: 48 frames)."""
     full = ModelConfig.vggt_1b()
     tokens, layers = full.tokens_per_frame(392, 518), full.depth
     return -(-published * model.tokens_per_frame(height, width) * model.depth // (tokens * layers))
 
 
 def rounded_length(frames: int) -> int:
-    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, … that holds so many frames.
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, … that is at least `frames`.
 
-    Buffers for as many serve runs of similar length, which then share one compiled program.
+    Buffers of this length serve runs of similar length, which then share a compiled program.
     """
     power = 1 << (frames - 1).bit_length()
     return power * 3 // 4 if frames <= power * 3 // 4 else power
 
 
 def fitting_cache(model: Model, cache: CacheConfig, height: int, width: int, room: float) -> CacheConfig:
-    """The cache with its budget lowered, where needed, to what fits `room` bytes.
+    """The cache with its budget lowered, if necessary, to fit `room` bytes.
 
-    It is never lowered below what the anchor frames, at least one, need in each layer.
+    It is never lowered below the anchor frames, at least one, in each layer.
     """
     assert cache.total_budget is not None
     if stream_bytes(model, cache, height, width) <= room:
@@ -143,9 +143,9 @@ def fitting_cache(model: Model, cache: CacheConfig, height: int, width: int, roo
 
 
 def free_cache(model: Model, cache: CacheConfig, height: int, width: int, room: Room) -> CacheConfig:
-    """The cache with its budget, and its longest stream, lowered to what fits a share of the free memory.
+    """The cache with its budget, and its longest stream, lowered to fit a share of free memory.
 
-    Raises ValueError where even the least does not fit all of it.
+    Raises ValueError when even the minimum does not fit in all of it.
     """
     beside = step_bytes(cache, height, width) + PROCESS
     most = min(SHARE_OF_MEMORY * room.free, room.free - beside)
@@ -160,9 +160,9 @@ def free_cache(model: Model, cache: CacheConfig, height: int, width: int, room: 
 
 
 def limited_cache(model: Model, cache: CacheConfig, height: int, width: int, limit: int, fixed: bool) -> CacheConfig:
-    """The cache that keeps weights, stream and a step's activations within `limit` bytes, int8 before fewer tokens.
+    """A cache with which weights, stream and a step's activations fit `limit` bytes; int8 is tried before fewer tokens.
 
-    `fixed`: the budget is the user's and stays. Raises ValueError when even the least does not fit.
+    `fixed`: the budget is the user's and is kept. Raises ValueError when even the minimum does not fit.
     """
     weights = weights_bytes(model)
     activations = step_bytes(cache, height, width)

@@ -1,4 +1,4 @@
-"""Results in the unit, or the whole frame, of a known trajectory: by itself the model is right up to scale only."""
+"""Results in the unit, or the frame, of a known trajectory; the model alone gives them up to scale only."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -17,13 +17,13 @@ from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.saved_run import SavedRun
 
 CHECKED = 10
-"""Frames at the beginning of a run whose times are looked at before it goes on."""
+"""Frames at the start of a run whose times are checked before it continues."""
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Times [N] in seconds and world_from_cam [N, 3, 4] of a TUM file, whose times may be Unix time in ms, µs or ns.
+    """Times [N] in seconds and world_from_cam [N, 3, 4] from a TUM file, whose times may be Unix times in ms, µs or ns.
 
-    Raises ValueError, naming the file, when it holds anything else.
+    Raises ValueError, naming the file, for any other content.
     """
     if not path.is_file():
         raise ValueError(f"{path}: {no_file(path)}; a trajectory is asked for")
@@ -39,22 +39,22 @@ def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def checked(frames: Iterator[Frame], path: Path, expected: int | None) -> Iterator[Frame]:
-    """The same frames, when the first ten, which are read at once, leave hope that the trajectory has poses for some.
+    """The same frames, if the first ten, which are read at once, may have poses in the trajectory.
 
     Args:
         frames: of a run.
         path: of the trajectory, a TUM file.
-        expected: how many frames there may be, None where that is unknown.
+        expected: expected number of frames; None if unknown.
 
     Raises:
-        ValueError: all frames come before or after the trajectory, by the times of the first ones, or have no times.
+        ValueError: judging by the first ones, all frames come before or after the trajectory, or have no times.
     """
     times, _ = read_trajectory(path)
     first = list(islice(frames, CHECKED))
     _check_clock(path, times, first[0].timestamp)
     own = np.array([frame.index if frame.timestamp is None else frame.timestamp for frame in first], np.float64)
     step = np.diff(own).mean() if len(own) > 1 else 0.0
-    # Twice as far, for what a video says of its length can be wrong.
+    # Twice as far, because the length that a video states can be wrong.
     last = np.inf if expected is None and len(first) == CHECKED else own[0] + 2 * step * max(expected or 0, len(own))
     if own[0] > times.max() + ASSOCIATION_SECONDS or last < times.min() - ASSOCIATION_SECONDS:
         kind = "numbers (they have no times)" if first[0].timestamp is None else "times"
@@ -66,7 +66,7 @@ def checked(frames: Iterator[Frame], path: Path, expected: int | None) -> Iterat
 
 
 def _check_clock(path: Path, times: np.ndarray, timestamp: float | None) -> None:
-    """Raises ValueError for a trajectory in fractions of seconds where frames, like one of this time, have numbers only."""
+    """Raises ValueError for a trajectory in fractions of seconds if frames, like one with this time, only have numbers."""
     if timestamp is None and (np.abs(times - np.rint(times)) > ASSOCIATION_SECONDS).any():
         raise ValueError(
             f"{path} tells times, from {times.min():.3f} to {times.max():.3f}, but the frames have none: number its poses like "
@@ -75,10 +75,10 @@ def _check_clock(path: Path, times: np.ndarray, timestamp: float | None) -> None
 
 
 def align_run(run: SavedRun, options: AlignOptions) -> tuple[SavedRun, dict[str, Any]]:
-    """A saved run brought to the trajectory, and what `aligned/alignment.json` says about it.
+    """A saved run aligned to the trajectory, and its record for `aligned/alignment.json`.
 
-    Frames and poses belong together when their times differ by less than 0.02 s; a frame without time goes by its
-    index. Raises ValueError when fewer than three frames have a pose.
+    Frames and poses are matched if their times differ by less than 0.02 s; the time of a frame without one is its index. Raises
+    ValueError when fewer than three frames have a pose.
     """
     assert options.trajectory is not None
     times, truth = read_trajectory(options.trajectory)

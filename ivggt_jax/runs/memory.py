@@ -1,4 +1,4 @@
-"""How much memory there is to plan with: the device's, or the machine's within every limit that is set to this process."""
+"""Available memory: the device's, or the machine's within every limit set for this process."""
 
 import math
 import os
@@ -13,19 +13,19 @@ import jax
 from ivggt_jax.runs.room import Room
 
 PROC = Path("/proc")
-"""Where Linux tells of the machine and of this process."""
+"""Where Linux describes the machine and this process."""
 GROUP_FILES = {
     "cgroup2": (("memory.max", "memory.high"), "memory.current", "inactive_file"),
     "cgroup": (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
 }
-"""Files of a control group, by its file system: its limits, what it uses, and the line of memory.stat that tells of file pages
-that are given up first."""
+"""Files of a control group, by its file system: its limits, its usage, and the entry of memory.stat with the file pages that are
+released first."""
 
 
 def free_memory(mapped: int = 0) -> Room:
-    """What may still be allocated where the model runs: on the GPU, or in main memory under the least of all limits.
+    """Memory that may still be allocated where the model runs: on the GPU, or in main memory under the smallest of all limits.
 
-    mapped: bytes of files that are mapped and will be read, such as weights (`mapped_bytes`); a GPU holds no such files.
+    mapped: bytes of mapped files that will be read, such as weights (`mapped_bytes`); a GPU holds no such files.
     """
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
@@ -35,20 +35,20 @@ def free_memory(mapped: int = 0) -> Room:
 
 
 def mapped_bytes(arrays: Iterable[jax.Array]) -> int:
-    """Bytes of those arrays that lie in mapped files, so that they take memory only when they are first read."""
+    """Bytes of the arrays that lie in mapped files, which take memory only when first read."""
     try:
         lines = (PROC / "self" / "maps").read_text().splitlines()
     except OSError:
         return 0
     fields = [line.split(maxsplit=5) for line in lines]
-    # The fifth field is the file's number, 0 for memory that belongs to no file.
+    # The fifth field is the file's inode, 0 for memory without a file.
     files = [tuple(int(end, 16) for end in field[0].split("-")) for field in fields if field[4] != "0"]
     on_host = (x for x in arrays if x.devices() <= set(jax.local_devices(backend="cpu")))
     return sum(x.nbytes for x in on_host if any(low <= x.unsafe_buffer_pointer() < high for low, high in files))
 
 
 def peak_memory() -> dict[str, int]:
-    """Most bytes held so far: `host` (resident), and `device` where the backend counts them."""
+    """Peak bytes so far: `host` (resident), and `device` if the backend reports it."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     statistics = jax.local_devices()[0].memory_stats() or {}
@@ -58,7 +58,7 @@ def peak_memory() -> dict[str, int]:
 
 
 def gigabytes(count: float) -> str:
-    """Bytes, for people."""
+    """A number of bytes as text for people."""
     return f"{count / 1e9:.1f} GB"
 
 
@@ -71,7 +71,7 @@ def _of_machine() -> Room:
 
 
 def _of_control_groups() -> Iterator[Room]:
-    """Room in every control group that this process is in, from its own up to the root of what can be seen."""
+    """Room in every control group of this process, from its own up to the visible root."""
     for kind, folder in _group_folders():
         limits, used, given_up = GROUP_FILES[kind]
         with suppress(OSError, ValueError, KeyError):
@@ -83,7 +83,7 @@ def _of_control_groups() -> Iterator[Room]:
 
 
 def _given_up(folder: Path, name: str) -> int:
-    """Bytes that a group gives up first, by that line of its memory.stat; none where it does not tell."""
+    """Bytes that a group releases first, from that entry of its memory.stat; 0 if unknown."""
     with suppress(OSError, ValueError, StopIteration):
         lines = map(str.split, (folder / "memory.stat").read_text().splitlines())
         return next(int(words[1]) for words in lines if len(words) == 2 and words[0] == name)
@@ -91,7 +91,7 @@ def _given_up(folder: Path, name: str) -> int:
 
 
 def _group_folders() -> Iterator[tuple[str, Path]]:
-    """File system and folder of every control group of this process that may limit its memory."""
+    """File system and folder of every control group that may limit this process's memory."""
     mounts = _group_mounts()
     with suppress(OSError, ValueError):
         for line in (PROC / "self" / "cgroup").read_text().splitlines():
@@ -99,7 +99,7 @@ def _group_folders() -> Iterator[tuple[str, Path]]:
             kind = "cgroup" if "memory" in controllers.split(",") else "cgroup2" if not controllers else None
             if kind not in mounts:
                 continue
-            # A container may see the whole tree's names and only its own part of it, and other parts mounted besides.
+            # A container may see names of the whole tree but only its own part of it, or other parts mounted as well.
             for root, mounted in [m for m in mounts[kind] if Path(path).is_relative_to(m[0])] or mounts[kind][-1:]:
                 below = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path()
                 folder = mounted / below if ".." not in below.parts else mounted
@@ -107,7 +107,7 @@ def _group_folders() -> Iterator[tuple[str, Path]]:
 
 
 def _group_mounts() -> dict[str, list[tuple[str, Path]]]:
-    """Where the control groups of memory are mounted, by their file system: roots that are mounted, and the places."""
+    """Mounts of the control groups of memory by file system: the mounted root and the mount point of each."""
     mounts: dict[str, list[tuple[str, Path]]] = {}
     with suppress(OSError, ValueError, IndexError):
         for line in (PROC / "self" / "mountinfo").read_text().splitlines():
@@ -120,7 +120,7 @@ def _group_mounts() -> dict[str, list[tuple[str, Path]]]:
 
 
 def _amount(path: Path) -> float:
-    """What a file of a control group says; "max", what is not there, and more than any machine has are no limit."""
+    """The value of a control group's file; "max", a missing file, and more than any machine has mean no limit."""
     if not path.exists():
         return math.inf
     text = path.read_text().strip()
@@ -128,7 +128,7 @@ def _amount(path: Path) -> float:
 
 
 def _of_process_limits() -> Iterator[Room]:
-    """Under limits that the shell has set: `ulimit -v` on addresses, `ulimit -d` on data."""
+    """Room under limits set by the shell: `ulimit -v` on addresses, `ulimit -d` on data."""
     names = {"VmSize": (resource.RLIMIT_AS, "ulimit -v"), "VmData": (resource.RLIMIT_DATA, "ulimit -d")}
     with suppress(OSError, ValueError):
         fields = dict(line.split(":", 1) for line in (PROC / "self" / "status").read_text().splitlines())

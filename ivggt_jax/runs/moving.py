@@ -1,4 +1,4 @@
-"""What moves in a run's frames: told frame by frame, and kept out of what the map looks at in the next ones."""
+"""Detects what moves in a run's frames, one by one, and masks it from the map in the next frame."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,14 +15,14 @@ from ivggt_jax.streaming.moving import empty_window, judged
 from ivggt_jax.streaming.state import StreamState
 
 PREFIX = "moving window/"
-"""Of its arrays among those of the writers."""
+"""Prefix of its arrays among the writers' saved ones."""
 
 
 class MovingThings:
-    """Stands in a `Run` for the model: its predictions have as `motion` which pixels move, 0 or 1."""
+    """Takes the model's place in a `Run`; in its predictions `motion` is 1 for moving pixels and 0 for others."""
 
     def __init__(self, model: Model, state: StreamState, saved: Mapping[str, np.ndarray] | None = None):
-        """saved: where `state()` is found among other arrays, of a run that goes on; none of one that begins."""
+        """saved: for a resumed run, the arrays that include those of `state()`."""
         self._model = model
         self._window = empty_window(state)
         if saved:
@@ -31,12 +31,12 @@ class MovingThings:
             self._window = jax.tree.unflatten(structure, found)
 
     def compute(self, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
-        """As `computed`. Nothing waits for the device: what moves in a frame becomes the next one's mask there."""
+        """Like `computed`. Nothing waits for the device: the mask of one frame stays there for the next."""
         state, found = computed(self._model, state, frames, self._window.still)
         images = np.stack([frame.image for frame in frames])[:, None]
         self._window, moving = judged(self._window, images, found)
         return state, replace(found, motion=moving.astype(jnp.float32))
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a resumed run needs to tell the same."""
+        """The state that a resumed run needs for the same result."""
         return {f"{PREFIX}{number}": np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(self._window))}

@@ -1,4 +1,4 @@
-"""The folder that a run writes to: what an earlier run left there, and who may write."""
+"""The output folder of a run: results of an earlier run in it, and locking."""
 
 import contextlib
 import glob
@@ -22,43 +22,43 @@ from ivggt_jax.writers.files import naming
 from ivggt_jax.writers.run_json import read_run_json, recorded
 
 MARKER = ".ivggt_jax"
-"""An empty file in every folder that a run wrote to, there from its beginning."""
+"""An empty file that marks every folder that a run wrote to, created at its start."""
 OUTPUTS = (
     *dict.fromkeys(name for known in FORMATS.values() for name in known.files),
     *("submaps.txt", "loops.txt", "places.bin", "corrected", "map.json"),
     *("refined", "refinement.json", "aligned", "alignment.json"),
     *(".*.part", "run.json", STATE_FILE, MARKER),
 )
-"""Everything that a run or an export writes into the top of its folder: nothing else there is ever removed."""
+"""Everything that a run or an export writes into the top of its folder. Nothing else there is ever removed."""
 LOCK = ".lock"
 USUAL_NAMES = {"frames", "images", "image", "imgs", "img", "rgb", "color", "colour", "pictures", "input", "data"}
-"""Names of folders that hold the pictures of a scene; the scene's name is that of the folder around them."""
+"""Common names for folders of pictures; the scene's name is then that of the parent folder."""
 
 
 class Busy(ValueError):
-    """Another process writes to the folder."""
+    """Another process is writing to the folder."""
 
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """What lies in a folder."""
+    """What an earlier run left in a folder."""
 
     description: str
     """For people: "a run of /scenes/room that was stopped, with 12 frames saved"."""
     source: str | None = None
-    """What it was a run of, as `full_name` says it, where that is known."""
+    """Its source in the form of `full_name`, if known."""
     finished: bool = False
     settings: Any = None
-    """The options of a finished run as its `run.json`, which may be anybody's, has them."""
+    """The options of a finished run, from its `run.json`, which may have been edited."""
     unfinished: Unfinished | None = None
-    """What is needed to go on, where the run can be resumed."""
+    """What is needed to resume, if the run can be resumed."""
 
 
 def default_out(frames: str) -> Path:
-    """ivggt_out/ and the name of the scene.
+    """ivggt_out/ plus the name of the scene.
 
-    That is a file's, a camera's address, or the folder's that holds the pictures; of a folder called `frames`, `images` or
-    the like it is the name of the folder around it.
+    The name is that of a file, of a camera's address, or of the folder of pictures; for a folder called `frames`, `images` or the
+    like it is the parent folder's.
     """
     name = full_name(frames)
     if "://" in name:
@@ -75,7 +75,7 @@ def default_out(frames: str) -> Path:
 
 
 def earlier_run(out: Path) -> EarlierRun | None:
-    """What an earlier run left in the folder; None when there is none. Raises CheckpointError when it is damaged."""
+    """What an earlier run left in the folder; None if nothing. Raises CheckpointError when it is damaged."""
     unfinished = read_state(out)
     if unfinished is not None:
         frames, source = unfinished.frames, _text(recorded(unfinished.options, "frames"))
@@ -92,9 +92,9 @@ def earlier_run(out: Path) -> EarlierRun | None:
 
 
 def check_replaceable(out: Path, option: str = "--out") -> None:
-    """Raises ValueError when the folder holds somebody's files under the names of results, and no run wrote to it.
+    """Raises ValueError when the folder has files under the names of results but no run wrote to it.
 
-    `option` is what names another.
+    `option` is the option that names another folder.
     """
     found = _outputs(out)
     if found and not _is_a_runs(out):
@@ -107,7 +107,7 @@ def check_replaceable(out: Path, option: str = "--out") -> None:
 def begin_anew(out: Path) -> None:
     """Remove what an earlier run left, and nothing else, and mark the folder as a run's.
 
-    Raises WriteError when it cannot, ValueError as `check_replaceable`.
+    Raises WriteError when it cannot, ValueError like `check_replaceable`.
     """
     check_replaceable(out)
     for path in _outputs(out):
@@ -123,7 +123,7 @@ def mark(out: Path) -> None:
 
 
 def describe(out: Path) -> str | None:
-    """What lies in the folder, for people, whatever state it is in; None for nothing."""
+    """A description of the folder's content for people, whatever its state; None if it is empty."""
     try:
         earlier = earlier_run(out)
     except CheckpointError:
@@ -132,9 +132,9 @@ def describe(out: Path) -> str | None:
 
 
 def check_inputs_outside(out: Path, frames: str, others: Iterable[Path | None] = ()) -> None:
-    """Raises ValueError when an input lies where results go, and might be replaced or removed.
+    """Raises ValueError when an input is in a place where results go, and might be replaced or removed.
 
-    `frames` is a file, a folder, a pattern or a list file (.txt) of images, the others are files and folders.
+    `frames` is a file, a folder, a pattern or a list file (.txt) of images; the others are files and folders.
     """
     folder = out.resolve()
     for path in (*_with_what_it_names(frames), *(path for path in others if path is not None)):
@@ -145,9 +145,10 @@ def check_inputs_outside(out: Path, frames: str, others: Iterable[Path | None] =
 
 @contextlib.contextmanager
 def locked(out: Path, option: str = "--out") -> Iterator[None]:
-    """The folder, made if needed, for this process alone; removed at the end if it is still empty.
+    """Lock the folder for this process, creating it if necessary; removed at the end if it is still empty.
 
-    `option` is what names another. Raises Busy when another process has it, WriteError when it cannot be made.
+    `option` is the option that names another folder. Raises Busy when another process has the lock, WriteError when the folder
+    cannot be created.
     """
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -166,7 +167,7 @@ def locked(out: Path, option: str = "--out") -> Iterator[None]:
 
 
 def results(out: Path) -> list[str]:
-    """Names of what a run or an export wrote for people, folders with a slash."""
+    """Names of the results of a run or an export; folders with a slash."""
     return [
         f"{path.name}{'/' * path.is_dir()}" for path in _outputs(out) if path.name[0] != "." and path.name != STATE_FILE
     ]
@@ -177,7 +178,7 @@ def _outputs(out: Path) -> list[Path]:
 
 
 def _with_what_it_names(frames: str) -> Iterator[Path]:
-    """The path, what matches it where it is a pattern, and the images that it lists where it is a list file."""
+    """The path, its matches if it is a pattern, and the listed images if it is a list file."""
     path = Path(os.path.expanduser(frames))
     yield path
     yield from map(Path, glob.iglob(str(path), recursive=True))
@@ -186,12 +187,12 @@ def _with_what_it_names(frames: str) -> Iterator[Path]:
 
 
 def _is_a_runs(out: Path) -> bool:
-    """Whether a run wrote to the folder: marked it, can be resumed there, or left its record."""
+    """Whether a run wrote to the folder: it is marked, or has a resumable run or its record."""
     return (out / MARKER).is_file() or (out / STATE_FILE).is_file() or "conventions" in _record(out)
 
 
 def _record(out: Path) -> dict[str, Any]:
-    """The folder's `run.json`; empty where there is none that can be read."""
+    """The folder's `run.json`; empty if there is none that can be read."""
     try:
         return read_run_json(out)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""How far a run is: a bar on a terminal, a plain line every few seconds elsewhere."""
+"""The progress of a run: a bar on a terminal, a plain line every few seconds elsewhere."""
 
 import sys
 import time
@@ -13,22 +13,22 @@ from ivggt_jax.runs.stages import first_frame, took
 from ivggt_jax.streaming.state import StreamState
 
 SECONDS_BETWEEN_LINES = 5.0
-"""Between progress lines where there is no terminal."""
+"""Time between progress lines without a terminal."""
 SECONDS_BETWEEN_WORDS = 0.5
-"""Between changes of what stands beside a terminal's bar: the median of many times is not to be had for every frame."""
+"""Time between updates of the text beside a terminal's bar; a median of many times is too expensive for every frame."""
 KEPT_TIMES = 10_000
-"""Frame times remembered for the percentiles in `run.json`."""
+"""Number of frame times kept for the percentiles in `run.json`."""
 FULL = 0.99
-"""Share of the budget from which on the memory is called full: layers keep whole tokens of a share each."""
+"""Share of the budget from which the memory counts as full; each layer keeps whole tokens of its share."""
 
 
 class Progress:
-    """Counts frames, and shows how fast they go and how full the memory is."""
+    """Counts frames, and shows their speed and how full the memory is."""
 
     def __init__(self, total: int | None, begin: int, state: StreamState, *, sure: bool = True, live: bool = False):
-        """total: frames to expect, None when unknown; begin: those that an earlier part of the run had finished.
+        """total: expected number of frames, None if unknown; begin: number of frames finished before this part of the run.
 
-        sure: the total is no estimate. live: the frames' timestamps are the Unix times at which they were taken.
+        sure: the total is not an estimate. live: the frames' timestamps are the Unix times of capture.
         """
         self._total, self._of = total, "/" if sure else " of about "
         self._bar = tqdm(total=total, initial=begin, unit="frame", disable=not sys.stderr.isatty(), dynamic_ncols=True)
@@ -36,7 +36,7 @@ class Progress:
         self._latencies: deque[float] = deque(maxlen=KEPT_TIMES)
         self._count = begin
         self._live = live
-        self._first = None if live else first_frame(state)  # a live source's is compiled before
+        self._first = None if live else first_frame(state)  # for a live source it is compiled earlier
         self._begun = time.perf_counter()
         self._last: float | None = None
         self._waiting = True
@@ -45,12 +45,12 @@ class Progress:
         self._room = budget or state.settings.slots * state.settings.model.depth
 
     def advance(self, lengths: np.ndarray, frames: int = 1, taken: float | None = None) -> None:
-        """So many more frames are done, the last taken at a time; lengths [layer] are the live tokens after them."""
+        """Count `frames` more frames, the last captured at time `taken`; lengths [layer] are the live tokens afterwards."""
         now = time.perf_counter()
         self._count += frames
         if self._live and taken is not None:
             self._latencies.append(1000 * (time.time() - taken))
-        if self._last is not None:  # The first one compiles.
+        if self._last is not None:  # the first one compiles
             self._times.extend([1000 * (now - self._last) / frames] * frames)
         elif self._waiting:  # not after a pause
             self._waiting = False
@@ -73,19 +73,19 @@ class Progress:
             self._bar.set_postfix_str(words, refresh=False)
 
     def pause(self) -> None:
-        """What happens until the next frame is not that frame's time."""
+        """Exclude the time until the next frame from its measured time."""
         self._last = None
 
     def percentiles(self) -> dict[str, float]:
-        """Median and 95th percentile of the milliseconds between frames; empty when there were too few."""
+        """Median and 95th percentile of the milliseconds between frames; empty if there are too few."""
         return _percentiles(self._times)
 
     def latencies(self) -> dict[str, float]:
-        """The same of the milliseconds from a live frame's arrival to its pose; empty for other sources."""
+        """The same for the milliseconds from a live frame's arrival to its pose; empty for other sources."""
         return _percentiles(self._latencies)
 
     def summary(self) -> str:
-        """How fast it went, ", 12.5 frames/s"; empty when there were too few frames."""
+        """The speed as text, ", 12.5 frames/s"; empty if there were too few frames."""
         return f", {pace}" if (pace := self._pace()) else ""
 
     def close(self) -> None:
@@ -93,7 +93,7 @@ class Progress:
         self._bar.close()
 
     def _pace(self) -> str:
-        """Pace of the median frame: "12.5 frames/s, a pose 90 ms after its frame"."""
+        """Speed of the median frame: "12.5 frames/s, a pose 90 ms after its frame"."""
         words = []
         if self._times:
             words.append(f"{1000 / max(np.median(self._times), 1e-3):.3g} frames/s")

@@ -1,8 +1,8 @@
-"""Runs that survive: everything a stopped run needs to go on, in one file of its output folder.
+"""Resuming: everything that a stopped run needs to continue, in one file of its output folder.
 
-`unfinished.safetensors` lies there from the beginning of a run to its end. At first it holds the options alone; then,
-every so often and when the run is stopped, also the stream's state and what the writers need beside their files. It is
-replaced at once, so a kill at any moment leaves a whole one. What the writers wrote after it is cut back on resuming.
+`unfinished.safetensors` exists from the start of a run to its end. At first it holds only the options. Periodically, and when the
+run is stopped, the stream's state and what the writers need besides their files are added. It is replaced atomically, so a kill
+at any moment leaves a complete one. Whatever the writers wrote after it is cut off on resuming.
 """
 
 import dataclasses
@@ -31,33 +31,33 @@ from ivggt_jax.writers.run_json import plain, recorded
 
 STATE_FILE = "unfinished.safetensors"
 RECORD = "record"
-"""Name of the tensor that holds the rest, as JSON."""
+"""Name of the tensor with the rest, as JSON."""
 SAMPLED = 64
-"""Values of each parameter that tell one checkpoint from another."""
+"""Number of values per parameter by which checkpoints are told apart."""
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What is known of a run that has not ended."""
+    """The saved state of a run that has not ended."""
 
     options: dict[str, Any]
-    """The options that decide what it writes."""
+    """Options that decide what it writes."""
     frames: int = 0
-    """Frames finished when this was saved; 0: nothing but the options is saved."""
+    """Number of frames finished when this was saved; 0: only the options are saved."""
     next_index: int = 0
-    """`Frame.index` of the first frame to go on with, at least."""
+    """Least `Frame.index` of the next frame."""
     skipped: dict[str, Any] = field(default_factory=lambda: {"count": 0, "names": []})
     """Unreadable frames left out so far."""
     last_skipped: int = -1
-    """The last one's index."""
+    """Index of the last one."""
     stream: dict[str, Any] = field(default_factory=dict)
     """The stream's cache configuration, size and heads."""
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    """The stream's state as "stream/…", the writers' as "writers/…"; mapped, not read, when it comes from a file."""
+    """The stream's state as "stream/…", the writers' as "writers/…"; memory-mapped if it comes from a file."""
 
     @property
     def writers(self) -> dict[str, np.ndarray]:
-        """What the writers saved, copied out of the file."""
+        """The writers' arrays, copied out of the file."""
         return {
             name.removeprefix("writers/"): np.array(array)
             for name, array in self.arrays.items()
@@ -65,7 +65,7 @@ class Unfinished:
         }
 
     def release(self) -> None:
-        """Give up the arrays and, with them, the file's space on the disk once another has replaced it."""
+        """Release the arrays, and with them the file's disk space once another file has replaced it."""
         self.arrays.clear()
 
 
@@ -75,7 +75,7 @@ def begin(out: Path, options: dict[str, Any]) -> None:
 
 
 def save_state(out: Path, unfinished: Unfinished, state: StreamState, writers: Mapping[str, np.ndarray]) -> None:
-    """Replace what is saved by the present state, one array on the host at a time. Raises WriteError when it cannot."""
+    """Replace the saved state by the current one, one array on the host at a time. Raises WriteError when it cannot."""
     settings = state.settings
     stream = {
         "cache": dataclasses.asdict(settings.cache),
@@ -91,7 +91,7 @@ def save_state(out: Path, unfinished: Unfinished, state: StreamState, writers: M
 
 
 def read_state(out: Path) -> Unfinished | None:
-    """What an unfinished run left in the folder; None when there is none.
+    """The saved state of an unfinished run in the folder; None if there is none.
 
     Raises CheckpointError when the file is damaged.
     """
@@ -114,7 +114,7 @@ def read_state(out: Path) -> Unfinished | None:
 def restore_stream(
     model: Model, unfinished: Unfinished, query_points: Callable[[int, int], np.ndarray | None]
 ) -> StreamState:
-    """The stream as it was saved; `query_points` gives the tracks' for frames of a height and width.
+    """The stream as saved; `query_points` returns the tracks' query points for frames of a height and width.
 
     Raises CheckpointError when it does not fit the model.
     """
@@ -138,34 +138,34 @@ def restore_stream(
                 f"the saved {name} is {found} where this model on this device needs {leaf.dtype} {list(leaf.shape)}: "
                 "resume with the same release, --checkpoint and --precision"
             )
-        leaves.append(jnp.array(array))  # a copy: the state is donated, and the file's pages are read-only
+        leaves.append(jnp.array(array))  # a copy, because the state is donated and the file's pages are read-only
     return jax.tree.unflatten(jax.tree.structure(wanted), leaves)
 
 
 def finish(out: Path) -> None:
-    """The run has ended: nothing is left to resume."""
+    """The run has ended: remove the saved state."""
     for path in (out / STATE_FILE, part_of(out / STATE_FILE)):
         path.unlink(missing_ok=True)
 
 
 def weights_fingerprint(model: Model) -> int:
-    """A number that differs when the weights do: a checksum over the first values of every parameter.
+    """A checksum over the first values of every parameter, to detect different weights.
 
-    Of weights that lie in a mapped file, only the pages that hold those are read.
+    Of weights in a mapped file, only the pages with these values are read.
     """
     samples = [_first_values(x).tobytes() for _, x in sorted(flatten(model.params).items())]
     return zlib.crc32(b"".join(samples))
 
 
 def _first_values(parameter: jax.Array) -> np.ndarray:
-    """The first 64 values in C order: of a view, where the host can have one, else of a copy made on the device."""
+    """The first 64 values in C order: from a view if the host can have one, else from a copy made on the device."""
     if parameter.devices() <= set(jax.local_devices(backend="cpu")):
         return np.asarray(parameter).reshape(-1)[:SAMPLED]
     return np.asarray(parameter.ravel()[:SAMPLED])
 
 
 def _check(record: dict[str, Any]) -> None:
-    """Raises ValueError where the fields of an `Unfinished` are not what they should be."""
+    """Raises ValueError when the fields of an `Unfinished` have wrong types or values."""
     known = {field.name: field.type for field in dataclasses.fields(Unfinished) if field.name != "arrays"}
     if record.keys() != known.keys():
         raise ValueError(f"its record has {', '.join(record) or 'nothing'}, not {', '.join(known)}")
@@ -196,6 +196,6 @@ def _write(out: Path, unfinished: Unfinished, arrays: Mapping[str, Any]) -> None
 
 
 def _named_leaves(state: StreamState) -> dict[str, Any]:
-    """Arrays by their place in the state: "cache.keys", "frame", …"""
+    """Arrays by their path in the state: "cache.keys", "frame", …"""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path).lstrip("."): leaf for path, leaf in leaves}

@@ -1,4 +1,4 @@
-"""A run: frames through the model into the writers, one read ahead, one computed, one written behind."""
+"""A run: frames through the model to the writers; one is read ahead, one computed, one written behind."""
 
 import contextlib
 import signal
@@ -26,24 +26,24 @@ from ivggt_jax.writers import Result, Writers
 from ivggt_jax.writers.result import LONGEST_FOCAL
 
 SECONDS_BETWEEN_SAVES = 60.0
-"""At least, where the user did not say how often the state is saved."""
+"""Least time between saves of the state, if the user did not set the interval."""
 SHARE_FOR_SAVES = 0.05
-"""Share of the time that saves may take in that case."""
+"""Largest share of the time for saves in that case."""
 
 
 class Computes(Protocol):
-    """What stands for a model in a run."""
+    """Takes the place of a model in a run."""
 
     def compute(self, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
-        """As `computed`. The given state is used up."""
+        """Like `computed`. The given state is used up."""
 
 
 class Stopped(Exception):
-    """No further frame is waited for."""
+    """Raised to stop waiting for further frames."""
 
 
 class Run:
-    """Feeds frames to a model and its predictions to writers, and has the state saved between two frames."""
+    """Feeds frames to a model and its predictions to writers, and triggers saves of the state between two frames."""
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class Run:
         instead: Computes | None = None,
         without_moving: bool = False,
     ):
-        """begin: frames that an earlier part of the run had finished; next_index: of the first frame after those.
+        """begin: number of frames finished before this part of the run; next_index: index of the first frame after those.
 
-        save_state is called when everything computed is also written; None: never. save_every: frames between two calls; 0:
-        only when the run is stopped; None: about once a minute, and never more than a twentieth of the time. instead: what
-        gives the predictions, in place of the model. without_moving: masks what `motion` says of frames.
+        save_state is called when everything computed is also written; None: never. save_every: frames between two calls; 0: only
+        when the run is stopped; None: about once a minute, and for at most a twentieth of the time. instead: computes the
+        predictions in place of the model. without_moving: mask pixels that `motion` marks as moving.
         """
         self.model, self.state, self.writers, self.progress = model, state, writers, progress
         self._step = instead.compute if instead else partial(computed, model)
@@ -79,15 +79,15 @@ class Run:
         self.lengths = np.asarray(state.lengths[0])
         """[layer] live tokens after the newest finished frame."""
         self.ended = False
-        """Whether all frames are done and none failed or was left out because of an interruption."""
+        """Whether all frames are done, without a failure or an interruption."""
         self.saved = False
-        """Whether the state was saved when that was last tried."""
+        """Whether the last attempt to save the state succeeded."""
 
     def feed(self, frames: Iterator[Frame], interrupted: list[int]) -> None:
-        """Run until the frames or the user's patience end; what was begun is finished, written and, if stopped, saved.
+        """Run until the frames end or the user interrupts. What was begun is finished, written and, if stopped, saved.
 
-        Raises SourceError when the frames end badly, WriteError when the disk is full; frames finished before are on
-        disk in either case.
+        Raises SourceError when the frames end with an error, WriteError when the disk is full; either way, frames finished before
+        are on disk.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self.progress.close)
@@ -106,7 +106,7 @@ class Run:
                         if interrupted:
                             break
                 self._compute_last(waiting, stopped=bool(interrupted))
-            except SourceError:  # of the next frame: what was made of those before it is sound
+            except SourceError:  # about the next frame: the results of those before it are valid
                 self._compute_last(waiting, stopped=True)
                 self.save()
                 raise
@@ -120,30 +120,31 @@ class Run:
             self.ended = not interrupted
 
     def while_waiting(self, interrupted: list[int]) -> None:
-        """To be called while the next frame is not there: what was computed need not wait for it, nor does the user.
+        """Called while waiting for the next frame: hands on computed frames, and reacts to the user.
 
-        Raises Stopped, for `feed` to see, when interrupted.
+        Raises Stopped, for `feed` to catch, when interrupted.
         """
         if interrupted:
             raise Stopped
         self._hand_on_pending()
 
     def _compute(self, frames: list[Frame]) -> None:
-        """Start on frames that share a pass, and meanwhile hand those before to the writers."""
+        """Start computing frames that share a pass, and meanwhile hand the previous ones to the writers."""
         self.state, predictions = self._step(self.state, frames)
         before, self._pending = self._pending, (frames, predictions, self.state.lengths)
         self._computed += len(frames)
         self._hand_on(before)
 
     def _compute_last(self, frames: list[Frame], stopped: bool) -> None:
-        """The last frames, fewer than share a pass; left to the resumed run, with which they share one, if there can be one."""
+        """Compute the last frames, fewer than share a pass; a stopped run leaves them to the resumed one, to share a pass
+        there."""
         if stopped and self._save_state is not None:
             return
         for frame in frames:
             self._compute([frame])
 
     def _hand_on(self, pending: tuple[list[Frame], Predictions, jax.Array] | None) -> None:
-        """Wait for frames' predictions and for the frames before to be written, then have these written."""
+        """Wait for frames' predictions, and for earlier frames to be written; then have these written."""
         if pending is None:
             return
         frames, predictions, lengths = pending
@@ -158,7 +159,7 @@ class Run:
         self._hand_on(before)
 
     def _write(self, frames: list[Frame], host: Predictions) -> None:
-        """In the writing thread."""
+        """Runs in the writing thread."""
         for i, frame in enumerate(frames):
             of_frame = jax.tree.map(lambda x, i=i: x[i], host)
             result = make_result(frame, of_frame, self._points_from_depth)
@@ -172,7 +173,7 @@ class Run:
             if writing is not None:
                 writing.result()
         except Exception:
-            self._pending = None  # no frame is written after one that is missing
+            self._pending = None  # no frame is written after a missing one
             raise
 
     def _settle(self) -> None:
@@ -181,7 +182,7 @@ class Run:
         self._wait_for_writers()
 
     def _due(self) -> bool:
-        """Whether to save now: it costs a wait, for nothing where no state can be saved."""
+        """Whether to save now. Saving makes the run wait, which is useless if no state can be saved."""
         if self._save_state is None:
             return False
         if self._every is not None:
@@ -190,7 +191,7 @@ class Run:
         return time.perf_counter() - self._saved_at > pause
 
     def save(self) -> None:
-        """Settle, and have the state saved; a state that cannot be saved does not end the run."""
+        """Settle, and save the state; failing to save does not end the run."""
         self._settle()
         self._tried = self._computed
         if self._save_state is None:
@@ -210,9 +211,9 @@ class Run:
 def computed(
     model: Model, state: StreamState, frames: list[Frame], still: jax.Array | None = None
 ) -> tuple[StreamState, Predictions]:
-    """The next frames of one stream, all that share a pass or a single one; predictions [T,1,…]. The given state is used up.
+    """Process the next frames of one stream, a single one or all that share a pass; predictions [T,1,…]. The state is used up.
 
-    still: bool [H,W], what the map may look at in them beside their own masks.
+    still: bool [H,W], pixels that the map may use, in addition to the frames' own masks.
     """
     images = np.stack([frame.image for frame in frames])[:, None]
     masks, depths = _masks(state, frames), depths_of(frames)
@@ -231,28 +232,28 @@ def computed(
 
 
 def _masks(state: StreamState, frames: list[Frame]) -> FrameArray | None:
-    """What the map may look at, bool [T,1,H,W]; None without a map. Always given, so that one program is compiled."""
+    """Pixels that the map may use, bool [T,1,H,W]; None without a map. Otherwise never None, so that one program is compiled."""
     return None if state.settings.submaps is None else masks_of(frames)
 
 
 def masks_of(frames: list[Frame]) -> np.ndarray:
-    """What may be looked at, bool [T,1,H,W]."""
+    """Pixels that may be used, bool [T,1,H,W]."""
     everything = np.ones(frames[0].image.shape[:2], bool)
     return np.stack([everything if frame.mask is None else frame.mask for frame in frames])[:, None]
 
 
 def depths_of(frames: list[Frame]) -> np.ndarray | None:
-    """What a sensor has measured, float32 [T,1,H,W]; None without a sensor. With one every frame has a map, perhaps of nothing."""
+    """Measured depth, float32 [T,1,H,W]; None without a sensor. With a sensor every frame has a map, possibly an empty one."""
     maps = [frame.depth for frame in frames if frame.depth is not None]
     return np.stack(maps)[:, None] if maps else None
 
 
 def compile_step(model: Model, state: StreamState, moving: bool = False) -> None:
-    """Have everything compiled that a run computes with, by a black frame; the state is used up. moving: what moves is told."""
+    """Compile all that a run needs, with a black frame; the state is used up. moving: also for detecting what moves."""
     settings = state.settings
     height, width, together = settings.height, settings.width, settings.cache.frames_per_step
     black = np.zeros((together, len(state.frame), height, width, 3), np.uint8)
-    # As `Run` gives them: without, another program would be compiled.
+    # Masks as in `Run`; without them another program would be compiled.
     window = empty_window(state) if moving else None
     masks: FrameArray | None = None if settings.submaps is None else np.ones(black.shape[:-1], bool)
     if masks is not None and window is not None:
@@ -267,7 +268,7 @@ def compile_step(model: Model, state: StreamState, moving: bool = False) -> None
 
 
 def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Result:
-    """The record for the writers, from one frame's predictions on the host, without batch axis."""
+    """The record for the writers, from one frame's predictions on the host, without a batch axis."""
     height, width, _ = frame.image.shape
     from_depth = points_from_depth and host.depth is not None
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
@@ -293,7 +294,7 @@ def make_result(frame: Frame, host: Predictions, points_from_depth: bool) -> Res
 
 
 def moving_masked(result: Result, moving: np.ndarray) -> Result:
-    """The result without the pixels bool [H,W] that move: no cloud, track or loop is made of them."""
+    """The result without the moving pixels, bool [H,W], so that clouds, tracks and loops do not use them."""
     mask = result.frame.mask
     moving = moving if mask is None else moving & mask
     return replace(result, frame=replace(result.frame, mask=~moving if mask is None else mask & ~moving), moving=moving)
@@ -303,7 +304,7 @@ def moving_masked(result: Result, moving: np.ndarray) -> Result:
 def _geometry(
     pose_encoding: jax.Array, depth: jax.Array | None, height: int, width: int
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Camera, and points where there is a depth."""
+    """Camera, and points if there is depth."""
     cam_from_world, intrinsics = geometry.cameras_from_pose(pose_encoding, height, width)
     points = None if depth is None else geometry.unproject(depth, cam_from_world, intrinsics)
     return cam_from_world, intrinsics, points
@@ -311,9 +312,9 @@ def _geometry(
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """A list that is empty until Ctrl-C or SIGTERM puts its number in: the frame at hand is finished first.
+    """Yield a list that stays empty until Ctrl-C or SIGTERM appends its number; the current frame is then finished first.
 
-    A second one is immediate.
+    A second signal acts at once.
     """
     interrupted: list[int] = []
 

@@ -1,7 +1,7 @@
-"""How long what comes next will take, by how long it took here before: measured, remembered beside the compiled programs, said.
+"""Expected duration of a stage, from earlier times on this machine, which are stored next to the compiled programs.
 
-What was never done here has no expected time. The first time of a thing, which downloads or compiles, says little of the next, so
-both are kept; where only other sizes of the same model were compiled, the newest of them is named for what it is.
+Without earlier times there is no expectation. The first time, which includes downloading or compiling, says little about later
+ones, so both are kept. If only other sizes of the same model were compiled, the newest of these is reported as such.
 """
 
 import dataclasses
@@ -23,36 +23,36 @@ from ivggt_jax.streaming.state import StreamState
 
 FILE = "times.json"
 MOST = 200
-"""Things remembered, the newest."""
+"""Number of things remembered, the newest ones."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """What takes time, once at first and then again."""
+    """A thing that takes time, the first time and later ones."""
 
     key: str
-    """The same for what takes the same time: on this machine, with this release of JAX."""
+    """Equal for things that take the same time: on this machine, with this release of JAX."""
     kind: str
-    """The same for what may be compared with it."""
+    """Equal for things that may be compared with it."""
     name: str
-    """For people."""
+    """Name for people."""
 
 
 def loading(checkpoint: str, precision: str) -> Thing:
-    """To load a checkpoint."""
+    """Loading a checkpoint."""
     key = _digest("loading", checkpoint, precision)
     return Thing(key, key, checkpoint)
 
 
 def first_frame(state: StreamState) -> Thing:
-    """To compile for a stream and compute its first frame."""
+    """Compiling for a stream and computing its first frame."""
     settings = dataclasses.asdict(state.settings)
     kind = _digest("first frame", settings["model"])
     return Thing(_digest(settings, state.camera is None), kind, f"{state.settings.width}×{state.settings.height}")
 
 
 def expected(thing: Thing) -> str:
-    """How long it will take, in brackets after a blank; empty where nothing like it was done here."""
+    """The expected duration in brackets, after a space; empty if nothing similar was done here."""
     known = _read()
     if entry := known.get(thing.key):
         if entry["again"] is not None:
@@ -63,7 +63,7 @@ def expected(thing: Thing) -> str:
 
 
 def took(thing: Thing, seconds: float) -> None:
-    """Remember how long it took; where that cannot be written, it is not remembered."""
+    """Remember the duration; ignored if it cannot be written."""
     known = _read()
     before = known.pop(thing.key, None)
     times = {"first": seconds, "again": None} if before is None else {"first": before["first"], "again": seconds}
@@ -73,13 +73,13 @@ def took(thing: Thing, seconds: float) -> None:
 
 
 def announce(words: str, thing: Thing) -> None:
-    """Say what begins, and for about how long."""
+    """Print what begins, and how long it may take."""
     say(f"{words}{expected(thing)}")
 
 
 @contextmanager
 def stage(words: str, thing: Thing) -> Iterator[None]:
-    """Say what begins, and for about how long; remember how long the block took."""
+    """Print what begins, and how long it may take; then remember the duration of the block."""
     announce(words, thing)
     began = time.perf_counter()
     yield
@@ -87,7 +87,7 @@ def stage(words: str, thing: Thing) -> Iterator[None]:
 
 
 def _read() -> dict[str, dict[str, Any]]:
-    """What is remembered, the newest last; nothing where that is damaged."""
+    """The remembered times, the newest last; empty if the file is damaged."""
     try:
         path: Path = compiled_folder() / FILE
         known = parse_json(path.read_bytes(), f"{path}")
@@ -99,14 +99,14 @@ def _read() -> dict[str, dict[str, Any]]:
 
 
 def _about(seconds: float) -> str:
-    """A time as people say it."""
+    """A duration in words."""
     if seconds < 1:
         return "less than a second"
     return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} minutes"
 
 
 def _digest(*parts: object) -> str:
-    """A short name of these things on this machine."""
+    """A short hash of these things on this machine."""
     here = (platform.node(), jax.__version__, jax.devices()[0].device_kind)
     text = json.dumps((here, parts), default=str, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

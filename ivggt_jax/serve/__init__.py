@@ -1,1 +1,1 @@
-"""A server that follows cameras while they run: one model, one compiled step, a slot of the batch for each client."""
+"""A server that follows cameras live: one model and one compiled step, with a slot of the batch for each client."""

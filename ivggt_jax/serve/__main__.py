@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.serve`: cameras and videos followed live, over WebSockets."""
+"""`python -m ivggt_jax.serve`: follows cameras and videos live, over WebSockets."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from ivggt_jax.serve.options import ServeConfig, is_loopback
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.serve") -> None:
-    """The command."""
+    """The command line program."""
     run_command(ServeConfig, serve, arguments, program)
 
 
@@ -21,7 +21,7 @@ def serve(config: ServeConfig) -> int:
         from ivggt_jax.serve.service import load_service
     except ImportError as error:
         raise ValueError(f"the server needs {error.name}: pip install 'ivggt_jax[serve]'") from error
-    with listening_socket(config.host, config.port) as listener:  # a port that is taken shows now, not after compiling
+    with listening_socket(config.host, config.port) as listener:  # reports a port in use before compiling
         service = load_service(config)
         server = create_server(create_application(service), config.limits)
         host, port = listener.getsockname()[:2]

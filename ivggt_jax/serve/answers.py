@@ -1,4 +1,4 @@
-"""What a client is told of its frames, as maps for `messages.pack`."""
+"""The answers to a client, as maps for `messages.pack`."""
 
 import io
 from typing import Any
@@ -16,7 +16,7 @@ from ivggt_jax.writers.result import Result
 
 
 def welcome(service: Service) -> dict[str, Any]:
-    """The first answer: a slot is this client's."""
+    """The first answer: the client has a slot."""
     limits = service.limits
     return {
         "type": "welcome",
@@ -30,20 +30,20 @@ def welcome(service: Service) -> dict[str, Any]:
 
 
 def error(text: str, **about: int | str) -> dict[str, Any]:
-    """What was wrong; `id` of the frame that it was about, or the `reason` why the client is sent away."""
+    """An error message, with the `id` of the frame it is about, or the `reason` for closing the connection."""
     return {"type": "error", "error": text, **about}
 
 
 def dropped(number: int, reason: str) -> dict[str, Any]:
-    """A frame that the stream has not seen."""
+    """A frame that the stream did not process."""
     return {"type": "dropped", "id": number, "reason": reason}
 
 
 def result(taken: Taken, hello: Hello) -> dict[str, Any]:
-    """A frame's camera, and what the client asked for."""
+    """A frame's camera, and whatever else the client asked for."""
     waiting, fit = taken.waiting, taken.waiting.frame.fit
     found = make_result(waiting.frame, taken.predictions, "points" in hello.want)
-    with np.errstate(invalid="ignore"):  # a field of view of zero is an infinite focal length
+    with np.errstate(invalid="ignore"):  # a zero field of view means an infinite focal length
         intrinsics = found.original_intrinsics
     message: dict[str, Any] = {
         "type": "result",
@@ -70,12 +70,12 @@ def result(taken: Taken, hello: Hello) -> dict[str, Any]:
 
 
 def _rows(matrix: np.ndarray) -> list[list[float | None]]:
-    """A matrix row by row; None, for which JSON has a word, where it is not finite."""
+    """The rows of a matrix; None, which JSON can express, for values that are not finite."""
     return [[float(value) if np.isfinite(value) else None for value in row] for row in matrix]
 
 
 def _depth(found: Result, kind: DepthFormat) -> dict[str, Any] | np.ndarray:
-    """Float16 [H,W], or a 16-bit PNG in steps of `unit`; padding is 0 in both."""
+    """Depth as float16 [H,W], or as a 16-bit PNG in steps of `unit`; padding is 0 in both."""
     assert found.depth is not None and found.frame.mask is not None
     if kind == "float16":
         largest = np.finfo(np.float16).max
@@ -86,5 +86,5 @@ def _depth(found: Result, kind: DepthFormat) -> dict[str, Any] | np.ndarray:
 
 
 def _in_original(tracks: np.ndarray, fit: Fit) -> np.ndarray:
-    """Pixels [N,2] of the picture that was sent, from those of the model's input; a pixel is its integer index in both."""
+    """Pixels [N,2] of the original picture, from those of the model's input; pixel centres are integers in both."""
     return ((tracks + 0.5 - np.array(fit.offset)) / np.array(fit.scale) - 0.5).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The server as an ASGI application, for uvicorn, Ray Serve or any other: `/`, `/stream`, `/healthz` and `/metrics`."""
+"""The server as an ASGI application, for uvicorn, Ray Serve or others: `/`, `/stream`, `/healthz` and `/metrics`."""
 
 import asyncio
 import hmac
@@ -20,11 +20,11 @@ PAGE = Path(__file__).with_name("page.html")
 PAGE_MAY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
-"""Nothing from anywhere else, whatever the page holds."""
+"""Content security policy: the page loads nothing from elsewhere."""
 
 
 def create_application(service: Service) -> Starlette:
-    """The application. When it starts, the model is compiled; it is ready when that is done."""
+    """The application. On startup it compiles the model; it is ready afterwards."""
     sessions: set[Session] = set()
 
     @asynccontextmanager

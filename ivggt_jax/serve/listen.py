@@ -1,4 +1,4 @@
-"""uvicorn, with deadlines for connections that are half open."""
+"""uvicorn, with deadlines for connections that stall."""
 
 import asyncio
 import socket
@@ -11,45 +11,45 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from ivggt_jax.serve.options import Limits
 
 MOST_CONNECTIONS = 512
-"""Open at once; further ones are closed without a word, so that files are left for the rest."""
+"""Most open connections. More are closed without an answer, so that file descriptors remain for the rest."""
 SECONDS_OF_REQUEST = 20.0
-"""From a connection's beginning until its request is answered or has become a WebSocket."""
+"""Time from the start of a connection until its request is answered or upgraded to a WebSocket."""
 SECONDS_TO_LEAVE = 5.0
-"""From the end of a client's session until its connection is gone, whether or not it takes what was sent last."""
+"""Time from the end of a session until its connection is closed, even if the client does not read the last messages."""
 
 MOST_UNHEARD = 1 << 20
-"""Bytes that are read from a client that has been sent away, until it takes notice."""
+"""Most bytes read from a client after its session has ended."""
 
 
 class Requests(H11Protocol):
-    """Plain HTTP: what is slower than a deadline, byte by byte or by silence, is closed."""
+    """Plain HTTP: requests that exceed the deadline, whether they trickle in or stall, are closed."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A connection, of which nothing has come yet."""
+        """A new connection, before any data."""
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
             transport.abort()
         self._deadline = self.loop.call_later(SECONDS_OF_REQUEST, transport.abort)
 
     def handle_websocket_upgrade(self, event: object) -> None:
-        """From now on it is a client, with limits of its own."""
+        """The connection becomes a client's, with limits of its own."""
         self._deadline.cancel()
         super().handle_websocket_upgrade(event)  # type: ignore[arg-type]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is closed."""
+        """The connection is closed."""
         self._deadline.cancel()
         super().connection_lost(exc)
 
 
 class Clients(WebSocketsSansIOProtocol):
-    """WebSockets: one that is over does not stay open because its client takes no more, nor because it goes on talking."""
+    """WebSockets: a connection whose session has ended is closed, even if the client stops reading or keeps sending."""
 
     _unheard = 0
-    """Bytes that came after the end."""
+    """Bytes received after the session's end."""
 
     def data_received(self, data: bytes) -> None:
-        """Something has come; what comes after the end would cost time for nothing."""
+        """Receive data; after the session's end it is not processed any more."""
         if self.close_sent:
             self._unheard += len(data)
             if self._unheard > MOST_UNHEARD:
@@ -64,14 +64,14 @@ class Clients(WebSocketsSansIOProtocol):
 
 
 def create_server(application: Starlette, limits: Limits) -> uvicorn.Server:
-    """A server for the application; its `run` and `serve` take the sockets to listen at."""
+    """A server for the application; pass the sockets to listen on to its `run` or `serve`."""
     return uvicorn.Server(
         uvicorn.Config(
             application,
             http=Requests,
             ws=Clients,
             ws_max_size=limits.message_bytes,
-            ws_per_message_deflate=False,  # a small message could become a large one
+            ws_per_message_deflate=False,  # a small message could expand to a large one
             timeout_keep_alive=5,
             timeout_graceful_shutdown=5,
             log_level="warning",
@@ -83,7 +83,7 @@ def create_server(application: Starlette, limits: Limits) -> uvicorn.Server:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket at an address; port 0 takes a free one. Raises OSError where it cannot be had."""
+    """A socket listening on an address; port 0 takes a free one. Raises OSError when it cannot be opened."""
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

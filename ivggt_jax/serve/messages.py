@@ -1,6 +1,6 @@
-"""What clients and server say to each other: one map a message, as MessagePack (binary) or JSON (text).
+"""The messages between clients and server: each is one map, as MessagePack (binary) or JSON (text).
 
-An answer comes in the form of the client's first message. In JSON, bytes are base64. docs/live.md describes every message.
+Answers use the form of the client's first message. In JSON, bytes are base64. docs/live.md describes every message.
 """
 
 import base64
@@ -14,21 +14,21 @@ import msgpack
 import numpy as np
 
 VERSION = 1
-"""Version of the messages."""
+"""Version of the message format."""
 Want = Literal["depth", "confidence", "points", "tracks"]
-"""What a client may ask for beside its camera."""
+"""What a client may request besides its camera."""
 DepthFormat = Literal["float16", "png16"]
 FrameFormat = Literal["jpeg", "webp", "h264"]
 LARGEST_ID = 2**53
-"""Numbers below it are whole in JavaScript, too."""
+"""Integers below this are exact in JavaScript, too."""
 LONGEST_TOKEN = 1024
 
 
 class MessageError(ValueError):
-    """A message that is not understood: the client is told, and nobody else notices."""
+    """An invalid message: the client gets an error, and other clients are not affected."""
 
     def __init__(self, text: str, number: int | None = None):
-        """number: `id` of the frame that the message was about, where it had one."""
+        """number: `id` of the frame the message was about, if it had one."""
         super().__init__(text)
         self.number = number
 
@@ -41,7 +41,7 @@ class Hello:
     want: frozenset[Want]
     depth: DepthFormat
     text: bool
-    """Whether it came as JSON, as the answers shall, too."""
+    """Whether it came as JSON; the answers then do, too."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class FrameMessage:
 
 
 def parse_hello(message: str | bytes) -> Hello:
-    """The first message. Raises MessageError for any other."""
+    """Parse the first message. Raises MessageError for any other."""
     fields = _fields(message, "hello")
     if fields.get("version") != VERSION:
         raise MessageError(f"version must be {VERSION}, not {_short(fields.get('version'))}")
@@ -69,7 +69,7 @@ def parse_hello(message: str | bytes) -> Hello:
 
 
 def parse_frame(message: str | bytes) -> FrameMessage:
-    """A later message. Raises MessageError for one that is no frame."""
+    """Parse a later message. Raises MessageError unless it is a frame."""
     fields = _fields(message, "frame")
     number, timestamp = fields.get("id"), fields.get("timestamp")
     if type(number) is not int or not 0 <= number < LARGEST_ID:
@@ -83,20 +83,20 @@ def parse_frame(message: str | bytes) -> FrameMessage:
         if not isinstance(data, bytes) or not data:
             raise MessageError("data must be the bytes of a frame")
         kind = _one_of(fields, "format", get_args(FrameFormat), "jpeg")
-    except ValueError as error:  # those above, and what base64 raises
+    except ValueError as error:  # those above, and base64's
         raise MessageError(str(error), number) from None
     return FrameMessage(number, None if timestamp is None else float(timestamp), kind, data)
 
 
 def pack(message: Mapping[str, Any], text: bool) -> str | bytes:
-    """A message as JSON text or MessagePack bytes; arrays become maps of `shape`, `dtype` (little-endian) and `data`."""
+    """Encode a message as JSON text or MessagePack bytes; arrays become maps of `shape`, `dtype` (little-endian) and `data`."""
     if text:
         return json.dumps(message, default=_in_json, allow_nan=False)
     return msgpack.packb(message, default=_array)
 
 
 def _fields(message: str | bytes, kind: str) -> dict[str, Any]:
-    """The map that a message holds. Raises MessageError where it is none, or of another type."""
+    """The map in a message. Raises MessageError when there is none, or its type is not `kind`."""
     try:
         if isinstance(message, str):
             found = json.loads(message, parse_constant=_no_number)
@@ -134,7 +134,7 @@ def _in_json(value: Any) -> Any:
 
 
 def _short(value: object) -> str:
-    """For an error message: what came, cut off, for it may be large, and without what UTF-8 cannot say."""
+    """A value for an error message: shortened, because it may be large, and without characters that UTF-8 cannot encode."""
     if isinstance(value, str | Exception):
         text = " ".join(f"{value}"[:200].split()).encode("utf-8", "replace").decode()
         return repr(text[:40] + "…" if len(text) > 40 else text)

@@ -1,13 +1,13 @@
-"""What the server counts, as Prometheus reads it."""
+"""The server's metrics, in Prometheus's format."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0)
-"""Bounds of the histograms."""
+"""Bounds of the histograms' buckets."""
 
 
 class Meters:
-    """Counters of one server, which several in one process do not share."""
+    """Metrics of one server, not shared with other servers in the same process."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -30,10 +30,10 @@ class Meters:
         )
 
     def hold(self, held: int, count: int) -> None:
-        """So many of the slots are held."""
+        """Set how many of the slots are held."""
         self.slots.labels("held").set(held)
         self.slots.labels("free").set(count - held)
 
     def page(self) -> bytes:
-        """All of them, in Prometheus's text format."""
+        """All metrics in Prometheus's text format."""
         return generate_latest(self._registry)

@@ -18,15 +18,15 @@ class Limits:
     frame_pixels: int = 1 << 22
     """Maximum number of pixels in an image that a client sends, before it is scaled to the model's size."""
     message_bytes: int = 1 << 22
-    """Most bytes of a message; a client that sends more is cut off."""
+    """Maximum number of bytes in a message; a client that sends more is disconnected."""
     rate: float = 60.0
-    """Most frames a second from one client; those beyond are dropped."""
+    """Maximum number of frames per second from one client; more are dropped."""
     age: float = 1.0
-    """Seconds after which a frame that still waits is dropped."""
+    """Seconds after which a waiting frame is dropped."""
     silence: float = 30.0
-    """Seconds without a message after which a client is cut off."""
+    """Seconds without a message after which a client is disconnected."""
     patience: float = 5.0
-    """Seconds that a client has to send its first message, and to receive an answer, before it is cut off."""
+    """Seconds that a client has to send its first message, and to receive an answer, before it is disconnected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +38,25 @@ class ServeConfig:
     host: str = "127.0.0.1"
     """Address to listen on; one that other machines can reach needs --token."""
     port: int = 8000
-    """Port to listen at; 0 takes a free one."""
+    """Port to listen on; 0 takes a free one."""
     token: str | None = None
-    """What clients must send to be let in."""
+    """Token that clients must send to connect."""
     clients: int = 4
     """Maximum number of clients. Each has a stream in the batch; a step costs the same even if some are idle."""
     width: int | None = None
-    """Width of the model's input, a multiple of 14; by default what the model was trained with."""
+    """Width of the model's input, a multiple of 14; by default that of the model's training."""
     height: int | None = None
     """Height of the model's input; by default 3/4 of its width. Frames of another shape are centred on white."""
     track_grid: int = 0
-    """Points along each side of the grid that clients may have tracked; 0: none. Tracks take time and memory."""
+    """Points along each side of the grid that clients can have tracked; 0: none. Tracking takes time and memory."""
     budget: int | None = None
-    """Tokens kept for each client over all layers; by default 48 frames' worth, or what fits in memory."""
+    """Tokens kept for each client, over all layers; by default 48 frames' worth, or what fits in memory."""
     policy: PolicyName = "diversity"
     """Which tokens are forgotten first (docs/memory.md)."""
     submaps: str = "auto"
-    """Frames of a submap; off: one stream for each client; auto: 32 for the demo model, else 48 (docs/mapping.md)."""
+    """Frames per submap; off: one stream for each client; auto: 32 for the demo model, else 48 (docs/mapping.md)."""
     refine: bool = True
-    """Refine the poses of submaps by aligning the images themselves."""
+    """Refine the poses of submaps by aligning the images directly."""
     limits: Annotated[Limits, OmitArgPrefixes] = field(default_factory=Limits)
 
     def check(self) -> None:
@@ -70,21 +70,21 @@ class ServeConfig:
             if side is not None and (side < PATCH or side % PATCH):
                 raise ValueError(f"--{name} must be a positive multiple of {PATCH}, not {side}")
 
-        _ = self.mapping  # which checks its own
+        _ = self.mapping  # which checks its own options
 
     @property
     def mapping(self) -> SubmapOptions:
-        """How streams are divided. Raises ValueError as `check` does."""
+        """How streams are divided into submaps. Raises ValueError like `check`."""
         return SubmapOptions(submaps=self.submaps, refine=self.refine)
 
     def size(self, trained: int) -> tuple[int, int]:
-        """Width and height of the model's input, for a model that was trained with so many pixels of width."""
+        """Width and height of the input, for a model that was trained on images `trained` pixels wide."""
         width = self.width or trained
         return width, self.height or usual_size(width)[1]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or a name, is this machine's alone."""
+    """Whether an address or name refers to this machine only."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""A client's frames to the model's input: JPEG and WebP by Pillow, H.264 by FFmpeg, all within bounds."""
+"""Decodes a client's frames to the model's input: JPEG and WebP by Pillow, H.264 by FFmpeg, all with size limits."""
 
 import io
 
@@ -19,23 +19,23 @@ class PictureError(ValueError):
 
 
 class Pictures:
-    """Decodes what one client sends; remembers where its video is."""
+    """Decodes the frames of one client; keeps the state of its video."""
 
     def __init__(self, size: Size, most_pixels: int):
-        """size: width and height of the model's input. most_pixels: of a picture that is sent."""
+        """size: width and height of the model's input. most_pixels: limit for a received picture."""
         self._size, self._most = size, most_pixels
         self._video: VideoCodecContext | None = None
 
     def decode(self, kind: FrameFormat, data: bytes) -> tuple[np.ndarray, np.ndarray, Fit] | None:
-        """The picture as the model takes it.
+        """Decode a picture to the model's input.
 
-        H.264 comes as Annex B, one whole picture a piece; its pictures must not be reordered (no B-frames).
+        H.264 comes as Annex B, one whole picture per piece, without reordering (no B-frames).
 
         Returns:
-            uint8 [H,W,3]; bool [H,W], False where padding was added; and how it was fitted. None for a piece of a
-            video in which no picture ends.
+            uint8 [H,W,3]; bool [H,W], False where padding was added; and the transform from the original. None for a piece of
+            a video that completes no picture.
 
-        Raises PictureError. A video goes on after one with its next key frame.
+        Raises PictureError. A video then continues at its next key frame.
         """
         try:
             picture = self._next_of_video(data) if kind == "h264" else self._still(kind, data)
@@ -51,11 +51,11 @@ class Pictures:
         return image, np.ones(image.shape[:2], bool) if mask is None else mask, fit
 
     def forget(self) -> None:
-        """A piece of the video is missing: what follows can be decoded from the next key frame on."""
+        """Reset the video decoder because a piece is missing; decoding continues at the next key frame."""
         self._video = None
 
     def _still(self, kind: FrameFormat, data: bytes) -> Image.Image:
-        with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as image:  # reads no more than the header
+        with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as image:  # reads only the header
             self._check(*image.size)
             image.load()
             return to_rgb(image)
@@ -79,7 +79,7 @@ class Pictures:
 
 
 def _decoder(most_pixels: int) -> VideoCodecContext:
-    """A decoder that answers every piece at once, and refuses large pictures before it takes memory for them."""
+    """A decoder without delay, which refuses large pictures before it allocates memory for them."""
     decoder = av.CodecContext.create("h264", "r")
     assert isinstance(decoder, VideoCodecContext)
     decoder.options = {"max_pixels": f"{most_pixels}", "flags": "+low_delay"}

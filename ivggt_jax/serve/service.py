@@ -1,4 +1,4 @@
-"""What one server holds: the limits, the slots, the worker with the model, and the threads that decode and encode."""
+"""The parts of one server: limits, slots, the worker with the model, and threads that decode and encode."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,14 +21,14 @@ from ivggt_jax.streaming.steps import init_stream
 from ivggt_jax.weights import loading
 
 THREADS = 4
-"""That decode and encode; a client has one of them at a time at most."""
+"""Number of threads that decode and encode; a client uses at most one at a time."""
 
 
 class Service:
     """One model and its clients. Nothing is computed, and no thread runs, before `worker.start()`."""
 
     def __init__(self, model: Model, state: StreamState, limits: Limits, token: str | None = None):
-        """state: fresh, with as many streams as there may be clients. token: that clients must send; None: none."""
+        """state: fresh, with a stream for each possible client. token: required from clients; None: none."""
         self.limits, self.token = limits, token
         self.size: Size = (state.settings.width, state.settings.height)
         self.tracks = "tracks" in state.settings.heads
@@ -39,7 +39,7 @@ class Service:
 
 
 def load_service(config: ServeConfig) -> Service:
-    """A service by the options of the command.
+    """A service for the options of the command.
 
     Raises ValueError for options that make no sense, CheckpointError for a checkpoint that cannot be used.
     """
@@ -67,7 +67,7 @@ def load_service(config: ServeConfig) -> Service:
 
 
 def _cache(config: ServeConfig, model: Model, width: int, height: int) -> CacheConfig:
-    """What each client's stream may keep: the user's budget, or what the free memory holds of the default for all."""
+    """The cache of each client's stream: the user's budget, or as much of the default as fits in free memory for all."""
     budget = config.budget or default_budget(model.config, height, width)
     cache = CacheConfig(total_budget=budget, policy=config.policy)
     if config.budget is not None:

@@ -1,4 +1,4 @@
-"""One client: let in, read, answered, and cut off when it takes too long."""
+"""One client's session: admit it, read its frames, send answers, and disconnect it when it exceeds limits."""
 
 import asyncio
 import hmac
@@ -20,28 +20,28 @@ from ivggt_jax.serve.slots import Late, Slot, Taken, Waiting
 from ivggt_jax.sources.frame import Frame
 
 REFUSED, FAILED, TRY_LATER = 1008, 1011, 1013
-"""Codes that a WebSocket is closed with (RFC 6455 and its registry): policy violation, internal error, try again later."""
+"""WebSocket close codes (RFC 6455 and its registry): policy violation, internal error, try again later."""
 MOST_WAITING = 64
-"""Answers that wait for a client to take them; one that leaves more is cut off."""
+"""Answers that may wait for a client to read them; a client with more is disconnected."""
 MOST_MALFORMED = 32
-"""Messages of one client that are not understood, before it is cut off."""
+"""Invalid messages allowed from one client before it is disconnected."""
 
 Made = TypeVar("Made")
 
 
 class CutOff(Exception):
-    """The client is told why, and sent away."""
+    """The client is told why and disconnected."""
 
     def __init__(self, reason: str, text: str, code: int = REFUSED):
-        """reason: a word for the counters. text: for the client."""
+        """reason: a word for the metrics. text: for the client."""
         super().__init__(text)
         self.reason, self.code = reason, code
 
 
 async def serve_client(socket: WebSocket, service: Service, sessions: set["Session"]) -> None:
-    """All of a connection. `sessions` holds those whose client was let in."""
+    """Handle a connection from start to end. `sessions` holds the admitted clients."""
     if not _is_ours(socket.headers, service):
-        await socket.close(REFUSED)  # before it is accepted: an HTTP 403
+        await socket.close(REFUSED)  # before accepting: the client gets HTTP 403
         return
     await socket.accept()
     text = False
@@ -57,7 +57,7 @@ async def serve_client(socket: WebSocket, service: Service, sessions: set["Sessi
             session.close()
     except CutOff as cut:
         service.meters.cut_off.labels(cut.reason).inc()
-        # Where it does not even take this, the connection ends with this function.
+        # If the client does not read even this, the connection ends with this function.
         with suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
             async with asyncio.timeout(service.limits.patience):
                 await _send(socket, pack(answers.error(f"{cut}", reason=cut.reason), text))
@@ -67,7 +67,7 @@ async def serve_client(socket: WebSocket, service: Service, sessions: set["Sessi
 
 
 async def _hello(socket: WebSocket, service: Service) -> Hello:
-    """The first message, with the right token."""
+    """Receive the first message, with the right token."""
     try:
         async with asyncio.timeout(service.limits.patience):
             hello = parse_hello(await _receive(socket))
@@ -82,10 +82,10 @@ async def _hello(socket: WebSocket, service: Service) -> Hello:
 
 
 class Session:
-    """A client that was let in, with its slot."""
+    """An admitted client and its slot."""
 
     def __init__(self, socket: WebSocket, service: Service, hello: Hello):
-        """Raises CutOff when every slot is held, or nothing is computed any more."""
+        """Raises CutOff when every slot is held, or the worker has failed."""
         self._socket, self._service, self._hello = socket, service, hello
         self._loop = asyncio.get_running_loop()
         self._outbox: asyncio.Queue[Mapping[str, Any] | Taken] = asyncio.Queue(MOST_WAITING)
@@ -99,17 +99,17 @@ class Session:
         service.meters.hold(service.slots.held, service.slots.count)
 
     def close(self) -> None:
-        """Give the slot back."""
+        """Release the slot."""
         self._service.slots.release(self._slot)
         self._service.meters.hold(self._service.slots.held, self._service.slots.count)
 
     def end(self, cut: CutOff) -> None:
-        """Have `run` raise this."""
+        """Make `run` raise `cut`."""
         if not self._ended.done():
             self._ended.set_exception(cut)
 
     async def run(self) -> None:
-        """Until the client leaves, which is WebSocketDisconnect, or is cut off, which is CutOff."""
+        """Run until the client leaves (WebSocketDisconnect) or is disconnected (CutOff)."""
         await self._outbox.put(answers.welcome(self._service))
         tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write()), self._ended]
         try:
@@ -138,11 +138,11 @@ class Session:
                     raise CutOff("malformed", f"{MOST_MALFORMED} messages were not understood") from None
 
     async def _take(self, message: FrameMessage, arrived: float) -> None:
-        """Decode a frame and have it wait for the next step. Raises MessageError for a picture that cannot be decoded."""
+        """Decode a frame and queue it for the next step. Raises MessageError for a picture that cannot be decoded."""
         if not self._within_rate(arrived):
             self._pictures.forget()
             await self._drop(message.id, "rate")
-            await asyncio.sleep(1 / self._service.limits.rate)  # nor is it read any faster
+            await asyncio.sleep(1 / self._service.limits.rate)  # it is not read any faster either
             return
         try:
             decoded = await self._in_thread(partial(self._pictures.decode, message.format, message.data))
@@ -157,7 +157,7 @@ class Session:
             await self._drop(replaced.id, "newer")
 
     def _within_rate(self, now: float) -> bool:
-        """Whether one more frame is allowed now: `rate` a second, of which those of one second may come at once."""
+        """Whether another frame is allowed now: `rate` per second, in bursts of up to one second's frames."""
         rate = self._service.limits.rate
         self._allowed = min(max(rate, 1.0), self._allowed + rate * (now - self._counted))
         self._counted = now
@@ -171,8 +171,8 @@ class Session:
         await self._outbox.put(answers.dropped(number, reason))
 
     def _from_worker(self, answer: Taken | Late) -> None:
-        """In the worker's thread."""
-        with suppress(RuntimeError):  # the server has stopped
+        """Called in the worker's thread."""
+        with suppress(RuntimeError):  # raised if the server has stopped
             self._loop.call_soon_threadsafe(self._hand_on, answer)
 
     def _hand_on(self, answer: Taken | Late) -> None:
@@ -209,7 +209,7 @@ def _packed(taken: Taken, hello: Hello) -> str | bytes:
 
 
 async def _receive(socket: WebSocket) -> str | bytes:
-    """The next message. Raises WebSocketDisconnect where there is none."""
+    """The next message. Raises WebSocketDisconnect if there is none."""
     event = await socket.receive()
     if event["type"] == "websocket.disconnect":
         raise WebSocketDisconnect(event.get("code") or 1005)
@@ -222,10 +222,10 @@ async def _send(socket: WebSocket, packed: str | bytes) -> None:
 
 
 def _is_ours(headers: Mapping[str, str], service: Service) -> bool:
-    """Whether no script of another page asks: a browser lets any page open a WebSocket, and says which one it was.
+    """Whether the request is not from a foreign web page. Browsers let any page open a WebSocket, but send the page's origin.
 
-    Without a token, the name that the client knows this server by must be this machine's: any page could have its own
-    name lead here.
+    Without a token, the host name in the request must also be this machine's, because any page could make its own name resolve to
+    this server.
     """
     host = headers.get("host", "")
     try:

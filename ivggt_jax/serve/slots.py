@@ -1,4 +1,4 @@
-"""Who holds which stream of the batch, and the newest frame of each that waits for the next step."""
+"""Which client holds which stream of the batch, and the newest frame of each that waits for the next step."""
 
 import threading
 from collections import deque
@@ -17,22 +17,22 @@ class Waiting:
     """The client's own number."""
     frame: Frame
     arrived: float
-    """`time.monotonic()` when its message was there."""
+    """`time.monotonic()` when its message arrived."""
 
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """A frame that its stream saw."""
+    """A frame that was processed."""
 
     waiting: Waiting
     number: int
-    """How many frames of this client its stream had seen before."""
+    """Number of this client's frames processed before it."""
     predictions: Predictions
     """On the host, without leading axes."""
 
 
 Late = Waiting
-"""A frame that waited too long, and was not taken."""
+"""A frame that waited too long and was dropped."""
 Answer = Callable[[Taken | Late], None]
 
 
@@ -43,11 +43,11 @@ class Slot:
         self.number, self.answer = number, answer
         self.waiting: Waiting | None = None
         self.seen = 0
-        """Frames taken; before the first one the stream is reset."""
+        """Frames processed; before the first one the stream is reset."""
 
 
 class Slots:
-    """The streams of the batch: clients claim, fill and release them, and the worker takes what waits. Thread-safe."""
+    """The streams of the batch: clients claim, fill and release slots, and the worker takes the waiting frames. Thread-safe."""
 
     def __init__(self, count: int):
         self.count = count
@@ -65,20 +65,20 @@ class Slots:
             return slot
 
     def release(self, slot: Slot) -> None:
-        """The client is gone; what it left waiting is forgotten."""
+        """Release the slot of a client that has left; its waiting frame is discarded."""
         with self._changed:
             del self._held[slot.number]
             self._free.append(slot.number)
 
     def put(self, slot: Slot, waiting: Waiting) -> Waiting | None:
-        """Have a frame wait for the next step. Returns the older one that waited in vain."""
+        """Queue a frame for the next step. Returns the older frame that it replaces, if any."""
         with self._changed:
             replaced, slot.waiting = slot.waiting, waiting
             self._changed.notify()
             return replaced
 
     def take(self, timeout: float) -> list[tuple[Slot, Waiting]]:
-        """The frames that wait, at most one of each client; waits for so many seconds where there are none."""
+        """The waiting frames, at most one per client; waits up to `timeout` seconds if there are none."""
         with self._changed:
             self._changed.wait_for(lambda: any(slot.waiting for slot in self._held.values()), timeout)
             found = [(slot, slot.waiting) for slot in self._held.values() if slot.waiting]
@@ -88,5 +88,5 @@ class Slots:
 
     @property
     def held(self) -> int:
-        """How many clients hold a slot."""
+        """Number of slots that are held."""
         return len(self._held)

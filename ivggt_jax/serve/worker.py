@@ -1,4 +1,4 @@
-"""The thread that computes: whatever frames wait go through one compiled step, and each stream's predictions to its client."""
+"""The computing thread: runs the waiting frames through one compiled step and returns each stream's predictions."""
 
 import threading
 import time
@@ -17,14 +17,14 @@ from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import reset, step
 
 SECONDS_BETWEEN_LOOKS = 0.25
-"""At whether to stop, while no frame comes."""
+"""How often to check whether to stop while no frame comes."""
 
 
 class Worker:
-    """Feeds the frames of all slots to one state. A stream sees those of its client that were taken, and no other."""
+    """Feeds the frames of all slots to one state. A stream sees only the processed frames of its own client."""
 
     def __init__(self, model: Model, state: StreamState, slots: Slots, meters: Meters, age: float):
-        """state: fresh, a stream for each slot. age: seconds after which a frame is too old to be taken."""
+        """state: fresh, with a stream for each slot. age: seconds after which a frame is too old to be processed."""
         self._model, self._state, self._slots, self._meters, self._age = model, state, slots, meters, age
         settings = state.settings
         self._shape = (slots.count, settings.height, settings.width)
@@ -35,10 +35,10 @@ class Worker:
         self.on_failure: Callable[[], object] = lambda: None
         """Called in the thread when a step raises."""
         self.failed: BaseException | None = None
-        """What ended the thread before its time."""
+        """The exception that ended the thread, if any."""
 
     def start(self) -> None:
-        """Compile what will run, by black frames that no stream takes, and begin to wait for frames."""
+        """Compile the step with black frames that no stream sees, then start waiting for frames."""
         nobody = np.zeros(self._shape[0], bool)
         images = np.zeros((*self._shape, 3), np.uint8)
         self._state = reset(self._state, nobody)
@@ -49,7 +49,7 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the step at hand, and end."""
+        """Finish the current step and end the thread."""
         self._stopping.set()
         self._thread.join()
 
@@ -63,19 +63,19 @@ class Worker:
                 ]
                 if now:
                     self._answer(now)
-        except BaseException as error:  # whatever it is, clients must not wait for answers that never come
+        except BaseException as error:  # in any case, clients must not wait for answers that never come
             self.failed = error
             self.on_failure()
 
     def _fresh(self, slot: Slot, waiting: Waiting) -> bool:
-        """Whether a frame is not too old; its client is told if it is."""
+        """Whether a frame is recent enough; if not, its client is told."""
         if time.monotonic() - waiting.arrived <= self._age:
             return True
         slot.answer(waiting)
         return False
 
     def _answer(self, now: list[tuple[Slot, Waiting]]) -> None:
-        """One step for these frames."""
+        """Run one step for these frames, and answer."""
         images, masks = np.zeros((*self._shape, 3), np.uint8), np.ones(self._shape, bool)
         where, begin = np.zeros(self._shape[0], bool), np.zeros(self._shape[0], bool)
         for slot, waiting in now:
@@ -96,6 +96,6 @@ class Worker:
 
     def _step(self, images: np.ndarray, where: np.ndarray, masks: np.ndarray) -> Predictions:
         """Predictions on the host, [B,…]."""
-        # Masks always or never, as it is one program that is compiled; without a map nothing looks at them.
+        # With or without masks, but always the same, because one program is compiled; without a map masks have no effect.
         self._state, predictions = step(self._model, self._state, images, where, masks if self._masked else None)
         return jax.device_get(predictions)

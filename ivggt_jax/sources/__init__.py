@@ -1,4 +1,4 @@
-"""Frames in: folders, lists, videos and cameras, fitted to the model's input."""
+"""Frame sources: folders, lists, videos and cameras, fitted to the model's input."""
 
 from ivggt_jax.sources.config import SourceConfig
 from ivggt_jax.sources.fit import fit_image, pad_to_largest

@@ -1,4 +1,4 @@
-"""Reading in a thread: ahead, while the model works on the current frame, or on request, where a frame may be long in coming."""
+"""Reading in a thread: ahead, while the model works on the current frame, or on request, if a frame may be slow to come."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 SECONDS_TO_WAIT = 0.02
-"""For an item, before the consumer hears that it is not there yet."""
+"""Time to wait for an item before telling the consumer that it is not there yet."""
 
 
 def read_ahead(items: Generator[Item, None, None], depth: int = 2) -> Generator[Item, None, None]:
     """Run a generator in a thread, at most `depth` items ahead of the consumer.
 
-    Items come in order, and an exception where it happened. When the consumer stops early, the item in the making is
-    finished, the thread ends and the generator is closed before `close` returns.
+    Items come in order, and an exception comes in the place where it was raised. If the consumer stops early, `close` waits until
+    the current item is finished, the thread has ended and the generator is closed.
     """
     end = object()
     waiting: deque[Future[Any]] = deque()
@@ -35,10 +35,10 @@ def read_ahead(items: Generator[Item, None, None], depth: int = 2) -> Generator[
 
 
 def read_on_request(items: Iterator[Item], while_waiting: Callable[[], None]) -> Generator[Item, None, None]:
-    """Run an iterator in a thread, which makes an item only when it is asked for.
+    """Run an iterator in a thread that fetches an item only on request.
 
-    While it is not there, `while_waiting` is called again and again; what that raises ends the wait. A thread that is
-    stuck in the iterator then is left to end with the process.
+    While waiting for it, `while_waiting` is called repeatedly; an exception from it ends the wait. A thread that is then still
+    blocked in the iterator is left to end with the process.
     """
     end = object()
     requests: SimpleQueue[Future[Any] | None] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""Pictures of a calibrated camera as a pinhole would have taken them, so that the model's principal point is right to the bit."""
+"""Undistorts pictures of a calibrated camera to those of a pinhole, so that the model's principal point is exactly right."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,26 +17,26 @@ from ivggt_jax.sources.frame import Fit, Picture, SourceError
 logger = logging.getLogger(__name__)
 
 MAPS_KEPT = 8
-"""Undistortions that are remembered: one for each direction and size."""
+"""Number of undistortions kept: one for each direction and size."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One picture as it goes on: the whole one, undistorted, or a part of a panorama."""
+    """One picture to pass on: a whole one, an undistorted one, or a part of a panorama."""
 
     picture: Picture
     masks: tuple[Image.Image, ...]
-    """The user's, of the same pixels."""
+    """The user's masks, on the same pixels."""
     camera: KnownCamera | None = None
     suffix: str = ""
-    """What its name has more than the picture's."""
+    """Suffix of its name, after the picture's."""
 
 
 class Calibration:
-    """What `--camera` says, and what it makes of pictures."""
+    """The calibration given by `--camera`, applied to pictures."""
 
     def __init__(self, camera: str, degrees: float | None, towards: tuple[float, ...]):
-        """As `SourceConfig` has them. Raises SourceError when the file is no calibration, or they contradict each other."""
+        """Arguments as in `SourceConfig`. Raises SourceError for an invalid calibration, or when they contradict each other."""
         try:
             self._camera = read_camera(camera)
         except CameraError as error:
@@ -56,11 +56,11 @@ class Calibration:
 
     @property
     def views(self) -> int:
-        """Frames that a picture becomes."""
+        """Number of frames per picture."""
         return len(self._towards)
 
     def view_size(self, size: Size) -> Size:
-        """Width and height in pixels of what is made of pictures of a size: of a panorama as sharp as it is, and 4:3."""
+        """Size in pixels of the views made from pictures of a size; for panoramas, 4:3 at the panorama's resolution."""
         if not self.panorama:
             return size
         width = max(4, round(size[0] * (self._degrees or WIDEST) / 360))
@@ -69,9 +69,9 @@ class Calibration:
     def of(
         self, picture: Picture, masks: Sequence[Image.Image], plan: Callable[[Size], tuple[Fit, Size]]
     ) -> list[View]:
-        """The views of a picture with its masks; `plan` says how a picture of a size is fitted to the model's input.
+        """The views of a picture with its masks; `plan` returns how a picture of a size is fitted to the model's input.
 
-        Raises SourceError when the picture has another shape than the calibration.
+        Raises SourceError when the picture's shape differs from the calibration's.
         """
         size = picture.image.size
         try:
@@ -87,7 +87,7 @@ class Calibration:
             check_shape(mask.size, size)
         masks = [mask.resize(size, Image.Resampling.NEAREST) for mask in masks]
         fit, (width, height) = plan(self.view_size(size))
-        # The middle of the model's input is its principal point: the pinhole is the one that this is true of.
+        # The centre of the model's input must be its principal point; the pinhole is chosen so that it is.
         middle = fit.intrinsics_to_original(np.array([[1, 0, width / 2], [0, 1, height / 2], [0, 0, 1]]))[:2, 2]
         centre = (float(middle[0]), float(middle[1]))
         return [self._view(camera, centre, fit, picture, masks, degrees) for degrees in self._towards]

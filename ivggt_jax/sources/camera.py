@@ -1,4 +1,4 @@
-"""Cameras as a source: a thread keeps the latest frame only, so the model never falls behind what happens."""
+"""Cameras as a source: a thread keeps only the latest frame, so that the model never falls behind."""
 
 import logging
 import threading
@@ -15,11 +15,11 @@ from ivggt_jax.sources.frame import Picture, RawFrame, SourceError
 
 OPEN_SECONDS = 10.0
 SILENT_SECONDS = 10.0
-"""A camera that delivers nothing for so long is taken for lost."""
+"""A camera that delivers nothing for this long counts as lost."""
 READ_SECONDS = 5.0
-"""After which OpenCV gives up on a frame from an address: before the consumer does, so that the address is opened again."""
+"""Time after which OpenCV gives up on a frame from an address; less than the consumer's, so that it is reopened first."""
 RECONNECT_SECONDS = 30.0
-"""For which a camera that was lost is opened again and again."""
+"""How long to keep trying to reopen a lost camera."""
 SECONDS_BETWEEN_TRIES = 1.0
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Capture(Protocol):
 
 
 class CameraReader:
-    """Reads a camera in a thread; frames that nobody took before the next one came are dropped and counted."""
+    """Reads a camera in a thread; frames that are not taken before the next one comes are dropped and counted."""
 
     resumable = False
     left_out = 0
@@ -52,7 +52,7 @@ class CameraReader:
         silent_seconds: float = SILENT_SECONDS,
         reopen: Callable[[], Capture] | None = None,
     ):
-        """reopen: opens the camera anew when it was lost, or raises SourceError; None: it is lost for good."""
+        """reopen: opens a lost camera again, or raises SourceError; None: do not try."""
         self.dropped = 0
         self._reopen = reopen
         self._address = address
@@ -67,7 +67,7 @@ class CameraReader:
         self._thread = threading.Thread(target=self._run, name=f"camera {address}", daemon=True)
 
     def raw_frames(self) -> Iterator[RawFrame]:
-        """Every stride-th frame that is still the latest when asked for; Unix time of arrival as the timestamp.
+        """Every stride-th frame, if still the latest when requested; its timestamp is the Unix time of arrival.
 
         Raises SourceError when the camera ends, fails or falls silent, or was read before.
         """
@@ -88,7 +88,7 @@ class CameraReader:
             yield RawFrame(index, timestamp, f"{index:06d}", where, partial(_to_rgb, image, where))
 
     def close(self) -> None:
-        """Stop the thread and release the camera. One stuck inside the driver is left to end by itself."""
+        """Stop the thread and release the camera. A thread blocked in the driver is left to end by itself."""
         self._stopping = True
         if self._thread.ident is None:
             self._capture.release()
@@ -96,11 +96,11 @@ class CameraReader:
             self._thread.join(timeout=2.0)
 
     def _seconds_left(self) -> float:
-        """Until the camera is taken for lost, counted from the latest frame, whether the stride passes over it or not."""
+        """Seconds until the camera counts as lost, measured from the latest frame, including those the stride skips."""
         return self._heard + self._silent_seconds - time.monotonic()
 
     def _read(self) -> Any | None:
-        """The next picture; of a lost camera the first one when it is there again, None when it stays lost."""
+        """The next picture. If the camera is lost, the first one after reconnecting, or None if that fails."""
         good, image = self._capture.read()
         if good:
             return image
@@ -108,7 +108,7 @@ class CameraReader:
             return None
         logger.warning("%s: the camera is lost; it is tried again for %g s", self._address, RECONNECT_SECONDS)
         until = time.monotonic() + RECONNECT_SECONDS
-        self._heard = until  # meanwhile its silence is no news
+        self._heard = until  # its silence is expected meanwhile
         while time.monotonic() < until:
             time.sleep(SECONDS_BETWEEN_TRIES)
             if self._stopping:
@@ -138,7 +138,7 @@ class CameraReader:
                         self._latest = (index, time.time(), image)
                         self._changed.notify()
                 index += 1
-        except Exception as error:  # handed to the consumer, who would wait for ever otherwise
+        except Exception as error:  # passed to the consumer, who would otherwise wait forever
             ended = f"reading it failed after {index} frames ({error})"
         finally:
             self._capture.release()  # here, not in `close`: releasing while another thread reads crashes OpenCV

@@ -1,7 +1,7 @@
-"""How picture files say that they are of high dynamic range: by the numbers of ITU-T H.273, as videos do.
+"""How picture files declare high dynamic range: by the code points of ITU-T H.273, as videos do.
 
-PNG's cICP chunk (PNG, third edition), the `nclx` colour box of HEIC and AVIF (ISO/IEC 14496-12), and the `cicp` tag of an
-ICC profile (ICC.1:2022), which any kind of file may hold. A profile by the name that the W3C once gave to PQ counts too.
+They are in PNG's cICP chunk (PNG, third edition), in the `nclx` colour box of HEIC and AVIF (ISO/IEC 14496-12), and in the `cicp`
+tag of an ICC profile (ICC.1:2022), which any format may contain. A profile with the name that the W3C once gave to PQ counts too.
 """
 
 import re
@@ -15,23 +15,23 @@ from PIL import Image
 from ivggt_jax.sources.hdr import BT2020, NAMES, PQ
 
 HEAD = 1 << 16
-"""Bytes at the beginning of a file that its colour is looked for in."""
+"""Number of bytes at the start of a file in which its colour code is searched."""
 NAME_OF_PQ = re.compile(b"\0?".join(bytes([letter]) for letter in b"ITUR_2100_PQ"))
-"""In a profile's description, whose letters have one byte or two."""
+"""Name in a profile's description, whose characters have one or two bytes."""
 
 
 @dataclass(frozen=True)
 class ColourCode:
-    """What values mean, by the numbers of H.273."""
+    """The meaning of pixel values, as code points of H.273."""
 
     primaries: int
     transfer: int
 
 
 def high_range(image: Image.Image) -> ColourCode | None:
-    """The colour code of an opened picture whose values follow PQ or HLG; None for ordinary ones.
+    """The colour code of an opened picture with PQ or HLG values; None for ordinary ones.
 
-    To be called before it is loaded: Pillow tells the code of none but HEIC, and the file is closed then.
+    Call it before loading: except for HEIC, Pillow does not provide the code, and loading closes the file.
     """
     for code in _codes(image):
         return code if code.transfer in NAMES else None
@@ -39,7 +39,7 @@ def high_range(image: Image.Image) -> ColourCode | None:
 
 
 def _codes(image: Image.Image) -> Iterator[ColourCode]:
-    """What the file says, what counts most first."""
+    """The codes in the file, in order of precedence."""
     if image.format in ("PNG", "AVIF"):
         place = re.search(rb"cICP(..)" if image.format == "PNG" else rb"colrnclx.(.).(.)", _head(image), re.DOTALL)
         if place:
@@ -51,7 +51,7 @@ def _codes(image: Image.Image) -> Iterator[ColourCode]:
 
 
 def _head(image: Image.Image) -> bytes:
-    """The file's first bytes: of a PNG up to its pixels."""
+    """The file's first bytes; for a PNG, up to its pixels."""
     file: IO[bytes] | None = getattr(image, "fp", None)
     if file is None:
         return b""
@@ -63,7 +63,7 @@ def _head(image: Image.Image) -> bytes:
 
 
 def _of_profile(profile: bytes) -> ColourCode | None:
-    """By the tag table behind a header of 128 bytes: a count, then signature, offset and size of each."""
+    """From the tag table after the 128-byte header: a count, then signature, offset and size of each tag."""
     count = int.from_bytes(profile[128:132], "big")
     for entry in range(132, min(132 + 12 * count, len(profile) - 11), 12):
         signature, offset, _ = struct.unpack_from(">4s2I", profile, entry)

@@ -18,37 +18,37 @@ class SourceConfig:
     frames: str
     """Folder of images, image, stack, quoted pattern, list (.txt .csv), video, ROS bag, MCAP, - (paths on stdin), cam:N or URL"""
     mode: Literal["crop", "pad"] = "crop"
-    """crop: full width, tall images lose top and bottom. pad: nothing is lost, white fills up to a square."""
+    """crop: full width; tall images lose top and bottom. pad: nothing is lost; white padding makes a square."""
     size: int | None = None
-    """Width in pixels of what the model sees (pad: its side), a multiple of 14. None: 518, or the model's own."""
+    """Width of the model's input in pixels (pad: its side), a multiple of 14. By default the model's own, or 518."""
     stride: int = 1
     """Take every n-th frame."""
     max_frames: int | None = None
-    """Stop after this many frames."""
+    """Stop after this many frames; for panoramas, after this many pictures."""
     fps: float | None = None
-    """Frames to take from each second of a video, instead of a stride."""
+    """Frames per second to take from a video, instead of a stride."""
     start: float = 0.0
     """Time in a video at which to start, in seconds."""
     end: float | None = None
     """Time in a video at which to end, in seconds."""
     topic: str | None = None
-    """Topic whose images to take from a robot's recording (.bag, .mcap, folder); needed when several have images."""
+    """Topic with the images in a robot's recording (.bag, .mcap, folder); needed if several topics have images."""
     masks: Path | None = None
     """Folder of masks named like their frames (000000.png for video frames); black and transparent pixels are left out."""
     camera: str | None = None
     """Calibration: a file of COLMAP, OpenCV, ROS, Kalibr or nerfstudio, numbers, or equirectangular (docs/sensors.md)."""
     camera_fov: float | None = None
-    """Horizontal field of view of undistorted images, in degrees; by default as wide as they fill, at most 90."""
+    """Horizontal field of view of undistorted images, in degrees; by default as wide as they are filled, at most 90."""
     camera_towards: tuple[float, ...] = (0.0,)
-    """Directions of the views cut out of each panorama, in degrees to the right."""
+    """Directions of the views cut from each panorama, in degrees to the right."""
     depth: Path | None = None
-    """A sensor's depth, registered to the frames: a folder of maps named like them or by time, a TUM list, a recording's topic."""
+    """Sensor depth, registered to the frames: a folder of maps named like them or by time, a TUM list, or a recording's topic."""
     depth_scale: float = 1000.0
-    """Steps to a metre in integer depth maps: 1000 for millimetres, 5000 for TUM."""
+    """Steps per metre in integer depth maps: 1000 for millimetres, 5000 for TUM."""
     exif: bool = True
     """Turn photographs upright by their EXIF orientation."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What to do with an unreadable frame: stop, or skip it, count it and continue."""
+    """What to do with an unreadable frame: stop; or skip it, count it and continue."""
 
     def __post_init__(self) -> None:
         if self.size is not None and (self.size <= 0 or self.size % PATCH):

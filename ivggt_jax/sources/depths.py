@@ -1,4 +1,4 @@
-"""Depth of a sensor: which map belongs to which frame, and its metres at the pixels of the model's input."""
+"""Sensor depth: matching maps to frames, and converting them to metres at the pixels of the model's input."""
 
 import os
 from collections.abc import Iterable
@@ -20,16 +20,16 @@ PICTURES = (".png", ".tif", ".tiff", ".pgm")
 ARRAYS = (".npz", ".npy")
 EXR = ".exr"
 LARGEST = 1 << 28
-"""Values of a map: more are refused before memory is taken for them."""
+"""Most values of a map; larger ones are rejected before memory is allocated."""
 LOOKED_AT = 2000
-"""Frames that are looked at for one with depth before any is read."""
+"""Number of frames checked for depth before any is read."""
 
 
 class Depths:
-    """A folder of depth maps that are called as their frames, or a list with times (TUM's depth.txt), or files named by times."""
+    """A folder of depth maps with their frames' names, or with times as names, or a list with times (TUM's depth.txt)."""
 
     def __init__(self, where: Path, scale: float):
-        """scale: values of a metre, of whole numbers. Raises SourceError when there is no map."""
+        """scale: steps per metre for integers. Raises SourceError when there is no map."""
         self._where, self._scale = where, scale
         if where.is_dir():
             paths = sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
@@ -55,7 +55,7 @@ class Depths:
         self._timed = [path for _, path in timed]
 
     def path_of(self, raw: RawFrame) -> Path | None:
-        """The map of a frame: called as it is, else within 0.02 s of it; None where there is none."""
+        """The map of a frame: the one with its name, else one within 0.02 s; None if there is none."""
         whole = PurePath(raw.name if raw.path is None else os.path.abspath(raw.path))
         named = next((self._named[name] for name in names_of(whole) if name in self._named), None)
         if named is not None or raw.timestamp is None or not self._timed:
@@ -76,7 +76,7 @@ class Depths:
             )
 
     def read(self, path: Path) -> np.ndarray:
-        """A map float32 [h,w] in metres, NaN where nothing was measured. Raises SourceError when the file is none."""
+        """A map float32 [h,w] in metres, NaN where nothing was measured. Raises SourceError when the file is not a map."""
         suffix = path.suffix.lower()
         values = _array(path) if suffix in ARRAYS else _exr(path) if suffix == EXR else grey_16_of(path)
         if values is None:
@@ -85,17 +85,17 @@ class Depths:
 
 
 def in_metres(values: np.ndarray, scale: float) -> np.ndarray:
-    """Metres float32 of a map's values, whole numbers `scale` to a metre or floats; NaN where nothing was measured."""
+    """Metres, float32, from a map's floats or integers (`scale` steps per metre); NaN where nothing was measured."""
     whole = not np.issubdtype(values.dtype, np.floating)
-    with np.errstate(over="ignore"):  # what is beyond float32 is no distance
+    with np.errstate(over="ignore"):  # values beyond float32 are not distances
         metres = values.astype(np.float32) / np.float32(scale if whole else 1)
     return np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(np.nan))
 
 
 def fit_depth(depth: np.ndarray, fit: Fit, height: int, width: int, camera: KnownCamera | None) -> np.ndarray:
-    """A map [h,w], registered to the picture, at the pixels of the model's input: the nearest measured, NaN outside.
+    """Resample a map [h,w], registered to the picture, at the pixels of the model's input: nearest measured value, NaN outside.
 
-    Raises SourceError when it has not the picture's shape.
+    Raises SourceError when its shape differs from the picture's.
     """
     original = camera.original.size if camera is not None else fit.original_size
     assert original is not None
@@ -111,7 +111,7 @@ def fit_depth(depth: np.ndarray, fit: Fit, height: int, width: int, camera: Know
 
 
 def _array(path: Path) -> np.ndarray:
-    """The array of a .npy or .npz file, there the one called depth, or the only one."""
+    """The array of a .npy or .npz file; in the latter the one named depth, or the only one."""
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Resize, crop and pad: any image to the model's input, pixel for pixel as the published models were fed."""
+"""Resize, crop and pad any image to the model's input, pixel for pixel as for the published models."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -21,23 +21,23 @@ def fit_image(
 ) -> tuple[np.ndarray, Fit]:
     """Fit one image to the model's input.
 
-    `crop`: the width becomes `size`, the height follows to the nearest multiple of 14 (halves to even) and is cropped
-    to the middle `size` rows where it is larger. `pad`: the larger side becomes `size`, and white fills up the square.
-    Resampling is Pillow's bicubic on uint8, as in the reference.
+    `crop`: the width becomes `size`; the height follows, rounded to a multiple of 14 (halves to even), and is cropped to the
+    middle `size` rows if it is larger. `pad`: the longer side becomes `size`, and white padding makes a square. Resampling is
+    Pillow's bicubic on uint8, as in the reference.
 
     Args:
         image: upright RGB image of any size.
         size: pixels, a multiple of 14.
         mode: as above.
-        like: width and height that the result must have (the first frame's). A smaller result is centred on white; one
-            that is larger on any side is scaled down whole until it fits.
+        like: width and height that the result must have (the first frame's). A smaller result is centred on white; a
+            larger one is scaled down as a whole until it fits.
 
     Returns:
-        uint8 [H,W,3], and how it was made.
+        uint8 [H,W,3], and the transform from the original.
 
     Raises:
         ValueError: `size` is not a positive multiple of 14, or the image is not RGB.
-        SourceError: the image is so long and thin that nothing of use would be left.
+        SourceError: the image is so long and thin that nothing useful would be left.
     """
     if size <= 0 or size % PATCH:
         raise ValueError(f"size {size} must be a positive multiple of {PATCH}; the nearest is {nearest_size(size)}")
@@ -49,7 +49,7 @@ def fit_image(
 
 
 def plan_fit(original: Size, size: int, mode: str, like: Size | None) -> tuple[Fit, Size]:
-    """How `fit_image` fits an image of the original size, and the size of the result. Raises SourceError as it does."""
+    """How `fit_image` fits an image of the original size, and the size of the result. Raises SourceError like `fit_image`."""
     resized, canvas = _plan(original, size, mode, like)
     fit = Fit(
         original_size=original,
@@ -60,21 +60,20 @@ def plan_fit(original: Size, size: int, mode: str, like: Size | None) -> tuple[F
 
 
 def fit_mask(masks: Sequence[Image.Image], fit: Fit, height: int, width: int) -> np.ndarray | None:
-    """Bring masks to where their image went; what padding added is ignored too.
+    """Fit masks like their image; padding is masked too.
 
     Args:
-        masks: images of mode L, 0 where pixels are to be ignored, of the original's shape and of any size; none ignores
-            padding only.
+        masks: images of mode L, 0 where pixels are to be ignored, with the original's aspect ratio and any size; an empty
+            list masks only the padding.
         fit: how the image was fitted.
         height: of the model's input.
         width: of the model's input.
 
     Returns:
-        bool [height, width], False where a mask or the padding has a pixel ignored (nearest neighbour); None where all
-        count.
+        bool [height, width], False for pixels that a mask or the padding excludes (nearest neighbour); None if all count.
 
     Raises:
-        SourceError: a mask's shape is not the image's.
+        SourceError: a mask's shape differs from the image's.
     """
     resized = _resized(fit)
     if not masks:
@@ -89,8 +88,8 @@ def fit_mask(masks: Sequence[Image.Image], fit: Fit, height: int, width: int) ->
 
 
 def check_shape(own: Size, original: Size, what: str = "mask") -> None:
-    """Raises SourceError when a mask, or `what` else belongs to an image, has not the image's shape."""
-    # Half a pixel of rounding on either side of the smaller one.
+    """Raises SourceError when a mask, or whatever `what` names, does not have its image's shape."""
+    # Allows half a pixel of rounding on either side of the smaller one.
     if abs(own[0] * original[1] - own[1] * original[0]) > (max(own) + max(original)) / 2:
         raise SourceError(
             f"the {what} has {own[0]}×{own[1]} pixels, its image {original[0]}×{original[1]}; "
@@ -102,7 +101,7 @@ def pad_to_largest(images: Sequence[np.ndarray]) -> np.ndarray:
     """Stack images of mixed sizes for `infer_clip`, each centred on white of the largest height and width.
 
     Args:
-        images: S arrays, uint8 [H,W,3] each with its own H and W.
+        images: S arrays, uint8 [H,W,3], each with its own H and W.
 
     Returns:
         uint8 [S, largest H, largest W, 3]; an odd remainder goes to the bottom or right.
@@ -112,7 +111,7 @@ def pad_to_largest(images: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def model_size(original: Size, size: int, mode: str) -> Size:
-    """Width and height that `fit_image` gives an image of the original size. Raises SourceError as it does."""
+    """Width and height of the result of `fit_image` for an image of the original size. Raises SourceError like `fit_image`."""
     return _plan(original, size, mode, None)[1]
 
 
@@ -122,7 +121,7 @@ def nearest_size(size: int) -> int:
 
 
 def usual_size(width: int) -> Size:
-    """Width and height of frames for a model of this width, where nobody says: 4:3, in whole patches."""
+    """Default width and height of frames for a model of this width: 4:3, in whole patches."""
     return width, max(PATCH, round(0.75 * width / PATCH) * PATCH)
 
 
@@ -135,7 +134,7 @@ def parse_size(text: str) -> Size:
 
 
 def _plan(original: Size, size: int, mode: str, like: Size | None) -> tuple[Size, Size]:
-    """What the image is resized to, and the canvas it is then centred on (smaller than it: cropped)."""
+    """The size that the image is resized to, and the canvas it is then centred on; a smaller canvas crops it."""
     width, height = original
     if max(original) > LONGEST_ASPECT * min(original):
         raise SourceError(f"{width}×{height} pixels is longer than {LONGEST_ASPECT}:1; crop it first")
@@ -157,12 +156,12 @@ def _plan(original: Size, size: int, mode: str, like: Size | None) -> tuple[Size
 
 
 def _resized(fit: Fit) -> Size:
-    """Width and height to which the original was brought, before it was cropped or padded."""
+    """Width and height that the original was resized to, before cropping or padding."""
     return round(fit.scale[0] * fit.original_size[0]), round(fit.scale[1] * fit.original_size[1])
 
 
 def _place(image: Image.Image, canvas: Size, fill: int | tuple[int, int, int]) -> Image.Image:
-    """Centre an image on a canvas; what reaches over is cropped, what is left is filled."""
+    """Centre an image on a canvas; what extends beyond it is cropped, the rest is filled."""
     if image.size == canvas:
         return image
     placed = Image.new(image.mode, canvas, fill)

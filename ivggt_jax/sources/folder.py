@@ -1,4 +1,4 @@
-"""Image files as a source: a folder, a glob pattern, or files that a list or stream names."""
+"""Image files as a source: a folder, a glob pattern, or files named by a list or stream."""
 
 import glob
 import logging
@@ -20,7 +20,7 @@ from ivggt_jax.sources.lists import LIST_SUFFIXES, ImageFile, listed_images, nam
 logger = logging.getLogger(__name__)
 
 NAMED = 3
-"""Files that are named where more are counted."""
+"""Number of files named in a message; the rest are only counted."""
 WITH_PAGES = (
     ".tif",
     ".tiff",
@@ -35,11 +35,11 @@ WITH_PAGES = (
     ".avif",
     ".avifs",
 )
-"""Endings of files that may hold several pictures."""
+"""Suffixes of files that may contain several pictures."""
 
 
 class FileReader:
-    """Reads image files in the order given. `files` may be a lazy, even endless, iterable: then its length is unknown."""
+    """Reads image files in the given order. `files` may be a lazy, even endless, iterable; its length is then unknown."""
 
     resumable = True
     dropped = 0
@@ -47,7 +47,7 @@ class FileReader:
     def __init__(
         self, files: Iterable[ImageFile], stride: int = 1, exif: bool = True, source: str = "", left_out: int = 0
     ):
-        """source: what the user calls it. left_out: files beside these that are not read."""
+        """source: the name that the user gave. left_out: number of other files there that are not read."""
         self.left_out = left_out
         self._files = files
         self._stride = stride
@@ -64,7 +64,7 @@ class FileReader:
         return self._raw_frames(0)
 
     def raw_frames_from(self, mark: Mark) -> Iterator[RawFrame]:
-        """The same, from a file on."""
+        """The same, starting at a given file."""
         return self._raw_frames(mark.index)
 
     def _raw_frames(self, start: int) -> Iterator[RawFrame]:
@@ -91,7 +91,7 @@ class FileReader:
 
 
 def find_images(spec: str, path: Path) -> tuple[Iterable[ImageFile], Iterable[Path]]:
-    """The image files that a source names, and what lies beside them. Raises SourceError when there is nothing."""
+    """The image files that a source names, and other files next to them. Raises SourceError when there are none."""
     if spec == "-":
         return streamed_images(sys.stdin), ()
     if path.is_dir():
@@ -111,18 +111,18 @@ def find_images(spec: str, path: Path) -> tuple[Iterable[ImageFile], Iterable[Pa
 
 
 def folder_images(folder: Path) -> list[Path]:
-    """Image files of a folder in natural order, hidden ones left out. Raises SourceError when there are none."""
+    """Image files of a folder in natural order, without hidden ones. Raises SourceError when there are none."""
     return _images(_entries(folder), f"{folder}: no images in this folder", "name the folder that holds them")
 
 
 def glob_images(pattern: str) -> list[Path]:
-    """Image files that match a glob pattern (`**` goes through sub-folders), as `folder_images`."""
+    """Image files that match a glob pattern (`**` includes sub-folders), otherwise like `folder_images`."""
     matches = map(Path, glob.iglob(pattern, recursive=True))
     return _images(matches, f"{pattern}: no images match this pattern", "mind the quotes around it")
 
 
 def left_out(frames: str, paths: Iterable[Path]) -> int:
-    """How many of some paths look like pictures or videos and are not read; the first are named in a warning."""
+    """Number of paths that look like pictures or videos but are not read; a warning names the first ones."""
     found = sorted((path for path in paths if _is_there(path, OTHER_SUFFIXES)), key=natural_key)
     if found:
         names = ", ".join(path.name for path in found[:NAMED]) + (", …" if len(found) > NAMED else "")
@@ -134,15 +134,15 @@ def left_out(frames: str, paths: Iterable[Path]) -> int:
 
 
 def natural_key(path: Path) -> tuple[list[list[str | int]], str]:
-    """Sort key that puts img2 before img10, folder by folder, and does not mind upper and lower case.
+    """Sort key that puts img2 before img10, folder by folder, ignoring case.
 
-    A file whose name is a decimal number, like a time in seconds, lies where the number does: 1.05, 1.5, 1.52.
+    A file named by a decimal number, such as a time in seconds, is sorted by its value: 1.05, 1.5, 1.52.
     """
 
     def part_key(part: str) -> list[str | int]:
         text = part.casefold()
-        is_decimal = re.fullmatch(r"[0-9]+\.[0-9]+\.[a-z]+", text)  # text puts the digits of a fraction in order
-        pieces = re.split("([0-9]+)", text, maxsplit=bool(is_decimal))  # text and digits take turns
+        is_decimal = re.fullmatch(r"[0-9]+\.[0-9]+\.[a-z]+", text)  # as text, the digits of a fraction sort by value
+        pieces = re.split("([0-9]+)", text, maxsplit=bool(is_decimal))  # text and digits alternate
         return [int(piece) if position % 2 else piece for position, piece in enumerate(pieces)]
 
     return [part_key(part) for part in path.parts], str(path)
@@ -156,7 +156,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _images(paths: Iterable[Path], none: str, way: str) -> list[Path]:
-    """Those that are images, in natural order; without any, SourceError with the words given."""
+    """The images among the paths, in natural order. If there are none, raises SourceError with the given words."""
     found = list(paths)
     images = sorted({path for path in found if _is_there(path, IMAGE_SUFFIXES)}, key=natural_key)
     if not images:
@@ -169,17 +169,17 @@ def _images(paths: Iterable[Path], none: str, way: str) -> list[Path]:
 
 
 def _is_there(path: Path, suffixes: tuple[str, ...]) -> bool:
-    """A visible file of one of the endings; a link that leads nowhere is one, and cannot be read."""
+    """Whether a path is a visible file with one of the suffixes; a broken link counts, and cannot be read."""
     return path.suffix.lower() in suffixes and not path.name.startswith(".") and not path.is_dir()
 
 
 def _piped_images(pipe: Path) -> Iterator[ImageFile]:
-    """Paths from a named pipe, or one that a shell made: <(ls …)."""
+    """Paths from a named pipe, or one made by a shell: <(ls …)."""
     with pipe.open("rb") as stream:
         yield from streamed_images(stream, str(pipe))
 
 
 def _fixed_part(pattern: Path) -> Path:
-    """The folder that a pattern's matches are in, as far as it is certain."""
+    """The folder that a pattern's matches are in, as far as it is fixed."""
     parts = list(takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     return Path(*parts[: len(pattern.parts) - 1])

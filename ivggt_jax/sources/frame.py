@@ -1,4 +1,4 @@
-"""The records that sources hand on: a frame, and how its original became the model's input."""
+"""The records that sources return: a frame, and the transform from its original to the model's input."""
 
 import zlib
 from collections.abc import Callable, Iterator
@@ -12,36 +12,36 @@ from PIL import Image
 from ivggt_jax.cameras.known import KnownCamera
 
 LARGEST_IMAGE = 134_217_728
-"""Pixels (16,384 × 8,192): an image or video that claims more is refused before memory is taken for it."""
+"""Most pixels (16,384 × 8,192) of an image or video; more are rejected before memory is allocated."""
 
 
 Levels = tuple[float, float]
-"""Values of a 16-bit grey picture that become black and white."""
+"""Values of a 16-bit grey picture that are mapped to black and white."""
 
 
 class SourceError(ValueError):
-    """Frames cannot be had: the message names the file or device, what is wrong with it, and the way out."""
+    """Frames cannot be read; the message names the file or device, the fault, and the remedy."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How the original image became the model's input: model = scale · original + offset.
+    """The transform from the original image to the model's input: model = scale · original + offset.
 
     Coordinates are continuous and corner-based: the centre of pixel (column, row) is (column + 0.5, row + 0.5).
     """
 
     original_size: tuple[int, int]
-    """Width and height of the original in pixels, after its EXIF or video orientation was applied."""
+    """Width and height of the original in pixels, after applying its EXIF or video orientation."""
     scale: tuple[float, float]
     """Model pixels per original pixel, x and y."""
     offset: tuple[float, float]
-    """Where the original's top left corner lies in the model's input, x and y; negative where it was cropped."""
+    """Position of the original's top left corner in the model's input, x and y; negative where it was cropped."""
 
     def intrinsics_to_original(self, intrinsics: np.ndarray) -> np.ndarray:
-        """Undo resize, crop and pad on a camera matrix.
+        """Undo resize, crop and pad in a camera matrix.
 
         Args:
-            intrinsics: [3,3], in model pixels; pixel (u, v) is the integer index, so its centre has coordinate (u, v).
+            intrinsics: [3,3], in model pixels, with pixel centres at integers.
 
         Returns:
             float64 [3,3] in pixels of the original, by the same convention (add 0.5 to the principal point for COLMAP).
@@ -55,14 +55,14 @@ class Fit:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as it was read: upright, with square pixels."""
+    """A decoded picture: upright, with square pixels."""
 
     image: Image.Image
-    """RGB, transparency on white."""
+    """RGB; transparent parts are on white."""
     opaque: Image.Image | None = None
-    """Mode L, of the same size: 0 where alpha is 0, 255 elsewhere; None where nothing is transparent."""
+    """Mode L, of the same size: 0 where alpha is 0, 255 elsewhere; None if nothing is transparent."""
     levels: Levels | None = None
-    """What became black and white, of a 16-bit grey picture that was stretched."""
+    """The values mapped to black and white, for a 16-bit grey picture that was stretched."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,60 +70,60 @@ class Frame:
     """One frame, ready for the model."""
 
     image: np.ndarray
-    """uint8 [H,W,3], the model's input; every frame of a source has the same H and W, multiples of 14."""
+    """uint8 [H,W,3], the model's input; all frames of a source have the same H and W, multiples of 14."""
     index: int
-    """Position in the source, counted from 0 before any stride."""
+    """Position in the source, counted from 0, before any stride."""
     timestamp: float | None
-    """Seconds, where the source has them: presentation time of a video, Unix time of a camera, or the time that image
-    files are named by or listed with."""
+    """In seconds, if the source has times: presentation time of a video, Unix time of a camera, or the time in an image's file
+    name or in a list."""
     name: str
-    """Path of the file within the source (cam0/0.jpg), or frame number in six digits, for people and for finding the mask."""
+    """Path of the file within the source (cam0/0.jpg), or six-digit frame number; for people, and for matching masks."""
     fit: Fit
     mask: np.ndarray | None = None
-    """bool [H,W]; False: ignore this pixel (masked by the user, transparent, or white padding). None: every pixel counts."""
+    """bool [H,W]; False: ignore this pixel (masked by the user, transparent, or white padding). None: all pixels count."""
     path: Path | None = None
-    """The image file that was read; None for a frame of a video, a stack or a camera."""
+    """The image file; None for a frame of a video, a stack or a camera."""
     levels: Levels | None = None
-    """As in `Picture`: how to read the file as the model saw it."""
+    """As in `Picture`; needed to read the file as the model saw it."""
     camera: KnownCamera | None = None
-    """Of a calibrated camera: then the image is undistorted, and `fit` is of the undistorted picture."""
+    """The camera, if calibrated; the image is then undistorted, and `fit` is that of the undistorted picture."""
     depth: np.ndarray | None = None
-    """float32 [H,W] in metres, z in the camera, as a sensor measured it; NaN where it says nothing."""
+    """float32 [H,W] in metres, z in the camera, measured by a sensor; NaN where not measured."""
 
 
 @dataclass(frozen=True)
 class RawFrame:
-    """A frame that was found but not read yet, so that passing over it costs little."""
+    """A frame that was found but not decoded yet, so that skipping it is cheap."""
 
     index: int
     timestamp: float | None
     name: str
     """As in `Frame`."""
     where: str
-    """File, or video or camera and frame number, for error messages."""
+    """File, or video or camera with frame number, for error messages."""
     read: Callable[[], Picture]
-    """Gives the picture, or raises SourceError. To be called before the next raw frame is asked for."""
+    """Returns the picture, or raises SourceError. Call it before requesting the next raw frame."""
     path: Path | None = None
     """As in `Frame`."""
     depth: Callable[[], np.ndarray] | None = None
-    """Gives a sensor's metres float32 [h,w], registered to the picture, NaN where there are none, or raises SourceError. Of a
-    recording that holds depth for this frame."""
+    """Returns measured depth in metres, float32 [h,w], registered to the picture, NaN where missing, or raises SourceError. Only
+    for frames of a recording that contains their depth."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A frame that was read, so that it is found again in the middle of its source."""
+    """Identifies a frame, to find it again in the middle of its source."""
 
     index: int
     """`Frame.index`"""
     timestamp: float | None
     """`Frame.timestamp`"""
     count: int
-    """Frames before it."""
+    """Number of frames before it."""
     size: tuple[int, int]
     """Width and height of all frames."""
     checksum: int
-    """Of its pixels."""
+    """Checksum of its pixels."""
 
     @classmethod
     def of(cls, frame: "Frame", count: int) -> "Mark":
@@ -133,42 +133,42 @@ class Mark:
 
 
 class Reader(Protocol):
-    """What a kind of source (image files, a video, a camera) must offer."""
+    """The interface of a kind of source (image files, a video, a camera)."""
 
     @property
     def length(self) -> int | None:
-        """Raw frames at most, where that is certain before the first; None otherwise."""
+        """Largest number of raw frames, if it is certain beforehand; otherwise None."""
 
     @property
     def expected_length(self) -> int | None:
-        """Raw frames to expect: `length`, or an estimate for a progress bar."""
+        """Expected number of raw frames: `length`, or an estimate for a progress bar."""
 
     @property
     def dropped(self) -> int:
-        """Frames so far that a live source delivered faster than they were taken."""
+        """Number of frames so far that a live source delivered faster than they were taken."""
 
     @property
     def left_out(self) -> int:
-        """Files beside the frames that look like pictures or videos and are not read."""
+        """Number of files next to the frames that look like pictures or videos but are not read."""
 
     @property
     def read_ahead(self) -> bool:
-        """Whether frames may be read before they are asked for (not when that would wait for a camera or a person)."""
+        """Whether frames may be read before they are requested; not if that would wait for a camera or a person."""
 
     @property
     def resumable(self) -> bool:
-        """Whether the same frames come again when the source is read again."""
+        """Whether the source gives the same frames when read again."""
 
     def raw_frames(self) -> Iterator[RawFrame]:
-        """Raw frames in order, the stride applied."""
+        """Raw frames in order, after applying the stride."""
 
     def close(self) -> None:
-        """Give up what the source holds open."""
+        """Release whatever the source holds open."""
 
 
 @runtime_checkable
 class Seekable(Protocol):
-    """A reader that need not go through what comes before a frame."""
+    """A reader that can start at a frame without reading what comes before."""
 
     def raw_frames_from(self, mark: Mark) -> Iterator[RawFrame]:
-        """As `raw_frames`, from a frame on that was read before. Where that cannot be found, others come."""
+        """Like `raw_frames`, starting at a frame that was read before. If that cannot be found, it starts elsewhere."""

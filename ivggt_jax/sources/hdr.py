@@ -1,7 +1,7 @@
-"""High dynamic range to the eight bits that the model knows: PQ and HLG in BT.2020, to BT.709's colours and curve.
+"""High dynamic range to the model's eight bits: PQ and HLG in BT.2020, to BT.709's colours and transfer curve.
 
-SMPTE ST 2084 (PQ), ITU-R BT.2100 (HLG and its display), BT.2087 (colours), BT.2408 (white of ordinary video at 203 cd/m²).
-What is no brighter than ordinary white comes out as ordinary video would show it; highlights are rolled off.
+SMPTE ST 2084 (PQ), ITU-R BT.2100 (HLG and its display), BT.2087 (colours), BT.2408 (white of ordinary video at 203 cd/m²). Values
+up to ordinary white come out as in ordinary video; highlights are compressed.
 """
 
 from functools import cache
@@ -9,20 +9,20 @@ from functools import cache
 import numpy as np
 
 PQ, HLG = 16, 18
-"""Transfer characteristics, by the numbers of ITU-T H.273."""
+"""Transfer characteristics, as numbered in ITU-T H.273."""
 NAMES = {PQ: "PQ", HLG: "HLG"}
 BT2020 = 9
-"""Colour primaries, as above."""
+"""Colour primaries, as numbered there."""
 WHITE = 203.0
-"""cd/m² of ordinary white."""
+"""Luminance of ordinary white in cd/m²."""
 PEAK = 1000.0
-"""cd/m² that are shown at most; what HLG calls 1 is this."""
+"""Largest luminance shown in cd/m²; HLG's 1 stands for it."""
 KNEE = 0.9
-"""Share of ordinary white from where on highlights are rolled off."""
+"""Share of ordinary white from which highlights are compressed."""
 ROWS = 64
-"""Of a picture that are computed at once, which bounds the memory."""
+"""Rows of a picture that are computed at a time, to bound memory."""
 STEPS = 8192
-"""Of the table that holds BT.709's curve: a power of every pixel would take longer than all the rest."""
+"""Entries of the table of BT.709's curve; computing a power for every pixel would take longer than everything else."""
 BT709_FROM_BT2020 = np.array(
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], np.float32
 )
@@ -37,7 +37,7 @@ def tone_mapped(values: np.ndarray, transfer: int, primaries: int) -> np.ndarray
 def ordinary(values: np.ndarray, transfer: int, wide: bool) -> np.ndarray:
     """R'G'B' [...,3] in PQ or HLG, uint8 or uint16, to uint8 of BT.709.
 
-    wide: whether the primaries are those of BT.2020.
+    wide: whether the primaries are BT.2020's.
     """
     light = _table(transfer, int(np.iinfo(values.dtype).max))[values]
     if transfer == HLG:  # BT.2100's OOTF for a display of 1,000 cd/m²
@@ -52,14 +52,14 @@ def ordinary(values: np.ndarray, transfer: int, wide: bool) -> np.ndarray:
 
 @cache
 def _curve() -> np.ndarray:
-    """BT.709's curve as uint8, by the square root of light."""
+    """BT.709's curve as uint8, indexed by the square root of light."""
     light = np.linspace(0, 1, STEPS) ** 2
     return np.rint(255 * np.where(light < 0.018, 4.5 * light, 1.099 * light**0.45 - 0.099)).astype(np.uint8)
 
 
 @cache
 def _table(transfer: int, largest: int) -> np.ndarray:
-    """What each value from 0 to the largest stands for, float32: of PQ light, in units of white, of HLG the scene's."""
+    """The meaning of each value from 0 to the largest, float32: display light in units of white for PQ, scene light for HLG."""
     signal = np.arange(largest + 1) / largest
     if transfer == PQ:  # ST 2084's EOTF
         m1, m2 = 2610 / 16384, 2523 / 4096 * 128
@@ -73,7 +73,7 @@ def _table(transfer: int, largest: int) -> np.ndarray:
 
 
 def _rolled_off(light: np.ndarray) -> np.ndarray:
-    """Light, 1 being ordinary white, into [0,1]: unchanged up to the knee, from there bent towards 1 at the peak."""
+    """Map light, with ordinary white at 1, to [0,1]: unchanged up to the knee, then compressed towards 1 at the peak."""
     room, reach = 1 - KNEE, PEAK / WHITE - KNEE
     over = np.clip(light - KNEE, 0, reach)
     # A hyperbola with slope 1 at the knee and the value `room` at `reach`.

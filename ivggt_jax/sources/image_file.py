@@ -1,4 +1,4 @@
-"""Image files, of every kind that cameras and tools write, to upright RGB."""
+"""Decodes image files of all kinds that cameras and tools write, to upright RGB."""
 
 import os
 from collections.abc import Iterator
@@ -17,48 +17,48 @@ from ivggt_jax.sources.levels import Stretch, to_8_bits
 register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "PPM", "GIF", "HEIF", "AVIF", "JPEG2000", "QOI", "SGI", "PCX")
-"""The kinds of file that are opened, told by content and not by name. (Pillow knows more; some run other programs.)"""
+"""Formats that are opened, recognised by content, not by name. (Pillow knows more, but some of them run other programs.)"""
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm",
     ".pbm", ".pnm", ".gif", ".heic", ".heif", ".hif", ".heics", ".heifs", ".avif", ".avifs", ".jp2", ".j2k", ".j2c",
     ".jpc", ".jpf", ".jpx", ".tga", ".qoi", ".sgi", ".pcx",
 )  # fmt: skip
-"""Endings by which image files are found in a folder."""
+"""Suffixes by which image files are found in a folder."""
 
 OTHER_SUFFIXES = (
     ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f",
     ".3fr", ".iiq", ".gpr", ".erf", ".kdc", ".dcr", ".mrw", ".exr", ".hdr", ".pfm", ".jxl", ".jxr", ".psd", ".svg", ".eps",
     ".ico", ".icns", ".dds", ".fits", ".insp", ".xcf", ".kra", ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".insv",
 )  # fmt: skip
-"""Endings of pictures and videos that are left out of a folder, and named."""
+"""Suffixes of pictures and videos that are skipped in a folder, and reported."""
 
 PLAIN_SUFFIX_OF_TGA = ".tga"
-"""Targa files begin with nothing that tells them: only this ending does."""
+"""Targa files have no signature; only this suffix identifies them."""
 
 HIGH_RANGE = "ivggt high range"
-"""Where `decode` puts the colour code of a picture in PQ or HLG, among what Pillow knows about it."""
+"""Key under which `decode` stores the colour code of a PQ or HLG picture in Pillow's info."""
 
 DEEP = "ivggt deep"
-"""As above: whether it has 16 bits."""
+"""The same for whether it has 16 bits."""
 
 NEARLY_BLACK = 16
-"""Upper eight of 16 bits, below which lie all values of 12 bits."""
+"""Upper eight of 16 bits below which all 12-bit values lie."""
 
 REDUCED_OR_MASK = 0b101
-"""Bits of a TIFF page's NewSubfileType by which it is no picture of its own."""
+"""Bits of a TIFF page's NewSubfileType that mark a page that is not a picture of its own."""
 
 
 def read_image(path: Path, exif: bool = True, levels: Levels | None = None) -> Image.Image:
     """Read one image file.
 
-    Transparency is put on white; palette, grey and CMYK become RGB; PQ and HLG are tone-mapped (`hdr`); of several pictures
+    Transparent parts are put on white; palette, grey and CMYK become RGB; PQ and HLG are tone-mapped (`hdr`); of several pictures
     the first is taken.
 
     Args:
         path: of the file.
         exif: turn the image upright by its EXIF orientation.
-        levels: of 16-bit grey, what becomes black and white; None keeps its upper eight bits.
+        levels: for 16-bit grey, the values mapped to black and white; None keeps its upper eight bits.
 
     Returns:
         RGB image.
@@ -71,16 +71,16 @@ def read_image(path: Path, exif: bool = True, levels: Levels | None = None) -> I
 
 
 def read_picture(path: Path, exif: bool, stretch: Stretch) -> Picture:
-    """Read one image file with what its transparency masks. Raises SourceError as `read_image` does.
+    """Read one image file with the mask of its transparency. Raises SourceError like `read_image`.
 
-    stretch: gives the levels of 16-bit grey.
+    stretch: provides the levels of 16-bit grey.
     """
     with _opened(path, False) as image:
         return to_picture(image, exif, stretch)
 
 
 def to_picture(image: Image.Image, exif: bool, stretch: Stretch) -> Picture:
-    """A decoded image with what its transparency masks; arguments as for `read_picture`. Raises SourceError as `to_rgb`."""
+    """A decoded image with the mask of its transparency; arguments as for `read_picture`. Raises SourceError like `to_rgb`."""
     if exif:
         ImageOps.exif_transpose(image, in_place=True)
     levels = stretch.levels(grey_16(image)) if is_grey_16(image) else None
@@ -97,7 +97,7 @@ def read_mask(path: Path, exif: bool = True) -> Image.Image:
     """Read one mask file: any image file, black (all channels 0) or transparent (alpha 0) where pixels are to be ignored.
 
     Returns:
-        image of mode L, 0 or 255. Raises SourceError as `read_image` does.
+        image of mode L, 0 or 255. Raises SourceError like `read_image`.
     """
     with _opened(path, exif) as image:
         pixels = np.asarray(image if image.mode[0] in "IF" else image.convert("RGB"))
@@ -108,9 +108,9 @@ def read_mask(path: Path, exif: bool = True) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
-    """Convert an image of any mode to RGB with eight bits, transparency on white; levels as in `read_image`.
+    """Convert an image of any mode to 8-bit RGB with transparent parts on white; levels as in `read_image`.
 
-    Raises SourceError for 32-bit integers and floats, whose white is unknown.
+    Raises SourceError for 32-bit integers and floats, whose white level is unknown.
     """
     if is_grey_16(image):
         grey = Image.fromarray(to_8_bits(grey_16(image), levels))
@@ -132,7 +132,7 @@ def to_rgb(image: Image.Image, levels: Levels | None = None) -> Image.Image:
 
 
 def opaque_part(image: Image.Image) -> Image.Image | None:
-    """Mode L, 0 where an image of any mode is wholly transparent, 255 elsewhere; None where it is nowhere."""
+    """Mode L, 0 where an image of any mode is fully transparent, 255 elsewhere; None if nothing is."""
     if not image.has_transparency_data:
         return None
     if is_grey_16(image):
@@ -143,17 +143,17 @@ def opaque_part(image: Image.Image) -> Image.Image | None:
 
 
 def is_grey_16(image: Image.Image) -> bool:
-    """Whether it is grey with 16 bits."""
+    """Whether an image is 16-bit grey."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
 
 
 def grey_16(image: Image.Image) -> np.ndarray:
-    """Its values, uint16 [H,W]."""
+    """The image's values, uint16 [H,W]."""
     return np.asarray(image).astype(np.uint16)
 
 
 def grey_16_of(path: Path, page: int = 0) -> np.ndarray | None:
-    """The values, uint16 [H,W], of a file that is grey with 16 bits; None where it is not, or cannot be read."""
+    """The values, uint16 [H,W], of a 16-bit grey file; None if it is not one, or cannot be read."""
     try:
         with _opened(path, False, page) as image:
             return grey_16(image) if is_grey_16(image) else None
@@ -162,10 +162,10 @@ def grey_16_of(path: Path, page: int = 0) -> np.ndarray | None:
 
 
 def pages(path: Path) -> list[int]:
-    """Which of a file's pages are pictures of their own: of a stack or an animation all of them, else the first.
+    """Pages of a file that are pictures of their own: all of a stack or an animation, else the first.
 
-    Not the smaller copies and masks of a TIFF, and not what a camera adds for other screens (MPO). [] for a file that is no
-    image or is damaged.
+    Reduced copies and masks in a TIFF do not count, nor what a camera adds for other screens (MPO). [] for a file that is damaged
+    or not an image.
     """
     try:
         with Image.open(path, formats=_formats(path)) as image:
@@ -173,7 +173,7 @@ def pages(path: Path) -> list[int]:
             if count == 1 or image.format in ("MPO", "JPEG"):
                 return [0]
             if image.format != "TIFF":
-                still = bool(image.info.get("default_image"))  # an APNG's, which is no part of the animation
+                still = bool(image.info.get("default_image"))  # an APNG's default image is not part of the animation
                 return list(range(still, count))
             found = []
             for page in range(count):
@@ -190,9 +190,9 @@ def _formats(path: Path) -> tuple[str, ...]:
 
 
 def decode(image: Image.Image, page: int = 0) -> None:
-    """Decode a page of an image that was opened.
+    """Decode a page of an opened image.
 
-    Raises SourceError where it is too large, and whatever the decoder does.
+    Raises SourceError when it is too large, and whatever the decoder raises.
     """
     image.seek(page)
     if image.width * image.height > LARGEST_IMAGE:
@@ -203,7 +203,7 @@ def decode(image: Image.Image, page: int = 0) -> None:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an opened picture, not loaded yet, is stored with 16 bits."""
+    """Whether an opened picture, before loading, is stored with 16 bits."""
     tiles = getattr(image, "tile", [])
     stored = (tile[3] if isinstance(tile[3], str) else (tile[3] or ("",))[0] for tile in tiles)
     return any("16" in str(mode) for mode in stored)
@@ -211,7 +211,7 @@ def is_deep(image: Image.Image) -> bool:
 
 @contextmanager
 def _opened(path: Path, exif: bool, page: int = 0) -> Iterator[Image.Image]:
-    """Open and decode a file; whatever goes wrong here or with the image inside becomes a SourceError with its name."""
+    """Open and decode a file. Any error here, or with the image in the block, becomes a SourceError with the file's name."""
     try:
         if not path.is_file():
             raise SourceError(no_file(path))
@@ -239,12 +239,12 @@ def _opened(path: Path, exif: bool, page: int = 0) -> Iterator[Image.Image]:
 
 
 def reason(error: Exception) -> str:
-    """What a decoder says, in one line."""
+    """A decoder's error message, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def no_file(path: Path) -> str:
-    """What a path is that is no file."""
+    """Why a path is not a file."""
     if path.is_dir():
         return "is a folder"
     if path.is_symlink():

@@ -1,4 +1,4 @@
-"""Grey of 16 bits: thermal counts and 10-, 12- or 14-bit values use a small part of it, and would come out nearly uniform."""
+"""16-bit grey: thermal counts and 10-, 12- or 14-bit values use only a small part of the range, and would look nearly uniform."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -11,32 +11,32 @@ from ivggt_jax.sources.frame import Levels
 logger = logging.getLogger(__name__)
 
 WIDE = 16_384
-"""Steps (a quarter of 16 bits) from where on a picture is taken to use its range: it keeps its upper eight bits."""
+"""Range in steps (a quarter of 16 bits) from which a picture is taken to use all bits: its upper eight are kept."""
 FIRST = 8
-"""Pictures at the beginning of a source that its levels are found in."""
+"""Number of first pictures of a source from which its levels are determined."""
 TAILS = (0.1, 99.9)
-"""Percentiles that count as darkest and brightest."""
+"""Percentiles taken as darkest and brightest."""
 MARGIN = 0.1
-"""Share of the range that is left on either side for what later pictures show."""
+"""Share of the range kept free on either side for later pictures."""
 
 
 class Stretch:
-    """Black and white for all 16-bit grey pictures of a source, found in its first ones when they are first needed.
+    """Black and white levels for all 16-bit grey pictures of a source, determined from its first ones when first needed.
 
-    It also says, once a source, what becomes of other values outside the usual encoding.
+    It also reports, once per source, how unusual encodings are converted.
     """
 
     def __init__(self, source: str, samples: Callable[[], Iterable[np.ndarray]]):
-        """samples: gives the values, uint16 of any shape, of those of the first pictures that are grey with 16 bits."""
+        """samples: returns the values, uint16 of any shape, of those of the first pictures that are 16-bit grey."""
         self._source, self._samples = source, samples
         self._told: set[str] = set()
 
     def levels(self, values: np.ndarray) -> Levels | None:
-        """For a picture of these values, uint16; None where its upper eight bits are right."""
+        """Levels for a picture with these values, uint16; None if its upper eight bits are right."""
         return self._common if self._found else levels_of([values])
 
     def tell_once(self, words: str) -> None:
-        """A line about the source's pictures, the first time that it is true."""
+        """Print a line about the source's pictures, only once."""
         if words not in self._told:
             self._told.add(words)
             logger.warning("%s: %s", self._source, words)
@@ -56,7 +56,7 @@ class Stretch:
 
 
 def levels_of(pictures: list[np.ndarray]) -> Levels | None:
-    """Black and white for uint16 pictures; None where they use the range. 0 and 65,535 mean "no value" and do not count."""
+    """Black and white levels for uint16 pictures; None if they use the range. 0 and 65,535 mean "no value" and do not count."""
     values = np.concatenate([picture.ravel() for picture in pictures])
     inner = values[(values > 0) & (values < 65_535)]
     if not inner.size:
@@ -69,7 +69,7 @@ def levels_of(pictures: list[np.ndarray]) -> Levels | None:
 
 
 def to_8_bits(values: np.ndarray, levels: Levels | None) -> np.ndarray:
-    """uint16 of any shape as uint8: stretched, or without levels its upper eight bits."""
+    """uint16 of any shape as uint8: stretched, or without levels the upper eight bits."""
     if levels is None:
         return (values >> 8).astype(np.uint8)
     black, white = levels

@@ -1,4 +1,4 @@
-"""Lists of image files as people have them: plain paths, ffmpeg's `file '…'` lines, TUM's and EuRoC's times and paths."""
+"""Lists of image files in common formats: plain paths, ffmpeg's `file '…'` lines, TUM's and EuRoC's times with paths."""
 
 import io
 import os
@@ -16,18 +16,18 @@ from ivggt_jax.sources.frame import SourceError
 from ivggt_jax.sources.times import rising, seconds_of, times_of
 
 LIST_SUFFIXES = (".txt", ".csv", ".lst", ".ffconcat")
-"""Endings of list files."""
+"""Suffixes of list files."""
 LONGEST_LINE = 65_536
-"""Bytes: a line beyond is no path."""
+"""In bytes; a longer line is not a path."""
 HEAD = 512
-"""Bytes at the beginning of a stream in which something else than text gives itself away."""
+"""Number of bytes at the start of a stream that are checked for content other than text."""
 TIMED = re.compile(r"([0-9]+(?:\.[0-9]*)?)(?:\s*,\s*|\s+)(\S.*)")
 """A time and what follows it."""
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file that a source names."""
+    """An image file named by a source."""
 
     path: Path
     name: str
@@ -37,9 +37,9 @@ class ImageFile:
 
 
 def listed_images(list_file: Path) -> list[ImageFile]:
-    """The files of a list, in its order; relative paths start from the list's folder.
+    """The files of a list, in order; relative paths start at the list's folder.
 
-    Raises SourceError when the list is no text, empty, or names addresses.
+    Raises SourceError when the list is not text, is empty, or contains addresses.
     """
     try:
         lines = decoded(list_file.read_bytes()).splitlines()
@@ -56,9 +56,9 @@ def listed_images(list_file: Path) -> list[ImageFile]:
 
 
 def streamed_images(stream: TextIO | io.BufferedReader, source: str = "-") -> Iterator[ImageFile]:
-    """The files of a stream of lines, each taken when it comes; relative paths start from the working directory.
+    """The files in a stream of lines, each yielded as it arrives; relative paths start at the working directory.
 
-    Raises SourceError when the stream is no text, names addresses, or has times in its first line and not in all.
+    Raises SourceError when the stream is not text, contains addresses, or has times in its first line but not in all.
     """
     latest: float | None = None
     for number, file in enumerate(_files(_lines(stream, source), Path(), source)):
@@ -71,7 +71,7 @@ def streamed_images(stream: TextIO | io.BufferedReader, source: str = "-") -> It
 
 
 def named_images(paths: Iterable[Path], root: Path) -> list[ImageFile]:
-    """Image files with their names below `root`, or below the folder that holds them all, and times where they are named so."""
+    """Image files with their names relative to `root` or to their common folder, and with times if they are named by them."""
     paths = list(paths)
     times: list[float] | list[None] = times_of(paths) or [None] * len(paths)
     return _named([ImageFile(path, path.name, time) for path, time in zip(paths, times, strict=True)], root)
@@ -88,15 +88,15 @@ def _named(files: list[ImageFile], root: Path) -> list[ImageFile]:
 
 
 def _lines(stream: TextIO | io.BufferedReader, source: str) -> Iterator[str]:
-    """Lines of a stream, by its bytes where it has them. Raises SourceError for what is no text."""
+    """Lines of a stream, read as bytes if possible. Raises SourceError for what is not text."""
     binary: Any = getattr(stream, "buffer", stream)
     if isinstance(binary, io.TextIOBase):
         yield from binary
         return
     try:
-        # A look ahead, for a PNG file begins with a line that would pass for a name.
+        # Peek first, because a PNG file begins with a line that could pass for a name.
         encoding = encoding_of(binary.peek()[:HEAD] if isinstance(binary, io.BufferedReader) else b"")
-        if encoding in ("utf-16", "utf-32"):  # whose line ends are not where those bytes are
+        if encoding in ("utf-16", "utf-32"):  # their line ends are not single bytes
             yield from binary.read().decode(encoding).splitlines()
             return
         while line := binary.readline(LONGEST_LINE):
@@ -111,7 +111,7 @@ def _lines(stream: TextIO | io.BufferedReader, source: str) -> Iterator[str]:
 
 
 def _files(lines: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
-    """The files of lines; what kind of list it is shows in the first one that counts."""
+    """The files in lines; the first line that counts determines the format."""
     found = (
         text for line in lines if (text := line.strip()) and not (text.startswith("#") and not _there(folder, text))
     )
@@ -131,7 +131,7 @@ def _files(lines: Iterable[str], folder: Path, source: str) -> Iterator[ImageFil
 
 
 def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
-    """Images of a list for ffmpeg's concat demuxer, with times where every file but the last has a duration."""
+    """Images of a list for ffmpeg's concat demuxer, with times if every file but the last has a duration."""
     names: list[str] = []
     durations: dict[int, float] = {}
     for text in texts:
@@ -150,7 +150,7 @@ def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[Imag
 
 
 def _timed(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
-    """Images from lines of a time and a path (TUM's rgb.txt, EuRoC's data.csv); what follows these on a line is ignored."""
+    """Images from lines of a time and a path (TUM's rgb.txt, EuRoC's data.csv); the rest of a line is ignored."""
     for text in texts:
         found = TIMED.fullmatch(text)
         if found is None:
@@ -161,10 +161,10 @@ def _timed(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFil
 
 
 def listed_path(texts: list[str], folder: Path, source: str) -> Path:
-    """The path that a text in a list means: the first of its readings that is there, else the first.
+    """The path that an entry of a list refers to: the first of its possible readings that exists, else the first.
 
-    Read as it stands, without quotes, as a file:// address, in Latin-1, with Windows' separators. Raises SourceError for
-    other addresses.
+    Readings: as written, without quotes, as a file:// address, in Latin-1, with Windows separators. Raises SourceError for other
+    addresses.
     """
     readings = list(chain.from_iterable(_readings(text) for text in texts))
     for address in readings:

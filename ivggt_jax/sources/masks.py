@@ -1,4 +1,4 @@
-"""Masks of the user: which file belongs to which frame."""
+"""The user's masks: which file belongs to which frame."""
 
 import os
 from pathlib import Path, PurePath
@@ -10,9 +10,9 @@ from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, read_mask
 
 
 class Masks:
-    """A folder of masks, and folders in it: cam0/0.png or cam0/0.jpg.png for the frame …/cam0/0.jpg, else 0.png.
+    """A folder of masks with sub-folders: for the frame …/cam0/0.jpg, cam0/0.png or cam0/0.jpg.png, else 0.png.
 
-    Video frames have 000000.png and so on.
+    Video frames use 000000.png and so on.
     """
 
     def __init__(self, folder: Path, exif: bool):
@@ -20,8 +20,8 @@ class Masks:
         if not folder.is_dir():
             raise SourceError(f"{folder}: there is no such folder of masks")
         self._folder, self._exif = folder, exif
-        self._masks: dict[str, Path] = {}  # by their path without the ending
-        self._frames: dict[Path, str] = {}  # which frame took each
+        self._masks: dict[str, Path] = {}  # by path without suffix
+        self._frames: dict[Path, str] = {}  # the frame that took each
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
                 other = self._masks.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
@@ -33,7 +33,7 @@ class Masks:
     def of(self, raw: RawFrame) -> Image.Image:
         """The mask of a frame, mode L, 0 or 255.
 
-        Raises SourceError when there is none, it cannot be read, or another frame has it too.
+        Raises SourceError when there is none, it cannot be read, or another frame uses it too.
         """
         whole = PurePath(raw.name if raw.path is None else os.path.abspath(raw.path))
         found = next((self._masks[name] for name in names_of(whole) if name in self._masks), None)
@@ -50,7 +50,7 @@ class Masks:
 
 
 def names_of(path: PurePath) -> list[str]:
-    """What a frame's mask or depth map may be called, its own ending left out: with as many folders as possible."""
+    """Possible names of a frame's mask or depth map, without its own suffix; those with the most folders first."""
     parts = [part for part in path.parts if part != path.anchor]
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
     return [name for tail in tails for name in (tail, tail.removesuffix(path.suffix))]

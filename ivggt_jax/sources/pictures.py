@@ -1,4 +1,4 @@
-"""Any picture as the model takes it."""
+"""Fits any picture to the model's input."""
 
 from pathlib import Path
 from typing import Literal
@@ -16,16 +16,16 @@ def fit(
     *,
     like: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A picture of any size as the model takes it, uint8 [H,W,3] with sides that are multiples of 14.
+    """Fit a picture of any size to the model's input: uint8 [H,W,3] with sides that are multiples of 14.
 
     Args:
         picture: a file (turned upright by its EXIF orientation), a Pillow image, or an array [H,W,3] or [H,W], uint8 or
             floats in [0,1].
-        size: width in pixels, a multiple of 14; best is what a model was trained with, `model.config.image_size`.
-        mode: `crop`: full width, tall pictures lose top and bottom. `pad`: nothing is lost, white fills up to a square.
-        like: an array [H,W,3] whose size the result must have: a stream's frames are all of the first one's.
+        size: width in pixels, a multiple of 14; best is the size of the model's training, `model.config.image_size`.
+        mode: `crop`: full width; tall pictures lose top and bottom. `pad`: nothing is lost; white padding makes a square.
+        like: an array [H,W,3] whose size the result must have, because all frames of a stream have the first one's size.
 
-    Raises ValueError, of a file SourceError, for what is no picture.
+    Raises ValueError for something that is not a picture; SourceError if it is a file.
     """
     if isinstance(picture, str | Path):
         image = read_image(Path(picture))
@@ -37,7 +37,7 @@ def fit(
 
 
 def _bytes(picture: np.ndarray) -> np.ndarray:
-    """Uint8 from that or from floats in [0,1]."""
+    """A picture as uint8, from uint8 or floats in [0,1]."""
     grey_or_colour = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[-1] == 3)
     if not grey_or_colour or not (picture.dtype == np.uint8 or np.issubdtype(picture.dtype, np.floating)):
         raise ValueError(

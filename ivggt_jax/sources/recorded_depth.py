@@ -1,4 +1,4 @@
-"""Depth in robots' recordings: images of 16 bits or floats (16UC1, 32FC1; REP 118), and which belongs to which frame."""
+"""Depth in robots' recordings: images of 16 bits or floats (16UC1, 32FC1; REP 118), matched to frames."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from ivggt_jax.sources.frame import LARGEST_IMAGE, RawFrame, SourceError
 from ivggt_jax.sources.times import ASSOCIATION_SECONDS
 
 ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
-"""What depth is recorded in, and the types of its values: steps of the scale, and metres."""
+"""Encodings of depth and the types of their values; integers are in steps of the scale, floats in metres."""
 
 Stamped = tuple[float, Any]
 """A message with its time in seconds."""
 
 
 class NearestMessage:
-    """Of messages in the order in which they were recorded, the one nearest in time to each of a sequence of frames.
+    """For each of a sequence of frames, finds the message nearest in time, from messages in recorded order.
 
-    Few are held: those of the last second.
+    Only the messages of the last second are held.
     """
 
     def __init__(self, messages: Iterator[Stamped]):
@@ -29,12 +29,12 @@ class NearestMessage:
         self._near: deque[Stamped] = deque()
 
     def to(self, time: float) -> Any | None:
-        """The message within 0.02 s of the next frame's time; None where there is none."""
+        """The message within 0.02 s of the next frame's time; None if there is none."""
         while not self._near or self._near[-1][0] <= time + ASSOCIATION_SECONDS:
             if (found := next(self._messages, None)) is None:
                 break
             self._near.append(found)
-            # A little of the past is kept, for times need not rise from each frame to the next.
+            # A second of the past is kept, because times need not increase from frame to frame.
             while self._near[0][0] < time - 1:
                 self._near.popleft()
                 if not self._near:
@@ -44,7 +44,7 @@ class NearestMessage:
 
 
 def check_recorded(raws: Iterator[RawFrame], topic: object) -> None:
-    """Raises SourceError when none of the first frames has a depth image of a topic near in time."""
+    """Raises SourceError when none of the first frames has a depth image of the topic near in time."""
     times = []
     for raw in islice(raws, LOOKED_AT):
         if raw.depth is not None:
@@ -58,9 +58,9 @@ def check_recorded(raws: Iterator[RawFrame], topic: object) -> None:
 
 
 def depth_image(message: Any, scale: float) -> np.ndarray:
-    """Metres float32 [h,w] of an Image, NaN where nothing was measured; whole numbers are `scale` to a metre.
+    """Depth in metres, float32 [h,w], from an Image, NaN where nothing was measured; integers are `scale` to a metre.
 
-    Raises SourceError where it is none of depth, ValueError or what NumPy raises where it is damaged.
+    Raises SourceError when it is not a depth image; ValueError or a NumPy error when it is damaged.
     """
     if message.encoding not in ENCODINGS:
         raise SourceError(f"its encoding {message.encoding} is none of depth: {', '.join(ENCODINGS)}")
@@ -70,7 +70,7 @@ def depth_image(message: Any, scale: float) -> np.ndarray:
 
 
 def values_of(message: Any, dtype: np.dtype[Any], channels: int) -> np.ndarray:
-    """The values [h, w·channels] of an Image, of a type but for its byte order; rows may be padded."""
+    """The values [h, w·channels] of an Image in its own byte order; rows may be padded."""
     dtype = dtype.newbyteorder(">" if message.is_bigendian else "<")
     rows = message.data[: message.height * message.step].reshape(message.height, message.step)
     return np.asarray(rows[:, : message.width * channels * dtype.itemsize].copy().view(dtype))

@@ -1,7 +1,7 @@
 """Robots' recordings as a source, without ROS: ROS 1 bags, ROS 2 bags (SQLite, MCAP) (extra `ros`).
 
-Messages are sensor_msgs/Image and sensor_msgs/CompressedImage. A frame's time is the stamp of its header, and the time
-of recording where nobody stamped it.
+Messages are sensor_msgs/Image and sensor_msgs/CompressedImage. A frame's time is its header's stamp, or the recording time if it
+has no stamp.
 """
 
 import io
@@ -22,7 +22,7 @@ from ivggt_jax.sources.levels import FIRST, Stretch
 from ivggt_jax.sources.recorded_depth import NearestMessage, Stamped, depth_image, values_of
 
 SUFFIXES = (".bag", ".mcap", ".db3")
-"""Endings of recordings in one file."""
+"""Suffixes of recordings in one file."""
 RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 
 ENCODINGS = {
@@ -31,25 +31,25 @@ ENCODINGS = {
     **{f"bayer_{order}8": (f"bayer_{order}8", 1) for order in ("rggb", "bggr", "gbrg", "grbg")},
     **{"yuv422": ("uyvy422", 2), "uyvy": ("uyvy422", 2), "yuv422_yuy2": ("yuyv422", 2), "yuyv": ("yuyv422", 2)},
 }
-"""Of sensor_msgs/image_encodings: FFmpeg's name of the pixels, and their values a pixel. Alpha is not looked at: cameras leave
-anything in it."""
+"""From sensor_msgs/image_encodings: FFmpeg's pixel format and the number of values per pixel. Alpha is ignored, because cameras
+write arbitrary values into it."""
 
 
 def is_recording(path: Path) -> bool:
-    """Whether a path is a recording, by its ending or, a folder, by what it holds."""
+    """Whether a path is a recording: a file by its suffix, a folder by its content."""
     if path.is_dir():
         return is_bag(item.name for item in path.iterdir())
     return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def is_bag(names: Iterable[str]) -> bool:
-    """Whether a folder with files of these names is a ROS 2 bag: it describes itself, and has storage, compressed perhaps."""
+    """Whether a folder with these files is a ROS 2 bag: it has metadata and storage, possibly compressed."""
     names = set(names)
     return "metadata.yaml" in names and any(name.removesuffix(".zstd").endswith(SUFFIXES) for name in names)
 
 
 class RecordingReader:
-    """Reads the pictures of one topic, in the order in which they were recorded, one message in memory at a time."""
+    """Reads the pictures of one topic in recorded order, with one message in memory at a time."""
 
     resumable = True
     read_ahead = True
@@ -59,11 +59,11 @@ class RecordingReader:
     def __init__(
         self, path: Path, topic: str | None = None, stride: int = 1, depth: str | None = None, depth_scale: float = 1000
     ):
-        """Check that the recording has pictures, and of which topic they are to be taken.
+        """Check that the recording has pictures, and choose their topic.
 
-        topic: None takes the only one that has pictures. depth: the topic of depth images, of whose whole numbers `depth_scale`
-        make a metre; None: without depth. Raises SourceError when the recording cannot be read, has no pictures, or has several
-        topics of them and none of those is named, and when it has no such depth.
+        topic: None takes the only one with pictures. depth: topic of depth images, with `depth_scale` integer steps per metre;
+        None: no depth. Raises SourceError when the recording cannot be read, has no pictures, has several topics with pictures
+        and none is named, or lacks the depth.
         """
         self._path, self._stride = path, stride
         self._depth, self._depth_scale = depth, depth_scale
@@ -81,7 +81,7 @@ class RecordingReader:
         self._stretch = Stretch(str(path), self._first_grey)
 
     def raw_frames(self) -> Iterator[RawFrame]:
-        """One raw frame for every stride-th message; one that is damaged raises when it is read."""
+        """One raw frame for every stride-th message; a damaged one raises when it is read."""
         index = -1
         try:
             with self._open() as bag, closing(self._stamped(self._depth)) as depths:
@@ -103,14 +103,14 @@ class RecordingReader:
         """Nothing is held open outside `raw_frames`."""
 
     def _open(self) -> closing[Any]:
-        """The recording, open for a `with` block."""
+        """The recording, opened for a `with` block."""
         try:
             from rosbags.highlevel import AnyReader
             from rosbags.typesys import Stores, get_typestore
         except ImportError:
             raise SourceError(f"{self._path}: recordings need rosbags: pip install 'ivggt_jax[ros]'") from None
         try:
-            # Old ROS 2 bags do not say what their messages look like; those of pictures never changed.
+            # Old ROS 2 bags lack message definitions; those of pictures never changed.
             bag = AnyReader([self._path], default_typestore=get_typestore(Stores.LATEST))
             bag.open()
         except Exception as error:
@@ -118,13 +118,13 @@ class RecordingReader:
         return closing(bag)
 
     def _messages(self, bag: Any, topic: str) -> Iterator[tuple[int, tuple[bytes, str]]]:
-        """Time of recording in ns, and the raw message of a topic with its type."""
+        """Recording time in ns and the raw message with its type, for all messages of a topic."""
         connections = [connection for connection in bag.connections if connection.topic == topic]
         for connection, recorded, data in bag.messages(connections):
             yield recorded, (data, connection.msgtype)
 
     def _stamped(self, topic: str | None) -> Generator[Stamped, None, None]:
-        """Messages of a topic with their times; none of None."""
+        """Messages of a topic with their times; none if the topic is None."""
         if topic is None:
             return
         with self._open() as bag:
@@ -138,7 +138,7 @@ class RecordingReader:
             return depth_image(message, self._depth_scale)
         except SourceError as error:
             raise SourceError(f"{where}: {error}") from None
-        except Exception as error:  # NumPy raises several things for a message that is too short
+        except Exception as error:  # NumPy raises various errors for a message that is too short
             raise SourceError(f"{where}: is damaged or truncated ({reason(error)})") from error
 
     def _read(self, message: Any, where: str) -> Picture:
@@ -154,14 +154,14 @@ class RecordingReader:
             for _, message in islice(self._messages(bag, self._topic), 0, FIRST * self._stride, self._stride):
                 try:
                     image = _picture(bag.deserialize(*message))
-                except Exception:  # told when it is its turn
+                except Exception:  # reported when its turn comes
                     continue
                 if is_grey_16(image):
                     yield grey_16(image)
 
 
 def _chosen(path: Path, counts: dict[str, int], topic: str | None) -> str:
-    """The topic to read, of those with pictures."""
+    """The topic to read, among those with pictures."""
     if not counts:
         raise SourceError(f"{path}: holds no pictures: no topic is a sensor_msgs/Image or CompressedImage")
     there = ", ".join(f"{name} ({count} frames)" for name, count in sorted(counts.items()))
@@ -173,7 +173,7 @@ def _chosen(path: Path, counts: dict[str, int], topic: str | None) -> str:
 
 
 def _check_depth(path: Path, counts: dict[str, int], raw: set[str], depth: str) -> None:
-    """Raises SourceError where a topic has no depth images."""
+    """Raises SourceError when a topic has no depth images."""
     if depth not in raw:
         there = ", ".join(f"{name} ({counts[name]} images)" for name in sorted(raw)) or "none"
         why = (
@@ -185,19 +185,19 @@ def _check_depth(path: Path, counts: dict[str, int], raw: set[str], depth: str) 
 
 
 def _seconds(message: Any, recorded: int) -> float:
-    """The time of a message: its stamp, or that of recording, in ns, where nobody stamped it."""
+    """The time of a message: its stamp, or the recording time `recorded` in ns if it has none."""
     stamp = message.header.stamp
     return (stamp.sec * 1_000_000_000 + stamp.nanosec or recorded) / 1_000_000_000
 
 
 def _picture(message: Any) -> Image.Image:
-    """The decoded picture of a message. Raises SourceError for what is not read, whatever a decoder does for damage."""
+    """The decoded picture of a message. Raises SourceError for unsupported formats, and whatever a decoder raises for damage."""
     if not hasattr(message, "encoding"):
         if "compressedDepth" in message.format:
             raise SourceError("is a depth map (compressedDepth), not a picture: name another --topic")
         try:
             image = Image.open(io.BytesIO(message.data.tobytes()), formats=FORMATS)
-        except UnidentifiedImageError:  # H.264, for one, whose frames build on one another
+        except UnidentifiedImageError:  # for example H.264, whose frames depend on each other
             raise SourceError(f"is no picture, though its format says {message.format!r}") from None
         decode(image)
         return image

@@ -1,4 +1,4 @@
-"""One way in: whatever `--frames` names becomes an iterator of frames."""
+"""The single entry point: turns whatever `--frames` names into an iterator of frames."""
 
 import logging
 import os
@@ -34,29 +34,29 @@ from ivggt_jax.sources.video import JPEG_AFTER_JPEG, VideoReader
 logger = logging.getLogger(__name__)
 
 STILLS = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".gif")
-"""Endings of a single file that is a picture and not a video."""
+"""Suffixes of a single file that is a picture, not a video."""
 
 LIVE = ("cam:", "rtsp://", "rtsps://", "udp://", "http://", "https://")
-"""How the names of sources begin whose frames do not come again."""
+"""Prefixes of sources whose frames cannot be read again."""
 
 WHOLE = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
-"""Endings of addresses of files that are to be had as a whole, frame by frame."""
+"""Suffixes of addresses of files that can be read completely, frame by frame."""
 
 ROWS_WITHOUT_A_WORD = 0.02
-"""Share of a picture's rows that is cut off and not spoken of."""
+"""Share of a picture's rows that may be cropped without a message."""
 
 NAMES_KEPT = 20
-"""Skipped frames that are named one by one; further ones are only counted."""
+"""Number of skipped frames that are named; the rest are only counted."""
 
 
 def open_source(config: SourceConfig) -> "Source":
-    """Find out what `config.frames` names and check that it is there; frames are read when the source is iterated.
+    """Determine what `config.frames` names and check that it exists; frames are read when the source is iterated.
 
-    Raises SourceError when there is nothing, naming it and the way out.
+    Raises SourceError when it does not exist, naming it and the remedy.
     """
     try:
         reader = open_reader(config)
-    except OSError as error:  # the name is too long, a folder on the way is not ours to look into
+    except OSError as error:  # the name is too long, or a folder on the way is not accessible
         raise SourceError(f"{config.frames}: cannot be opened ({error.strerror or error})") from error
     try:
         return Source(config, reader)
@@ -66,7 +66,7 @@ def open_source(config: SourceConfig) -> "Source":
 
 
 def full_name(frames: str) -> str:
-    """What `SourceConfig.frames` names, for records: a path from the root, an address without user, password and query."""
+    """`SourceConfig.frames` for records: an absolute path, or an address without user, password and query."""
     if "://" in frames:
         return re.sub("//[^/?#]*@", "//", frames).partition("?")[0]
     if frames == "-" or frames.startswith("cam:"):
@@ -80,13 +80,13 @@ class Source:
     def __init__(self, config: SourceConfig, reader: Reader):
         self.config = config
         self.skipped = 0
-        """Unreadable frames left out since the last `frames()` began (`on_error="skip"`)."""
+        """Unreadable frames skipped since the last `frames()` began (`on_error="skip"`)."""
         self.skipped_names: list[str] = []
-        """What was wrong with the first twenty of them."""
+        """Names and errors of the first twenty of them."""
         self.last_skipped = -1
         """`Frame.index` that the last of them would have had."""
         self.while_waiting: Callable[[], None] = lambda: None
-        """Called again and again while a camera or standard input has no next frame; what it raises ends the wait."""
+        """Called repeatedly while a camera or standard input has no next frame; an exception from it ends the wait."""
         self._reader = reader
         self._masks = None if config.masks is None else Masks(config.masks, config.exif)
         self._calibration = (
@@ -105,37 +105,37 @@ class Source:
 
     @property
     def length(self) -> int | None:
-        """Frames at most, where that is certain: known for image files, or by `max_frames`; None: perhaps endless."""
+        """Largest number of frames, if it is certain: for image files, or by `max_frames`; None: may be endless."""
         length = _at_most(self._reader.length, self.config.max_frames)
         return None if length is None else length * self._views
 
     @property
     def expected_length(self) -> int | None:
-        """Frames to expect, for a progress bar: `length`, or a video's own claim, which can be wrong; None: unknown."""
+        """Expected number of frames, for a progress bar: `length`, or a video's own claim, which can be wrong; None: unknown."""
         expected = self._reader.expected_length
         return _at_most(None if expected is None else expected * self._views, self.length)
 
     @property
     def dropped(self) -> int:
-        """Frames that a camera delivered faster than they were taken."""
+        """Number of frames that a camera delivered faster than they were taken."""
         return self._reader.dropped
 
     @property
     def left_out(self) -> int:
-        """Files of a folder or pattern that look like pictures or videos, but are not read."""
+        """Number of files of a folder or pattern that look like pictures or videos but are not read."""
         return self._reader.left_out
 
     def frames(self, start: int = 0, last_skipped: int = -1) -> Iterator[Frame]:
         """Iterate over the frames, read up to two ahead in a thread (not from cameras and standard input).
 
         Args:
-            start: first `Frame.index` wanted. A run that stopped after `frame` goes on with `frame.index + 1` and gets
-                exactly what it would have got: `max_frames`, `fps` and the first frame's size count from the beginning.
-            last_skipped: unreadable frames up to this index were counted before, and are not again.
+            start: first `Frame.index` wanted. A run that stopped after `frame` resumes at `frame.index + 1` and gets exactly
+                the same frames: `max_frames`, `fps` and the first frame's size count from the beginning.
+            last_skipped: unreadable frames up to this index were counted before and are not counted again.
 
         Raises:
-            SourceError: a frame is unreadable and `on_error` is "stop"; no frame at all is readable; a camera is lost,
-                or asked to start anywhere but at 0.
+            SourceError: a frame is unreadable and `on_error` is "stop"; no frame is readable; a camera is lost, or asked to
+                start anywhere but at 0.
         """
         if start and not self._reader.resumable:
             raise SourceError(f"{self.config.frames}: a camera cannot be resumed: its frames are gone")
@@ -147,16 +147,16 @@ class Source:
 
     @property
     def seekable(self) -> bool:
-        """Whether `frames_from` finds a frame without going through all that come before it."""
+        """Whether `frames_from` finds a frame without reading all frames before it."""
         return self._reader.read_ahead and isinstance(self._reader, Seekable)
 
     def frames_from(self, mark: Mark) -> Iterator[Frame]:
-        """As `frames`, from a frame on that was read before. What was passed over on the way is read where nothing else helps.
+        """Like `frames`, starting at a frame that was read before. Frames before it are only read if nothing else helps.
 
         Raises SourceError when it is not there any more.
         """
         if isinstance(self._reader, Seekable):
-            with suppress(SourceError):  # of a place in the file that only its beginning leads to
+            with suppress(SourceError):  # raised where the file can only be read from its beginning
                 if (found := self._with_mark(self._reader.raw_frames_from(mark), mark, mark.count)) is not None:
                     return found
         found = self._with_mark(self._reader.raw_frames(), mark, 0)
@@ -165,7 +165,7 @@ class Source:
         return found
 
     def _with_mark(self, raw: Iterator[RawFrame], mark: Mark, count: int) -> Iterator[Frame] | None:
-        """The frames from the mark on, of raw ones before which there are `count`; None where it is not the first of them."""
+        """The frames from the mark on, given raw frames after `count` others; None if the mark is not the first of them."""
         frames = read_ahead(self._frames(raw, mark.index, count, mark.size))
         first = next(frames, None)
         if first is None or Mark.of(first, mark.count) != mark:
@@ -174,7 +174,7 @@ class Source:
         return chain([first], frames)
 
     def close(self) -> None:
-        """Give up what the source holds open; needed for cameras, harmless otherwise."""
+        """Release whatever the source holds open; needed for cameras, harmless otherwise."""
         self._reader.close()
 
     def __iter__(self) -> Iterator[Frame]:
@@ -189,7 +189,7 @@ class Source:
     def _frames(
         self, found: Iterator[RawFrame], start: int, count: int = 0, first_size: Size | None = None
     ) -> Generator[Frame, None, None]:
-        """The frames from `start` on, of raw ones before which there are `count`, all of the first one's size."""
+        """The frames from `start` on, given raw frames with `count` others before them, all of the first one's size."""
         most = self.config.max_frames
         for raw in islice(found, None if most is None else most - count):
             if (raw.index + 1) * self._views <= start and first_size is not None:
@@ -214,7 +214,7 @@ class Source:
             )
 
     def _finish(self, raw: RawFrame, first_size: Size | None) -> list[Frame]:
-        """Read a raw frame, undistort it, fit it to the first one's size, and find its mask: one frame, of panoramas one a view."""
+        """Read a raw frame, undistort it, fit it to the first one's size, and find its mask; for panoramas a frame per view."""
         picture = raw.read()
         try:
             masks = [] if self._masks is None else [self._masks.of(raw)]
@@ -258,7 +258,7 @@ class Source:
             self._depths.check(self._reader.raw_frames())
 
     def _depth(self, raw: RawFrame, fit: Fit, height: int, width: int, camera: KnownCamera | None) -> np.ndarray:
-        """Metres [H,W], NaN where nothing was measured, and everywhere in a frame without a map."""
+        """Depth in metres [H,W]; NaN where not measured, and everywhere if a frame has no map."""
         where: str | Path | None = raw.where if raw.depth else None
         read = raw.depth
         if self._depths is not None and (path := self._depths.path_of(raw)) is not None:
@@ -330,7 +330,7 @@ def open_reader(config: SourceConfig) -> Reader:
 
 
 def depth_topic(config: SourceConfig) -> str | None:
-    """The topic that `config.depth` names, of a recording and where there is no such file or folder; None where it names none."""
+    """The topic that `config.depth` names, if the source is a recording and no such file or folder exists; otherwise None."""
     path = Path(os.path.expanduser(config.frames))
     if config.depth is None or config.depth.exists() or "://" in config.frames or not is_recording(path):
         return None
@@ -338,6 +338,6 @@ def depth_topic(config: SourceConfig) -> str | None:
 
 
 def _at_most(length: int | None, limit: int | None) -> int | None:
-    """The smaller of two numbers of which either may be unknown."""
+    """The smaller of two numbers, either of which may be unknown."""
     known = [number for number in (length, limit) if number is not None]
     return min(known, default=None)

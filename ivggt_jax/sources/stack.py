@@ -1,4 +1,4 @@
-"""One image file that holds many pictures as a source: TIFF stacks, animated WebP, PNG and AVIF."""
+"""An image file with many pictures as a source: TIFF stacks, animated WebP, PNG and AVIF."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -13,7 +13,7 @@ from ivggt_jax.sources.levels import FIRST, Stretch
 
 
 class StackReader:
-    """Plays the pages of one file, once from its beginning. Animations have times: how long each picture is shown."""
+    """Reads the pages of one file once, in order. Animations have times from their pictures' durations."""
 
     resumable = True
     read_ahead = True
@@ -21,20 +21,20 @@ class StackReader:
     left_out = 0
 
     def __init__(self, path: Path, pages: list[int], stride: int = 1, exif: bool = True):
-        """pages: which of the file's pages are the frames, counted from 0."""
+        """pages: pages of the file that are frames, counted from 0."""
         self._path, self._pages, self._stride, self._exif = path, pages, stride, exif
         self.length = -(-len(pages) // stride)
         self.expected_length = self.length
         self._stretch = Stretch(str(path), self._first_grey)
 
     def raw_frames(self) -> Iterator[RawFrame]:
-        """One raw frame for every stride-th page; one that is damaged raises when it is read."""
+        """One raw frame for every stride-th page; a damaged one raises when it is read."""
         seconds: float | None = 0.0
         with Image.open(self._path, formats=FORMATS) as image:
             for index, page in enumerate(self._pages):
                 chosen, where = index % self._stride == 0, f"{self._path}, picture {index}"
                 result: Image.Image | str = image
-                if chosen or image.format != "TIFF":  # pictures of an animation build on those before
+                if chosen or image.format != "TIFF":  # pictures of an animation depend on the previous ones
                     try:
                         decode(image, page)
                     except Exception as error:  # decoders raise almost anything on a damaged file

@@ -26,42 +26,42 @@ from ivggt_jax.sources.video_frame import grey_16, is_grey_16, to_picture
 logger = logging.getLogger(__name__)
 
 CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,ivf,nut,h264,hevc,obu,mjpeg,mpjpeg,yuv4mpegpipe,gif"
-"""What is opened, by FFmpeg's names: files that stand alone. A playlist would wait for the network or for its next entry."""
+"""Containers that are opened, by FFmpeg's names. No playlists, which would wait for the network or their next entry."""
 
 TOLERANCE = 1e-6
-"""Seconds by which a timestamp may miss a moment that is asked for."""
+"""Tolerance in seconds between a timestamp and a requested moment."""
 
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".3gp", ".wmv", ".asf",
     ".ogv", ".mxf", ".insv", ".vob", ".nut", ".mjpeg", ".mjpg",
 )  # fmt: skip
-"""Endings by which videos are found among other files."""
+"""Suffixes by which videos are found among other files."""
 
 JPEG_AFTER_JPEG = (".mjpeg", ".mjpg")
-"""Endings of videos that begin as a picture does."""
+"""Suffixes of videos that begin like a picture."""
 
 DEFAULT_IS_WORTH = 5_000_000
-"""Pixels, in ffmpeg's choice among several videos."""
+"""Bonus in pixels for the default video, in ffmpeg's choice among several."""
 
 SEEK_MARGINS = (1.0, 10.0)
-"""Seconds to aim earlier: some containers seek by decoding time, which runs ahead of presentation by a few frames, and
-some (MPEG-TS and -PS) to any frame, where pictures begin at the next key frame only."""
+"""How much earlier to seek, in seconds. Some containers seek by decoding time, which is a few frames ahead of presentation; some
+(MPEG-TS and -PS) seek to any frame, although decoding can only start at the next key frame."""
 
 HEIC_BRANDS = ("heic", "heix", "heim", "heis", "mif1", "avif")
-"""Pictures in the container of videos: FFmpeg would take a tile of one for a video of one frame."""
+"""Pictures in video containers; FFmpeg would read one of their tiles as a video of one frame."""
 
 WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Decoders that read the alpha of these codecs; FFmpeg's own pass it over."""
+"""Decoders that read alpha in these codecs; FFmpeg's own ignore it."""
 
 THREADS = 4
-"""Threads of the decoder, always as many: so each run meets damage in the same place."""
+"""Threads of the decoder; a fixed number, so that every run meets damage in the same place."""
 
 MOST_ASPECT = 8.0
-"""Largest ratio of a pixel's sides: what claims more is taken for damage."""
+"""Largest aspect ratio of a pixel; more counts as damage."""
 
 
 class VideoReader:
-    """Reads a video file, a few frames in memory at a time."""
+    """Reads a video file with a few frames in memory at a time."""
 
     resumable = True
     read_ahead = True
@@ -82,7 +82,7 @@ class VideoReader:
         Args:
             path: of the file.
             stride: take every stride-th frame.
-            fps: instead of a stride: frames per second to take, never more than there are.
+            fps: instead of a stride: frames per second to take, at most those that exist.
             start: first moment to take, in seconds from the video's beginning. Frames are counted from there.
             end: last moment to take, in seconds from the video's beginning.
 
@@ -94,17 +94,17 @@ class VideoReader:
         container, stream = self._open()
         with container:
             self.rate = float(stream.average_rate) if stream.average_rate else None
-            """Frames per second, as the file says."""
+            """Frames per second, according to the file."""
             self.expected_length = self._expected_length(container, stream)
             self._aspect = _aspect(stream)
             self._tell(container, stream)
 
     def raw_frames(self) -> Iterator[RawFrame]:
-        """The chosen frames; one that is damaged raises when it is read."""
+        """The chosen frames; a damaged one raises when it is read."""
         return self._raw_frames(None)
 
     def raw_frames_from(self, mark: Mark) -> Iterator[RawFrame]:
-        """The same from a frame on, or from the beginning where it has no time or the file has no key frames to go to."""
+        """The same, starting at a frame; or at the beginning if that has no time or the file has no key frames to seek to."""
         return self._raw_frames(mark)
 
     def _raw_frames(self, mark: Mark | None) -> Iterator[RawFrame]:
@@ -172,10 +172,10 @@ class VideoReader:
     def _decoded(
         self, container: av.container.InputContainer, stream: VideoStream, target: int | None
     ) -> Iterator["_Decoded"]:
-        """`_decode` with threads up to the first damage, without from there on.
+        """`_decode` with threads up to the first damage, and without threads from there on.
 
-        With threads, what a damaged frame looks like differs from run to run; which frames come before it does not. Damage
-        at the very end is not told then, but frames are missing.
+        With threads, the content of a damaged frame differs from run to run, but the frames before it do not. Damage at the very
+        end raises no error then; frames are missing instead.
         """
         sent, count = 0, 0
 
@@ -200,9 +200,9 @@ class VideoReader:
             yield from islice(_decode(again.demux(stream_again), stream_again), count, None)
 
     def _seek(self, container: av.container.InputContainer, moment: float) -> int | None:
-        """Go to a key frame at or before a moment, in seconds, and return where FFmpeg was told to go.
+        """Seek to a key frame at or before a moment, in seconds. Returns the target given to FFmpeg.
 
-        Where none is found, stay at the beginning.
+        If none is found, stay at the beginning.
         """
         for margin in SEEK_MARGINS:
             target = int((moment - margin) * av.time_base)
@@ -222,7 +222,7 @@ class VideoReader:
             raise SourceError(f"{where}: is damaged or truncated (parts of the picture are missing)")
         try:
             return to_picture(frame, self._aspect, self._stretch)
-        except Exception as error:  # whatever the scaler makes of a damaged frame
+        except Exception as error:  # the scaler may raise anything for a damaged frame
             raise SourceError(f"{where}: cannot be converted to RGB ({_reason(error)})") from error
 
     def _first_grey(self) -> Iterator[np.ndarray]:
@@ -233,7 +233,7 @@ class VideoReader:
                     yield grey_16(decoded.result)
 
     def _tell(self, container: av.container.InputContainer, stream: VideoStream) -> None:
-        """One line each for what is taken otherwise than it lies in the file."""
+        """Print a line for each property in which the output differs from the file."""
         if len(others := [other for other in container.streams.video if not _is_cover(other)]) > 1:
             logger.warning(
                 "%s holds %d videos: number %d is taken, %d×%d pixels",
@@ -247,7 +247,7 @@ class VideoReader:
             return None
         rate = float(stream.average_rate)
         seconds = container.duration / av.time_base
-        if stream.duration is None:  # Matroska and FLV give the end for the duration
+        if stream.duration is None:  # Matroska and FLV store the end as the duration
             seconds -= _beginning(stream)
         if self._end is not None:
             seconds = min(seconds, self._end)
@@ -256,18 +256,18 @@ class VideoReader:
 
 
 def _begins_with_jpeg(path: Path) -> bool:
-    """Whether a file is pictures from its beginning; FFmpeg looks for them anywhere, and finds those of a PDF."""
+    """Whether a file consists of pictures from its beginning; FFmpeg searches for them anywhere, even in a PDF."""
     with path.open("rb") as file:
         return file.read(2) == b"\xff\xd8"
 
 
 def _beginning(stream: VideoStream) -> float:
-    """Seconds at which the video begins."""
+    """Start time of the video in seconds."""
     return float((stream.start_time or 0) * (stream.time_base or 0))
 
 
 def _best(container: av.container.InputContainer) -> VideoStream | None:
-    """The video that ffmpeg would choose, by pixels and by what the file calls its default; a cover picture is none."""
+    """The video stream that ffmpeg would choose, by pixels and the file's default; a cover picture does not count."""
     videos = [stream for stream in container.streams.video if not _is_cover(stream)]
 
     def rank(stream: VideoStream) -> int:
@@ -282,31 +282,31 @@ def _is_cover(stream: VideoStream) -> bool:
 
 
 def _aspect(stream: VideoStream) -> float:
-    """Width of a stored pixel over its height; 1 where that is not known or makes no sense."""
+    """Width of a stored pixel over its height; 1 if unknown or implausible."""
     aspect = float(stream.sample_aspect_ratio or 1)
     return aspect if 1 / MOST_ASPECT <= aspect <= MOST_ASPECT else 1.0
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """A decoded frame, or what is wrong where one should be."""
+    """A decoded frame, or the error in its place."""
 
     seconds: float | None
     result: VideoFrame | str
 
     @property
     def is_damaged(self) -> bool:
-        """Whether it is no whole frame."""
+        """Whether the frame is not complete."""
         return isinstance(self.result, str) or self.result.is_corrupt
 
     @property
     def is_key_frame(self) -> bool:
-        """Whether decoding can begin here."""
+        """Whether decoding can start here."""
         return isinstance(self.result, VideoFrame) and bool(self.result.key_frame)
 
 
 def _decode(packets: "Iterator[Packet[VideoStream]]", stream: VideoStream) -> Iterator[_Decoded]:
-    """Frames in order of presentation. After a damaged packet decoding goes on; after a damaged container it cannot."""
+    """Frames in presentation order. Decoding continues after a damaged packet, but not after a damaged container."""
     context: Any = stream.codec_context
     if stream.metadata.get("alpha_mode") == "1" and context.name in WITH_ALPHA:
         context = av.codec.CodecContext.create(WITH_ALPHA[context.name], "r")
@@ -314,7 +314,7 @@ def _decode(packets: "Iterator[Packet[VideoStream]]", stream: VideoStream) -> It
         for packet in packets:
             try:
                 yield from (_Decoded(frame.time, frame) for frame in context.decode(packet))
-            except Exception as error:  # FFmpeg's errors, and PyAV's own where a codec did not open
+            except Exception as error:  # FFmpeg's errors, and PyAV's own if a codec did not open
                 seconds = None if packet.pts is None else float(packet.pts * packet.time_base)
                 yield _Decoded(seconds, _reason(error))
     except Exception as error:
@@ -322,13 +322,13 @@ def _decode(packets: "Iterator[Packet[VideoStream]]", stream: VideoStream) -> It
 
 
 def _with_times(items: Iterator[_Decoded], stream: VideoStream) -> Iterator[_Decoded]:
-    """Put in times that are missing (raw streams have none) or do not rise (AVI knows no B-frames): one frame interval
-    after the one before, where there is a rate."""
+    """Fill in times that are missing (in raw streams) or do not increase (in AVI with B-frames): one frame interval after the
+    previous frame, if the rate is known."""
     interval = float(1 / stream.average_rate) if stream.average_rate else None
     latest: float | None = None
     for item in items:
         if isinstance(item.result, str) and item.seconds is not None:
-            yield item  # a damaged packet, and packets are not in the order of presentation
+            yield item  # a damaged packet; packets are not in presentation order
             continue
         if interval is not None and (item.seconds is None or (latest is not None and item.seconds <= latest)):
             item = replace(item, seconds=0.0 if latest is None else latest + interval)

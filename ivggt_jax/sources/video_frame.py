@@ -1,4 +1,4 @@
-"""A decoded video frame to a picture: upright, square pixels, eight bits, alpha as a mask."""
+"""Converts a decoded video frame to a picture: upright, square pixels, eight bits, alpha as a mask."""
 
 import struct
 from typing import Any
@@ -21,13 +21,14 @@ TURNS = {
     (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
-"""Display matrix (a, b, c, d), with x' = a·x + c·y and y' = b·x + d·y in image axes, to what turns the picture upright."""
+"""Display matrix (a, b, c, d), with x' = a·x + c·y and y' = b·x + d·y in image axes → the transpose that turns the picture
+upright."""
 
 
 def to_picture(frame: VideoFrame, aspect: float, stretch: Stretch) -> Picture:
-    """The picture of a frame; whatever the scaler raises for a damaged one.
+    """The picture of a frame. Raises whatever the scaler raises for a damaged one.
 
-    aspect: width of a stored pixel over its height. stretch: gives the levels of 16-bit grey.
+    aspect: width of a stored pixel over its height. stretch: provides the levels of 16-bit grey.
     """
     levels, opaque = None, None
     if is_grey_16(frame):
@@ -38,7 +39,7 @@ def to_picture(frame: VideoFrame, aspect: float, stretch: Stretch) -> Picture:
         with_alpha = Image.fromarray(frame.to_ndarray(format="rgba"), "RGBA")
         image, opaque = to_rgb(with_alpha), opaque_part(with_alpha)
     elif frame.color_trc in hdr.NAMES:
-        # From 16 bits, because a step of eight in PQ is three of ordinary video.
+        # From 16 bits, because a step of eight in PQ is three in ordinary video.
         deep = frame.to_ndarray(format="rgb48le")
         image = Image.fromarray(hdr.tone_mapped(deep, frame.color_trc, frame.color_primaries))
     else:
@@ -47,12 +48,12 @@ def to_picture(frame: VideoFrame, aspect: float, stretch: Stretch) -> Picture:
 
 
 def is_grey_16(frame: VideoFrame) -> bool:
-    """Whether it is grey with 16 bits, whose range is not known."""
+    """Whether a frame is 16-bit grey, whose range is unknown."""
     return frame.format.name in ("gray16le", "gray16be")
 
 
 def grey_16(frame: VideoFrame) -> np.ndarray:
-    """Its values, uint16 [H,W]."""
+    """The frame's values, uint16 [H,W]."""
     return frame.to_ndarray(format="gray16le").astype(np.uint16)
 
 
@@ -61,7 +62,7 @@ def _masked(opaque: Image.Image | None, frame: VideoFrame, aspect: float) -> Ima
 
 
 def _shown(image: Image.Image, frame: VideoFrame, aspect: float, resampling: Image.Resampling) -> Image.Image:
-    """Pixels made square, by enlarging one side, and turned upright."""
+    """Make pixels square, by enlarging one side, and turn the picture upright."""
     if aspect > 1:
         image = image.resize((round(image.width * aspect), image.height), resampling)
     elif aspect < 1:
@@ -71,7 +72,7 @@ def _shown(image: Image.Image, frame: VideoFrame, aspect: float, resampling: Ima
 
 
 def _turn(frame: VideoFrame) -> Image.Transpose | None:
-    """What turns a frame upright, by its display matrix: nine 16.16 fixed-point numbers, row vectors on the left."""
+    """The transpose that turns a frame upright, from its display matrix: nine 16.16 fixed-point numbers, for row vectors."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return None

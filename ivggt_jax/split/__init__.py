@@ -1,7 +1,7 @@
-"""One long source in parallel: processes run the network, each over a submap of its own, and one makes the map of it.
+"""One long source in parallel: processes run the network, each on a submap of its own, and one process makes the map.
 
-What the network says within a submap depends on the frames since its anchor alone, and where the next anchor is on how
-sharp they are. So a process that has read a submap's frames knows where the next begins before the network has seen any,
-and another goes on from there (`process`). All the rest, poses refined, submaps linked, loops, files, follows in order, in
-one process (`chain`), by the functions that a single one computes it with.
+Predictions within a submap depend only on the frames since its anchor, and the next anchor only on the images' sharpness. So a
+process that has read a submap's frames knows where the next one begins before its network has seen any, and another process
+continues there (`process`). Everything else (refining poses, linking submaps, loops, files) is done in order in one process
+(`chain`), with the same functions as in a run of a single process.
 """

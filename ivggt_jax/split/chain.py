@@ -1,4 +1,4 @@
-"""What follows in order: the frames of all pieces, each put into the one map."""
+"""The sequential part: the frames of all pieces, placed in one map."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,19 +20,19 @@ from ivggt_jax.streaming.state import StreamState
 
 
 class Split:
-    """A source's frames for a `Run`, and what takes the place of its model. Use it in a `with` block."""
+    """Provides a source's frames for a `Run`, and takes the place of its model. Use it in a `with` block."""
 
     def __init__(self, order: Order, processes: int, first: Frame, while_waiting: Callable[[], None]):
-        """first: of the source's frames; while_waiting: as in `Pool`."""
+        """first: the source's first frame; while_waiting: as in `Pool`."""
         self._pool = Pool(order, processes, while_waiting)
         self._begin = Piece(Mark.of(first, 0), usual=None)
         self._now: Seen | None = None
         self._count = 0
         self._clipped = self._dropped = 0
-        """What was counted up to the newest anchor, and with it as the last of its submap."""
+        """Counts up to the newest anchor, including it as the last frame of its submap."""
 
     def frames(self) -> Iterator[Frame]:
-        """All frames in order, each to be computed before the next is asked for.
+        """All frames in order; compute each before requesting the next.
 
         Raises what `Pool.next` raises.
         """
@@ -43,7 +43,7 @@ class Split:
             self._count += 1
 
     def compute(self, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
-        """The newest frame put into the world; predictions [1,1,…]. The given state, one `without_network`, is used up."""
+        """Place the newest frame in the world; predictions [1,1,…]. The given state, from `without_network`, is used up."""
         seen = again = self._now
         assert seen is not None
         assert again is not None
@@ -74,7 +74,7 @@ class Split:
         self.close()
 
     def _anew(self, piece: Piece) -> Seen:
-        """The newest frame as the first of the submap that begins with it."""
+        """The newest frame, seen as the first of the submap that begins with it."""
         before = self._now
         self._pool.go_to(piece)
         again = self._pool.next()
@@ -85,7 +85,7 @@ class Split:
         return again
 
     def _counted(self, state: StreamState, newest: Seen) -> StreamState:
-        """The state with what is counted of the network's memory, as it is after the newest frame."""
+        """The state with the counters of the network's memory after the newest frame."""
         return replace(
             state,
             cache=replace(state.cache, length=jnp.asarray(newest.lengths)[:, None]),

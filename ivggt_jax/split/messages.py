@@ -1,4 +1,4 @@
-"""What the processes of a split run tell one another."""
+"""Messages between the processes of a split run."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from ivggt_jax.sources.frame import Mark
 
 @dataclass(frozen=True)
 class Order:
-    """What a process is told once: how it is to see, and what."""
+    """The settings sent to a process once: the source, the model and the stream."""
 
     source: SourceConfig
     checkpoint: str
@@ -27,27 +27,27 @@ class Order:
 
 @dataclass(frozen=True)
 class Piece:
-    """The frames of a submap, from its anchor up to and with the next one."""
+    """The frames of a submap, from its anchor to the next one, inclusive."""
 
     anchor: Mark
     usual: float | None
-    """Usual sharpness of the frames before the anchor; None before the first."""
+    """Usual sharpness of the frames before the anchor; None for the first one."""
     least: int = 0
-    """The next anchor comes after at least so many frames, the piece's own anchor among them: where the map says so."""
+    """Least number of frames before the next anchor, including the piece's own anchor; set if the map demands it."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A piece that a process is to see. It gives up the one at hand for it."""
+    """A piece for a process to see. It replaces the process's current piece."""
 
     number: int
-    """By which answers are known."""
+    """Identifies the answers to it."""
     piece: Piece
 
 
 @dataclass(frozen=True)
 class Ahead:
-    """Where the next piece begins, known as soon as the frames of this one are read."""
+    """Where the next piece begins; known as soon as this piece's frames are read."""
 
     number: int
     piece: Piece
@@ -55,12 +55,12 @@ class Ahead:
 
 @dataclass(frozen=True)
 class Seen:
-    """A frame, and what the network says of it; numbers are those after it, counted from the anchor on."""
+    """A frame with its predictions; counts are those after it, from the anchor on."""
 
     number: int
     frame: Frame
     predictions: Predictions = field(repr=False)
-    """Of the host, [1,1,…]; of the tokens only the camera's."""
+    """On the host, [1,1,…]; of the tokens only the camera's."""
     lengths: np.ndarray
     """[layer] live tokens."""
     clipped: int
@@ -69,7 +69,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Ended:
-    """There are no more frames in the piece, or they cannot be had."""
+    """The piece has no more frames, or they cannot be read."""
 
     number: int
     error: str | None = None

@@ -1,4 +1,4 @@
-"""The processes of a split run, and the pieces that are on their way from them."""
+"""The processes of a split run, and the pieces they are working on."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ from ivggt_jax.split.messages import Ahead, Answer, Ended, Order, Piece, Seen, T
 
 PROCESS = "ivggt_jax.split.process"
 ATTEMPTS = 3
-"""How often a piece is given to a process, where they die of it."""
+"""How often a piece is given to a process if processes die of it."""
 SECONDS_TO_WAIT = 0.05
-"""For an answer, before the user is heard."""
+"""Time to wait for an answer before checking for user input."""
 SECONDS_TO_END = 10.0
-"""For a process that is no more heard of."""
+"""Time to wait for a process that no longer answers."""
 
 
 class Died(ValueError):
@@ -28,36 +28,36 @@ class Died(ValueError):
 
 @dataclass(eq=False)
 class OnTheWay:
-    """A piece, and what has come of it and was not taken yet."""
+    """A piece, and its results that were not taken yet."""
 
     piece: Piece
     number: int = -1
-    """That of the newest task for it; -1: no process was told."""
+    """Number of the newest task for it; -1: no process has it."""
     seen: deque[Seen] = field(default_factory=deque)
     taken: int = 0
-    """Frames that were taken..."""
+    """Number of frames taken."""
     again: int = 0
-    """... and those that come once more and are passed over, since a process began anew."""
+    """Number of frames to skip because a restarted process sends them again."""
     after: Piece | None = None
-    """The next piece, where that is known."""
+    """The next piece, if known."""
     ended: Ended | None = None
     deaths: list[str] = field(default_factory=list)
 
 
 class Pool:
-    """So many processes, which see the pieces of a source in turn, some ahead of the one that is taken."""
+    """Several processes that see the pieces of a source in turn, some of them ahead of the current piece."""
 
     def __init__(self, order: Order, processes: int, while_waiting: Callable[[], None]):
-        """while_waiting is called again and again while the next frame is not there; what it raises ends the wait."""
+        """while_waiting is called repeatedly while waiting for the next frame; an exception from it ends the wait."""
         self._order, self._while_waiting = order, while_waiting
         self._processes = [_Process(order) for _ in range(processes)]
         self._numbers = count()
         self._ways: deque[OnTheWay] = deque()
         self._most = order.submaps.frames + order.submaps.delay
-        """Frames that are held of a piece; most have no more."""
+        """Most frames held of a piece; few pieces have more."""
 
     def go_to(self, piece: Piece) -> None:
-        """Take a piece from its beginning next: the one that was on its way, or it anew, and then those after it."""
+        """Go to the beginning of this piece, using its results so far if it was the next one, and then on to those after it."""
         while self._ways and self._ways[0].piece != piece:
             self._ways.popleft()
         if not self._ways:
@@ -68,7 +68,7 @@ class Pool:
                 process.tell(None)
 
     def prolong(self) -> None:
-        """Have the present piece go on beyond what was taken for its end."""
+        """Continue the current piece beyond its assumed end."""
         way = self._ways.popleft()
         self._ways.clear()
         self.go_to(replace(way.piece, least=way.taken + 1))
@@ -76,16 +76,16 @@ class Pool:
 
     @property
     def after(self) -> Piece | None:
-        """The piece after the present one, where that is known."""
+        """The piece after the current one, if known."""
         return self._ways[0].after
 
     def next(self) -> Seen | None:
-        """The next frame of the present piece; None at its end.
+        """The next frame of the current piece; None at its end.
 
-        Raises SourceError where the frame cannot be read, Died where it cannot be seen.
+        Raises SourceError when the frame cannot be read, Died when processes die of it.
         """
         way = self._ways[0]
-        self._receive(0)  # so that no process waits for the map to be made
+        self._receive(0)  # so that no process waits for the map
         while not way.seen and way.ended is None:
             self._receive(SECONDS_TO_WAIT)
         if way.seen:
@@ -101,7 +101,7 @@ class Pool:
             process.end()
 
     def _receive(self, seconds: float) -> None:
-        """Hear what processes have to say; where that is nothing for so long, the user."""
+        """Handle the processes' messages; if none comes within `seconds`, check for user input."""
         self._hand_out()
         listened = {
             process.channel: process
@@ -121,7 +121,7 @@ class Pool:
     def _note(self, process: "_Process", answer: Answer) -> None:
         way = process.way
         if way is None or answer.number != way.number:
-            return  # of a piece that nobody wants any more
+            return  # for a piece that is no longer wanted
         if isinstance(answer, Ahead):
             if way.after is None:
                 way.after = answer.piece
@@ -143,7 +143,7 @@ class Pool:
         way.number, way.again = -1, way.taken + len(way.seen)
 
     def _hand_out(self) -> None:
-        """Give pieces to processes that have none, if not too many are on their way."""
+        """Give pieces to idle processes, unless too many are in progress."""
         for process in self._processes:
             if process.way is None and (way := self._unseen()) is not None:
                 way.number = next(self._numbers)
@@ -162,7 +162,7 @@ class Pool:
 
 
 class _Process:
-    """One process, started when it is needed and anew when it died."""
+    """One process, started when needed and restarted when it died."""
 
     def __init__(self, order: Order):
         self._order = order
@@ -171,7 +171,7 @@ class _Process:
         self.way: OnTheWay | None = None
 
     def tell(self, task: Task | None) -> None:
-        """Have it see a piece, None for nothing, and give up the one at hand. Of its death one hears by `receive`."""
+        """Give it a piece, or None for nothing, in place of the current one. Its death shows in `receive`."""
         with suppress(OSError):
             if self.channel is None:
                 self.channel = self._started()
@@ -179,20 +179,20 @@ class _Process:
             self.channel.send(task)
 
     def receive(self) -> Answer:
-        """Its next answer, waited for. Raises EOFError or OSError when it died."""
+        """Wait for its next answer. Raises EOFError or OSError when it died."""
         assert self.channel is not None
         answer: Answer = self.channel.recv()
         return answer
 
     def end(self, patience: float = 0) -> str:
-        """End it, if it does not end by itself for so many seconds, and say how it ended."""
+        """End it if it has not ended within `patience` seconds, and return how it ended."""
         if self._process is None or self.channel is None:
             return "it was not there"
         self.channel.close()
         self.channel = None
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(patience)
-        self._process.kill()  # what it knows is nowhere else, and nothing of it on disk
+        self._process.kill()  # harmless: it writes nothing to disk
         code = self._process.wait()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
@@ -205,6 +205,6 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[number],
-                start_new_session=True,  # Ctrl-C is for the run, which ends them
+                start_new_session=True,  # Ctrl-C goes to the run, which ends them
             )
         return ours

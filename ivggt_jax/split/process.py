@@ -1,4 +1,4 @@
-"""`python -m ivggt_jax.split.process`: the network of one submap after another, wherever in a source they lie."""
+"""`python -m ivggt_jax.split.process`: runs the network on one submap after another, anywhere in a source."""
 
 import logging
 from collections import deque
@@ -30,20 +30,20 @@ from ivggt_jax.weights import loading
 
 @dataclass(frozen=True)
 class ProcessConfig:
-    """How the process is told what to do."""
+    """Options of the process."""
 
     channel: Positional[int]
-    """Number of the open file over which an `Order` and then tasks come, and answers go."""
+    """File descriptor over which an `Order` and then tasks come in, and answers go out."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    logging.getLogger("ivggt_jax").setLevel(logging.ERROR)  # the process that writes has warned of this source
+    """The command line program."""
+    logging.getLogger("ivggt_jax").setLevel(logging.ERROR)  # the writing process has already warned about this source
     run_command(ProcessConfig, serve, arguments, "python -m ivggt_jax.split.process")
 
 
 def serve(options: ProcessConfig) -> int:
-    """Sees the pieces that it is told to, until nobody is there any more."""
+    """Process the requested pieces until the other side closes the channel."""
     channel: Connection[Any, Any] = Connection(options.channel)
     try:
         order: Order = channel.recv()
@@ -54,7 +54,7 @@ def serve(options: ProcessConfig) -> int:
                 task: Task | None = channel.recv()
                 for answer in () if task is None else eye.answers(task):
                     channel.send(answer)
-                    if channel.poll():  # something else is wanted, or nothing any more
+                    if channel.poll():  # another task, or none
                         break
     except (EOFError, OSError):
         return 0
@@ -70,7 +70,7 @@ class Eye:
         )
 
     def answers(self, task: Task) -> Iterator[Answer]:
-        """What is found in a piece: first, if it is near enough, where the next one begins."""
+        """The results for a piece; first, if it is close enough, where the next piece begins."""
         number, config = task.number, self._order.submaps
         self._state = reset(self._state, np.ones(1, bool))
         found = scouted(config, task.piece, self._source)
@@ -78,10 +78,10 @@ class Eye:
         error = None
         while True:
             if not read and error is None:
-                # Most submaps are read whole before they are seen; of a longer one no more is held.
+                # Most submaps are read completely before they are processed; of a longer one no more frames are held.
                 try:
                     read.extend(islice(found, config.frames + config.delay + 1))
-                except SourceError as problem:  # those before it are sound
+                except SourceError as problem:  # the frames before it are valid
                     error = str(problem)
                 if read and isinstance(last := read[-1], Piece):
                     read.pop()
@@ -104,9 +104,9 @@ class Eye:
 
 
 def scouted(config: SubmapConfig, piece: Piece, source: Source) -> Iterator[Frame | Piece]:
-    """The frames of a piece, up to the next anchor, and then the piece that begins there; or those up to the source's end.
+    """The frames of a piece up to the next anchor, then the piece that begins there; or the frames up to the source's end.
 
-    Raises SourceError where they cannot be read.
+    Raises SourceError when they cannot be read.
     """
     usual = np.asarray(piece.usual or 0, np.float32)
     for position, frame in enumerate(source.frames_from(piece.anchor)):
@@ -123,7 +123,7 @@ def scouted(config: SubmapConfig, piece: Piece, source: Source) -> Iterator[Fram
 def _looked_at(
     config: SubmapConfig, image: FrameArray, mask: FrameArray, usual: jax.Array, first: jax.Array, frames: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Whether a submap of so many frames is full with this image [H,W,3], and the usual sharpness after it."""
+    """Whether a submap of `frames` frames is full with this image [H,W,3], and the usual sharpness after it."""
     sharp = sharpness(pyramid(still(unit(image), mask)))
     return is_full(config, usual, sharp, frames), usual_sharpness(usual, sharp, first)
 

@@ -1,1 +1,1 @@
-"""Streams of frames: what a stream remembers, a pass through the network, and the compiled steps."""
+"""Streams of frames: their state, a pass through the network, and the compiled steps."""

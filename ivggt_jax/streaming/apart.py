@@ -1,4 +1,4 @@
-"""A stream whose network and whose map are computed apart, perhaps in several processes. Compiles and donates."""
+"""A stream whose network and map are computed separately, perhaps in several processes. Compiles and donates."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +16,9 @@ from ivggt_jax.streaming.state import StreamState
 
 
 def without_network(begin: Callable[[], StreamState]) -> StreamState:
-    """A stream as it begins, without the network's memory, for which no room is taken.
+    """A stream before its first frame, without the network's memory, which is never allocated.
 
-    It counts frames and tokens all the same, as it is told.
+    It still counts frames and tokens.
     """
 
     def cut() -> StreamState:
@@ -33,10 +33,11 @@ def without_network(begin: Callable[[], StreamState]) -> StreamState:
 def see_frame(
     model: Model, state: StreamState, frame: FrameArray, depth: FrameArray | None, never: FrameArray
 ) -> tuple[StreamState, Predictions]:
-    """What the network says of one frame [B,H,W,3] of each stream, to the bit as where a map is made; predictions [B,1,…].
+    """The network's predictions [B,1,…] for one frame [B,H,W,3] of each stream, bit-identical to those of a stream with a map.
 
-    The streams have no map. `depth` [B,H,W] is that of `step`, for a model that is told it. `never` [B] is False: were that no
-    argument, XLA would write out the loop in `seen_twice`, and fuse and round otherwise. The given state is used up.
+    The streams given here have no map. `depth` [B,H,W] is as in `step`, for a model with depth input. `never` [B] is False. It is
+    an argument because XLA would otherwise unroll the loop in `seen_twice`, fuse differently and round differently. The given
+    state is used up.
     """
     images = unit(frame)
     measured = sensor_depth(model, state.settings, depth, images)
@@ -56,7 +57,7 @@ def look_at(
 
 @compiled(donate="state")
 def place_frame(state: StreamState, views: Views) -> tuple[StreamState, Predictions]:
-    """One frame of each stream put into its world; predictions [B,…]. The given state is used up."""
+    """Place one frame of each stream in its world; predictions [B,…]. The given state is used up."""
     state, found = place(state, views)
     frame = jnp.where(views.due, 1, state.frame + 1)
     return replace(state, frame=frame), jax.tree.map(lambda x: x[:, 0], found)

@@ -12,17 +12,17 @@ Returned_co = TypeVar("Returned_co", covariant=True)
 
 @runtime_checkable
 class Compiled(Protocol[Parameters, Returned_co]):
-    """A function that is compiled when it is first called, for each kind of arguments."""
+    """A function that is compiled on its first call, once for each combination of shapes and types."""
 
     def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned_co:
-        """What the function returns."""
+        """Call the function."""
 
     def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
-        """The program, for arguments or their shapes."""
+        """Lower the function for arguments or for their shapes."""
 
 
 def compiled(*, donate: str) -> Callable[[Callable[Parameters, Returned]], Compiled[Parameters, Returned]]:
-    """A decorator: `jax.jit`, with the argument `donate` used up by the call."""
+    """Decorator: `jax.jit` that donates the argument `donate`."""
 
     def decorate(function: Callable[Parameters, Returned]) -> Compiled[Parameters, Returned]:
         return cast(Compiled[Parameters, Returned], jax.jit(function, donate_argnames=donate))

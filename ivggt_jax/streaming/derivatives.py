@@ -1,4 +1,4 @@
-"""Streams that have no derivatives say so as soon as they are differentiated."""
+"""Makes streams that cannot be differentiated say so at once."""
 
 from typing import Any, NoReturn, TypeVar
 
@@ -16,7 +16,7 @@ ON_GPU = "on a GPU a stream has no derivatives, for its kernels have none; diffe
 
 
 def guarded(settings: StreamSettings, inputs: Tree) -> Tree:
-    """The inputs of a pass as they are; where it has no derivatives, taking one raises ValueError at once."""
+    """The inputs of a pass, unchanged. Where the pass cannot be differentiated, differentiating raises ValueError at once."""
     if settings.cache.total_budget is not None or settings.submaps is not None:
         return _without_derivatives(BOUNDED, inputs)
     return _without_derivatives(ON_GPU, inputs) if platform() == "gpu" else inputs

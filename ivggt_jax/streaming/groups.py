@@ -1,4 +1,4 @@
-"""Frames of a stream in groups that are computed together."""
+"""Groups of frames that are computed together."""
 
 from collections.abc import Iterable, Iterator
 
@@ -9,9 +9,9 @@ from ivggt_jax.streaming.inputs import in_range
 
 
 def groups(frames: Iterable[jax.Array | np.ndarray], size: int) -> Iterator[list[jax.Array | np.ndarray]]:
-    """Frames in groups of `size`, the last perhaps shorter, also when there is no next frame because that raises.
+    """Yield frames in groups of `size`; the last may be shorter. If `frames` raises, the frames before that come first.
 
-    Raises ValueError for a frame of another shape or type than the first, and for floats that are not in [0,1].
+    Raises ValueError for a frame whose shape or type differs from the first one's, and for floats outside [0,1].
     """
     group: list[jax.Array | np.ndarray] = []
     kind: tuple[tuple[int, ...], np.dtype] | None = None

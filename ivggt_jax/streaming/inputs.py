@@ -1,4 +1,4 @@
-"""What comes with frames on its way into a stream: checked, and in the form that it is computed with."""
+"""Inputs of a stream: checked and converted to the form in which they are computed with."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -14,11 +14,11 @@ from ivggt_jax.streaming.state import StreamSettings
 FrameArray = jax.Array | np.ndarray
 
 WHITEST = 2.0
-"""No picture in [0,1] has this, though interpolation may make a little more than 1 of white."""
+"""Larger than any value in a picture scaled to [0,1], even where interpolation overshoots white."""
 
 
 def unit(images: Shaped[FrameArray, "*axes"]) -> Float32[Array, "*axes"]:
-    """Float32 in [0,1] from that or from uint8. Raises ValueError for other whole numbers."""
+    """Images as float32 in [0,1], from floats in [0,1] or uint8. Raises ValueError for other integers."""
     if images.dtype == jnp.uint8:
         return jnp.asarray(images).astype(jnp.float32) / 255
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -27,14 +27,14 @@ def unit(images: Shaped[FrameArray, "*axes"]) -> Float32[Array, "*axes"]:
 
 
 def in_range(images: Shaped[FrameArray, "*axes"]) -> Shaped[FrameArray, "*axes"]:
-    """The images. Raises ValueError for floats on the host that are plainly of 0 to 255: what is compiled cannot see numbers."""
+    """The images, unchanged. Raises ValueError for NumPy floats that are plainly 0 to 255; compiled code cannot check values."""
     if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.size and (most := images.max()) > WHITEST:
         raise ValueError(f"images of floats must be in [0,1], but one is {most:g}: divide by 255, or give uint8")
     return images
 
 
 def still(images: Float[Array, "*axes 3"], masks: FrameArray | None) -> Float[Array, "*axes 3"]:
-    """The images [...,H,W,3] with NaN, which the map takes for unknown, where masks [...,H,W] say that nothing is still."""
+    """The images [...,H,W,3], with NaN (unknown to the map) where masks [...,H,W] are False: off the static scene."""
     if masks is None:
         return images
     if masks.shape != images.shape[:-1] or masks.dtype != bool:
@@ -45,10 +45,10 @@ def still(images: Float[Array, "*axes 3"], masks: FrameArray | None) -> Float[Ar
 def sensor_depth(
     model: Model, settings: StreamSettings | None, depth: FrameArray | None, images: Shaped[FrameArray, "*axes 3"]
 ) -> Float32[Array, "*axes"] | None:
-    """Depth [...,H,W] float32 for images [...,H,W,3]; 0, NaN, infinity and negative numbers are where nothing was measured.
+    """Measured depth [...,H,W] as float32 for images [...,H,W,3]; 0, negative, infinite and NaN mean "not measured".
 
-    `settings` are those of the stream, None for a clip. Raises ValueError for another shape, for whole numbers, whose unit
-    nobody knows, and where nothing could be made of it.
+    `settings` are the stream's; None for a clip. Raises ValueError for another shape, for integers, whose unit is unknown, and
+    where neither a map nor the model would use the depth.
     """
     if depth is None:
         return None
@@ -63,9 +63,9 @@ def sensor_depth(
 
 
 def depth_of(depths: Iterator[FrameArray | None] | None, frames: Sequence[FrameArray], count: int) -> np.ndarray | None:
-    """The next depths, one for each of the frames [H,W,3], as [count,1,H,W]; None among them says nothing, as does what fills up.
+    """The next depths, one per frame [H,W,3], padded to [count,1,H,W]. None and the padding become 0: not measured.
 
-    Raises ValueError when there are too few.
+    Raises ValueError when there are too few or a shape differs from the frame's.
     """
     if depths is None:
         return None
@@ -81,16 +81,16 @@ def depth_of(depths: Iterator[FrameArray | None] | None, frames: Sequence[FrameA
 
 
 def queries_of(query_points: FrameArray, batch: int) -> Float32[Array, "{batch} N 2"]:
-    """Query points float32 [B,N,2]. Raises ValueError for others."""
+    """Query points [B,N,2] as float32. Raises ValueError for any other shape."""
     if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
         raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
-    return jnp.array(query_points, jnp.float32)  # A copy: the state is donated.
+    return jnp.array(query_points, jnp.float32)  # A copy, because the state is donated.
 
 
 def focal_of(focal: FrameArray, batch: int, heads: tuple[str, ...]) -> jax.Array:
-    """Known focal lengths float32 [B,2]. Raises ValueError for others, and where no camera is predicted."""
+    """Known focal lengths [B,2] as float32. Raises ValueError for others, and without the heads camera and depth."""
     if focal.shape != (batch, 2) or not (np.asarray(focal) > 0).all() or not {"camera", "depth"} <= set(heads):
         raise ValueError(
             f"focal must be positive lengths [{batch},2] of streams with the heads camera and depth, not {focal}"
         )
-    return jnp.array(focal, jnp.float32)  # A copy: the state is donated.
+    return jnp.array(focal, jnp.float32)  # A copy, because the state is donated.

@@ -1,4 +1,4 @@
-"""A stream whose focal length is known: what the network says of it is counted, and replaced."""
+"""A stream with a known focal length: it replaces the predicted one, and depth is corrected to match."""
 
 from dataclasses import dataclass, replace
 
@@ -12,26 +12,27 @@ from ivggt_jax.model.vggt import Predictions
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class KnownFocal:
-    """What is known of B cameras, and what the network thought of them."""
+    """Known focal lengths of B cameras, with statistics of the predicted ones."""
 
     length: jax.Array
-    """[B,2] along x and y, in pixels of the input."""
+    """[B,2] known, along x and y, in pixels of the input."""
     said: jax.Array
-    """[B,2] sums of the logarithms of the focal lengths that the network said..."""
+    """[B,2] sum of the logarithms of the predicted focal lengths."""
     frames: jax.Array
-    """[B] int32: ... of so many frames."""
+    """[B] int32: frames in that sum."""
 
     @classmethod
     def of(cls, length: jax.Array) -> "KnownFocal":
-        """Lengths [B,2] before the first frame."""
+        """Known lengths [B,2], before the first frame."""
         return cls(length, jnp.zeros(length.shape), jnp.zeros(length.shape[:1], jnp.int32))
 
     def corrected(self, found: Predictions) -> tuple["KnownFocal", Predictions]:
-        """Predictions [B,S,…] as they are with the known focal length, and what was counted.
+        """Predictions [B,S,…] corrected to the known focal length, and the updated statistics.
 
-        A scene seen with the focal length f at the depth z looks as one with c·f at c·z does, if the camera moves sideways. So
-        depth is multiplied by c: then points keep their distance from the axis, and agree with pixels and poses. It is known
-        over what was said in the mean so far, for that wavers from frame to frame more than it errs.
+        For a camera that moves sideways, a scene seen with focal length f at depth z looks like one seen with c·f at depth c·z.
+        So depth is multiplied by c; points then keep their distance from the optical axis and agree with pixels and poses. c is
+        the known length over the geometric mean of the predicted ones so far, because predictions vary from frame to frame more
+        than they are biased.
         """
         pose = found.pose_encoding
         height, width = found.depth.shape[-2:]
@@ -55,7 +56,7 @@ class KnownFocal:
         )
 
     def _counted(self, lengths: jax.Array) -> "KnownFocal":
-        """With the focal lengths [B,S,2] that frames said, of those that are some: fewer than 180 degrees across."""
+        """With the predicted focal lengths [B,S,2] added, except invalid ones, whose field of view is 180 degrees or more."""
         sound = jnp.all((lengths > 0) & jnp.isfinite(lengths), axis=-1, keepdims=True)
         said = jnp.sum(jnp.where(sound, jnp.log(jnp.where(sound, lengths, 1)), 0), axis=1)
         return replace(self, said=self.said + said, frames=self.frames + jnp.sum(sound, axis=(1, 2)))

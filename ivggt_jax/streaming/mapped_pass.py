@@ -1,4 +1,4 @@
-"""A pass with submaps: where one ends, its last frames are seen twice, by the old memory and by a fresh one."""
+"""A pass with submaps: the last frames of a submap go through the network twice, with the old memory and a fresh one."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,9 +23,9 @@ def mapped_pass(
     where: Bool[Array, " B"] | None = None,
     depth: Float[Array, "B S H W"] | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions are of the world.
+    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions in the world.
 
-    `depth` [B,S,H,W] in metres is what a sensor measured.
+    `depth` [B,S,H,W] is what a sensor measured, in metres.
     """
     levels, due = look(state, images)
     if where is not None:
@@ -37,24 +37,24 @@ def mapped_pass(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Views:
-    """What is seen in S frames of B streams: all that the map is made of."""
+    """S frames of B streams, as the map needs them."""
 
     levels: Float[Array, "B S level H W"]
-    """The images, blurred (`pyramid`)."""
+    """The images at several blurs (`pyramid`)."""
     due: Bool[Array, " B"]
-    """The next submap begins with the last of them."""
+    """Whether the next submap begins with the last frame."""
     seen: Predictions
-    """[B,S,…] what the network says of them in the present submap..."""
+    """[B,S,…] predictions for the frames, in the present submap."""
     again: Predictions
-    """[B,S,…] ... and in the next one, of the last of them, where it is due."""
+    """[B,S,…] predictions for the same frames by the next submap's fresh memory; meaningless where not `due`."""
     depth: Float[Array, "B S H W"] | None
-    """In metres, what a sensor measured."""
+    """What a sensor measured, in metres."""
 
 
 def look(
     state: StreamState, images: Float[Array, "B S H W 3"]
 ) -> tuple[Float[Array, "B S level H W"], Bool[Array, " B"]]:
-    """The next frames as the map looks at them, NaN where masked, and whether the next submap is due with the last [B]."""
+    """The next frames at several blurs, NaN where masked, and whether the next submap is due with the last of them [B]."""
     config, position = state.settings.submaps, state.map
     assert config is not None
     assert position is not None
@@ -63,7 +63,7 @@ def look(
 
 
 def place(state: StreamState, views: Views, where: Bool[Array, " B"] | None = None) -> tuple[StreamState, Predictions]:
-    """What was seen, put into the streams' worlds; the network's memory has nothing to do with it. Predictions [B,S,…]."""
+    """Place what was seen in the streams' worlds; this needs no network memory. Returns the state and predictions [B,S,…]."""
     config, position = state.settings.submaps, state.map
     assert config is not None
     assert position is not None
@@ -79,7 +79,7 @@ def place(state: StreamState, views: Views, where: Bool[Array, " B"] | None = No
 def with_known_focal(
     state: StreamState, found: Predictions, where: Bool[Array, " B"] | None
 ) -> tuple[StreamState, Predictions]:
-    """Predictions [B,S,…] with the focal length that is known, and the state that has counted what they said."""
+    """Predictions [B,S,…] corrected to the known focal length, and the state with updated statistics."""
     if state.focal is None:
         return state, found
     counted, found = state.focal.corrected(found)
@@ -94,15 +94,15 @@ def seen_twice(
     where: Bool[Array, " B"] | None,
     depth: Float[Array, "B S H W"] | None,
 ) -> tuple[StreamState, Predictions, Predictions]:
-    """The pass for the streams `where` [B] marks, and a second one for those of them that are `due` [B], afresh.
+    """One pass for the streams that `where` [B] marks, and a second one with a fresh memory for those that are `due` [B].
 
-    Returns the state and the predictions of both.
+    Returns the state and the predictions of both passes.
     """
     nothing = jax.eval_shape(lambda: one_pass(network, state, patches, None, depth)[1])
     seen = again = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing)
 
-    # A loop of one or two turns: the network is compiled once, and XLA keeps the buffers of a loop in place, where it would
-    # copy the cache for a conditional.
+    # A loop of one or two iterations instead of a conditional: the network is compiled once, and XLA updates a loop's buffers
+    # in place, whereas it would copy the cache for a conditional.
     def turn(
         number: jax.Array, carry: tuple[StreamState, Predictions, Predictions]
     ) -> tuple[StreamState, Predictions, Predictions]:

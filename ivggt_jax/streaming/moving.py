@@ -1,4 +1,4 @@
-"""What moves in frames of a stream, of which the network has just said depth and camera. Compiles."""
+"""Masks of what moves in a stream's frames, from the depth and cameras just predicted. Compiles."""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,14 @@ from ivggt_jax.streaming.state import StreamState
 
 
 def empty_window(state: StreamState) -> MovingWindow:
-    """For the stream that a state is of, before its first frame."""
+    """The window for a stream with this state, before its first frame."""
     settings = state.settings
     return MovingWindow.empty(settings.height, settings.width, "motion" in settings.heads)
 
 
 @jax.jit
 def judged(window: MovingWindow, images: FrameArray, found: Predictions) -> tuple[MovingWindow, Bool[Array, "T 1 H W"]]:
-    """The window after frames [T,1,H,W,3] that were predicted to be so [T,1,…], and which of their pixels move."""
+    """The window after frames [T,1,H,W,3] with their predictions [T,1,…], and a mask of the pixels that move."""
     assert found.depth is not None
     assert found.pose_encoding is not None
     depth = found.depth[:, 0]

@@ -1,4 +1,4 @@
-"""Frames of a stream through the network, against what the stream remembers: state in, state and predictions out."""
+"""Frames of a stream through the network, with the stream's memory: state in, state and predictions out."""
 
 from dataclasses import replace
 from functools import partial
@@ -19,7 +19,7 @@ from ivggt_jax.model.vggt import VGGT, Predictions, in_unit
 from ivggt_jax.streaming.state import StreamState
 
 FrameMemory = tuple[jax.Array, CameraRing | None, TrackWindow | None]
-"""Frame number [B], camera ring and track window: what remembers frame by frame."""
+"""Frame number [B], camera ring and track window: the memory that is updated frame by frame."""
 
 
 def one_pass(
@@ -29,17 +29,17 @@ def one_pass(
     where: Bool[Array, " B"] | None = None,
     depth: Float[Array, "B S H W"] | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """The next S frames of each stream from their patch tokens [B,S,N,width], together; predictions [B,S,…].
+    """The next S frames of each stream, from their patch tokens [B,S,N,width], in one pass; predictions [B,S,…].
 
     `depth` [B,S,H,W] is what a sensor measured.
 
-    With `where` [B] bool only the streams it marks see and remember the frames. The others stay as they were, at the cost
-    of the pass but of no copy, and what is predicted for them means nothing.
+    With `where` [B] bool only the streams it marks see and remember the frames. The others keep their state; they cost the pass,
+    but no copy, and their predictions mean nothing.
     """
     settings = state.settings
     height, width = settings.height, settings.width
     if state.sensor is None:
-        depth = None  # it is for the map alone: this network cannot be told
+        depth = None  # depth is for the map alone: this network does not take it
     if depth is not None:
         state, patches = _tell(network, state, patches, where, depth)
     state, outputs = _aggregate(network, state, patches, where)
@@ -58,7 +58,7 @@ def one_pass(
         frame, camera, tracks = memory
         tokens, feature_map = inputs
         found: dict[str, jax.Array] = {}
-        # A stream that is left out writes where its next frame will write before it reads.
+        # A stream left out by `where` writes to the slot that its next frame will overwrite before reading it.
         if camera is not None:
             of_frame = CameraMemory(camera, frame, settings.cache.camera_cache)
             poses, of_frame = network.camera.refine(tokens[:, None], of_frame)
@@ -70,7 +70,7 @@ def one_pass(
             tracks = replace(new, coordinates=choose(where, new.coordinates, tracks.coordinates))
         return (choose(where, frame + 1, frame), camera, tracks), found
 
-    # These remember frame by frame. The token cache is no part of it, so that nothing carries it along.
+    # The camera ring and the tracker advance frame by frame. The token cache is not in the carry, so the loop does not copy it.
     memory = (state.frame, state.camera, state.tracks)
     (frame, camera, tracks), each = lax.scan(one_frame, memory, (outputs[-1, :, :, 0].swapaxes(0, 1), maps))
     found |= {name: x.swapaxes(0, 1) for name, x in each.items()}
@@ -80,11 +80,11 @@ def one_pass(
 def fresh(
     state: StreamState, where: Bool[Array, " B"], query_points: Float[Array, "B N 2"] | None = None
 ) -> StreamState:
-    """Streams marked in `where` [B] bool as they begin, and as cheaply as that can be: for use within a program.
+    """Restart the streams marked in `where` [B] bool, as cheaply as possible: for use inside a compiled program.
 
-    What the buffers hold stays there and is seen nowhere, NaN included: whatever reads slots masks those that are not
-    live. Counters of the whole stream, `clipped` and `dropped`, go on. With `query_points` [B,N,2] those streams
-    track new points from then on.
+    Old buffer contents remain but are never seen, NaN included: everything that reads slots masks dead ones. `clipped` and
+    `dropped`, which count over the whole stream, continue. With `query_points` [B,N,2] those streams track new points from then
+    on.
     """
     tracks = state.tracks
     if tracks is not None and query_points is not None:
@@ -105,7 +105,7 @@ def fresh(
 
 
 def token_memory(state: StreamState, frames: int, where: Bool[Array, " B"] | None = None) -> TokenMemory:
-    """What the aggregator attends to while the next `frames` of each stream pass, of those that `where` [B] marks."""
+    """The memory that the aggregator attends to during the next `frames` of each stream that `where` [B] marks."""
     settings = state.settings
     return TokenMemory(
         cache=state.cache,
@@ -126,7 +126,7 @@ def _tell(
     where: Bool[Array, " B"] | None,
     depth: Float[Array, "B S H W"],
 ) -> tuple[StreamState, Float[Array, "B S N width"]]:
-    """Patch tokens with what a sensor measured in their frames, and the unit that its first depth gave the stream."""
+    """The state and patch tokens with the measured depth added; the first depth sets the unit in which the stream gets depth."""
     assert state.sensor is not None
     sensor = state.sensor.after(depth)
     patches = network.aggregator.tell(patches, sensor.relative(depth))
@@ -136,11 +136,11 @@ def _tell(
 def _aggregate(
     network: VGGT, state: StreamState, patches: Float[Array, "B S N width"], where: Bool[Array, " B"] | None
 ) -> tuple[StreamState, Float[Array, "layer B S token features"]]:
-    """The aggregator over frames that share a pass, against the cache; layer outputs [layer,B,S,P,2·width]."""
+    """The aggregator over the frames of one pass, attending to the cache; layer outputs [layer,B,S,P,2·width]."""
     settings, frames = state.settings, patches.shape[1]
     if settings.cache.total_budget is not None:
         budgets, clipped = _budgets(state)
-        # Past `max_frames` the buffers are too small for the budget; what that costs is counted.
+        # Past `max_frames` the buffers are too small for the budget; the tokens that this costs are counted.
         lost = jnp.minimum(budgets, state.lengths + frames * settings.tokens) - settings.capacity
         state = replace(
             state,
@@ -159,7 +159,7 @@ def _aggregate(
 
 
 def _budgets(state: StreamState) -> tuple[Int[Array, "B layer"], Int[Array, " B"]]:
-    """Tokens that each layer may keep now, int32 [B,layer], and how many layers' shares were clipped, int32 [B]."""
+    """Tokens that each layer may keep, int32 [B,layer], and how many layers had their share clipped, int32 [B]."""
     config, total = state.settings.cache, state.settings.cache.total_budget
     assert total is not None
     shared = total if config.least_budget is None else adaptive_total(state.scores, config.least_budget, total)
@@ -169,7 +169,7 @@ def _budgets(state: StreamState) -> tuple[Int[Array, "B layer"], Int[Array, " B"
 def _track(
     network: VGGT, frame: Int[Array, " B"], window: TrackWindow, feature_map: Float[Array, "B h w features"]
 ) -> tuple[dict[str, jax.Array], TrackWindow]:
-    """Tracks [B,N,2], visibility and confidence [B,N] of frame [B] from its map [B,h,w,features], against the window."""
+    """Tracks [B,N,2], visibility and confidence [B,N] of frame number `frame` [B], from its feature map and the window."""
     window = window.push(frame, feature_map)
     tracks, visibility, confidence = network.tracker(
         window.maps, window.query_points, start=window.start(frame), live=window.live(frame)

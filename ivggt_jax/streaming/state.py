@@ -1,4 +1,4 @@
-"""What a stream remembers, and what follows from how it was started."""
+"""The state of a stream, and the settings it was started with."""
 
 from dataclasses import dataclass, field
 
@@ -20,7 +20,7 @@ from ivggt_jax.streaming.known_focal import KnownFocal
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """What a stream was started with; static under jit."""
+    """Settings a stream was started with; static under jit."""
 
     model: ModelConfig
     cache: CacheConfig
@@ -37,7 +37,7 @@ class StreamSettings:
 
     @property
     def budget_limits(self) -> tuple[int, int]:
-        """Fewest and most tokens a layer of a bounded cache is allowed: its anchors, at least a frame; what it may grow to."""
+        """Fewest and most tokens of a layer in a bounded cache: its anchors, at least one frame, and its buffer's capacity."""
         cache = self.cache
         assert cache.total_budget is not None
         most = layer_capacity(cache.total_budget, self.model.depth, cache.capacity_factor, cache.temperature)
@@ -45,25 +45,25 @@ class StreamSettings:
 
     @property
     def capacity(self) -> int:
-        """Most tokens a layer can come to keep: a stream whose length is known needs no more than that."""
+        """Most tokens a layer can ever keep; fewer than its budget where `max_frames` ends the stream earlier."""
         ends = [] if self.cache.max_frames is None else [self.cache.max_frames * self.tokens]
         return min(ends if self.cache.total_budget is None else [*ends, self.budget_limits[1]])
 
     @property
     def stored(self) -> Extra | None:
-        """The number that the policy keeps with every token; None where it keeps none, or nothing is ever evicted."""
+        """Which number the policy stores with every token; None where it stores none or nothing is ever evicted."""
         number = stored_number(find_policy(self.cache.policy))
         return None if self.cache.total_budget is None else number
 
     @property
     def slots(self) -> int:
-        """Slots of a layer's buffer: frames are appended before the layer is brought down to its budget."""
+        """Slots of a layer's buffer: its capacity plus the frames of one pass, which are appended before eviction."""
         needed = self.capacity + self.cache.frames_per_step * self.tokens
         unit = CHUNK if needed > CHUNK else 8
         return -(-needed // unit) * unit
 
     def check_budget(self) -> None:
-        """Raises ValueError when a bounded cache has no room for what is never forgotten."""
+        """Raises ValueError when a bounded cache has no room for the tokens that are never evicted."""
         if self.cache.total_budget is None:
             return
         smallest, least = self.cache.least_budget or self.cache.total_budget, self.budget_limits[0]
@@ -84,21 +84,21 @@ class StreamState:
     scores: jax.Array
     """[B,layer] float32: mean redundancy at each layer's last eviction, 0 before."""
     budgets: jax.Array
-    """[B,layer] int32: what the last step allowed each layer; the slots when unbounded."""
+    """[B,layer] int32: budget of each layer in the last step; all slots when the cache is unbounded."""
     frame: jax.Array
     """[B] int32: frames seen."""
     clipped: jax.Array
-    """[B] int32: layer budgets clipped to the buffer or to one frame, summed over passes."""
+    """[B] int32: how often a layer's budget was clipped to its buffer or to one frame, summed over passes."""
     dropped: jax.Array
-    """[B] int32: tokens per layer that did not fit the buffers because more frames came than `max_frames`."""
+    """[B] int32: tokens per layer that did not fit the buffers because the stream went past `max_frames`."""
     camera: CameraRing | None
     tracks: TrackWindow | None
     map: MapState | None = None
-    """Where the stream is in its world; None without submaps."""
+    """Position of the stream in its world; None without submaps."""
     sensor: SensorUnit | None = None
-    """In what unit depth comes and goes; None for a model that cannot be told depth."""
+    """Units in which depth goes in and comes out; None for a model without depth input."""
     focal: KnownFocal | None = None
-    """The focal length of a calibrated camera; None where the network's is believed."""
+    """Known focal length of a calibrated camera; None where the predicted one is used."""
 
     def __repr__(self) -> str:
         settings, cache, frame = self.settings, self.settings.cache, self.frame

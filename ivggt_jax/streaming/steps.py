@@ -1,4 +1,4 @@
-"""Streams of frames: state in, state and predictions out. The only place that compiles and donates."""
+"""Streams of frames: state in, state and predictions out. The only module that compiles and donates the public steps."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -44,10 +44,10 @@ def infer_clip(
     features: bool = False,
     depth: FrameArray | None = None,
 ) -> Predictions:
-    """Predictions for a whole clip at once, images [B,S,H,W,3], float32 in [0,1] or uint8.
+    """Predictions for a whole clip at once; images [B,S,H,W,3], float32 in [0,1] or uint8.
 
-    `offline`: every frame sees all frames (VGGT); `causal`: only itself and earlier ones (StreamVGGT). Query points
-    [B,N,2] are (x, y) pixels of the first frame; `depth` [B,S,H,W] is that of `step`. Raises ValueError for other images.
+    `offline`: every frame sees all frames (VGGT); `causal`: a frame sees itself and earlier ones (StreamVGGT). `query_points`
+    [B,N,2] are (x, y) pixels of the first frame; `depth` [B,S,H,W] is as in `step`. Raises ValueError for other shapes or types.
     """
     if images.ndim != 5 or images.shape[-1] != 3 or not all(images.shape[:2]):
         raise ValueError(f"images must be [B,S,H,W,3] with at least one frame, not {list(images.shape)}")
@@ -74,10 +74,10 @@ def init_stream(
 ) -> StreamState:
     """A fresh state for `batch` independent streams of height×width frames.
 
-    Query points [B,N,2] are (x, y) pixels of each stream's first frame. With `submaps` the stream keeps one world and
-    unit however long it is. `focal` [B,2] are the focal lengths of calibrated cameras along x and y, in pixels of the frames, whose
-    principal point is their middle: they replace the predicted ones. Raises ValueError when the size is no multiple of the
-    patch size, the budget cannot hold one frame in each layer, or submaps lack the heads `camera` and `depth`.
+    `query_points` [B,N,2] are (x, y) pixels of each stream's first frame. With `submaps` a stream keeps one world and one unit
+    however long it is. `focal` [B,2] are known focal lengths along x and y, in pixels of the frames; they replace the predicted
+    ones, and the principal point is the image centre. Raises ValueError when the size is not a multiple of the patch size, the
+    budget cannot hold one frame in each layer, or submaps lack the heads `camera` and `depth`.
     """
     config, cache_config = model.config, cache_config or CacheConfig()
     queries = None if query_points is None else queries_of(query_points, batch)
@@ -92,7 +92,7 @@ def init_stream(
     camera = _ring(settings, batch) if "camera" in settings.heads else None
     tracks = None
     if "tracks" in settings.heads:
-        assert queries is not None  # _heads sees to it
+        assert queries is not None  # checked by _heads
         tracks = TrackWindow.empty(queries, cache_config.track_window, height // 2, width // 2, config.track_features)
     return StreamState(
         settings=settings,
@@ -119,19 +119,19 @@ def step(
     masks: FrameArray | None = None,
     depth: FrameArray | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """One frame of each stream, [B,H,W,3] float32 in [0,1] or uint8. The given state is used up.
+    """Process one frame of each stream, [B,H,W,3], float32 in [0,1] or uint8. The given state is used up.
 
-    With `where` [B] bool only the streams it marks take part: the others stay as they were, and what is predicted for
-    them means nothing. `masks` [B,H,W] bool mark pixels of the still scene: submaps are linked, and their poses refined, by
-    those alone; the network sees the whole frame. A frame that is not finite breaks its own stream until `reset`.
+    With `where` [B] bool only the streams it marks take part; the others keep their state, and their predictions mean nothing.
+    `masks` [B,H,W] bool are True on the static scene: submaps are linked, and poses refined, by those pixels alone; the network
+    sees the whole frame. A frame with NaN or infinity breaks its own stream until `reset`.
 
-    `depth` [B,H,W] is what a sensor measured, in metres; where it is 0, not finite or negative that is nothing, and any frame
-    may lack it. With submaps all that is predicted is in metres from the first one on (`mapping.metric`). A model with
-    `depth_input` is told it (`model.sensor`); without submaps its predictions are in metres if the first frame has depth and
-    the head `depth` is among the stream's.
+    `depth` [B,H,W] is what a sensor measured, in metres; 0, negative, infinite and NaN mean "not measured", and any frame may
+    lack it. With submaps all predictions are in metres from the first measurement on (`mapping.metric`). A model with
+    `depth_input` also takes it as input (`model.sensor`); without submaps its predictions are in metres if the first frame has
+    depth and the stream has the head `depth`.
 
-    Raises ValueError for frames, masks or depth of another shape, for the state of a model of another configuration, and for
-    heads of the state that the model has not.
+    Raises ValueError for frames, masks or depth of another shape, for the state of a differently configured model, and for heads
+    of the state that the model lacks.
     """
     _check_frames(model, state, frame, 4)
     where = None if where is None else _marks(state, where)
@@ -152,13 +152,13 @@ def scan(
     masks: FrameArray | None = None,
     depth: FrameArray | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """Several frames of each stream, [T,B,H,W,3]; predictions are stacked on T. The given state is used up.
+    """Process several frames of each stream, [T,B,H,W,3]; predictions are stacked along T. The given state is used up.
 
-    Equals T steps, with `masks` and `depth` [T,B,H,W]; the encoder, which knows no order, sees the frames together. With
-    `frames_per_step` = n, every n frames share a pass. Raises ValueError when T is no multiple of n.
+    Equals T steps, with `masks` and `depth` [T,B,H,W]; only the encoder, which treats frames independently, runs on all of them
+    at once. With `frames_per_step` = n, every n frames share a pass. Raises ValueError when T is not a multiple of n.
 
-    Has derivatives where nothing is forgotten: an unbounded cache, no submaps, on a CPU; raises ValueError elsewhere when
-    one is taken.
+    Differentiable where nothing is forgotten: with an unbounded cache and no submaps, on a CPU. Elsewhere differentiating raises
+    ValueError.
     """
     _check_frames(model, state, frames, 5)
     count, batch = frames.shape[:2]
@@ -193,15 +193,15 @@ def stream(
     focal: FrameArray | None = None,
     depth: Iterable[FrameArray | None] | None = None,
 ) -> Iterator[Predictions]:
-    """Predictions of one stream, frame by frame, as host arrays without batch axis.
+    """Predictions of one stream, frame by frame, as host arrays without a batch axis.
 
-    `frames` is any iterable of [H,W,3], all of the first one's size; `chunk` frames are computed at a time, as many more
-    as `frames_per_step` needs. `lookahead` chunks are computed while one is handed out; with 0 its predictions come before
-    the next frame is asked for, as a camera's should. `submaps` keep the camera of a long stream, `focal` [2] is the focal
-    length that is known (`init_stream`), `depth` has what a sensor measured of each frame, [H,W], or None (`step`).
+    `frames` is any iterable of [H,W,3] arrays, all of the first one's size. They are computed `chunk` at a time, rounded up to a
+    multiple of `frames_per_step`. `lookahead` chunks are computed while one is handed out; with 0 the predictions of a chunk come
+    before the next frame is requested, as a live camera needs. `submaps` keep the camera of a long stream, `focal` [2] is a known
+    focal length (`init_stream`), and `depth` yields what a sensor measured of each frame, [H,W] or None (`step`).
 
-    Raises ValueError past `max_frames`, before the frame, and what `frames` or `depth` raises, when all frames before it are
-    handed out.
+    Raises ValueError before the first frame past `max_frames`. Whatever `frames` or `depth` raises is raised after all frames
+    before it were handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
@@ -209,7 +209,7 @@ def stream(
     if lookahead < 0:
         raise ValueError(f"lookahead must be 0 or more chunks, not {lookahead}")
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
-    # With submaps no more frames than those of one are remembered, however long the stream.
+    # With submaps the memory never holds more frames than one submap has, however long the stream.
     most = cache_config.max_frames if submaps is None else None
     frames, depths = iter(frames), None if depth is None else iter(depth)
     state = None
@@ -223,7 +223,7 @@ def stream(
                     heads=heads, features=features, submaps=submaps,
                     focal=None if focal is None else jnp.asarray(focal)[None],
                 )  # fmt: skip
-            # A short last group is filled up: nothing new is compiled, and the state is not needed any more.
+            # A short last group is padded: this avoids another compilation, and the state is not needed any more.
             padded = np.stack(group + [group[-1]] * (chunk - len(group)))[:, None]
             state, predictions = scan(model, state, padded, depth=depth_of(depths, group, chunk))
             running.append((predictions, len(group)))
@@ -239,9 +239,9 @@ def stream(
 
 @compiled(donate="state")
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
-    """Streams marked in `where` [B] bool start afresh: nothing of what they saw has any influence, NaN included.
+    """Restart the streams marked in `where` [B] bool: nothing they saw before has any influence, NaN included.
 
-    With `query_points` [B,N,2] those streams also track new points, as many as before. Raises ValueError for others.
+    With `query_points` [B,N,2] those streams track new points, as many as before. Raises ValueError for another shape.
     """
     where = _marks(state, where)
     queries = None
@@ -286,7 +286,7 @@ def _pass(
     depth: Float[Array, "B S H W"] | None,
     where: Bool[Array, " B"] | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """The next frames [B,S,H,W,3] of each stream, NaN where masked, their patch tokens [B,S,N,width] and depth [B,S,H,W]."""
+    """One pass over frames [B,S,H,W,3], NaN where masked, with their patch tokens [B,S,N,width] and depth [B,S,H,W]."""
     if state.settings.submaps is None:
         state, found = one_pass(network, state, patches, where, depth)
         return with_known_focal(state, found, where)
@@ -301,7 +301,7 @@ def _map(
 
 
 def _ring(settings: StreamSettings, batch: int) -> CameraRing:
-    """An empty memory of the camera head; where nothing is forgotten it has room for every frame."""
+    """An empty ring for the camera head; if nothing is forgotten, it has room for every frame."""
     config, cache = settings.model, settings.cache
     frames = max(cache.max_frames or 0, 2) if cache.total_budget is None else cache.camera_frames
     head_dim = 2 * config.width // config.camera_heads
@@ -328,7 +328,7 @@ def _marks(state: StreamState, where: FrameArray) -> Bool[Array, " B"]:
 
 
 def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
-    own = vars(replace(model.config, predicts=state.settings.model.predicts))  # those of the state are asked for below
+    own = vars(replace(model.config, predicts=state.settings.model.predicts))  # the state's heads are checked below
     if other := [f"{name}={x}, not {own[name]}" for name, x in vars(state.settings.model).items() if x != own[name]]:
         raise ValueError(f"this state was started with another model: {'; '.join(other)}")
     model.check_heads(state.settings.heads)

@@ -1,7 +1,7 @@
-"""Bodies that move through a scene: boxes, cylinders and ellipsoids, and figures whose parts move against each other.
+"""Bodies that move through a scene: boxes, cylinders, ellipsoids, and figures with parts that move relative to each other.
 
-A body goes where the camera will look: along a uniform cubic B-spline through places before cameras of its path, some
-frames apart, each off by a random amount of its own. So any frame can be had without the ones before it, as with the camera.
+A body moves to where the camera will look: along a uniform cubic B-spline through places in front of cameras of its path, some
+frames apart, each with a random offset. So any frame can be computed without the ones before it, as for the camera.
 """
 
 from typing import Protocol
@@ -17,23 +17,23 @@ from .wayside import centre_line
 
 
 class CameraAt(Protocol):
-    """`camera_path` of a key, a scene and their options."""
+    """`camera_path` with its key, scene and options fixed."""
 
     def __call__(self, frames: int, *, start: int | jax.Array, stride: int | jax.Array) -> jax.Array:
         """cam_from_world [frames, 3, 4]."""
 
 
 PARTS = 5
-"""Primitives of a body: trunk, head, two legs, and arms. In one that is no figure all but the trunk are hidden inside it."""
+"""Primitives of a body: trunk, head, two legs, and arms. Unless it is a figure, all but the trunk are hidden inside it."""
 _APART = 20
-"""Frames at speed 1 from one place of the spline to the next; `_LEAST` of them at least."""
+"""Frames at speed 1 between places of the spline; at least `_LEAST`."""
 _LEAST = 2
 _STRIDE = 24
-"""Frames at speed 1 that a figure's two steps take."""
+"""Duration of a figure's two steps, in frames at speed 1."""
 _KEPT = 0.9
-"""Metres from the camera, on the ground, within which no body comes."""
+"""Least distance of bodies from the camera, in metres on the ground."""
 _BURIED = 1e3
-"""Metres below the ground where bodies are that a scene has not."""
+"""Depth in metres below the ground at which absent bodies are placed."""
 
 
 def moving_bodies(
@@ -47,10 +47,10 @@ def moving_bodies(
     start: int | jax.Array = 0,
     speed: float | jax.Array = 1.0,
 ) -> tuple[Primitives, Primitives]:
-    """`count` bodies in consecutive frames from number `start` on, and in the frame after each, [frames, count · PARTS].
+    """`count` bodies in consecutive frames starting at number `start`, and in the frame after each, [frames, count · PARTS].
 
-    With `least` the key draws how many there are, from `least` to `count`; the others are out of sight. `speed` is that of
-    the camera's path. They may pass through furniture and each other. A pure function of key, scene, path and frame number.
+    With `least`, the key draws their number between `least` and `count`; the others are out of sight. `speed` is that of the
+    camera's path. Bodies may pass through furniture and each other. A pure function of key, scene, path and frame number.
     """
     seed = jax.random.bits(key, (), jnp.uint32)
     present = jnp.arange(count) < (count if least is None else jnp.floor(Draws(seed)(least, count + 1)))
@@ -70,7 +70,7 @@ def moving_bodies(
 def _places(
     draw: Draws, seeds: jax.Array, scene: Scene, anchors: jax.Array, first: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Where the bodies are to be before cameras [A, 3, 4], numbered from `first` on: x and z [A, K, 2]; and yaw [A, K, 1]."""
+    """Target places in front of cameras [A, 3, 4], numbered from `first` on: x and z [A, K, 2], and yaw [A, K, 1]."""
     world_from_cam = geometry.invert(anchors)
     centre, forward = world_from_cam[:, None, ::2, 3], world_from_cam[:, None, ::2, 2]
     forward = forward / jnp.maximum(jnp.linalg.norm(forward, axis=-1, keepdims=True), 1e-6)
@@ -92,7 +92,7 @@ def _places(
 
 
 def _spline(values: jax.Array, whole: jax.Array, part: jax.Array) -> jax.Array:
-    """The uniform cubic B-spline [T, ...] with control values [A, ...], `part` [T] of the way on from number `whole` [T]."""
+    """The uniform cubic B-spline [T, ...] with control values [A, ...], at number `whole` [T] plus fraction `part` [T]."""
     t = part.reshape(-1, *(1,) * (values.ndim - 1))
     weights = (1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3
     near = (values[whole + i - 1] for i in range(4))
@@ -100,7 +100,7 @@ def _spline(values: jax.Array, whole: jax.Array, part: jax.Array) -> jax.Array:
 
 
 def _kept_away(place: jax.Array, cam_from_world: jax.Array) -> jax.Array:
-    """Places [T, K, 2] moved away from the cameras [T, 3, 4], smoothly, to `_KEPT` or more."""
+    """Places [T, K, 2] moved smoothly away from the cameras [T, 3, 4], to a distance of at least `_KEPT`."""
     camera = geometry.invert(cam_from_world)[:, None, ::2, 3]
     offset = place - camera
     distance = jnp.maximum(jnp.linalg.norm(offset, axis=-1, keepdims=True), 1e-6)
@@ -108,16 +108,16 @@ def _kept_away(place: jax.Array, cam_from_world: jax.Array) -> jax.Array:
 
 
 def _assembled(draw: Draws, present: jax.Array, place: jax.Array, yaw: jax.Array, swing: jax.Array) -> Primitives:
-    """The parts [T, K · PARTS] of bodies at places [T, K, 2], turned by yaw [T, K, 1], in phase `swing` [T, K] of their stride.
+    """The parts [T, K · PARTS] of bodies at places [T, K, 2], with yaw [T, K, 1] and phase `swing` [T, K] of their stride.
 
-    Those that are not `present` [K] are buried.
+    Those that are not `present` [K] are below the ground.
     """
     frames, count = swing.shape
     kind = jnp.floor(draw(0, 5)).astype(jnp.int32)  # 0: box, 1: ellipsoid, 2: cylinder, others: figure
     figure = kind > 2
     size, rise = draw(0.75, 1.1), draw(0.25, 0.8)
     plain = jnp.stack((draw(0.15, 0.4), rise, draw(0.15, 0.4)), axis=-1)
-    # Figures: half extents, and offsets of the parts, of one 1.7 m tall.
+    # For figures: half extents and offsets of the parts, for a height of 1.7 m.
     half = size[:, None, None] * jnp.asarray(
         ((0.2, 0.34, 0.13), (0.12, 0.16, 0.13), (0.08, 0.4, 0.1), (0.08, 0.4, 0.1), (0.5, 0.06, 0.06))
     )
@@ -128,7 +128,7 @@ def _assembled(draw: Draws, present: jax.Array, place: jax.Array, yaw: jax.Array
     step = size * draw(0.1, 0.3)
     stepping = jnp.asarray((0.0, 0.0, 1.0, -1.0, 0.0)) * (step * swing)[..., None]
     offset = offset + stepping[..., None] * jnp.asarray((0.0, 0.0, 1.0))
-    # An ellipsoid hovers, the others stand on the ground.
+    # Ellipsoids hover, the others stand on the ground.
     height = -rise - jnp.where(kind == 1, draw(0.1, 0.7), 0)
     lifted = height[:, None] * jnp.asarray((0.0, 1.0, 0.0))
     offset = jnp.where(figure[:, None, None], offset, lifted[:, None])

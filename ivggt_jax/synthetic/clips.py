@@ -15,9 +15,9 @@ from .rendering import SyntheticFrame, each_camera, render, tracks
 from .scenes import Kind, make_scene
 
 _FIELD_OF_VIEW = (45.0, 75.0)
-"""Horizontal, in degrees."""
+"""Horizontal field of view in degrees."""
 _BODIES = 4
-"""Sets the random stream of moving bodies apart."""
+"""Separates the random stream of moving bodies."""
 
 
 @jax.tree_util.register_dataclass
@@ -46,9 +46,9 @@ class Clip:
     visibility: jax.Array
     """bool [T, N]"""
     moving: jax.Array | None = None
-    """bool [T, H, W]: what belongs to a moving body; None where there can be none."""
+    """bool [T, H, W]: pixels of moving bodies; None if there can be none."""
     flow: jax.Array | None = None
-    """[T, H, W, 3]: how far what is seen moves until the next frame; None as above."""
+    """[T, H, W, 3]: motion of the visible points until the next frame; None likewise."""
 
 
 def clip(
@@ -63,11 +63,12 @@ def clip(
     queries: int = 0,
     bodies: int = 0,
 ) -> Clip:
-    """A random clip: a pure function of its key, made to be jitted and mapped over keys.
+    """A random clip: a pure function of its key, suited to jit and vmap over keys.
 
-    Scene, path, horizontal field of view (45 to 75 degrees) and `queries` points to track are drawn from the key, and with
-    `bodies` from none to so many that move (`moving_bodies`); all else is the same without them. See `make_scene` and
-    `camera_path` for the options, and for what they raise. Raises ValueError for queries among bodies, which tracks know not.
+    The key determines scene, path, horizontal field of view (45 to 75 degrees), `queries` points to track and, if `bodies` is
+    set, up to that many moving bodies (`moving_bodies`); everything else is the same without bodies. See `make_scene` and
+    `camera_path` for the options and their errors. Raises ValueError for queries together with bodies, whose motion tracks
+    ignore.
     """
     if queries and bodies:
         raise ValueError(f"{queries} points cannot be tracked among {bodies} moving bodies: tracks are of still scenes")

@@ -1,4 +1,4 @@
-"""What lines a corridor of equal doors: the same wall with the same door in it, over and over, on both sides."""
+"""The sides of a corridor of equal doors: the same wall with the same door, repeated on both sides."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from .primitives import BALL, BOX, Primitives
 
 
 def door_cells(seed: jax.Array, size: jax.Array, numbers: jax.Array) -> Primitives:
-    """Primitives of the cells with these numbers [C]; size [3] is the way's half width, its height, a cell's length.
+    """Primitives of the cells with numbers [C]; size [3] is the corridor's half width, its height, and the length of a cell.
 
-    On either side a wall, a door's frame and leaf, and a handle; one side is the mirror image of the other.
+    Each side has a wall, a door's frame and leaf, and a handle; the sides mirror each other.
     """
     wall, height, length = size
-    # Of the wall, whose face is at x = 0 here, the frame, the leaf and the handle.
+    # For the wall, whose face is at x = 0 here, the frame, the leaf and the handle.
     half = jnp.asarray(((0.5, 0.0, 0.0), (0.03, 1.08, 0.56), (0.05, 1.0, 0.46), (0.06, 0.06, 0.06)))
     centre = jnp.asarray(((0.5, 0.0, 0.0), (0.0, -1.08, 0.0), (0.0, -1.0, 0.0), (-0.1, -1.0, 0.36)))
     half = half.at[0, 1].set(height / 2 + 0.1).at[0, 2].set(length / 2)
@@ -22,7 +22,7 @@ def door_cells(seed: jax.Array, size: jax.Array, numbers: jax.Array) -> Primitiv
     along = jnp.asarray((0.0, 0.0, 1.0)) * (length * (numbers + 0.5))[:, None, None, None]
 
     def each(values: jax.Array) -> jax.Array:
-        """Values [4, ...] of the parts, for both sides of all cells [C * 2 * 4, ...]."""
+        """Values [4, ...] of the parts, repeated for both sides of all cells [C * 2 * 4, ...]."""
         return jnp.tile(values, (2 * len(numbers),) + (1,) * (values.ndim - 1))
 
     return Primitives(

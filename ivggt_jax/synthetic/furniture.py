@@ -1,7 +1,7 @@
-"""Furniture of a room, leaving free the ring in which a camera walks.
+"""Furniture of a room, which leaves free the ring in which a camera walks.
 
-With r the distance from the room's middle in units of its half width and half length, table and carpet stay inside
-r = 0.3 or on the floor, everything else outside r = 0.7 or near the ceiling.
+With r the distance from the room's centre in units of its half width and half length, table and carpet stay inside r = 0.3 or on
+the floor; everything else stays outside r = 0.7 or near the ceiling.
 """
 
 import jax
@@ -11,9 +11,9 @@ from .hashing import Draws, derive
 from .primitives import BALL, BOX, CYLINDER, HOLLOW, Primitives, concatenate
 
 RING = (0.42, 0.58)
-"""Innermost and outermost r of the camera's way."""
+"""Smallest and largest r of the camera's path."""
 LAMP_DROP = 0.45
-"""Metres from the ceiling down to the lamp, which is below all that hangs there."""
+"""Distance in metres from the ceiling to the lamp, which is below everything else that hangs there."""
 
 
 def furnish(seed: jax.Array, size: jax.Array) -> Primitives:
@@ -50,10 +50,10 @@ def _shell(seed: jax.Array, size: jax.Array) -> Primitives:
 
 
 def _at_walls(number: jax.Array, along: jax.Array, half: jax.Array, size: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Centres x and z [J, 2], and half extents [J, 3], of boxes that lean against the walls.
+    """Centres x and z [J, 2], and half extents [J, 3], of boxes that stand against the walls.
 
-    Box number 0…7 [J] stands at wall number mod 4 (−x, +x, −z, +z), the first four in one half of the wall, the others
-    in the other; along [J] in [0, 1] runs from the wall's middle to its corner. half [J, 3] is depth, rise, breadth.
+    Box number 0…7 [J] is at wall number mod 4 (−x, +x, −z, +z), the first four in one half of the wall, the others in the other
+    half; along [J] in [0, 1] goes from the wall's middle to its corner. half [J, 3] is depth, height, width.
     """
     wall = number % 4
     sideways = wall < 2
@@ -87,7 +87,7 @@ def _cupboards(seed: jax.Array, size: jax.Array) -> Primitives:
 
 
 def _things_on(seed: jax.Array, support: Primitives, spread: float, largest: float) -> Primitives:
-    """One small thing on each support [J], not wider than it; `largest` in metres, `spread` 1 goes to the edges."""
+    """One small object on each support [J], not wider than it; `largest` is in metres, `spread` 1 reaches the edges."""
     seed = derive(seed, jnp.arange(support.shape.shape[0]))
     draw = Draws(seed)
     radius = jnp.minimum(draw(0.06, largest), 0.7 * jnp.minimum(support.half[:, 0], support.half[:, 2]))
@@ -139,7 +139,7 @@ def _pictures(seed: jax.Array, size: jax.Array) -> Primitives:
 
 
 def _ceiling(seed: jax.Array, size: jax.Array) -> Primitives:
-    """Two beams across the ceiling, and a globe between them."""
+    """Two beams across the ceiling, with a globe between them."""
     seed = derive(seed, jnp.arange(3))
     draw = Draws(seed)
     globe = jnp.arange(3) == 2

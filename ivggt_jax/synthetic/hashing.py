@@ -1,6 +1,6 @@
-"""Random numbers as pure functions of integers: what stands where, and what it looks like, without any state.
+"""Random numbers as pure functions of integers, which determine positions and looks without any state.
 
-A counter-based generator of JAX's own would do the same, at ten times the cost per pixel.
+JAX's own counter-based generators would do the same at ten times the cost per pixel.
 """
 
 import jax
@@ -30,10 +30,10 @@ def fraction(bits: jax.Array) -> jax.Array:
 
 
 class Draws:
-    """Independent uniform numbers of a seed uint32 [...], handed out one after the other.
+    """Independent uniform numbers from a seed uint32 [...], returned one after the other.
 
-    All are hashed at once, because hundreds of small hashes take long to compile. Which number a caller gets depends
-    on the order of its calls alone; asking for more than `count` is an error.
+    All are hashed at once, because hundreds of small hashes take long to compile. A caller's numbers depend only on the order of
+    the calls; requesting more than `count` is an error.
     """
 
     def __init__(self, seed: jax.Array, count: int = 32):
@@ -46,5 +46,5 @@ class Draws:
 
 
 def lattice(seed: jax.Array, column: jax.Array, row: jax.Array) -> jax.Array:
-    """uint32 [...] for integer lattice points: int32 column and row [...]."""
+    """Hash uint32 [...] of integer lattice points: int32 column and row [...]."""
     return mix(seed + column.astype(jnp.uint32) * jnp.uint32(_ROW) ^ row.astype(jnp.uint32) * jnp.uint32(_COLUMN))

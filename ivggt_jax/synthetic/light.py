@@ -1,4 +1,4 @@
-"""Light that changes as a walk goes on: a lamp turned up and down, daylight, and a camera that exposes and balances anew."""
+"""Light that changes during a walk: a dimmed lamp, daylight, and a camera that adjusts exposure and white balance."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from .scenes import Scene
 from .waves import EndlessWaves
 
 _SPEED = 0.5
-"""Light changes over 160 to 800 frames, whatever the pace of the walk."""
+"""Light changes over 160 to 800 frames, whatever the speed of the walk."""
 
 
 @jax.tree_util.register_dataclass
@@ -19,16 +19,16 @@ class Light:
     """The light in each of T frames."""
 
     lighting: jax.Array
-    """[T, 3]: what a scene's `lighting` is."""
+    """[T, 3]: the scene's `lighting`."""
     exposure: jax.Array
-    """[T, 3]: what the camera multiplies red, green and blue by, before it clips them to 1."""
+    """[T, 3]: the camera's factors on red, green and blue, before clipping to 1."""
 
 
 def changing_light(key: jax.Array, scene: Scene, frames: int, *, start: int | jax.Array = 0) -> Light:
-    """Light about a scene's own: a pure function of key, scene and frame number, without any period.
+    """Light that varies around a scene's own: a pure function of key, scene and frame number, without a period.
 
-    Ambient light varies by factors up to 1.3 either way, direct light up to 1.6, the exposure up to 1.25, red and blue
-    against each other by 12 % each. The lamp stays where it is.
+    Ambient light varies by factors of up to 1.3 either way, direct light up to 1.6, exposure up to 1.25, and red and blue in
+    opposite directions by up to 12 %. The lamp does not move.
     """
     draw = Draws(jax.random.bits(key, (), jnp.uint32))
     frame = jnp.asarray(start, jnp.int32) + jnp.arange(frames, dtype=jnp.int32)

@@ -1,7 +1,7 @@
-"""Camera paths: sums of sines about a scene's way, so that any frame can be computed without the ones before it.
+"""Camera paths: sums of sines around a scene's way, so that any frame can be computed without the ones before it.
 
-A path whose waves have a whole number of cycles in some frames closes exactly where it is to come back. Positions are
-float32: 10,000 frames down a street, half a kilometre away, they are rounded to 0.03 mm.
+A path whose waves have a whole number of cycles in some number of frames closes exactly after it. Positions are float32: after
+10,000 frames along a street, half a kilometre, they are rounded to 0.03 mm.
 """
 
 from dataclasses import dataclass, replace
@@ -36,12 +36,11 @@ def camera_path(
 ) -> jax.Array:
     """cam_from_world [frames, 3, 4] of a handheld camera that walks through a scene and touches nothing.
 
-    At speed 1 a step is 1 to 5 cm on average and a turn up to 3 degrees a frame, drawn from the key. `start` is the number of
-    the first frame, `stride` leads from one to the next: a path is a pure function of key, scene and frame number, so that
-    its chunks join without a seam.
-    `look` is "ahead" along the way, or "aside": to the middle of a room, to one side of a street. With a `period`, from
-    32 to 32,768 frames, the path is a loop that comes back exactly: around a room, to and fro along a street. Without,
-    it goes on (around and around in a room). Raises ValueError for an unknown look or a period out of range.
+    At speed 1 it moves 1 to 5 cm per frame on average and turns by up to 3 degrees, drawn from the key. `start` is the number of
+    the first frame, `stride` the step from one to the next. A path is a pure function of key, scene and frame number, so its
+    chunks join seamlessly. `look` is "ahead" along the way, or "aside": to the middle of a room, or to one side of a street. With
+    a `period`, from 32 to 32,768 frames, the path is a loop that closes exactly: around a room, or back and forth along a street.
+    Without one it continues (around and around in a room). Raises ValueError for an unknown look or a period out of range.
     """
     if look not in get_args(Look):
         raise ValueError(f"look must be one of {', '.join(get_args(Look))}, not {look!r}")
@@ -55,11 +54,10 @@ def camera_path(
 def returning_path(
     key: jax.Array, scene: Scene, frames: int, *, start: int | jax.Array = 0, speed: float | jax.Array = 1.0
 ) -> jax.Array:
-    """cam_from_world [frames, 3, 4] of a camera that comes back to all places of a room, and never in the same way.
+    """cam_from_world [frames, 3, 4] of a camera that returns to all places of a room, each time in a different way.
 
-    It goes around as `camera_path` does with look "aside", but higher and lower, faster and slower, and
-    turns far from the middle. A pure function of key, scene and frame number, without any period. Raises ValueError
-    for a scene that is no room.
+    It circles like `camera_path` with look "aside", but with varying height and speed, and turns far away from the middle. A pure
+    function of key, scene and frame number, without a period. Raises ValueError for a scene that is not a room.
     """
     if scene.kind != "room":
         raise ValueError(f"only in a room does a path return to its places, not in a {scene.kind}")
@@ -69,24 +67,24 @@ def returning_path(
 
 @dataclass(frozen=True)
 class _Carriage:
-    """How a camera is carried: bounds of what is drawn for a path, in metres and radians."""
+    """How a camera is carried: bounds of the values drawn for a path, in metres and radians."""
 
     height: tuple[float, float] = (1.25, 1.65)
-    """Height of the eye above the ground, on average."""
+    """Mean height of the eye above the ground."""
     rise: tuple[float, float] = (0.02, 0.12)
-    """How far it moves up and down."""
+    """Vertical motion."""
     haste: tuple[float, float] = (0.0, 0.3)
-    """How far it walks ahead or behind on its way around a room."""
+    """How far it runs ahead of or behind its even pace around a room."""
     wander: tuple[float, float] = (0.1, 0.4)
-    """How far it turns left and right,"""
+    """Rotation to the left and right."""
     nod: tuple[float, float] = (0.03, 0.15)
-    """up and down,"""
+    """Rotation up and down."""
     tilt: float = 0.05
-    """and about its axis."""
+    """Rotation about the optical axis."""
 
 
 _STEADY = _Carriage()
-# Never higher than 1.8 m, well below all that hangs from a ceiling.
+# Never higher than 1.8 m, well below everything that hangs from a ceiling.
 _RESTLESS = _Carriage(
     height=(1.2, 1.5), rise=(0.2, 0.3), haste=(0.3, 0.5), wander=(0.35, 0.6), nod=(0.15, 0.25), tilt=0.1
 )
@@ -97,7 +95,7 @@ def _draws(key: jax.Array) -> Draws:
 
 
 def _numbers(start: int | jax.Array, frames: int, stride: int | jax.Array = 1) -> jax.Array:
-    """int32 [frames]"""
+    """Frame numbers, int32 [frames]."""
     return jnp.asarray(start, jnp.int32) + jnp.arange(frames, dtype=jnp.int32) * stride
 
 
@@ -111,7 +109,7 @@ def _carried(scene: Scene, waves: Waves, carriage: _Carriage, look: Look, closed
     else:
         x, z, heading = _along_way(scene, waves, pace, closed)
     y = -draw(*carriage.height) + waves.slow(draw(*carriage.rise)) + waves.tremor(0.003)
-    # A camera that goes around a room in the positive sense has its middle on the right.
+    # A camera that circles a room in the positive sense has its middle on the right.
     offset = sense * jnp.pi / 2 if look == "aside" else draw(-0.35, 0.35)
     yaw = heading + offset + waves.slow(draw(*carriage.wander)) + waves.tremor(0.003)
     pitch = draw(-0.2, 0.05) + waves.slow(draw(*carriage.nod)) + waves.tremor(0.003)
@@ -123,12 +121,12 @@ def _carried(scene: Scene, waves: Waves, carriage: _Carriage, look: Look, closed
 def _around_room(
     scene: Scene, waves: Waves, pace: jax.Array, sense: jax.Array, haste: tuple[float, float]
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, z and heading, each [T], on the free ring of a room."""
+    """x, z and heading, [T] each, on the free ring of a room."""
     half_width, _, half_length = scene.size
     radius = sum(RING) / 2
     rounds = waves.cycles(jnp.pi * radius * (half_width + half_length) / pace)
     angle = waves.draw(0.0, 2 * jnp.pi) + sense * waves.angle(rounds)
-    # Walking unevenly: ahead or behind.
+    # An uneven walk: ahead of or behind the even pace.
     angle += waves.slow(waves.draw(*haste))
     r = radius + waves.slow((RING[1] - RING[0]) / 2)
     heading = jnp.arctan2(sense * half_width * jnp.cos(angle), -sense * half_length * jnp.sin(angle))
@@ -136,11 +134,11 @@ def _around_room(
 
 
 def _along_way(scene: Scene, waves: Waves, pace: jax.Array, closed: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, z and heading, each [T], along an endless scene."""
+    """x, z and heading, [T] each, along an endless scene."""
     if closed:
         z = pace * waves.period / (2 * jnp.pi) * (1 - jnp.cos(waves.angle(1)))
     else:
-        # Walking unevenly: up to 5 frames ahead or behind.
+        # An uneven walk: up to 5 frames ahead of or behind the even pace.
         z = pace * (waves.frame.astype(jnp.float32) + waves.slow(5 / waves.speed))
     x = centre_line(scene.bends, z) + waves.slow(jnp.where(scene.kind == "street", 1.2, 0.15))
     ahead = centre_line(scene.bends, z + 1.0) - centre_line(scene.bends, z - 1.0)

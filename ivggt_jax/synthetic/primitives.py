@@ -1,4 +1,4 @@
-"""Ray casting against convex primitives: a unit box, cylinder or ball, stretched, turned about the vertical and moved."""
+"""Ray casting against convex primitives: a unit box, cylinder or ball, scaled, rotated about the vertical and moved."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 BOX, CYLINDER, BALL, HOLLOW = range(4)
-"""Shapes. A cylinder stands upright; a hollow box is seen from inside (the walls of a room)."""
+"""Shapes. A cylinder is upright; a hollow box is seen from inside (the walls of a room)."""
 
 
 Coordinates = tuple[jax.Array, jax.Array, jax.Array]
@@ -25,39 +25,39 @@ class Primitives:
     half: jax.Array
     """[K, 3]: half the extent along the primitive's own axes."""
     yaw: jax.Array
-    """[K]: angle in radians that turns the primitive's z axis towards the world's x axis."""
+    """[K]: angle in radians that rotates the primitive's z axis towards the world's x axis."""
     seed: jax.Array
-    """uint32 [K]: of its material."""
+    """uint32 [K]: seed of its material."""
     grain: jax.Array
-    """[K]: size of the material's patterns; 1 is made for walls of a room."""
+    """[K]: size of the material's patterns; 1 suits the walls of a room."""
 
 
 def concatenate(parts: list[Primitives]) -> Primitives:
-    """One set of primitives out of several."""
+    """Several sets of primitives as one."""
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
 
 
 def to_local(vectors: jax.Array, yaw: jax.Array) -> jax.Array:
-    """World vectors [..., 3] along the axes of a primitive turned by yaw [...]."""
+    """World vectors [..., 3] in the axes of a primitive rotated by yaw [...]."""
     cosine, sine = jnp.cos(yaw), jnp.sin(yaw)
     x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
     return jnp.stack((cosine * x - sine * z, y, sine * x + cosine * z), axis=-1)
 
 
 def to_world(vectors: jax.Array, yaw: jax.Array) -> jax.Array:
-    """Vectors [..., 3] along a primitive's axes, back along the world's."""
+    """Vectors [..., 3] in a primitive's axes, converted to the world's."""
     return to_local(vectors, -yaw)
 
 
 def cast(primitives: Primitives, origin: jax.Array, directions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """First hits of rays.
 
-    directions [..., 3] of any length; origin [3], or [..., 3] for each ray its own. Returns the distance [...] in units
-    of each direction's length (inf where nothing is hit) and the index [...] of the primitive. A scan over primitives
-    keeps the working set at a few numbers a ray.
+    directions [..., 3] of any length; origin [3], or [..., 3] for a separate one per ray. Returns the distance [...] in units of
+    each direction's length (inf without a hit) and the index [...] of the primitive. A scan over primitives keeps the working set
+    at a few numbers per ray.
     """
 
-    # Split here: loops over contiguous coordinates are several times faster on a CPU than over interleaved ones.
+    # Split here, because on a CPU loops over contiguous coordinates are several times faster than over interleaved ones.
     origins, rays = (tuple(vectors[..., i] for i in range(3)) for vectors in (origin, directions))
 
     def nearest(
@@ -84,8 +84,8 @@ def cast(primitives: Primitives, origin: jax.Array, directions: jax.Array) -> tu
 def _unit_hit(shape: jax.Array, start: Coordinates, direction: Coordinates) -> jax.Array:
     """Distance [...] to one unit shape (inf for a miss), from start along direction.
 
-    Every shape is an intersection of intervals on the ray: of slabs, and of a quadric, whose interval is taken from
-    the point of closest approach because the textbook discriminant cancels far away.
+    Every shape is an intersection of intervals on the ray: of slabs, and of a quadric. The quadric's interval is computed from
+    the point of closest approach, because the textbook discriminant suffers from cancellation far away.
     """
     near, far = zip(*(_slab(start[i], direction[i]) for i in range(3)), strict=True)
     ball = (shape == BALL).astype(jnp.float32)

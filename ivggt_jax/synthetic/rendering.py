@@ -18,13 +18,13 @@ Camera = TypeVar("Camera")
 Rendered = TypeVar("Rendered")
 
 AT_ONCE = 1 << 19
-"""Pixels of a clip that a GPU renders together."""
+"""Pixels of a clip that a GPU renders at once."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class SyntheticFrame:
-    """A rendered frame and its ground truth. Rendering under vmap or `each_camera` stacks them."""
+    """A rendered frame and its ground truth; stacked when rendered under vmap or `each_camera`."""
 
     image: jax.Array
     """[H, W, 3] in [0, 1]."""
@@ -33,15 +33,15 @@ class SyntheticFrame:
     points: jax.Array
     """[H, W, 3] in the world; 0 where invalid."""
     valid: jax.Array
-    """bool [H, W]: something stands there, nearer than the scene's far limit."""
+    """bool [H, W]: a surface is there, closer than the scene's far limit."""
     cam_from_world: jax.Array
     """[3, 4]"""
     intrinsics: jax.Array
     """[3, 3] in pixels."""
     moving: jax.Array | None = None
-    """bool [H, W]: it belongs to a moving body; None of a scene rendered without any."""
+    """bool [H, W]: the pixel shows a moving body; None for a scene rendered without any."""
     flow: jax.Array | None = None
-    """[H, W, 3]: how far what is seen moves in the world until the next frame, in metres; None as above."""
+    """[H, W, 3]: motion of the visible point in the world until the next frame, in metres; None likewise."""
 
 
 def render(
@@ -55,8 +55,8 @@ def render(
 ) -> SyntheticFrame:
     """Render one frame: cam_from_world [3, 4], intrinsics [3, 3] in pixels of a height × width image.
 
-    Depth belongs to the ray through the integer index of a pixel. With `supersample` n, colours are means over n × n
-    rays about it: smooth edges at n² times the cost. `bodies` are moving ones in this frame and in the next.
+    Depth belongs to the ray through the pixel's centre, at integer coordinates. With `supersample` n, colours are means over n ×
+    n rays around it, which smooths edges at n² times the cost. `bodies` are moving ones in this frame and in the next.
     """
     world_from_cam = geometry.invert(cam_from_world)
     origin, rotation = world_from_cam[:, 3], world_from_cam[:, :3]
@@ -87,17 +87,18 @@ def render(
 
 
 def _carried(now: Primitives, later: Primitives, index: jax.Array, points: jax.Array) -> jax.Array:
-    """Where points [..., 3] on the primitives index [...] are later."""
+    """Later positions of points [..., 3] on the primitives index [...]."""
     before, after = (jax.tree.map(lambda array: array[index], primitives) for primitives in (now, later))
     return after.centre + to_world(to_local(points - before.centre, before.yaw), after.yaw)
 
 
 def each_camera(function: Callable[[Camera], Rendered], cameras: Camera, pixels: int) -> Rendered:
-    """What the function gives for each of the cameras [T, 3, 4], stacked; `pixels` are those of a frame.
+    """Apply the function to each of the cameras [T, 3, 4] and stack the results; `pixels` is the number per frame.
 
-    Cameras may be any pytree of arrays [T, ...], such as cameras and the light of their frames.
+    Cameras may be any pytree of arrays [T, ...], such as cameras with the light of their frames.
 
-    One after the other on a CPU; on other devices, where many small kernels would take long, `AT_ONCE` pixels together.
+    On a CPU this runs one camera after the other; on other devices, where many small kernels would take long, `AT_ONCE` pixels
+    together.
     """
     at_once = None if platform() == "cpu" else max(AT_ONCE // pixels, 1)
     return jax.lax.map(function, cameras, batch_size=at_once)
@@ -106,11 +107,11 @@ def each_camera(function: Callable[[Camera], Rendered], cameras: Camera, pixels:
 def tracks(
     scene: Scene, query_points: jax.Array, cam_from_world: jax.Array, intrinsics: jax.Array, height: int, width: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Where the points seen at pixels of the first frame are seen in all frames.
+    """Positions in all frames of the points seen at pixels of the first frame.
 
-    query_points [N, 2] as (x, y) in pixels; cam_from_world [T, 3, 4]; intrinsics [3, 3], the same for all. Returns
-    tracks [T, N, 2] in pixels and visibility bool [T, N]: inside the image, before the camera and not occluded, by a
-    ray cast to the point. A query at the background stays where it is and is never visible.
+    query_points [N, 2] as (x, y) in pixels; cam_from_world [T, 3, 4]; intrinsics [3, 3], the same for all. Returns tracks [T, N,
+    2] in pixels and visibility bool [T, N]: inside the image, in front of the camera, and not occluded according to a ray cast to
+    the point. A query on the background stays in place and is never visible.
     """
     focal, centre = jnp.diagonal(intrinsics)[:2], intrinsics[:2, 2]
     rays = jnp.concatenate(((query_points - centre) / focal, jnp.ones_like(query_points[:, :1])), axis=-1)

@@ -1,6 +1,6 @@
-"""Scenes: a furnished room, and a street, a corridor and a corridor of equal doors that go on without end.
+"""Scenes: a furnished room, and three endless ones: a street, a corridor and a corridor of equal doors.
 
-World axes: y points down, the floor is y = 0, lengths read as metres.
+World axes: y points down, the floor is y = 0, lengths are in metres.
 """
 
 from dataclasses import dataclass, field
@@ -18,10 +18,10 @@ from .wayside import cells
 Kind = Literal["room", "street", "corridor", "doors"]
 
 _CELLS = 8
-"""Cells of an endless scene that are cast at once."""
+"""Cells of an endless scene that rays are cast against."""
 _FAR_IN_CELLS = 3.5
 _CELL_MARGIN = 4.0
-"""Metres by which shadows and overlapping walls reach out of their cell."""
+"""Distance in metres by which shadows and overlapping walls extend beyond their cell."""
 
 
 @jax.tree_util.register_dataclass
@@ -33,19 +33,19 @@ class Scene:
     seed: jax.Array
     """uint32 []"""
     size: jax.Array
-    """[3]: a room's half width, height, half length; the half width, height and length of a cell of the endless kinds."""
+    """[3]: a room's half width, height and half length; for endless scenes the half width, height and length of a cell."""
     bends: jax.Array
     """[2, 3]: amplitude, wavelength and phase of the waves of an endless scene's centre line x(z); zero in a room."""
     fixed: Primitives
-    """Everything in a room; ground and ceiling of the endless kinds."""
+    """Everything in a room; ground and ceiling of endless scenes."""
     light: jax.Array
     """[4]: a lamp at (x, y, z, 1), or light from the direction (x, y, z, 0)."""
     lighting: jax.Array
-    """[3]: ambient light, direct light, and the share of the direct light that a shadow takes."""
+    """[3]: ambient light, direct light, and the share of direct light that a shadow removes."""
     haze: jax.Array
     """[3]: colour of the distance."""
     far: jax.Array
-    """[]: metres at which everything has faded into the haze. What is farther counts as a miss."""
+    """[]: distance in metres at which everything has faded into the haze; anything farther counts as a miss."""
 
 
 def make_scene(key: jax.Array, kind: Kind = "room") -> Scene:
@@ -59,7 +59,7 @@ def make_scene(key: jax.Array, kind: Kind = "room") -> Scene:
 def visible_primitives(scene: Scene, origin: jax.Array, directions: jax.Array) -> Primitives:
     """All primitives that rays from origin [3] along directions [..., 3] can meet before the scene fades.
 
-    Complete for rays within 55° of an axis: for every image with a diagonal field of view up to 110°.
+    Complete for rays within 55° of an axis, that is, for every image with a diagonal field of view of up to 110°.
     """
     if scene.kind == "room":
         return scene.fixed
@@ -93,7 +93,7 @@ def _room(seed: jax.Array) -> Scene:
 
 def _endless(seed: jax.Array, kind: Kind) -> Scene:
     street, draw = kind == "street", Draws(seed)
-    # half width, height, length of a cell; then amplitude and wavelength of bends, for street and corridor
+    # bounds of a cell's half width, height and length; then amplitude and wavelength of bends, for street and corridor
     bounds = ((4.5, 7.5), (8.0, 16.0), (10.0, 13.0)) if street else ((1.4, 2.1), (2.4, 3.2), (7.0, 8.0))
     if kind == "doors":
         bounds = (*bounds[:2], (4.0, 5.0))
@@ -102,7 +102,7 @@ def _endless(seed: jax.Array, kind: Kind) -> Scene:
     if kind == "doors":
         amplitude = (0.0, 0.0)
     bends = jnp.stack([jnp.stack((draw(*amplitude), draw(*wavelength), draw(0, 2 * jnp.pi))) for _ in range(2)])
-    # The sun stands across the street rather than along it, so that shadows stay near their own cell.
+    # The sun is across the street rather than along it, so that shadows stay near their own cell.
     across = jnp.where(draw() < 0.5, -1.0, 1.0) * draw(0.25, 0.7)
     sun = jnp.stack((across, jnp.asarray(-1.0), draw(-0.15, 0.15), jnp.zeros(())))
     red, green, blue = draw(0.6, 0.8), draw(0.0, 0.12), draw(0.0, 0.1)
@@ -122,12 +122,12 @@ def _endless(seed: jax.Array, kind: Kind) -> Scene:
 
 
 def _slabs(seed: jax.Array, size: jax.Array, ceiling: bool) -> Primitives:
-    """The ground, and a ceiling where there is one, as slabs that reach beyond all sight."""
+    """The ground, and a ceiling if there is one, as slabs that extend beyond all sight."""
     number = jnp.arange(2 if ceiling else 1)
     zero = 0.0 * number
     return Primitives(
         shape=jnp.full(number.shape, BOX),
-        # Half a thickness of exactly 1 puts the ground's face exactly at 0.
+        # A half thickness of exactly 1 puts the ground's face exactly at 0.
         centre=jnp.stack((zero, jnp.where(number == 0, 1.0, -1.0 - size[1]), zero), axis=-1),
         half=jnp.broadcast_to(jnp.asarray((1e6, 1.0, 1e6)), (*number.shape, 3)),
         yaw=zero,

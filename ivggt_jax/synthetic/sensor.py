@@ -1,4 +1,4 @@
-"""A depth sensor that sees a rendered scene: noise, holes, a nearest and a farthest depth, and frames without any."""
+"""A simulated depth sensor for rendered scenes: noise, holes, a smallest and a largest depth, and frames without depth."""
 
 from dataclasses import dataclass
 
@@ -6,30 +6,30 @@ import jax
 import jax.numpy as jnp
 
 _BLOB = 9
-"""Pixels from one hole's middle to the next."""
+"""Distance in pixels between the centres of holes."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sensor:
-    """What a sensor is like; each a float32 [] or a number."""
+    """Properties of a sensor; each is a float32 [] or a number."""
 
     noise: jax.Array | float
     """Standard deviation of a pixel's error, as a share of its depth."""
     holes: jax.Array | float
-    """Share of the pixels in holes, which are larger than a pixel and others in every frame."""
+    """Share of pixels in holes, which are larger than a pixel and differ from frame to frame."""
     near: jax.Array | float
-    """Least depth that it measures, in metres."""
+    """Smallest depth that it measures, in metres."""
     far: jax.Array | float
     """Largest depth that it measures, in metres."""
     frames: jax.Array | float
-    """Share of the frames that come with depth."""
+    """Share of frames with depth."""
     first: jax.Array | float
-    """How likely the first frame comes with depth."""
+    """Probability that the first frame has depth."""
 
 
 def random_sensor(key: jax.Array) -> Sensor:
-    """Of the kinds that training meets: three clips in twenty have none, as many depth in a few frames only."""
+    """A random sensor for training: of twenty clips three have no depth, and as many have it in a few frames only."""
     keys = jax.random.split(key, 6)
     kind = jax.random.uniform(keys[0])
     some = jnp.where(kind < 0.3, jax.random.uniform(keys[1], maxval=0.3), jax.random.uniform(keys[1], minval=0.5))
@@ -44,13 +44,13 @@ def random_sensor(key: jax.Array) -> Sensor:
 
 
 def measure(key: jax.Array, sensor: Sensor, depth: jax.Array) -> jax.Array:
-    """What a sensor measures of depth [T,H,W], 0 where that is nothing: a pure function of the key."""
+    """Simulated measurement of depth [T,H,W], 0 where there is none: a pure function of the key."""
     noise_key, hole_key, frame_key, first_key = jax.random.split(key, 4)
     frames, height, width = depth.shape
     rows, columns = -(-height // _BLOB) + 1, -(-width // _BLOB) + 1
     coarse = jax.random.uniform(hole_key, (frames, rows, columns))
     field = jax.image.resize(coarse, depth.shape, "linear")
-    # Of the field's own values: their distribution after interpolation is no simple one.
+    # Quantiles of the field itself, because its distribution after interpolation is not simple.
     level = jnp.quantile(field.reshape(frames, -1), sensor.holes, axis=1)[:, None, None]
     given = jax.random.uniform(frame_key, (frames,)) < sensor.frames
     given = given.at[0].set(jax.random.uniform(first_key) < sensor.first)

@@ -1,4 +1,4 @@
-"""Colour of what a ray meets: surface, light, shadow, haze and sky."""
+"""Colours of rays: surface, light, shadow, haze and sky."""
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +9,15 @@ from .scenes import Scene
 from .texture import material, paint, value_noise
 
 _SHADOW_OFFSET = 2e-3
-"""Metres above a surface at which shadow rays start, so that no surface shades itself."""
+"""Distance in metres above a surface at which shadow rays start, so that no surface shades itself."""
 
 
 def shade(
     scene: Scene, primitives: Primitives, origin: jax.Array, directions: jax.Array, pixel: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Colours [..., 3], depths [...] (0 for a miss) and the primitives' numbers [...] along rays from origin [3].
+    """Colours [..., 3], depths [...] (0 for a miss) and primitive numbers [...] along rays from origin [3].
 
-    directions [..., 3] along the world's axes, with z = 1 in the camera; `pixel` is the size of a pixel at depth 1.
+    directions [..., 3] in the world's axes, with z = 1 in the camera; `pixel` is the size of a pixel at depth 1.
     """
     depth, index = cast(primitives, origin, directions)
     length = jnp.linalg.norm(directions, axis=-1)
@@ -38,12 +38,12 @@ def _surface(
 ) -> tuple[jax.Array, jax.Array]:
     """Unit normals towards the viewer, and unlit colours, both [..., 3], at places on the primitives index [...].
 
-    `view` are unit vectors from the viewer, `pixel` [...] is the size of a pixel that faces the viewer.
+    `view` are unit vectors from the viewer; `pixel` [...] is the size of a pixel that faces the viewer.
     """
     hit = jax.tree.map(lambda array: array[index], primitives)
     local = to_local(place - hit.centre, hit.yaw)
     normal = _local_normal(hit.shape, local, hit.half)
-    # Round things are painted like a box around them: by the axis that the normal follows most.
+    # Round objects are painted like the box around them, by the axis closest to the normal.
     axis = jnp.argmax(jnp.abs(normal), axis=-1)
     positive = jnp.sum(normal * (axis[..., None] == jnp.arange(3)), axis=-1) > 0
     position = jnp.stack(
@@ -53,7 +53,7 @@ def _surface(
     normal = to_world(normal, hit.yaw)
     cosine = jnp.sum(normal * view, axis=-1)
     footprint = pixel / jnp.sqrt(jnp.maximum(jnp.abs(cosine), 0.02))
-    # Sides, top and underside of a primitive are of different materials; opposite sides differ in their details.
+    # A primitive's sides, top and underside have different materials; opposite sides differ in details.
     part = jnp.where(axis == 1, 1 + positive, 0)
     materials = material(derive(primitives.seed[:, None], jnp.arange(3)), primitives.grain[:, None])
     surface = jax.tree.map(lambda array: array[index, part], materials)
@@ -62,7 +62,7 @@ def _surface(
 
 
 def _local_normal(shape: jax.Array, local: jax.Array, half: jax.Array) -> jax.Array:
-    """Unit outward normals [..., 3], along the primitive's own axes, at points local [..., 3] on its surface."""
+    """Unit outward normals [..., 3], in the primitive's axes, at points local [..., 3] on its surface."""
     unit = local / half
     size = jnp.abs(unit)
     face = jnp.where(size >= jnp.max(size, axis=-1, keepdims=True), unit, 0)
@@ -93,7 +93,7 @@ def _light(scene: Scene, primitives: Primitives, place: jax.Array, normal: jax.A
 
 
 def _background(scene: Scene, view: jax.Array) -> jax.Array:
-    """Colours [..., 3] of the distance along unit vectors [..., 3]: plain haze indoors, a cloudy sky outdoors."""
+    """Background colours [..., 3] along unit vectors [..., 3]: plain haze indoors, a cloudy sky outdoors."""
     if scene.kind != "street":
         return jnp.broadcast_to(scene.haze, view.shape)
     rise = jnp.clip(-view[..., 1], 0, 1)

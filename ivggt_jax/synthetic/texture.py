@@ -1,7 +1,7 @@
 """Procedural materials: tiles, patches, dots and noise at several scales, fixed to surface coordinates.
 
-Every detail is hashed from an integer position on the surface, so nothing repeats and nothing is stored. Details
-smaller than a pixel fade to their mean, which keeps distant surfaces from flickering.
+Every detail is hashed from an integer position on the surface, so nothing repeats and nothing is stored. Details smaller than a
+pixel fade to their mean, so that distant surfaces do not flicker.
 """
 
 from dataclasses import dataclass, replace
@@ -18,12 +18,12 @@ _OCTAVES = ((0.9, 0.30), (0.31, 0.26), (0.11, 0.24), (0.043, 0.20))
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Material:
-    """Look of surfaces; every field has one more leading axis per surface or pixel."""
+    """The look of surfaces; every field has an additional leading axis per surface or pixel."""
 
     seed: jax.Array
     """uint32 [...]"""
     colours: jax.Array
-    """[..., 3, 3]: two of the tiles, and the third of patches, dots and joints; linear RGB in [0, 1]."""
+    """[..., 3, 3]: two colours of the tiles, and a third for patches, dots and joints; linear RGB in [0, 1]."""
     tile: jax.Array
     """[..., 2]: width and height of a tile."""
     stagger: jax.Array
@@ -33,7 +33,7 @@ class Material:
     checker: jax.Array
     """[...]: 1 for tiles that alternate between two colours, 0 for tiles of random colours between the two."""
     contrast: jax.Array
-    """[..., 4]: of tiles, patches, dots and noise."""
+    """[..., 4]: contrast of tiles, patches, dots and noise."""
     grain: jax.Array
     """[...]: factor on the size of noise, patches and dots."""
 
@@ -63,7 +63,7 @@ def material(seed: jax.Array, grain: jax.Array) -> Material:
 
 
 def paint(surface: Material, face: jax.Array, position: jax.Array, footprint: jax.Array) -> jax.Array:
-    """Colours [..., 3] at coordinates [..., 2] on the faces int [...], with the width of a pixel on the surface [...]."""
+    """Colours [..., 3] at coordinates [..., 2] on the faces int [...]; footprint [...] is the width of a pixel on the surface."""
     surface = replace(surface, seed=surface.seed + face.astype(jnp.uint32) * jnp.uint32(0x632BE5AB))
     tiles, joints = _tiles(surface, position, footprint)
     noise, coarse = _noise(surface, position, footprint)
@@ -83,19 +83,19 @@ def _blend(a: jax.Array, b: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _colour(hue: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
-    """RGB [..., 3] from hue, saturation and value, by three shifted cosines."""
+    """RGB [..., 3] from hue, saturation and value, with three shifted cosines."""
     shifts = jnp.asarray((0.0, 1 / 3, 2 / 3))
     wheel = 0.5 + 0.5 * jnp.cos(2 * jnp.pi * (hue[..., None] - shifts))
     return value[..., None] * (1 - saturation[..., None] * (1 - wheel))
 
 
 def _sharpness(size: jax.Array, footprint: jax.Array) -> jax.Array:
-    """1 where a detail of this size is well above a pixel, 0 where it is well below."""
+    """1 if a detail of this size is well above a pixel, 0 if it is well below."""
     return jnp.clip(1.6 - 1.2 * footprint / size, 0, 1)
 
 
 def _tiles(surface: Material, position: jax.Array, footprint: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mix of the two tile colours, and coverage by joints, both [...] in [0, 1]."""
+    """Mixture of the two tile colours, and coverage by joints, both [...] in [0, 1]."""
     size = surface.tile
     along = position / size
     row = jnp.floor(along[..., 1])
@@ -114,11 +114,11 @@ def _tiles(surface: Material, position: jax.Array, footprint: jax.Array) -> tupl
 
 
 def _noise(surface: Material, position: jax.Array, footprint: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Value noise in about [−0.5, 0.5]: all octaves, and the two coarse ones alone, both [...]."""
+    """Value noise in about [−0.5, 0.5]: all octaves, and only the two coarse ones, both [...]."""
     total = coarse = jnp.zeros(position.shape[:-1], position.dtype)
     for number, (wavelength, share) in enumerate(_OCTAVES):
         size = wavelength * surface.grain
-        # A turn by 37° an octave, so that the lattices do not line up.
+        # A rotation by 37° per octave, so that the lattices do not align.
         position = jnp.stack(
             (0.8 * position[..., 0] - 0.6 * position[..., 1], 0.6 * position[..., 0] + 0.8 * position[..., 1]), axis=-1
         )
@@ -143,7 +143,7 @@ def value_noise(seed: jax.Array, position: jax.Array) -> jax.Array:
 
 
 def _dots(surface: Material, position: jax.Array, footprint: jax.Array) -> jax.Array:
-    """Coverage [...] by discs of random place and size, at most one in each square of a grid."""
+    """Coverage [...] by discs of random position and size, at most one per grid square."""
     pitch = 0.22 * surface.grain
     cell = jnp.floor(position / pitch[..., None])
     bits = lattice(

@@ -1,6 +1,6 @@
-"""Random sines of the frame number: what a path, or the light on it, is made of.
+"""Random sines of the frame number, from which paths and light are composed.
 
-Phases are computed in integers, so that they do not blur with the number of the frame.
+Phases are computed in integers, so that they stay exact for large frame numbers.
 """
 
 import jax
@@ -21,17 +21,17 @@ class Waves:
 
     def angle(self, cycles: jax.Array | int) -> jax.Array:
         """Phase [T] in [0, 2π) of a wave with this many cycles in a period."""
-        # At most 2¹⁵ · 2¹², which int32 holds.
+        # At most 2¹⁵ · 2¹², which fits int32.
         return 2 * jnp.pi / self.period * (self.frame % self.period * cycles % self.period).astype(jnp.float32)
 
     def slow(self, amplitude: float | jax.Array) -> jax.Array:
-        """Wandering [T] within ± amplitude: two sines, 80 to 400 frames long at speed 1."""
+        """Slow variation [T] within ± amplitude: two sines, 80 to 400 frames long at speed 1."""
         share = self.draw(0.6, 0.9)
         long = self._sine(self.draw(180.0, 400.0) / self.speed)
         return amplitude * (share * long + (1 - share) * self._sine(self.draw(80.0, 170.0) / self.speed))
 
     def tremor(self, amplitude: float) -> jax.Array:
-        """Unsteadiness of a hand [T]: a sine 10 to 25 frames long whatever the speed."""
+        """Hand tremor [T]: a sine 10 to 25 frames long, whatever the speed."""
         return amplitude * self._sine(self.draw(10.0, 25.0))
 
     def _sine(self, length: jax.Array) -> jax.Array:
@@ -39,7 +39,7 @@ class Waves:
 
 
 class EndlessWaves(Waves):
-    """Waves that no frame's number repeats: each has an odd number of cycles in 2³² frames, and uint32 wraps there."""
+    """Waves that do not repeat: each has an odd number of cycles in 2³² frames, where uint32 wraps around."""
 
     def __init__(self, draw: Draws, frame: jax.Array, speed: jax.Array):
         super().__init__(draw, frame, 1 << 32, speed)

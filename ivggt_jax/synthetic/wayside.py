@@ -1,7 +1,7 @@
-"""What lines a street or a corridor without end: cells along z, each hashed from its number.
+"""The sides of an endless street or corridor: cells along z, each hashed from its number.
 
-Any cell exists without the ones before it. On either side of a cell stand a building or wall and, before it, a thing
-with another on top.
+Any cell exists without the ones before it. Each side of a cell has a building or wall and, in front of it, an object with another
+on top.
 """
 
 from dataclasses import replace
@@ -14,13 +14,13 @@ from .primitives import BALL, BOX, CYLINDER, Primitives, concatenate
 
 
 def centre_line(bends: jax.Array, z: jax.Array) -> jax.Array:
-    """x [...] of the middle of the way at z [...]: sines of amplitude, wavelength and phase [2, 3]."""
+    """x [...] of the way's centre at z [...]: sines of amplitude, wavelength and phase [2, 3]."""
     amplitude, wavelength, phase = bends.T
     return jnp.sum(amplitude * jnp.sin(2 * jnp.pi * z[..., None] / wavelength + phase), axis=-1)
 
 
 def cells(seed: jax.Array, size: jax.Array, bends: jax.Array, numbers: jax.Array, street: bool) -> Primitives:
-    """Primitives of the cells with these numbers [C]; size [3] is the way's half width, its height, a cell's length."""
+    """Primitives of the cells with numbers [C]; size [3] is the way's half width, its height, and the length of a cell."""
     ends = centre_line(bends, size[2] * jnp.stack((numbers, numbers + 1)).astype(jnp.float32))
     shift = ends[1] - ends[0]
     yaw, half_chord = jnp.arctan2(shift, size[2]), jnp.hypot(shift, size[2]) / 2
@@ -30,13 +30,13 @@ def cells(seed: jax.Array, size: jax.Array, bends: jax.Array, numbers: jax.Array
         side_seed = derive(seed, numbers, side)
         wall = (_building if street else _wall)(side_seed, size, half_chord, numbers)
         base, top = _thing_on_thing(derive(side_seed, 1), wall, street)
-        # Both sides are laid out on the right; the left one is its mirror image.
+        # Both sides are built on the right; the left one is mirrored.
         parts += [replace(p, centre=p.centre * jnp.asarray((side, 1.0, 1.0))) for p in (wall, base, top)]
     return concatenate([replace(p, centre=middle + _turn(p.centre, yaw), yaw=p.yaw + yaw) for p in parts])
 
 
 def _turn(local: jax.Array, yaw: jax.Array) -> jax.Array:
-    """Cell coordinates [C, 3], whose z axis runs along the way, to the world's axes."""
+    """Rotate cell coordinates [C, 3], whose z axis is along the way, to the world's axes."""
     cosine, sine = jnp.cos(yaw), jnp.sin(yaw)
     x, y, z = local.T
     return jnp.stack((cosine * x + sine * z, y, cosine * z - sine * x), axis=-1)
@@ -66,7 +66,7 @@ def _box(seed: jax.Array, front: jax.Array, half: jax.Array, grain: jax.Array) -
 
 
 def _thing_on_thing(seed: jax.Array, wall: Primitives, street: bool) -> tuple[Primitives, Primitives]:
-    """A crate or barrel with something on it, or a post with a ball on its top, before each wall [C]."""
+    """A crate or barrel with an object on top, or a post with a ball on top, in front of each wall [C]."""
     draw = Draws(seed)
     post = draw() < (0.5 if street else 0.2)
     rise = jnp.where(post, draw(0.9, 1.8 if street else 1.0), draw(0.2, 0.65))

@@ -1,1 +1,1 @@
-"""Camera trajectories: files and tables of them, and bringing one onto another. In float64."""
+"""Camera trajectories: reading files and tables of them, and aligning one to another. In float64."""

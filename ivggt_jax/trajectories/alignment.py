@@ -1,7 +1,7 @@
 """Similarities between a prediction and its truth, in float64.
 
-The library's geometry runs in JAX's default float32, which is too coarse for an evaluation that has to agree with other
-tools to 1e-6; hence NumPy here. Rigid transforms are [3, 4] matrices [R | t], as everywhere in the project.
+The library's geometry runs in JAX's default float32, which is too coarse for evaluations that must agree with other tools to
+1e-6, hence NumPy here. Rigid transforms are [3, 4] matrices [R | t], as everywhere in the project.
 """
 
 from typing import Literal, get_args
@@ -11,16 +11,16 @@ import numpy as np
 from ivggt_jax.transforms import Similarity
 
 Alignment = Literal["sim3", "se3", "scale", "none"]
-"""What may be taken out before errors are measured. `sim3`: scale, rotation and translation (Umeyama on the positions);
-`se3`: the last two; `scale`: Umeyama's scale alone, about the origin; `none`: nothing. For the last two the caller
-brings both trajectories into one frame (`relative_to_first`)."""
+"""Alignment before errors are measured. `sim3`: scale, rotation and translation (Umeyama on the positions); `se3`: rotation and
+translation; `scale`: only Umeyama's scale, about the origin; `none`: nothing. For the last two the caller brings both
+trajectories into one frame (`relative_to_first`)."""
 
 
 class SimilarityFit:
-    """Least-squares similarity between corresponding points that arrive in parts: memory is that of one part.
+    """Least-squares similarity between corresponding points that arrive in parts, in the memory of one part.
 
-    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991. The moments
-    are merged about the running means, so that clouds far from the origin lose no digits.
+    Umeyama, "Least-squares estimation of transformation parameters between two point patterns", PAMI 1991. Moments are merged
+    about the running means, so that clouds far from the origin lose no precision.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class SimilarityFit:
         self._source_spread, self._target_spread, self._cross = 0.0, 0.0, np.zeros((3, 3))
 
     def add(self, source: np.ndarray, target: np.ndarray) -> None:
-        """Takes points [N, 3] in as pairs (source[i], target[i]). Raises ValueError when the shapes are not that."""
+        """Add points [N, 3] as pairs (source[i], target[i]). Raises ValueError for other shapes."""
         if source.shape != target.shape or source.ndim != 2 or source.shape[1] != 3:
             raise ValueError(f"source {source.shape} and target {target.shape} must both be [N, 3]")
         if len(source) == 0:
@@ -47,16 +47,16 @@ class SimilarityFit:
         self.count = total
 
     def solve(self, *, scale: bool, orientations: np.ndarray | None = None) -> Similarity:
-        """The map target ≈ similarity(source); with `scale` False its scale is 1.
+        """The map target ≈ similarity(source); its scale is 1 if `scale` is False.
 
-        Points on one line, or in one place, leave a rotation free. Of the best ones the one that agrees most with
-        `orientations` [3, 3] is taken then, a sum of target · sourceᵀ over rotation matrices (those of cameras); None:
-        the one that turns least. Where all source points coincide the scale is 1. Raises ValueError for fewer than
-        three points, and where with `scale` the target points alone coincide: at scale 0 everything would fit them.
+        Points on a line, or all in one place, leave a rotation undetermined. Among the best rotations, the one is then chosen
+        that agrees most with `orientations` [3, 3], a sum of target · sourceᵀ over rotation matrices (the cameras'); with None,
+        the smallest. If all source points coincide, the scale is 1. Raises ValueError for fewer than three points, and with
+        `scale` if only the target points coincide, because scale 0 would fit anything to them.
         """
         if self.count < 3:
             raise ValueError(f"a similarity needs at least 3 corresponding points, not {self.count}")
-        # A spread at the level of float64 rounding is none: a scale fitted to it would be noise.
+        # A spread at the level of float64 rounding counts as none, because a scale fitted to it would be noise.
         moved = self._source_spread > 1e-24 * self.count * (self._source_mean @ self._source_mean)
         if scale and moved and not self._target_spread > 1e-24 * self.count * (self._target_mean @ self._target_mean):
             raise ValueError("the true points or camera positions all coincide: no scale can be fitted to them")
@@ -73,9 +73,9 @@ class SimilarityFit:
 
 
 def umeyama(source: np.ndarray, target: np.ndarray, *, scale: bool) -> Similarity:
-    """Least-squares similarity (rigid with `scale` False) that takes points source [N, 3] to target [N, 3].
+    """Least-squares similarity (rigid if `scale` is False) from points source [N, 3] to target [N, 3].
 
-    Of points on one line, turns as little as it can. Raises ValueError for other shapes or fewer than three points.
+    For points on a line it rotates as little as possible. Raises ValueError for other shapes or fewer than three points.
     """
     fit = SimilarityFit()
     fit.add(source, target)
@@ -83,11 +83,10 @@ def umeyama(source: np.ndarray, target: np.ndarray, *, scale: bool) -> Similarit
 
 
 def align_trajectory(prediction: np.ndarray, truth: np.ndarray, alignment: Alignment) -> Similarity:
-    """The map that takes predicted cameras [S, 3, 4] (world-from-camera) to the true ones, fitted to the positions.
+    """The map from predicted cameras [S, 3, 4] (world_from_cam) to the true ones, fitted to their positions.
 
-    Where the positions lie on one line (a corridor) the rotation about it comes from the cameras' orientations. Raises
-    ValueError for an unknown alignment or, unless it is `none`, fewer than three frames; and with a scale where the true
-    camera does not move and the predicted one does.
+    If the positions lie on a line (a corridor), the rotation about it comes from the cameras' orientations. Raises ValueError for
+    an unknown alignment or, unless it is `none`, fewer than three frames; and with a scale if only the predicted camera moves.
     """
     if alignment not in get_args(Alignment):
         raise ValueError(f"alignment must be one of {', '.join(get_args(Alignment))}, not {alignment!r}")
@@ -101,7 +100,7 @@ def align_trajectory(prediction: np.ndarray, truth: np.ndarray, alignment: Align
 
 
 def inverse(transform: np.ndarray) -> np.ndarray:
-    """Inverse [..., 3, 4] of rigid transforms [..., 3, 4]: world_from_cam from cam_from_world, and back."""
+    """Inverse [..., 3, 4] of rigid transforms [..., 3, 4], such as world_from_cam from cam_from_world."""
     rotation = np.swapaxes(transform[..., :3], -1, -2)
     return np.concatenate((rotation, -rotation @ transform[..., 3:]), axis=-1)
 
@@ -113,5 +112,5 @@ def compose(a_from_b: np.ndarray, b_from_c: np.ndarray) -> np.ndarray:
 
 
 def relative_to_first(world_from_cam: np.ndarray) -> np.ndarray:
-    """Cameras [S, 3, 4] with the first camera's frame as their world, which is the world of every prediction."""
+    """Cameras [S, 3, 4] expressed in the first camera's frame, which is the world of every prediction."""
     return compose(inverse(world_from_cam[:1]), world_from_cam)

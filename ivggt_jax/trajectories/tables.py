@@ -1,4 +1,4 @@
-"""Text tables of numbers, and the poses in them."""
+"""Text tables of numbers, and of poses."""
 
 import re
 from collections.abc import Iterable
@@ -12,17 +12,17 @@ from ivggt_jax.sources.times import seconds_of
 
 
 def times_in_names(paths: Iterable[Path]) -> np.ndarray | None:
-    """Seconds, float64 [S], of files that are named by their time (`seconds_of`); None if any is not."""
+    """Times in seconds, float64 [S], of files that are named by their time (`seconds_of`); None if any is not."""
     times = [seconds_of(path.stem) for path in paths]
     return None if None in times else np.array(times, np.float64)
 
 
 def read_table(path: Path, *columns: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Numbers of a text file, float64 [N, columns[0]], and a line about each row that is damaged: it is all NaN.
+    """Numbers of a text file, float64 [N, columns[0]], and a line about each damaged row, which is all NaN.
 
-    A row may have any of the numbers of columns; of longer ones the first `columns[0]` are kept. Blank lines, those that
-    begin with #, and a first row of words alone, as a CSV file has it, are passed over. Raises ValueError when there is no
-    row, or the file is no text.
+    A row may have any of the numbers of columns in `columns`; of longer ones the first `columns[0]` are kept. Blank lines, lines
+    that begin with #, and a first row of words, as in a CSV file, are skipped. Raises ValueError when there is no row, or the
+    file is not text.
     """
     rows, problems = [], []
     try:
@@ -56,7 +56,7 @@ def _number(word: str) -> float | None:
 
 
 def poses_from_rows(rows: np.ndarray) -> np.ndarray:
-    """Matrices [N, 3, 4] from their 12 numbers row by row [N, 12]; NaN where any number is not finite."""
+    """Matrices [N, 3, 4] from their 12 numbers, row by row [N, 12]; NaN where any number is not finite."""
     poses = rows.reshape(-1, 3, 4)
     return np.where(np.isfinite(poses).all(axis=(1, 2), keepdims=True), poses, np.nan)
 
@@ -72,7 +72,7 @@ def poses_from_tum(rows: np.ndarray) -> np.ndarray:
 
 
 def read_pose_files(paths: Iterable[Path | None]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """world_from_cam [S, 3, 4] from one text file of a 4 × 4 matrix a frame, NaN and a line for each damaged one."""
+    """world_from_cam [S, 3, 4] from a text file with a 4×4 matrix per frame; for a damaged one NaN and a line about it."""
     poses, problems = [], []
     for path in paths:
         pose = np.full((3, 4), np.nan)

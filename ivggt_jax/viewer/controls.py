@@ -1,4 +1,4 @@
-"""What stands beside the scene: the controls of the page and the chosen frame's pictures."""
+"""The panel beside the scene: controls, and the pictures of the chosen frame."""
 
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -8,20 +8,20 @@ import viser
 from PIL import Image
 
 PICTURE = 240
-"""Longest side in pixels of the pictures beside the scene."""
+"""Longest side in pixels of the panel's pictures."""
 WAITING = (
     "nothing to see yet. A run first loads its model and compiles, which takes from seconds to a few minutes; its frames appear "
     "here as they are done."
 )
 Colour = Literal["picture", "depth", "confidence"]
-"""What points are coloured by."""
+"""How points are coloured."""
 
 
 class Controls:
-    """The controls, and what the user chose."""
+    """The controls, and the user's choices."""
 
     def __init__(self, gui: viser.GuiApi, name: str, changed: Callable[[], None], enlarge: Callable[[Any], None]):
-        """changed: called when the user has changed something; enlarge: when a page wants the pictures at full size."""
+        """changed: called when the user changes something; enlarge: called when a page requests full-size pictures."""
         self._gui, self._name = gui, name
         gui.configure_theme(control_width="large", show_logo=False, show_share_button=False)
         self._title = gui.add_markdown(f"**{name}**: {WAITING}")
@@ -43,7 +43,7 @@ class Controls:
         with gui.add_folder("tokens kept by layer"):
             self._cache = gui.add_html("")
         self.playing = False
-        """Whether frames follow one another by themselves."""
+        """Whether frames play automatically."""
         self._changed = changed
         self._play.on_click(lambda _: self.play(not self.playing))
         chosen = (
@@ -65,7 +65,7 @@ class Controls:
 
     @property
     def follow(self) -> bool:
-        """Whether the page looks from the frame's camera."""
+        """Whether the view follows the frame's camera."""
         return bool(self._follow.value)
 
     @property
@@ -75,17 +75,17 @@ class Controls:
 
     @property
     def colour(self) -> Colour:
-        """What points are coloured by."""
+        """How points are coloured."""
         return self._colour.value
 
     @property
     def confidence(self) -> float:
-        """The percentile from which on points are shown."""
+        """The confidence percentile from which points are shown."""
         return float(self._confidence.value)
 
     @property
     def point_size(self) -> float:
-        """A factor."""
+        """Factor on the size of points."""
         return float(self._point_size.value)
 
     @property
@@ -94,7 +94,7 @@ class Controls:
         return bool(self._cameras.value)
 
     def play(self, on: bool) -> None:
-        """Begin or end playing; at the last frame it begins with the first."""
+        """Start or stop playing; at the last frame it restarts from the first."""
         self.playing, self._play.label = on, "stop" if on else "play"
         if on and self.frame >= self._time.max:
             self.go(0)
@@ -106,24 +106,24 @@ class Controls:
         self._changed()
 
     def grow(self, frames: int, *, follow: bool) -> None:
-        """The run has so many frames now; follow: the last one is chosen."""
+        """Update the number of frames; follow: choose the last one."""
         if frames > 1 and self._time.max != frames - 1:
             self._time.max = frames - 1
         if follow and self.frame != frames - 1:
             self.go(frames - 1)
 
     def say(self, frames: int, drawn: int) -> None:
-        """How many frames the run has, and how many of them are drawn."""
+        """Show how many frames the run has, and how many are drawn."""
         self._title.content = f"**{self._name}**: {frames} frames, {drawn} of them drawn"
 
     def show(self, image: Image.Image, depth: np.ndarray | None) -> None:
-        """The chosen frame's picture and its depth in colours uint8 [H, W, 3]."""
+        """Show the chosen frame's picture and its depth in colours, uint8 [H, W, 3]."""
         self._image.image = _small(image)
         if depth is not None:
             self._depth.image = _small(Image.fromarray(depth))
 
     def show_cache(self, lengths: tuple[int, ...]) -> None:
-        """Live tokens by layer."""
+        """Show the live tokens of each layer."""
         most = max(*lengths, 1)
         rows = "".join(
             f'<div style="display:flex;font-size:10px;line-height:1.2"><span style="width:2em">{layer}</span>'
@@ -134,7 +134,7 @@ class Controls:
 
 
 def _small(picture: Image.Image) -> np.ndarray:
-    """The picture, no larger than is shown."""
+    """The picture, scaled down to the size shown."""
     picture = picture.copy()
     picture.thumbnail((PICTURE, PICTURE))
     return np.asarray(picture)

@@ -1,4 +1,4 @@
-"""The pictures of a frame for a page: with its tracks, and as large as its source has them."""
+"""Pictures of a frame for a page: with tracks, and at the source's full size."""
 
 import base64
 import io
@@ -16,20 +16,20 @@ from ivggt_jax.writers.saved_run import read_result
 from ivggt_jax.writers.trails import LENGTH, Trails
 
 ENLARGED = 480
-"""Pixels of the shorter side that tracks are drawn on, so that they stay thin."""
+"""Shorter side in pixels of the picture that tracks are drawn on, so that they stay thin."""
 
 
 class FullSize:
-    """Finds the pictures that frames were made of: files where they lie, videos decoded once more."""
+    """Finds the original pictures of frames: files in place, videos by decoding them again."""
 
     def __init__(self, run: Path):
         self._run = run
         self._decoded: Decoded | None = None
         self._last = -1
-        self._lock = threading.Lock()  # pages ask at the same time
+        self._lock = threading.Lock()  # pages may ask at the same time
 
     def picture(self, result: Result) -> Image.Image:
-        """The original, upright; what the model saw where the original is gone, or its video not known before the run's end."""
+        """The upright original; the model's input if that is gone, or if its video is not recorded before the run's end."""
         frame = result.frame
         if frame.path is not None:
             try:
@@ -37,14 +37,14 @@ class FullSize:
             except (SourceError, OSError):
                 return Image.fromarray(frame.image)
         with self._lock:
-            if self._decoded is None or frame.index < self._last:  # a video is read forwards
+            if self._decoded is None or frame.index < self._last:  # a video can only be read forwards
                 self._decoded = Decoded(recorded_source(self._run))
             self._last = frame.index
             return self._decoded.picture(frame) or Image.fromarray(frame.image)
 
 
 def large(picture: Image.Image) -> str:
-    """The picture as HTML for a window of the page, which becomes as wide as the page for it."""
+    """The picture as HTML for a window of the page, which it makes as wide as the page."""
     jpeg = io.BytesIO()
     picture.convert("RGB").save(jpeg, "JPEG", quality=92)
     data = base64.b64encode(jpeg.getvalue()).decode()
@@ -53,7 +53,7 @@ def large(picture: Image.Image) -> str:
 
 
 def with_tracks(result: Result, before: Sequence[Path]) -> Image.Image:
-    """The frame as the model saw it, with its tracks, if any, and their way through the frames before, given by their files."""
+    """The frame as the model saw it, with its tracks, if any, and their trails through the frames `before`, given as files."""
     image = Image.fromarray(result.frame.image)
     if result.tracks is None:
         return image

@@ -1,4 +1,4 @@
-"""The page of a run: points, cameras, every frame's image and depth, drawn from its saved frames as they come."""
+"""The page of a run: points, cameras, every frame's image and depth, drawn from saved frames as they appear."""
 
 import contextlib
 import io
@@ -28,26 +28,26 @@ from ivggt_jax.writers.saved_run import Move, moved, read_result
 from ivggt_jax.writers.trails import LENGTH
 
 EDGES = np.array(((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)))
-"""Edges of a camera's pyramid; corner 0 is the camera."""
+"""Edges of a camera's frustum; corner 0 is the camera."""
 MOST_CAMERAS = 10
-"""Cameras drawn along the path: more would hide each other."""
+"""Most cameras drawn along the path; more would hide each other."""
 SECONDS_BETWEEN_PLAYED = 0.1
-"""At least; pictures and cameras are sent to every page."""
+"""Least time between played frames, because pictures and cameras are sent to every page."""
 SECONDS_BETWEEN_LOOKS = 1.0
-"""At the folder."""
+"""Time between checks of the folder."""
 LISTING_SHARE = 0.02
-"""Most of the time that goes into listing the folder: with 100,000 frames it takes half a second."""
+"""Largest share of the time for listing the folder, which takes half a second with 100,000 frames."""
 SECONDS_OF_DRAWING = 0.3
-"""At a time, between answers to the controls."""
+"""Time for drawing at once, between reactions to the controls."""
 PATH, NOW = (220, 60, 30), (30, 90, 220)
 """Colours of the path with its cameras, and of the chosen frame's camera."""
 
 
 class View:
-    """The page of one run. A context manager; one thread follows the run's folder and draws."""
+    """The page of one run. A context manager; one thread watches the run's folder and draws."""
 
     def __init__(self, run: Path, port: int, lengths: Callable[[], np.ndarray | None], host: str = "127.0.0.1"):
-        """lengths: gives the live tokens of each layer, [layer], or None where they are not known."""
+        """lengths: returns the live tokens of each layer, [layer], or None if unknown."""
         self._folder, self._lengths = run / "frames", lengths
         self._full_size = FullSize(run)
         self._thinned = Thinned()
@@ -71,11 +71,11 @@ class View:
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """The page's address."""
         return f"http://{self._server.get_host()}:{self._server.get_port()}"
 
     def wait(self) -> None:
-        """Until Ctrl-C."""
+        """Wait until Ctrl-C."""
         say(f"the page stays at {self.address} until Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
             while True:
@@ -94,7 +94,7 @@ class View:
             self._server.stop()
 
     def _follow(self) -> None:
-        """The thread: everything is drawn here, so that nothing is drawn twice at once."""
+        """The thread. Everything is drawn here, so that nothing is drawn twice at once."""
         while not self._closing:
             busy = self._look()
             self._answer()
@@ -104,7 +104,7 @@ class View:
             self._changed.clear()
 
     def _look(self) -> bool:
-        """Draw what is new in the folder, for a while. Returns whether there is more."""
+        """Draw new frames of the folder, for a while. Returns whether there are more."""
         if (began := time.perf_counter()) >= self._next_listing:
             self._paths = numbered(self._folder, ".npz")
             listed = time.perf_counter()
@@ -141,7 +141,7 @@ class View:
         return bool(missing)
 
     def _map_changed(self) -> bool:
-        """Whether the run has been corrected since the last look, or begun anew."""
+        """Whether the run was corrected or restarted since the last check."""
         run = self._folder.parent
         try:
             at: float | None = (run / CORRECTED / MAP_FILE).stat().st_mtime
@@ -151,12 +151,12 @@ class View:
             return False
         self._corrected_at, self._correction = at, None
         if at is not None:
-            with contextlib.suppress(OSError, ValueError):  # it begins anew at this moment
+            with contextlib.suppress(OSError, ValueError):  # it is just being restarted
                 self._correction = read_correction(run)[0]
         return True
 
     def _begin_again(self) -> None:
-        """What is drawn is an earlier run's, or not in the corrected map."""
+        """Clear the scene, because it shows an earlier run or the uncorrected map."""
         self._thinned, self._range = Thinned(), None
         self._damaged.clear()
         self._drawn.clear()
@@ -166,7 +166,7 @@ class View:
         self._draw_all()
 
     def _read(self, position: int) -> Result | None:
-        """A saved frame; None where it is damaged, or has just been removed by a run that begins again."""
+        """A saved frame; None if it is damaged, or was just removed by a restarted run."""
         try:
             result = read_result(self._paths[position])
             return moved(result, position, self._correction) if self._correction else result
@@ -174,7 +174,7 @@ class View:
             return None
 
     def _answer(self) -> None:
-        """Bring the scene to where the controls are."""
+        """Update the scene to match the controls."""
         if not self._paths:
             return
         chosen = self._controls
@@ -193,7 +193,7 @@ class View:
             self._show_frame(now, result)
 
     def _play(self) -> bool:
-        """Go on to the next frame after a while, or stop after the last. Returns whether there is more."""
+        """Advance to the next frame after a while, or stop after the last. Returns whether there are more."""
         time.sleep(SECONDS_BETWEEN_PLAYED)
         if self._controls.frame >= len(self._paths) - 1:
             self._controls.play(False)
@@ -202,13 +202,13 @@ class View:
         return True
 
     def _update(self, name: str, value: object) -> bool:
-        """Whether a value is another than the one drawn last; it is remembered then."""
+        """Whether a value differs from the one drawn last; remembers it."""
         changed = self._drawn.get(name) != value
         self._drawn[name] = value
         return changed
 
     def _is_visible(self, position: int) -> bool:
-        """Points up to the chosen frame, or of the drawn frame just before it alone."""
+        """Whether a frame's points are shown: up to the chosen frame, or only those of the drawn frame just before it."""
         return 0 <= self._controls.frame - position < (self._thinned.stride if self._controls.alone else np.inf)
 
     def _draw_all(self) -> None:
@@ -219,7 +219,7 @@ class View:
             self._draw(position)
 
     def _draw(self, position: int) -> None:
-        """One frame's points."""
+        """Draw one frame's points."""
         frame = self._thinned.frames[position]
         keep = frame.percentile >= self._controls.confidence
         self._nodes[position] = self._server.scene.add_point_cloud(
@@ -232,7 +232,7 @@ class View:
         )
 
     def _colours(self, frame: DrawnFrame) -> np.ndarray:
-        """Colours uint8 [N, 3] of a frame's points; depths of all frames share a range, the first one's."""
+        """Colours uint8 [N, 3] of a frame's points; depths of all frames share the first frame's range."""
         if self._controls.colour == "depth":
             if self._range is None:
                 self._range = inverse_depth_range(frame.depth, None)
@@ -240,7 +240,7 @@ class View:
         return colour(frame.percentile / 100) if self._controls.colour == "confidence" else frame.colours
 
     def _draw_path(self) -> None:
-        """The path through the drawn frames, and some of their cameras, which can be clicked on."""
+        """Draw the path through the drawn frames, and some of their cameras, which can be clicked."""
         places = sorted(self._thinned.frames)
         if not places:
             return
@@ -256,7 +256,7 @@ class View:
                 self._cameras[position] = self._draw_camera(position)
 
     def _draw_camera(self, position: int) -> Any:
-        """A camera of the path: a click on it chooses its frame."""
+        """Draw a camera of the path; a click on it chooses its frame."""
         tip, *corners = self._thinned.frames[position].pyramid
         pose, middle = _turn(corners), np.mean(corners, axis=0) - tip
         across, down = (np.linalg.norm(np.subtract(corners[other], corners[0])) for other in (1, 3))
@@ -274,9 +274,9 @@ class View:
         return node
 
     def _show_frame(self, now: int, result: Result) -> None:
-        """The chosen frame's image with its tracks, depth and camera."""
+        """Show the chosen frame's image with its tracks, its depth and its camera."""
         depth = None if result.depth is None else colour_depth(result.depth, inverse_depth_range(result.depth, None))
-        with contextlib.suppress(OSError, ValueError):  # of a frame before, damaged or just removed
+        with contextlib.suppress(OSError, ValueError):  # an earlier frame may be damaged or just removed
             self._controls.show(with_tracks(result, self._paths[max(0, now - LENGTH) : now]), depth)
         corners = frustum_corners(result, 1.0)
         segments = self._pyramid(corners)
@@ -290,7 +290,7 @@ class View:
                     client.camera.look_at = corners[0] + 4 * self._size * forward
 
     def _enlarge(self, event: viser.GuiEvent[Any]) -> None:
-        """Show the page that asks the chosen frame's picture as large as its source has it."""
+        """Show the requesting page the chosen frame's picture at the source's full size."""
         now = min(self._controls.frame, len(self._paths) - 1)
         if event.client is None or now < 0 or (result := self._read(now)) is None:
             return
@@ -300,20 +300,20 @@ class View:
             gui.add_button("close").on_click(lambda _: window.close())
 
     def _pyramid(self, corners: np.ndarray) -> np.ndarray:
-        """Lines [8, 2, 3] of a camera whose image lies at the scene's usual depth."""
+        """Lines [8, 2, 3] of a camera's frustum, with its image at the scene's typical depth."""
         return (corners[0] + self._size * (corners - corners[0]))[EDGES]
 
     def _measure(self, result: Result, points: np.ndarray) -> None:
-        """Sizes of things, and where to look from, by what the first frame sees."""
+        """Set sizes of objects and the initial view from what the first frame sees."""
         if len(points) == 0:
             return
         self._base = 2 * automatic_voxel(points)
         self._size = 2 * frustum_depth(points)
-        for node in self._cameras.values():  # drawn in another size
+        for node in self._cameras.values():  # they were drawn at another size
             node.remove()
         self._cameras.clear()
         position, middle = first_look(points, result)
-        # The first is for pages to come; those that are open stay where they are unless they are moved.
+        # The first is for future pages; open pages keep their view unless they are moved.
         open_pages = self._server.get_clients().values()
         cameras: list[Any] = [self._server.initial_camera, *(client.camera for client in open_pages)]
         for camera in cameras:
@@ -321,7 +321,7 @@ class View:
 
 
 def saved_lengths(run: Path) -> np.ndarray | None:
-    """Live tokens [layer] as the run last said: in its `run.json` when it is over, else in its saved state."""
+    """Live tokens [layer] as last reported by the run: in its `run.json` if it has ended, else in its saved state."""
     try:
         if state := read_state(run):
             lengths = state.arrays.get("stream/cache.length")
@@ -333,12 +333,12 @@ def saved_lengths(run: Path) -> np.ndarray | None:
 
 
 def _turn(corners: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """A camera's axes in the world, in columns: right, down, forward [3, 3], by its image's corners from the top left clockwise."""
+    """A camera's axes in the world as columns [3, 3]: right, down, forward; corners clockwise from the top left."""
     right, down = (np.subtract(corners[other], corners[0]) for other in (1, 3))
     right, down = right / np.linalg.norm(right), down / np.linalg.norm(down)
     return np.column_stack((right, down, np.cross(right, down)))
 
 
 def _quiet() -> "contextlib.redirect_stdout[Any]":
-    """Where viser announces itself in its own words."""
+    """Suppress viser's own announcement."""
     return contextlib.redirect_stdout(io.StringIO())

@@ -1,1 +1,1 @@
-"""Checkpoints: their format, where they are found, and downloads."""
+"""Checkpoints: format, lookup and download."""

@@ -1,4 +1,4 @@
-"""A model's card for the Hub: what its checkpoint and the record of its training say, and nothing else."""
+"""A model card for the Hub, from nothing but the checkpoint and the record of its training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +20,13 @@ MEASURED = {
     "motion_error": "what moves: 1 less the overlap",
     "error": "sum by which the best student is chosen",
 }
-"""What evaluations during training are called, in words; others keep their names."""
+"""Names of evaluation measures in words; others keep their names."""
 
 
 def model_card(name: str, licence: str, description: Description, trained: Mapping[str, Any] | None) -> str:
-    """The card, Markdown with the Hub's header.
+    """The card, as Markdown with the Hub's header.
 
-    name: owner/name on the Hub; licence: the Hub's word for it; trained: what `training_record` says.
+    name: owner/name on the Hub; licence: the Hub's identifier; trained: from `training_record`.
     """
     config, source = description.config, description.source
     network = f"{config.encoder_depth} encoder layers, {config.depth} pairs of blocks, {config.width} wide, {config.heads} heads"
@@ -55,9 +55,9 @@ def model_card(name: str, licence: str, description: Description, trained: Mappi
 
 
 def training_record(checkpoint: Path) -> dict[str, Any] | None:
-    """How a student was trained: `mode`, `options` by name and `evaluation`, the one that it had, or None.
+    """How a student was trained: `mode`, `options` by name, and `evaluation`, its own or None.
 
-    checkpoint: the folder best/ or student/ of a run. None where the folder above is no run of `ivggt train`.
+    checkpoint: the folder best/ or student/ of a run. Returns None if the parent folder is not a run of `ivggt train`.
     """
     run = checkpoint.resolve().parent
     try:
@@ -89,7 +89,7 @@ def training_record(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def _training(trained: Mapping[str, Any] | None) -> list[str]:
-    """How it was trained and what it reached, as lines."""
+    """Lines on how it was trained and what it achieved."""
     if trained is None:
         return []
     lines = ["", "## Training", "", "By `ivggt train`:", "", "| | |", "|---|---|"]
@@ -104,7 +104,7 @@ def _training(trained: Mapping[str, Any] | None) -> list[str]:
 
 
 def _evaluations(path: Path) -> list[dict[str, Any]]:
-    """A run's evaluations, in order; lines that are none, as one that a kill cut short, are left out."""
+    """A run's evaluations, in order; invalid lines, such as one cut short by a kill, are left out."""
     found = []
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
@@ -117,16 +117,16 @@ def _evaluations(path: Path) -> list[dict[str, Any]]:
 
 
 def _data_names(data: list[str]) -> list[str]:
-    """What data sets of a run are called, dataset=folder[:weight] or a folder; whose folders they are is nobody's business."""
+    """Names of a run's data sets, given as dataset=folder[:weight] or a folder; the user's paths are kept private."""
     named = [entry.partition("=")[0] if "=" in entry else "own footage" for entry in data]
     return list(dict.fromkeys(named)) or ["synthetic scenes"]
 
 
 def _public(checkpoint: str) -> str:
-    """What a checkpoint is called, without the folders that lead to it."""
+    """A checkpoint's name, without the folders of its path."""
     return checkpoint if is_name(checkpoint) else Path(checkpoint).name
 
 
 def _span(frames: object) -> object:
-    """A number of frames, or the fewest and the most."""
+    """A number of frames, or a range."""
     return " to ".join(dict.fromkeys(map(str, frames))) if isinstance(frames, list) else frames

@@ -1,4 +1,4 @@
-"""The format of a checkpoint: one directory with `config.json` and `model.safetensors`, mapped into memory when read."""
+"""The checkpoint format: one directory with `config.json` and `model.safetensors`, memory-mapped when read."""
 
 import dataclasses
 import json
@@ -31,12 +31,12 @@ from ivggt_jax.weights.tensor_file import (
 FORMAT = "ivggt_jax"
 VERSION = 1
 ARCHITECTURE = "vggt"
-"""The family of networks that a checkpoint belongs to."""
+"""The network family of a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a checkpoint says about itself."""
+    """A checkpoint's description of itself."""
 
     config: ModelConfig
     dtype: str
@@ -46,13 +46,13 @@ class Description:
 
 
 def save(model: Model, directory: str | Path, *, source: Source | None = None, overwrite: bool = False) -> None:
-    """Write a model as a directory that `load` maps into memory. It appears whole or not at all.
+    """Write a model as a directory, which `load` maps into memory. It appears complete or not at all.
 
-    The model may have any of the heads. A checkpoint that is overwritten stays until the new one is whole, also when the
-    process is killed; files beside those of a checkpoint are not touched.
+    The model may have any subset of the heads. An overwritten checkpoint stays until the new one is complete, even if the process
+    is killed; other files in the directory are not touched.
 
-    Raises CheckpointError when the directory exists and `overwrite` is not set, when it is no checkpoint, and for a model
-    whose parameters are not those of its configuration.
+    Raises CheckpointError when the directory exists and `overwrite` is not set, when it is not a checkpoint, and when the model's
+    parameters do not match its configuration.
     """
     directory, params = Path(directory), flatten(model.params)
     layout = {path: (x.shape, np.dtype(x.dtype)) for path, x in params.items()}
@@ -62,18 +62,18 @@ def save(model: Model, directory: str | Path, *, source: Source | None = None, o
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a path is a checkpoint directory of this project; a folder of another's, with its own config.json, is none.
+    """Whether a path is a checkpoint directory of this project; a foreign folder with its own config.json is not.
 
-    Raises CheckpointError when config.json is there and damaged.
+    Raises CheckpointError when config.json exists and is damaged.
     """
     config = place.find(path, CONFIG_FILE) if path.is_dir() else None
     return config is not None and "format" in read_json(config)
 
 
 def describe(directory: Path) -> Description:
-    """What a checkpoint directory says about itself.
+    """A checkpoint directory's description of itself.
 
-    Raises CheckpointError when it is none, or not of this version.
+    Raises CheckpointError when it is not a checkpoint, or of another version.
     """
     where, content = _read_config(directory)
     config = parse_config(content.get("model"), where)
@@ -86,7 +86,7 @@ def describe(directory: Path) -> Description:
 def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]:
     """Description and mapped parameters, by "/"-joined path, of a checkpoint directory.
 
-    Raises CheckpointError when the tensors are not those of the configuration.
+    Raises CheckpointError when the tensors do not match the configuration.
     """
     description = describe(directory)
     named = "predicts" in _read_config(directory)[1]["model"]
@@ -94,7 +94,7 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
     if content is None or content.name != TENSOR_FILE:
         raise CheckpointError(f"{directory} has no {TENSOR_FILE}; if it holds an Orbax checkpoint, convert it")
     tensors = open_safetensors(content)
-    if not named:  # of a time when the tensors alone said which heads there are
+    if not named:  # an older checkpoint, in which only the tensors show which heads there are
         config = dataclasses.replace(description.config, predicts=present_heads(tensors))
         description = dataclasses.replace(description, config=config)
     check_shapes(directory, description.config, {path: x.shape for path, x in tensors.items()})
@@ -102,15 +102,15 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
 
 
 def present_heads(paths: Iterable[str]) -> tuple[str, ...]:
-    """The heads that have any of these parameters, given by "/"-joined path: a checkpoint has all of a head or none."""
+    """The heads with any of these parameters, given by "/"-joined path. A checkpoint has all parameters of a head or none."""
     parts = {path.partition("/")[0] for path in paths}
     return tuple(name for name, head in HEADS.items() if not parts.isdisjoint(head.parts))
 
 
 def check_shapes(directory: Path, config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
-    """Compare the parameters of a checkpoint, by "/"-joined path, with those of its configuration.
+    """Compare a checkpoint's parameters, by "/"-joined path, with those of its configuration.
 
-    Raises CheckpointError with all that differ.
+    Raises CheckpointError listing all differences.
     """
     model = abstract_model(config, np.float32)
     expected = {path: x.shape for path, x in flatten(model.params).items()}
@@ -132,14 +132,14 @@ def write_directory(
 ) -> None:
     """Write the files of a checkpoint into an existing directory, holding one parameter at a time.
 
-    `layout` has the shape and dtype of every parameter by "/"-joined path, `read` gives each once.
+    `layout` has the shape and dtype of every parameter by "/"-joined path; `read` returns each once.
     """
     write_safetensors(directory / TENSOR_FILE, layout, read, {"format": FORMAT})
     write_config(directory, config, layout, source)
 
 
 def write_config(directory: Path, config: ModelConfig, layout: Layout, source: Source | None) -> None:
-    """Write `config.json`, what a checkpoint says about itself."""
+    """Write `config.json`, the checkpoint's description of itself."""
     content = {
         "format": FORMAT,
         "version": VERSION,
@@ -161,7 +161,7 @@ def check_place(path: Path, overwrite: bool) -> None:
 
 
 def _is_source(value: object) -> bool:
-    """Whether it is None or an object with the texts of a Source."""
+    """Whether a value is None or an object with the string fields of a Source."""
     if not isinstance(value, dict):
         return value is None
     known = {field.name for field in dataclasses.fields(Source)}
@@ -171,10 +171,10 @@ def _is_source(value: object) -> bool:
 
 @contextmanager
 def replacing(path: Path, overwrite: bool = False, *, folder: bool = True) -> Iterator[Path]:
-    """An empty folder, or file, to write a checkpoint to; when the block ends it is what `path` names.
+    """An empty folder, or file, to write a checkpoint to; when the block ends it replaces `path`.
 
-    What `path` named before stays until then, and when the block fails; so does what lies in the folder and is not the
-    checkpoint's. Raises CheckpointError, see `check_place`; also when the disk is full or the place cannot be written.
+    The previous content of `path` stays until then, and if the block fails; other files in the folder always stay. Raises
+    CheckpointError like `check_place`, and when the disk is full or the place cannot be written.
     """
     check_place(path, overwrite)
     if path.is_symlink():
@@ -188,7 +188,7 @@ def replacing(path: Path, overwrite: bool = False, *, folder: bool = True) -> It
 
 
 def _read_config(directory: Path) -> tuple[str, dict[str, Any]]:
-    """Place and content of config.json, once it is known to be of this format and version."""
+    """Path and content of config.json, after checking its format and version."""
     path = place.find(directory, CONFIG_FILE)
     if path is None:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""The model's configuration as JSON has it: known fields, within bounds."""
+"""The model's configuration in JSON: known fields, within bounds."""
 
 import dataclasses
 from pathlib import Path
@@ -23,13 +23,13 @@ _MOST = {
     "track_radius": 64,
     "track_virtual": 65_536,
 }
-"""The largest value of a field: many times that of any model known, and what a machine still survives."""
+"""The largest allowed value of a field: many times that of any known model, and still safe for a machine."""
 _MOST_OF_OTHERS = 1_024
-"""Layers, heads and iterations."""
+"""For the other fields: layers, heads and iterations."""
 
 
 def read_config(path: Path) -> ModelConfig:
-    """The configuration in a JSON file: a checkpoint's config.json, a training run's, or the fields alone.
+    """The configuration in a JSON file: a checkpoint's config.json, a training run's, or just the fields.
 
     Raises CheckpointError.
     """
@@ -38,9 +38,9 @@ def read_config(path: Path) -> ModelConfig:
 
 
 def parse_config(fields: object, what: str) -> ModelConfig:
-    """A ModelConfig from the fields of a JSON object; those left out have their full-size value.
+    """A ModelConfig from the fields of a JSON object; missing ones get their full-size value.
 
-    Raises CheckpointError naming the unknown or unsound field of `what`.
+    Raises CheckpointError naming the unknown or invalid field of `what`.
     """
     if not isinstance(fields, dict):
         raise CheckpointError(f"{what} has no object with the model's fields")
@@ -58,7 +58,7 @@ def parse_config(fields: object, what: str) -> ModelConfig:
 
 
 def _check(field: "dataclasses.Field[Any]", value: object, what: str) -> None:
-    """Raises CheckpointError for a value of another kind than the field's, and for one out of bounds."""
+    """Raises CheckpointError for a value of the wrong type or out of bounds."""
     if field.name == "predicts":
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise CheckpointError(f"{what}: predicts is {repr(value)[:80]}, expected something like {field.default!r}")

@@ -1,4 +1,4 @@
-"""Weights on the Hugging Face Hub: published ones and their licences, and a cache where each is prepared once."""
+"""Weights on the Hugging Face Hub: published models with their licences, and a cache in which each is converted once."""
 
 import errno
 import logging
@@ -27,10 +27,10 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where weights came from."""
+    """The origin of weights."""
 
     name: str
-    """The published name, or the name of the file that was converted."""
+    """The published name, or the name of the converted file."""
     revision: str | None = None
     """The commit on the Hub."""
     sha256: str | None = None
@@ -43,33 +43,33 @@ PUBLISHED = {
     "facebook/VGGT-1B": Published("model.safetensors", "non-commercial; its page on the Hub has the terms"),
     "facebook/VGGT-1B-Commercial": Published("vggt_1B_commercial.pt", "the terms accepted on its page on the Hub"),
 }
-"""Names that every command takes; of other repositories the files are looked up."""
+"""Published names; for other repositories the files are looked up."""
 
 LEAST_ANNOUNCED = 10**7
-"""Bytes of a file from which on its download is announced."""
+"""File size in bytes from which a download is announced."""
 
 _NAME = re.compile(r"(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w-][\w./-]*))?")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $IVGGT_CACHE, or ~/.cache/ivggt_jax."""
+    """Folder of converted models: $IVGGT_CACHE, or ~/.cache/ivggt_jax."""
     return Path(os.environ.get("IVGGT_CACHE") or Path.home() / ".cache" / "ivggt_jax")
 
 
 def is_name(text: str) -> bool:
-    """Whether this names a repository, "owner/name" or "owner/name@revision", rather than a file that is missing."""
+    """Whether a text names a repository, "owner/name" or "owner/name@revision", rather than a missing file."""
     match = _NAME.fullmatch(text)
     return match is not None and not text.endswith((*SUFFIXES, ".json")) and not Path(text).parent.is_dir()
 
 
 def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:
-    """The directory in the cache of a model on the Hub, "owner/name" or "owner/name@revision".
+    """The cache directory of a model on the Hub, "owner/name" or "owner/name@revision".
 
-    When it is missing, the file is fetched and `convert(file, source, directory)` makes the directory, under a lock: of
-    processes that ask at once, one does it and the others wait.
+    If it is missing, the file is downloaded and `convert(file, source, directory)` creates the directory. A lock makes sure that
+    only one process does this while others wait.
 
-    Raises CheckpointError, see `fetch`; also when the cache cannot be written.
+    Raises CheckpointError like `fetch`, and when the cache cannot be written.
     """
     directory = cache_folder() / name.replace("/", "--")
     if directory.exists():
@@ -86,7 +86,7 @@ def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:
 
 @contextmanager
 def _announced(lock: FileLock, name: str) -> Iterator[None]:
-    """Hold a lock; say so where another process has to finish first."""
+    """Hold a lock; print a message if another process has to finish first."""
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -101,12 +101,12 @@ def _announced(lock: FileLock, name: str) -> Iterator[None]:
 def fetch(name: str) -> tuple[Path, Source]:
     """Download the weights of "owner/name" or "owner/name@revision" with huggingface_hub, into its own cache.
 
-    Returns the file, of several the one to begin with, and its source. $HF_ENDPOINT, $HF_TOKEN, $HF_HOME and
-    $HF_HUB_OFFLINE work as everywhere.
+    Returns the file (of several, the one to start with) and its source. $HF_ENDPOINT, $HF_TOKEN, $HF_HOME and $HF_HUB_OFFLINE
+    work as usual.
 
-    Raises CheckpointError for whatever keeps the file away: a gated or missing repository, no network, a full disk, …
+    Raises CheckpointError for whatever prevents the download: a gated or missing repository, no network, a full disk, …
     """
-    # Imported here: only downloads need it, and it takes a while.
+    # Imported here, because it takes a while and only downloads need it.
     from huggingface_hub import errors
 
     match = _NAME.fullmatch(name)
@@ -118,8 +118,8 @@ def fetch(name: str) -> tuple[Path, Source]:
         if published is None:
             return _fetch_any(repository, revision)
         file = _download(repository, published.file, revision, published.licence)
-    # Beside its own errors: hf_xet, which fetches large files for it, raises RuntimeError for a lost connection and for a
-    # full disk; proxies and tokens that it cannot use end in ImportError or ValueError.
+    # Other errors besides its own: hf_xet, which transfers large files for it, raises RuntimeError for a lost connection and
+    # for a full disk; unusable proxies and tokens cause ImportError or ValueError.
     except (OSError, RuntimeError, ImportError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
         if isinstance(error, CheckpointError):
             raise
@@ -137,12 +137,12 @@ def _download(repository: str, file: str, revision: str | None, licence: str | N
 
 
 def _announce(repository: str, file: str, revision: str | None, licence: str | None) -> None:
-    """Say what is downloaded, how large it is and under which licence; CheckpointError where there is no room for it."""
+    """Print what is downloaded, its size and its licence. Raises CheckpointError when there is no room for it."""
     import huggingface_hub as hugging_face
     from huggingface_hub import constants
 
     size = 0
-    with suppress(Exception):  # whatever is wrong, the download meets it next, tries again and explains it
+    with suppress(Exception):  # the download itself meets the same error next, retries and explains it
         size = hugging_face.get_hf_file_metadata(hugging_face.hf_hub_url(repository, file, revision=revision)).size or 0
     if size < LEAST_ANNOUNCED:
         return
@@ -159,7 +159,7 @@ def _announce(repository: str, file: str, revision: str | None, licence: str | N
 
 @contextmanager
 def _retries_in_one_line() -> Iterator[None]:
-    """Let the library try again without two lines for each time; the first is told."""
+    """Replace the library's two lines per retry by a single line for the first one."""
     said: list[str] = []
 
     def tell_first(record: logging.LogRecord) -> bool:
@@ -182,7 +182,7 @@ def _retries_in_one_line() -> Iterator[None]:
 
 
 def _fetch_any(repository: str, revision: str | None) -> tuple[Path, Source]:
-    """Find out which files of a repository are its weights, and download them and its config.json."""
+    """Find a repository's weight files, and download them with its config.json."""
     import huggingface_hub as hugging_face
     from huggingface_hub import constants
 
@@ -202,14 +202,14 @@ def _fetch_any(repository: str, revision: str | None) -> tuple[Path, Source]:
 
 
 def _explain_download(name: str, revision: str | None, error: Exception) -> str:
-    """One line for a failed download, with the way out."""
+    """One line for a failed download, with the remedy."""
     from huggingface_hub import constants, errors
 
     page = f"{constants.ENDPOINT}/{name}"
     file = PUBLISHED[name].file if name in PUBLISHED else "its weights"
     by_hand = f"or download {file} from {page} by hand and give the path"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
-        # The library says so of everything that kept it from asking for the file; the cause tells what it was.
+        # The library reports this for anything that kept it from asking for the file; the cause has the details.
         cause = error.__cause__
         if constants.HF_HUB_OFFLINE:
             return f"{name} was not downloaded before and offline mode is set (HF_HUB_OFFLINE); unset it, {by_hand}"

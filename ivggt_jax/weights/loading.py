@@ -1,4 +1,4 @@
-"""From a name to a model: a checkpoint's folder, weights of PyTorch's, a name on the Hub, or the demo model."""
+"""Loads a model by name: a checkpoint's folder, PyTorch weights, a name on the Hub, or the demo model."""
 
 import sys
 from dataclasses import replace
@@ -19,18 +19,18 @@ _DEMO = Path(__file__).parents[1] / "demo"
 
 
 def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
-    """Load a model; prints its licence to standard error where the checkpoint has one.
+    """Load a model; prints its licence to standard error if the checkpoint states one.
 
     Args:
-        path_or_name: a directory that `save` or `python -m convert` wrote; weights of published shapes under PyTorch's names,
-            as a `.pth`, `.pt`, `.bin` or `.safetensors` file or a folder with them; "owner/name" or "owner/name@revision" for a
-            repository on the Hugging Face Hub with either, which is downloaded and converted once; or "demo".
+        path_or_name: a directory written by `save` or `python -m convert`; weights of a published architecture under
+            PyTorch's names, as a `.pth`, `.pt`, `.bin` or `.safetensors` file or a folder of them; "owner/name" or
+            "owner/name@revision" for a Hugging Face Hub repository of either kind, downloaded and converted once; or "demo".
         dtype: of the trunk; None is bfloat16 on a GPU and float32 on a CPU. Heads are float32.
 
-    The model has the heads that the checkpoint has. On a CPU the parameters that need no cast lie in the mapped file: loading
-    takes no memory and no second copy, and pages are read when they are first used.
+    The model has the heads that the checkpoint has. On a CPU, parameters that need no cast stay in the memory-mapped file:
+    loading makes no copy, and pages are read on first use.
 
-    Raises CheckpointError for whatever cannot be used, in one line with the way out.
+    Raises CheckpointError for anything that cannot be used, with a one-line message and a remedy.
     """
     path = locate(path_or_name)
     if is_checkpoint(path):
@@ -39,9 +39,9 @@ def load(path_or_name: str | Path, dtype: DTypeLike | None = None) -> Model:
 
 
 def download(name: str) -> Path:
-    """The directory of a model on the Hub, downloaded and converted into the cache when it is not there yet.
+    """The directory of a model on the Hub, downloaded and converted into the cache if it is not there yet.
 
-    Two processes that ask at once do it once. Raises CheckpointError, see `ivggt_jax.weights.hub.fetch`.
+    Concurrent processes do this only once. Raises CheckpointError, see `ivggt_jax.weights.hub.fetch`.
     """
 
     def convert(file: Path, source: Source, directory: Path) -> None:
@@ -53,7 +53,7 @@ def download(name: str) -> Path:
 
 
 def identify(path_or_name: str | Path) -> Source:
-    """What is known of a checkpoint's origin, for records; of weights of PyTorch's, or without a source, the name alone.
+    """A checkpoint's origin, for records; for PyTorch weights, or without a recorded source, only the name.
 
     Raises CheckpointError when there is no such checkpoint.
     """
@@ -63,13 +63,13 @@ def identify(path_or_name: str | Path) -> Source:
 
 
 def find_config(path_or_name: str | Path) -> ModelConfig:
-    """The configuration of what `load` would load, without loading it; what is on the Hub may be downloaded."""
+    """The configuration of the model that `load` would load, without loading it; a model on the Hub may be downloaded."""
     path = locate(path_or_name)
     return describe(path).config if is_checkpoint(path) else ModelConfig.vggt_1b()
 
 
 def locate(path_or_name: str | Path) -> Path:
-    """The file or directory that a path, a name on the Hub or "demo" stands for; what is on the Hub may be downloaded.
+    """The file or directory for a path, a name on the Hub or "demo"; a model on the Hub may be downloaded.
 
     Raises CheckpointError when it is none of them.
     """
@@ -89,13 +89,13 @@ def _load_directory(directory: Path, dtype: DTypeLike | None) -> Model:
     if description.source and description.source.licence:
         print(f"{description.source.name}: {description.source.licence}", file=sys.stderr)
     dtypes = compute_dtypes(tensors, dtype)
-    # device_put takes an aligned host array over as it is on a CPU; jnp.asarray would copy it.
+    # On a CPU device_put uses an aligned host array in place; jnp.asarray would copy it.
     params = {path: jax.device_put(np.asarray(x, dtypes[path])) for path, x in tensors.items()}
     return Model(description.config, unflatten(params))
 
 
 def _load_torch(path: Path, dtype: DTypeLike | None) -> Model:
-    # The converter is needed for foreign files alone; the library does not depend on it otherwise.
+    # The converter is only needed for foreign files; the library does not depend on it otherwise.
     from ivggt_jax.convert.assembly import Assembled
     from ivggt_jax.convert.recognise import open_vggt
 

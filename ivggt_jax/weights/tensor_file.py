@@ -1,8 +1,7 @@
-"""Tensors on disk: safetensors files, mapped into memory to read and written one tensor at a time.
+"""Tensors on disk: safetensors files, memory-mapped for reading and written one tensor at a time.
 
-The format is that of the safetensors library, which writes and reads the same files. It is read here because a load
-without a second copy needs arrays that lie in the mapped file itself, and written here because a conversion must never
-hold all tensors at once.
+The format is that of the safetensors library, which reads and writes the same files. Reading is implemented here because loading
+without a copy needs arrays in the mapped file itself; writing, because a conversion must never hold all tensors at once.
 """
 
 import json
@@ -21,7 +20,7 @@ import numpy as np
 from ivggt_jax.disk import strict_json
 
 ALIGNMENT = 64
-"""Bytes. JAX on the CPU uses a host array in place when it starts at a multiple of this, and copies it otherwise."""
+"""In bytes. JAX on the CPU uses a host array in place if it starts at a multiple of this, and copies it otherwise."""
 
 Layout = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 """Shape and dtype of every tensor by name."""
@@ -47,11 +46,11 @@ _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
 class CheckpointError(ValueError):
-    """A file or directory that cannot be used as a checkpoint, in one line that says what is wrong and the way out."""
+    """A file or directory that cannot be used as a checkpoint; the one-line message has the fault and the remedy."""
 
 
 def list_problems(problems: list[str], limit: int = 8) -> str:
-    """The first of many problems, a line each, and how many more there are."""
+    """The first problems, a line each, and the number of further ones."""
     more = [f"… and {len(problems) - limit} more"] if len(problems) > limit else []
     return "".join(f"\n  {line}" for line in problems[:limit] + more)
 
@@ -59,11 +58,11 @@ def list_problems(problems: list[str], limit: int = 8) -> str:
 def map_file(path: Path) -> mmap.mmap:
     """Map a file read-only.
 
-    Raises CheckpointError when it is missing, not readable, empty, or no file but a directory, a pipe or a device.
+    Raises CheckpointError when it is missing, unreadable, empty, or a directory, a pipe or a device.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise CheckpointError(f"{path} is not a file")  # a pipe would be waited for
+            raise CheckpointError(f"{path} is not a file")  # reading a pipe would wait
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise CheckpointError(f"{path} is empty; copy or download it again")
@@ -75,7 +74,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds one object. Raises CheckpointError, see `ivggt_jax.disk.strict_json`."""
+    """Read a JSON file with one object. Raises CheckpointError, see `ivggt_jax.disk.strict_json`."""
     with _as_checkpoint_error():
         return strict_json.read_json(path)
 
@@ -91,8 +90,8 @@ def _as_checkpoint_error() -> Iterator[None]:
 def open_safetensors(path: Path) -> dict[str, np.ndarray]:
     """Map the tensors of a safetensors file.
 
-    Returns read-only arrays that lie in the file: nothing is read before they are used. Raises CheckpointError for anything
-    that is not a whole, well-formed file; as in the safetensors library, every byte belongs to one tensor.
+    Returns read-only arrays in the mapped file: nothing is read before it is used. Raises CheckpointError for anything but a
+    complete, well-formed file; as in the safetensors library, every byte belongs to one tensor.
     """
     buffer = map_file(path)
     length = int.from_bytes(buffer[:8], "little")
@@ -125,7 +124,7 @@ def _check_metadata(metadata: object, path: Path) -> None:
 
 
 def _check_coverage(spans: list[tuple[int, int, str]], size: int, path: Path) -> None:
-    """Raises CheckpointError unless the tensors, in the order of their bytes, follow one another from 0 to `size`."""
+    """Raises CheckpointError unless the tensors, ordered by position, cover 0 to `size` without gaps."""
     covered = 0
     for begin, end, name in spans:
         if begin != covered:
@@ -137,7 +136,7 @@ def _check_coverage(spans: list[tuple[int, int, str]], size: int, path: Path) ->
 
 
 def _parse_entry(entry: object, what: str) -> tuple[np.dtype, tuple[int, ...], int, int]:
-    """Check one header entry; returns dtype, shape and the byte range inside the data."""
+    """Check one header entry. Returns dtype, shape and the byte range within the data."""
     if not isinstance(entry, dict):
         raise CheckpointError(f"{what} is described by {entry!r}, not an object")
     name = entry.get("dtype")
@@ -154,12 +153,12 @@ def _parse_entry(entry: object, what: str) -> tuple[np.dtype, tuple[int, ...], i
 
 
 def fits_array(shape: tuple[int, ...]) -> bool:
-    """Whether an array of this shape and any type can be described, also an empty one with other sides long."""
+    """Whether NumPy can represent an array of this shape and any type; even an empty one may have too long sides."""
     return len(shape) <= _RANK_LIMIT and math.prod(max(size, 1) for size in shape) < 2**59
 
 
 def _sizes(value: object) -> tuple[int, ...] | None:
-    """A list of non-negative integers that fit 63 bits as a tuple, None for anything else."""
+    """A list of non-negative integers that fit 63 bits, as a tuple; None for anything else."""
     if isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value):
         return tuple(value)
     return None
@@ -174,13 +173,13 @@ def write_safetensors(
     """Write a safetensors file, holding one tensor at a time.
 
     Args:
-        path: the file to write; the caller renames it into place when it is whole.
+        path: the file to write; the caller renames it into place when it is complete.
         layout: shape and dtype of every tensor.
-        read: gives the tensor of a name; called once each, in the order of the file.
+        read: returns the tensor with a name; called once for each, in the order of the file.
         metadata: strings for the header.
 
-    Tensors whose size is a multiple of 64 bytes come first, so that each of them starts at one and JAX can use it in
-    place. Raises ValueError when `read` gives another shape or dtype than the layout says.
+    Tensors whose size is a multiple of 64 bytes come first, so that each starts at such a multiple and JAX can use it in place.
+    Raises ValueError when `read` returns another shape or dtype than in the layout.
     """
     sizes = {name: math.prod(shape) * dtype.itemsize for name, (shape, dtype) in layout.items()}
     order = sorted(layout, key=lambda name: (sizes[name] % ALIGNMENT != 0, name))
@@ -203,5 +202,5 @@ def write_safetensors(
 
 
 def as_bytes(tensor: np.ndarray) -> memoryview:
-    """The tensor's bytes in C order, without a copy where it already lies so."""
+    """The tensor's bytes in C order, without a copy if it already has that layout."""
     return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data

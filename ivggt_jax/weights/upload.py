@@ -1,4 +1,4 @@
-"""A checkpoint onto the Hugging Face Hub, with its card."""
+"""Uploads a checkpoint to the Hugging Face Hub, with a model card."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ from ivggt_jax.weights.tensor_file import CheckpointError
 
 NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
-"""As the Hub spells them: apache-2.0, cc-by-nc-sa-4.0, other."""
+"""Licences as the Hub spells them: apache-2.0, cc-by-nc-sa-4.0, other."""
 CARD = "README.md"
 
 
 def find_student(folder: Path) -> Path:
-    """The checkpoint in a folder: the folder itself or, of a training run, its best student. Raises CheckpointError for others."""
+    """The checkpoint in a folder: itself or, for a training run, its best student. Raises CheckpointError for others."""
     for path in (folder, folder / "best", folder / "student"):
         if is_checkpoint(path):
             return path
@@ -26,19 +26,19 @@ def find_student(folder: Path) -> Path:
 def push_to_hub(
     folder: str | Path, name: str, *, licence: str, private: bool = False, revision: str | None = None
 ) -> str:
-    """Put a checkpoint onto the Hub, in one commit with its card, and return the commit's address.
+    """Upload a checkpoint to the Hub, in one commit with its model card. Returns the commit's address.
 
-    A README.md in the checkpoint's folder is the card; without one it is made from the checkpoint and, in a training run, from
-    what the run recorded. The repository is made if there is none. $HF_TOKEN and `hf auth login` work as everywhere.
+    A README.md in the checkpoint's folder is the card; without one it is generated from the checkpoint and the record of its
+    training run, if any. The repository is created if necessary. $HF_TOKEN and `hf auth login` work as usual.
 
     Args:
         folder: a checkpoint, or a training run, whose best student is taken.
         name: owner/name.
-        licence: as the Hub spells it, such as apache-2.0. It is yours to say: weights that began as others' are under theirs.
-        private: whether a new repository is.
-        revision: a branch, made if there is none; by default the main one.
+        licence: as the Hub spells it, such as apache-2.0. You are responsible for it: derived weights keep their original's.
+        private: whether to make a new repository private.
+        revision: a branch, created if necessary; by default the main one.
 
-    Raises CheckpointError where the folder holds no whole checkpoint, and for whatever keeps the Hub from taking it.
+    Raises CheckpointError when the folder has no complete checkpoint, and for whatever prevents the upload.
     """
     from huggingface_hub import CommitOperationAdd, HfApi, errors
 
@@ -49,7 +49,7 @@ def push_to_hub(
             f"{licence!r} is no licence as the Hub spells them: apache-2.0, mit, cc-by-nc-4.0, other, …"
         )
     checkpoint = find_student(Path(folder))
-    description, _ = open_directory(checkpoint)  # whole, and with the shapes that it says
+    description, _ = open_directory(checkpoint)  # complete, and with the declared shapes
     card: Path | bytes = checkpoint / CARD
     if not (checkpoint / CARD).is_file():
         card = model_card(name, licence, description, training_record(checkpoint)).encode()
@@ -67,7 +67,7 @@ def push_to_hub(
 
 
 def _explain(name: str, error: Exception) -> str:
-    """One line for a failed upload, with the way out."""
+    """One line for a failed upload, with the remedy."""
     from huggingface_hub import constants, errors
 
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None

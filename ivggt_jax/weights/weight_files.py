@@ -1,4 +1,4 @@
-"""Which files hold PyTorch's weights: one file, shards with or without their index, or a folder of the Hub's."""
+"""Finds the files of PyTorch weights: one file, shards with or without an index, or a folder from the Hub."""
 
 import hashlib
 import os
@@ -10,17 +10,17 @@ from ivggt_jax.weights.tensor_file import CheckpointError, read_json
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 INDEX = ".index.json"
-"""End of the name of the file that says which shard holds what."""
+"""Suffix of the file that maps tensors to shards."""
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.\w+)")
 _OTHERS = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|random_states|adapter)[\w-]*\.\w+")
-"""What trainers write beside the weights."""
+"""Files that trainers write next to the weights."""
 
 
 def choose(names: Iterable[str], where: str) -> str:
-    """The file of a folder to begin with: an index, the first of several shards, or the only file of weights.
+    """The file of a folder to start with: an index, the first of several shards, or the only weight file.
 
-    Safetensors go before other formats of the same weights, and `model` and `pytorch_model` before other names. Raises
-    CheckpointError, beginning with `where`, when there is none and when there are several.
+    Safetensors take precedence over other formats of the same weights, and `model` and `pytorch_model` over other names. Raises
+    CheckpointError, beginning with `where`, when there is none or there are several.
     """
     files = [name for name in sorted(names) if name.endswith((*SUFFIXES, INDEX)) and not _OTHERS.fullmatch(name)]
     shards = {name: match for name in files if (match := _SHARD.fullmatch(name))}
@@ -41,9 +41,9 @@ def choose(names: Iterable[str], where: str) -> str:
 
 
 def shards_of(path: Path) -> list[str]:
-    """The names of the files that belong together, beside and with this one: index, shard or whole file.
+    """Names of the files that belong together with this one, which may be an index, a shard or a complete file.
 
-    Raises CheckpointError for an index that is none.
+    Raises CheckpointError for an invalid index.
     """
     if path.name.endswith(".json"):
         return sorted(set(read_index(path).values()))
@@ -55,7 +55,7 @@ def shards_of(path: Path) -> list[str]:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """The shard of every tensor. Raises CheckpointError."""
+    """The shard of each tensor. Raises CheckpointError."""
     weight_map = read_json(path).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{path} has no weight_map: not the index of a sharded checkpoint")
@@ -66,7 +66,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def find_weights(path: Path) -> Path:
-    """The file to begin with, of a file or of a folder. Raises CheckpointError, see `choose`."""
+    """The file to start with, for a file or a folder. Raises CheckpointError, see `choose`."""
     if not path.is_dir():
         return path
     main = path / "refs" / "main"
@@ -82,9 +82,9 @@ def find_weights(path: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of the weights that begin with this file.
+    """SHA-256 of the weights that start with this file.
 
-    Of several shards it is that of the lines that `sha256sum` prints for them: with and without an index it is the same.
+    For several shards it is the digest of the lines that `sha256sum` prints for them, the same with and without an index.
     """
     sums = []
     for name in shards_of(path):

@@ -1,4 +1,4 @@
-"""Results out: one file a format, all opened, fed, resumed and closed in the same way."""
+"""Output writers: one module per format, all opened, fed, resumed and closed in the same way."""
 
 import contextlib
 from collections.abc import Iterable, Mapping
@@ -60,7 +60,7 @@ WRITERS: dict[str, type[Writer]] = {
         LoopsWriter,
     )
 }
-"""Outputs that grow frame by frame, by the name that --export knows."""
+"""Outputs that grow frame by frame, by their name in --export."""
 
 
 class Writers:
@@ -74,11 +74,11 @@ class Writers:
         frames: int = 0,
         state: Mapping[str, np.ndarray] | None = None,
     ):
-        """Opens writers by name in the folder `out`.
+        """Open writers by name in the folder `out`.
 
-        frames 0 starts afresh and removes what an earlier run left of the same outputs; a resumed run gives the number
-        of frames that it had finished and the `state()` saved with them. Raises ValueError for an unknown name,
-        ResumeError when the folder holds less, WriteError when it cannot be written.
+        frames 0 starts over and removes an earlier run's files of the same outputs; a resumed run passes the number of frames
+        that it had finished and the `state()` saved with them. Raises ValueError for an unknown name, ResumeError when the folder
+        has fewer frames, WriteError when it cannot be written.
         """
         state = state or {}
         names = list(dict.fromkeys(names))
@@ -86,7 +86,7 @@ class Writers:
         if unknown:
             raise ValueError(f"no writer is called {', '.join(unknown)}; there are {', '.join(WRITERS)}")
         self.evidence = Evidence(_part(state, "evidence/"))
-        """What the frames show, whatever is written of them."""
+        """Whether the frames show enough, whatever is written."""
         self.trust = Trust(_part(state, "trust/"))
         """How far they confirm the cameras, in a run with submaps."""
         self._writers: list[Writer] = []
@@ -94,7 +94,7 @@ class Writers:
             for name in names:
                 try:
                     writer = WRITERS[name](out, options, frames, _part(state, f"{name}/"))
-                except (KeyError, TypeError, IndexError) as error:  # what was saved is not what this writer saves
+                except (KeyError, TypeError, IndexError) as error:  # the saved state is not this writer's
                     raise ValueError(
                         f"what a stopped run saved for {name} cannot be used: begin again with --overwrite ({error!r})"
                     ) from error
@@ -103,7 +103,7 @@ class Writers:
             self._opened = opened.pop_all()
 
     def write(self, result: Result) -> None:
-        """Adds one finished frame to every output.
+        """Add one finished frame to every output.
 
         Raises WriteError when the disk is full, ValueError when an output lacks its head or the camera is not finite.
         """
@@ -115,20 +115,20 @@ class Writers:
         self.trust.add(result.map)
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a resumed run needs beside the files, as arrays with names like "ply/keys"."""
+        """What a resumed run needs besides the files, as arrays with names like "ply/keys"."""
         states = {"evidence": self.evidence.state(), "trust": self.trust.state()}
         states |= {writer.name: writer.state() for writer in self._writers}
         return {f"{name}/{key}": array for name, state in states.items() for key, array in state.items()}
 
     def record(self) -> dict[str, Any]:
-        """What `run.json` should say about each output."""
+        """The entry of each output in `run.json`."""
         return {writer.name: record for writer in self._writers if (record := writer.record())}
 
     def close(self) -> None:
-        """Finishes every output, the others also when one fails; then raises that error."""
+        """Finish every output, even if one fails; then raise that error."""
         self._opened.close()
 
 
 def _part(state: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, without it."""
+    """The arrays whose names begin with `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

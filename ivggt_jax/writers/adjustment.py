@@ -1,6 +1,7 @@
-"""Tracks and the cameras that saw them, and how both become better: `bundle` solves, `refinement` judges.
+"""Tracks and the cameras that saw them, and their joint adjustment: `bundle` solves it, `refinement` judges it.
 
-Pixels are those of the model's input, counted from the corner and made square along v, so that a camera has one focal length.
+Pixels are those of the model's input, counted from the corner and scaled along v to be square, so that a camera has a single
+focal length.
 """
 
 from collections.abc import Callable
@@ -14,28 +15,28 @@ from scipy.sparse.csgraph import connected_components
 from ivggt_jax.trajectories.alignment import compose, inverse
 
 Free = Literal["points", "poses", "focal"]
-"""What a round moves: points; poses, too; and focal lengths, too."""
+"""What a round adjusts: points; poses as well; focal lengths as well."""
 FEWEST_VIEWS = 3
-"""Observations of a point that takes part."""
+"""Fewest observations of a point that takes part."""
 FEWEST_POINTS = 12
-"""Observations in a frame that takes part: with fewer its camera could go anywhere."""
+"""Fewest observations in a frame that takes part; with fewer, its camera would be undetermined."""
 ROUNDS: tuple[tuple[Free, float, float], ...] = (
     ("points", 0.5, 6),
     ("poses", 0.5, 3),
     ("focal", 0.5, 3),
     ("focal", 0.25, 1.5),
 )
-"""What each round moves, the scale of its loss, and the largest error that is believed after it, in pixels."""
+"""For each round: what it adjusts, the scale of its loss, and the largest error in pixels kept after it."""
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """Points and where they were seen."""
+    """Points and their observations."""
 
     frames: np.ndarray
-    """int64 [M]: the observation's frame, by its position in the run."""
+    """int64 [M]: frame of the observation, as position in the run."""
     points: np.ndarray
-    """int64 [M]: its point, a row of the following."""
+    """int64 [M]: its point, a row of the next arrays."""
     pixels: np.ndarray
     """float64 [M, 2]"""
     positions: np.ndarray
@@ -43,12 +44,12 @@ class Tracks:
     colours: np.ndarray
     """uint8 [P, 3]"""
     origins: np.ndarray
-    """int64 [P]: the frame whose depth placed the point."""
+    """int64 [P]: frame whose depth placed the point."""
     by_depth: np.ndarray
-    """float64 [P, 3]: where it placed it."""
+    """float64 [P, 3]: position from that depth."""
 
     def only(self, points: np.ndarray, observations: np.ndarray | None = None) -> "Tracks":
-        """The tracks of some points, bool [P], with some of their observations, bool [M]."""
+        """The tracks of the marked points, bool [P], with the marked observations, bool [M]."""
         kept = points[self.points] if observations is None else points[self.points] & observations
         numbers = np.cumsum(points) - 1
         return Tracks(
@@ -62,7 +63,7 @@ class Tracks:
         )
 
     def joined(self, other: "Tracks") -> "Tracks":
-        """These tracks and then others, of other points."""
+        """These tracks followed by those of other points."""
         points = np.concatenate((self.points, other.points + len(self.positions)))
         names = [field.name for field in fields(self)]
         both = {name: np.concatenate((getattr(self, name), getattr(other, name))) for name in names}
@@ -80,12 +81,12 @@ class Cameras:
     centre: np.ndarray
     """float64 [N, 2]"""
     lens: np.ndarray
-    """int64 [N]: frames of one number have one focal length and centre."""
+    """int64 [N]: frames with equal numbers share focal length and centre."""
     known: np.ndarray
-    """bool [N]: whether the focal length is calibrated, and stays."""
+    """bool [N]: the focal length is calibrated, and fixed."""
 
     def shared(self, lens: np.ndarray) -> "Cameras":
-        """With the median focal length and centre of the frames of each number of `lens`, int64 [N]."""
+        """The cameras with the median focal length and centre of all frames with equal numbers in `lens`, int64 [N]."""
         focal, centre = self.focal.copy(), self.centre.copy()
         for own in rows_by(lens, int(lens.max()) + 1):
             focal[own], centre[own] = np.median(focal[own]), np.median(centre[own], axis=0)
@@ -93,11 +94,11 @@ class Cameras:
 
 
 Solve = Callable[[Tracks, Cameras, float, Free], tuple[Cameras, np.ndarray]]
-"""Takes also the loss's scale and what moves; gives cameras and positions."""
+"""(tracks, cameras, scale of the loss, what to adjust) → (cameras, positions)."""
 
 
 def errors(tracks: Tracks, cameras: Cameras) -> np.ndarray:
-    """Distances in pixels, float64 [M], of points from where they were seen; infinite behind the camera."""
+    """Reprojection errors in pixels, float64 [M]; infinite behind the camera."""
     pose = cameras.cam_from_world[tracks.frames]
     in_camera = np.einsum("mij,mj->mi", pose[..., :3], tracks.positions[tracks.points]) + pose[..., 3]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -107,11 +108,11 @@ def errors(tracks: Tracks, cameras: Cameras) -> np.ndarray:
 
 
 def adjust(tracks: Tracks, cameras: Cameras, solve: Solve) -> tuple[Tracks, Cameras]:
-    """The tracks that were believed, with their points where they belong, and the cameras.
+    """Adjust tracks and cameras. Returns the tracks that were kept, with adjusted points, and the cameras.
 
-    What hangs together by tracks is adjusted by itself, the part of most frames first, which decides on focal lengths. The
-    first camera of a part stays where it is, and so does the length of its path. Frames with few observations follow the
-    nearest that has more.
+    Each part connected by tracks is adjusted separately, starting with the one with most frames, which determines focal lengths.
+    The first camera of a part stays in place, and so does the length of its path. Frames with few observations follow the nearest
+    frame with more.
     """
     tracks = _connected(tracks, len(cameras.focal))
     before, kept = cameras, tracks.only(np.zeros(len(tracks.positions), bool))
@@ -133,7 +134,7 @@ def adjust(tracks: Tracks, cameras: Cameras, solve: Solve) -> tuple[Tracks, Came
 
 
 def _adjust_part(tracks: Tracks, before: Cameras, solve: Solve) -> tuple[Tracks, Cameras]:
-    """The same of tracks that hang together."""
+    """The same for connected tracks."""
     cameras = before
     for free, scale, furthest in ROUNDS:
         tracks = _connected(tracks, len(before.focal))
@@ -147,7 +148,7 @@ def _adjust_part(tracks: Tracks, before: Cameras, solve: Solve) -> tuple[Tracks,
 
 
 def placed(tracks: Tracks, cameras: Cameras, solve: Solve) -> Tracks:
-    """The tracks with their points where these cameras say."""
+    """The tracks with their points placed by these cameras."""
     for scale in (4.0, 1.0, ROUNDS[0][1]):
         _, positions = solve(tracks, cameras, scale, "points")
         tracks = replace(tracks, positions=positions)
@@ -155,9 +156,9 @@ def placed(tracks: Tracks, cameras: Cameras, solve: Solve) -> Tracks:
 
 
 def depth_factors(tracks: Tracks, before: Cameras, after: Cameras) -> np.ndarray:
-    """What each frame's depth is to be multiplied by, float64 [N], so that it agrees with the points that the frame sees.
+    """Factor for each frame's depth, float64 [N], that makes it agree with the points that the frame sees.
 
-    Frames that see none are given the factor of the nearest that does.
+    A frame without points gets the factor of the nearest frame with any.
     """
     depths = [
         np.einsum("mj,mj->m", pose[tracks.frames, 2, :3], points[tracks.points]) + pose[tracks.frames, 2, 3]
@@ -171,13 +172,13 @@ def depth_factors(tracks: Tracks, before: Cameras, after: Cameras) -> np.ndarray
 
 
 def rows_by(numbers: np.ndarray, count: int) -> list[np.ndarray]:
-    """The rows of numbers, int64 [M], that hold each from 0 to count - 1, in their order."""
+    """For each number from 0 to count - 1, its rows in `numbers`, int64 [M], in order."""
     order = np.argsort(numbers, kind="stable")
     return np.split(order, np.cumsum(np.bincount(numbers, minlength=count))[:-1])
 
 
 def _nearest(seen: np.ndarray, frames: int) -> np.ndarray:
-    """For each of so many frames the row, int64 [N], of the nearest in `seen`, which rises; of two, the earlier one."""
+    """For each frame the row, int64 [N], of the nearest one in `seen`, which is increasing; of two, the earlier."""
     every = np.arange(frames)
     later = np.minimum(np.searchsorted(seen, every), len(seen) - 1)
     earlier = np.maximum(later - 1, 0)
@@ -185,7 +186,7 @@ def _nearest(seen: np.ndarray, frames: int) -> np.ndarray:
 
 
 def _connected(tracks: Tracks, frames: int) -> Tracks:
-    """Without frames that see few points, and points that few frames see."""
+    """The tracks without frames that see few points, and points seen by few frames."""
     while True:
         seen = np.bincount(tracks.frames, minlength=frames)
         viewed = np.bincount(tracks.points[seen[tracks.frames] >= FEWEST_POINTS], minlength=len(tracks.positions))
@@ -196,7 +197,7 @@ def _connected(tracks: Tracks, frames: int) -> Tracks:
 
 
 def _parts(tracks: Tracks, frames: int) -> list[np.ndarray]:
-    """The frames, bool [N], of each part that hangs together by tracks, the one with most frames first."""
+    """The frames, bool [N], of each part connected by tracks, the one with most frames first."""
     count = frames + len(tracks.positions)
     links = coo_array((np.ones(len(tracks.frames)), (tracks.frames, frames + tracks.points)), (count, count))
     _, labels = connected_components(links, directed=False)
@@ -206,7 +207,7 @@ def _parts(tracks: Tracks, frames: int) -> list[np.ndarray]:
 
 
 def _in_place(tracks: Tracks, before: Cameras, after: Cameras) -> tuple[Tracks, Cameras]:
-    """With the part's first camera where it was before, and its path as long."""
+    """Tracks and cameras moved so that the part's first camera is where it was before, and its path as long."""
     members = np.unique(tracks.frames)
     first = members[0]
     old, new = inverse(before.cam_from_world), inverse(after.cam_from_world)

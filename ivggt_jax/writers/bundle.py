@@ -1,4 +1,4 @@
-"""Bundle adjustment by pycolmap (extra `splats`): Ceres, with Cauchy's loss.
+"""Bundle adjustment with pycolmap (extra `splats`): Ceres, with Cauchy loss.
 
 Triggs et al., "Bundle adjustment: a modern synthesis", 1999.
 """
@@ -16,7 +16,7 @@ ITERATIONS = 100
 
 
 def pycolmap() -> Any:
-    """The module. Raises ValueError, which says how it is had, where it is not installed."""
+    """The pycolmap module. Raises ValueError with installation instructions if it is missing."""
     try:
         import pycolmap as module
     except ImportError as error:
@@ -25,9 +25,9 @@ def pycolmap() -> Any:
 
 
 def solve(tracks: Tracks, cameras: Cameras, scale: float, free: Free) -> tuple[Cameras, np.ndarray]:
-    """Cameras and points, float64 [P, 3], with the least loss; the world may have turned and changed its unit.
+    """Cameras and points, float64 [P, 3], with the least loss; the world may have rotated and changed its unit.
 
-    scale: pixels from which an error counts for less. Raises ValueError where pycolmap is missing.
+    scale: error in pixels from which it is down-weighted. Raises ValueError when pycolmap is missing.
     """
     colmap = pycolmap()
     model, numbers = _model(tracks, cameras)
@@ -58,7 +58,7 @@ def solve(tracks: Tracks, cameras: Cameras, scale: float, free: Free) -> tuple[C
 
 @contextlib.contextmanager
 def _silent(colmap: Any) -> Iterator[None]:
-    """Without Ceres' lines on steps that it tried in vain."""
+    """Suppress Ceres' messages about failed steps."""
     level = colmap.logging.minloglevel
     colmap.logging.minloglevel = int(colmap.logging.Level.FATAL)
     try:
@@ -68,17 +68,17 @@ def _silent(colmap: Any) -> Iterator[None]:
 
 
 def _model(tracks: Tracks, cameras: Cameras) -> tuple[Any, list[int]]:
-    """A reconstruction, whose frame n is image n + 1, and the numbers of its points."""
+    """A reconstruction in which frame n is image n + 1, and the numbers of its points."""
     colmap = pycolmap()
     model = colmap.Reconstruction()
     for lens, first in zip(*np.unique(cameras.lens, return_index=True), strict=True):
-        # The size matters to nothing here, but has to be there.
+        # The size is required but has no effect here.
         width, height = np.ceil(2 * cameras.centre[first]).astype(int).tolist()
         values = [cameras.focal[first], *cameras.centre[first]]
         model.add_camera_with_trivial_rig(
             colmap.Camera(camera_id=int(lens) + 1, model="SIMPLE_PINHOLE", width=width, height=height, params=values)
         )
-    places = np.empty(len(tracks.frames), np.int64)  # of observations among those of their frame
+    places = np.empty(len(tracks.frames), np.int64)  # index of each observation within its frame
     for frame, own in enumerate(rows_by(tracks.frames, len(cameras.focal))):
         places[own] = np.arange(len(own))
         image = colmap.Image(

@@ -1,8 +1,8 @@
-"""`sparse/0/`: a COLMAP model (cameras.bin, images.bin, points3D.bin) beside the `images/` that it refers to.
+"""`sparse/0/`: a COLMAP model (cameras.bin, images.bin, points3D.bin) next to the `images/` that it refers to.
 
-Camera-from-world, quaternion wxyz, the corner of the first pixel at (0, 0). Cameras are PINHOLE; those of a calibrated run
-whose pictures are the distorted originals are OPENCV, FULL_OPENCV or OPENCV_FISHEYE. Points with tracks of at least three
-views (`tracks`), and after them points of the fused cloud, without tracks, to start splats from.
+cam_from_world, quaternion wxyz, the corner of the first pixel at (0, 0). Cameras are PINHOLE; those of a calibrated run whose
+pictures are the distorted originals are OPENCV, FULL_OPENCV or OPENCV_FISHEYE. Points with tracks of at least three views
+(`tracks`) come first, then points of the fused cloud, without tracks, as a start for splats.
 https://colmap.github.io/format.html#binary-file-format
 """
 
@@ -25,16 +25,16 @@ from ivggt_jax.writers.writer import ExportOptions
 logger = logging.getLogger(__name__)
 
 FEW = 100
-"""Tracked points under which a model is thin."""
+"""Number of tracked points below which a model is thin."""
 PINHOLE, OPENCV, OPENCV_FISHEYE, FULL_OPENCV = 1, 4, 5, 6
-"""COLMAP's numbers of the camera models with fx, fy, cx, cy, and their distortion."""
+"""COLMAP's numbers of camera models with fx, fy, cx, cy and distortion."""
 
 
 def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
-    """Writes `sparse/0/` and `images/` into the folder `out`, frame by frame.
+    """Write `sparse/0/` and `images/` into the folder `out`, frame by frame.
 
-    Images are numbered from 1 in the order of the run. Raises ValueError for a run without depth, WriteError when the
-    disk is full.
+    Images are numbered from 1 in the order of the run. Raises ValueError for a run without depth, WriteError when the disk is
+    full.
     """
     model = out / "sparse" / "0"
     pictures = Pictures(out / "images", options.images, run.source)
@@ -46,7 +46,7 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
     tracker = Tracker(options) if run.tracks is None else KnownTracks(run)
     points = 0
     with replacing(model / "points3D.bin") as points_file, replacing(model / "images.bin") as images_file:
-        points_file.write(struct.pack("<Q", 0))  # the number of points, known at the end
+        points_file.write(struct.pack("<Q", 0))  # the number of points, filled in at the end
         images_file.write(struct.pack("<Q", len(run)))
         for position in range(-REACH, len(run) + REACH):
             if 0 <= position + REACH < len(run):
@@ -68,7 +68,7 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
 
 
 def _write_cameras(path: Path, cameras: list[Camera]) -> None:
-    """cameras.bin: each different camera, numbered from 1."""
+    """Write cameras.bin: each distinct camera, numbered from 1."""
     with replacing(path) as file:
         file.write(struct.pack("<Q", len(cameras)))
         for number, lens in enumerate(cameras, start=1):
@@ -79,7 +79,7 @@ def _write_cameras(path: Path, cameras: list[Camera]) -> None:
 
 
 def _model(lens: Camera) -> tuple[int, tuple[float, ...]]:
-    """COLMAP's model, the plainest that has all of the lens, and its distortion."""
+    """The simplest COLMAP model that represents the lens, and its distortion."""
     if lens.kind == "fisheye":
         return OPENCV_FISHEYE, lens.distortion
     if lens.kind == "pinhole":
@@ -88,7 +88,7 @@ def _model(lens: Camera) -> tuple[int, tuple[float, ...]]:
 
 
 def _write_image(file: BinaryIO, number: int, camera: int, view: View, pixels: np.ndarray, points: np.ndarray) -> None:
-    """One image of images.bin with its observations."""
+    """Write one image of images.bin with its observations."""
     quaternion = Rotation.from_matrix(view.cam_from_world[:, :3]).as_quat(canonical=True, scalar_first=True)
     file.write(struct.pack("<i7di", number, *quaternion, *view.cam_from_world[:, 3], camera))
     file.write(view.name.encode() + b"\0")
@@ -99,19 +99,19 @@ def _write_image(file: BinaryIO, number: int, camera: int, view: View, pixels: n
 
 
 def _write_points(file: BinaryIO, new: NewPoints) -> None:
-    """Points of points3D.bin with their tracks; the error −1 says that it was not computed."""
+    """Write points of points3D.bin with their tracks; the error −1 means "not computed"."""
     for number, position, colour, track in zip(new.numbers, new.positions, new.colours, new.tracks, strict=True):
         file.write(struct.pack("<Q3d3BdQ", number, *position, *colour, -1.0, len(track)))
         file.write((track + (1, 0)).astype("<i4").tobytes())  # images are numbered from 1, observations from 0
 
 
 def _write_dense(file: BinaryIO, run: SavedRun, options: ExportOptions, before: int) -> int:
-    """Points of the fused cloud, drawn from it at random (the same ones each time), numbered after those `before`."""
+    """Write points of the fused cloud, sampled at random (reproducibly), numbered after those `before`."""
     if options.dense == 0:
         return 0
     try:
         points, colours = run.cloud(options).cloud()
-    except ValueError:  # no pixel makes a point
+    except ValueError:  # no pixel becomes a point
         return 0
     count = min(options.dense, len(points))
     chosen = np.sort(np.random.default_rng(0).choice(len(points), count, replace=False))

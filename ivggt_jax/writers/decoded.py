@@ -1,8 +1,8 @@
-"""Full-size pictures of frames that have no file of their own: their video, recording or animation is decoded once more.
+"""Full-size pictures of frames that have no file of their own: their video, recording or animation is decoded again.
 
-The source is read as the run read it, by the same reader with the same stride, rate and beginning, so that a picture is turned,
-has square pixels and is tone-mapped as the model's input was. It is the frame's only if its time is the one that the run
-saved and if, fitted to the model's input, it is the image that the run saved. One picture is in memory at a time.
+The source is read as in the run, by the same reader with the same stride, rate and start, so that a picture is turned, resampled
+to square pixels and tone-mapped like the model's input. It belongs to the frame only if its time is the saved one and if, fitted
+to the model's input, it equals the saved image. One picture is in memory at a time.
 """
 
 import contextlib
@@ -22,38 +22,39 @@ from ivggt_jax.writers.run_json import read_run_json, recorded
 logger = logging.getLogger(__name__)
 
 READ = ("frames", "mode", "stride", "fps", "start", "end", "topic", "exif")
-"""Options that decide which frames a source gives, and how they are fitted."""
+"""Options that determine which frames a source gives, and how they are fitted."""
 SAME_TIME = 1e-6
-"""Seconds by which equal times may differ."""
+"""Tolerance in seconds for equal times."""
 SAME_IMAGE = 1.0
-"""Mean difference of grey values (of 255) up to which two images are one, scaled by another release of a library perhaps."""
+"""Mean difference of grey values (of 255) up to which two images are equal; another release of a library may scale
+differently."""
 
 
 def recorded_source(out: Path) -> SourceConfig | None:
-    """What the run in a folder read, by its `run.json`; None where that is not known, or its frames do not come again."""
+    """The source of the run in a folder, from its `run.json`; None if it is unknown, or cannot be read again."""
     try:
         settings = recorded(read_run_json(out), "settings", "source")
-        # A recording's topic of depth is none of pictures.
+        # A recording's depth topic must not be taken for one of pictures.
         depth = None if settings["depth"] is None else Path(settings["depth"])
         source = SourceConfig(depth=depth, **{name: settings[name] for name in READ})
-    except (OSError, ValueError, TypeError, KeyError):  # no run.json, or not one of this release
+    except (OSError, ValueError, TypeError, KeyError):  # no run.json, or one of another release
         return None
     return source
 
 
 class Decoded:
-    """The pictures of a run's frames, asked for in the order of the run."""
+    """The pictures of a run's frames, requested in the order of the run."""
 
     def __init__(self, source: SourceConfig | None):
-        """source: what the run read; None where nobody knows."""
+        """source: of the run; None if unknown."""
         self._source = None if source is None or source.frames.startswith(LIVE) else source
         self._raw: Iterator[RawFrame] | None = None
         self._next: RawFrame | None = None
 
     def picture(self, frame: Frame) -> Image.Image | None:
-        """The picture that the frame was made from, upright; None where it cannot be had any more.
+        """The upright picture that the frame was made from; None if it is not available any more.
 
-        The first time that one is not there, a line says so, and no more are looked for.
+        The first missing one is reported, and no more are searched.
         """
         if self._source is None:
             return None
@@ -73,7 +74,7 @@ class Decoded:
             return None
 
     def _find(self, source: SourceConfig, frame: Frame) -> Image.Image:
-        """The picture. Raises SourceError where the source is gone or another one."""
+        """The picture. Raises SourceError when the source is gone or has changed."""
         if self._raw is None:
             self._raw = open_reader(source).raw_frames()
         while self._next is None or self._next.index < frame.index:
@@ -94,7 +95,7 @@ def _same_time(raw: RawFrame, frame: Frame) -> bool:
 
 
 def _is_of(frame: Frame, picture: Image.Image, source: SourceConfig) -> bool:
-    """Whether the frame was made from the picture. Of a calibrated camera, whose frames are undistorted, only the size tells."""
+    """Whether the frame was made from the picture. For a calibrated camera, whose frames are undistorted, only sizes count."""
     if frame.camera is not None:
         return picture.size == frame.camera.original.size
     height, width, _ = frame.image.shape
@@ -104,7 +105,7 @@ def _is_of(frame: Frame, picture: Image.Image, source: SourceConfig) -> bool:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what the source says of its file: the run said it."""
+    """Suppress messages about the file, which the run already printed."""
     sources = logging.getLogger("ivggt_jax.sources")
     level = sources.level
     sources.setLevel(logging.ERROR)

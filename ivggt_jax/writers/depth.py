@@ -1,7 +1,7 @@
-"""`depth/%06d.png`: depth maps as 16-bit PNG, one a frame, named by its index.
+"""`depth/%06d.png`: depth maps as 16-bit PNG, one per frame, named by its index.
 
-Depth in the model's unit is the pixel's value times `unit`, a number fixed by the first frame, which `run.json` holds.
-0 means no depth: masked, not finite, or beyond the range.
+Depth in the model's unit is the pixel's value times `unit`, which the first frame determines and `run.json` contains. 0 means no
+depth: masked, not finite, or out of range.
 """
 
 import math
@@ -17,7 +17,7 @@ from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer, required
 
 HEADROOM = 8
-"""How many times further than the first frame's furthest pixel later frames may see."""
+"""How many times farther than the first frame's farthest pixel later frames may see."""
 
 
 class DepthWriter(Writer):
@@ -30,14 +30,14 @@ class DepthWriter(Writer):
         self._unit = float(state["unit"]) if "unit" in state else None
 
     def write(self, result: Result) -> None:
-        """Writes the frame's file."""
+        """Write the frame's file."""
         depth = required(result.depth, "depth/", "depth")
         if self._unit is None:
             self._unit = depth_unit(depth)
         write_depth_png(self._files.path(result.frame.index), depth_to_16_bit(depth, self._unit, result.frame.mask))
 
     def state(self) -> dict[str, np.ndarray]:
-        """The unit, once there is one."""
+        """The unit, once it is known."""
         return {} if self._unit is None else {"unit": np.array(self._unit)}
 
     def record(self) -> dict[str, Any]:
@@ -45,18 +45,18 @@ class DepthWriter(Writer):
         return {"unit": self._unit, "meaning": "depth = pixel value * unit, in the model's unit; 0: no depth"}
 
     def close(self) -> None:
-        """Nothing is left to do: every file is complete."""
+        """Nothing to do: every file is complete."""
 
 
 def depth_unit(depth: np.ndarray) -> float:
-    """What one step of a 16-bit depth map of this video is worth, a power of two: chosen from its first frame [H, W]."""
+    """The step of a video's 16-bit depth maps, a power of two, chosen from its first frame [H, W]."""
     finite = depth[np.isfinite(depth) & (depth > 0)]
     furthest = HEADROOM * float(finite.max()) if finite.size else 1.0
     return 2.0 ** math.ceil(math.log2(furthest / 65535))
 
 
 def depth_to_16_bit(depth: np.ndarray, unit: float, mask: np.ndarray | None) -> np.ndarray:
-    """Depth [H, W] as uint16 [H, W] in steps of `unit`; 0 where it is masked (False), not finite or out of range."""
+    """Depth [H, W] as uint16 [H, W] in steps of `unit`; 0 where masked (False), not finite or out of range."""
     steps = np.nan_to_num(np.rint(depth / unit), nan=0, posinf=0, neginf=0)
     steps[(steps < 0) | (steps > 65535)] = 0
     if mask is not None:
@@ -65,6 +65,6 @@ def depth_to_16_bit(depth: np.ndarray, unit: float, mask: np.ndarray | None) -> 
 
 
 def write_depth_png(path: Path, steps: np.ndarray) -> None:
-    """Writes uint16 [H, W] as a 16-bit grey PNG, at once. Raises WriteError when the disk is full."""
+    """Write uint16 [H, W] as a 16-bit grey PNG, atomically. Raises WriteError when the disk is full."""
     with replacing(path) as file:
         Image.fromarray(steps).save(file, "PNG", compress_level=3)

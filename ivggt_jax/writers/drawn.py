@@ -1,4 +1,4 @@
-"""Which of a run's frames a page draws, and with how many points: bounded, however long the run."""
+"""Which of a run's frames a page draws, and with how many points: bounded for any length of the run."""
 
 from dataclasses import dataclass, replace
 
@@ -10,50 +10,50 @@ from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions
 
 MOST_FRAMES = 512
-"""Frames drawn; of longer runs every second one, every fourth, …"""
+"""Most frames drawn; of longer runs every second one, every fourth, …"""
 MOST_POINTS = 1 << 20
-"""Points drawn, of all frames together."""
+"""Most points drawn, over all frames."""
 MOST_EACH = MOST_POINTS // 64
-"""Points of one frame of a run that may still grow long."""
+"""Most points of one frame in a run that may still become long."""
 
 
 @dataclass(frozen=True)
 class DrawnFrame:
-    """What is drawn of one frame."""
+    """The drawn parts of one frame."""
 
     points: np.ndarray
-    """float32 [N, 3] in the world, in random order: the first n of them are a fair sample."""
+    """float32 [N, 3] in the world, in random order, so that the first n are a fair sample."""
     colours: np.ndarray
     """uint8 [N, 3]"""
     percentile: np.ndarray
-    """uint8 [N]: how many per cent of the frame's pixels are no more confident than this one."""
+    """uint8 [N]: percentage of the frame's pixels that are not more confident than this one."""
     depth: np.ndarray
     """float32 [N]: z in the frame's own camera."""
     pyramid: np.ndarray
     """float64 [5, 3]: the camera's position, and its image's corners at depth 1."""
 
     def first(self, count: int) -> "DrawnFrame":
-        """The same frame with at most so many of its points."""
+        """The same frame with at most `count` of its points."""
         own = slice(count)
         return DrawnFrame(self.points[own], self.colours[own], self.percentile[own], self.depth[own], self.pyramid)
 
 
 class Thinned:
-    """The frames to draw of a run that grows: `count` frames so far, every `stride`-th of them, `each` points of one."""
+    """The frames to draw of a growing run: every `stride`-th of the `count` frames so far, with `each` points per frame."""
 
     def __init__(self, options: ExportOptions | None = None, each: int = MOST_EACH) -> None:
-        """options: which pixels make points, whatever their confidence, and how many in all, if fewer than `MOST_POINTS`.
+        """options: which pixels become points, whatever their confidence, and the total if it is below `MOST_POINTS`.
 
-        each: points of one frame while there are few frames.
+        each: points per frame while there are few frames.
         """
         self._options = replace(options or ExportOptions(), confidence=0)
         self._most = min(MOST_POINTS, self._options.max_points)
         self.count, self.stride, self.each = 0, 1, each
         self.frames: dict[int, DrawnFrame] = {}
-        """Those read so far, by their position in the run."""
+        """Frames read so far, by position in the run."""
 
     def grow(self, count: int) -> bool:
-        """The run has `count` frames now. Returns whether frames were dropped or shortened to make room."""
+        """Update the number of frames. Returns whether frames were dropped or shortened to make room."""
         self.count = count
         stride, each = self.stride, self.each
         while -(-count // self.stride) > MOST_FRAMES:
@@ -73,11 +73,11 @@ class Thinned:
         return sorted(wanted, key=lambda position: (-(position & -position) if position else -self.count, position))
 
     def add(self, position: int, result: Result) -> None:
-        """Take in a frame that was read."""
+        """Add a frame that was read."""
         self.frames[position] = self._sample(result, position)
 
     def _sample(self, result: Result, seed: int) -> DrawnFrame:
-        """At most `each` of the frame's points, drawn at random."""
+        """At most `each` of the frame's points, sampled at random."""
         pyramid = frustum_corners(result, 1.0)
         if result.points is None:
             none = np.zeros((0, 3), np.float32)

@@ -1,8 +1,8 @@
-"""Whether a run's frames show enough for its geometry to mean anything.
+"""Whether a run's frames show enough for its geometry to be meaningful.
 
-A network gives depth and cameras for whatever it sees, a lens cap included. Here is noticed what no geometry follows from:
-fewer than three frames, frames of one colour, frames of noise, frames that all show the same but for a clock, the brightness
-of a lamp and the noise of a sensor; and cameras that are none, which an untrained network gives.
+A network outputs depth and cameras for any input, even a lens cap. This module detects input without any geometry: fewer than
+three frames, frames of a single colour, noise, and static frames in which only a clock, the brightness of a lamp or sensor noise
+changes; and invalid cameras, which an untrained network outputs.
 """
 
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ import numpy as np
 from ivggt_jax.writers.result import LONGEST_FOCAL
 
 SIDE = 8
-"""Cells along each side of the small grey picture that frames are compared by: noise averages out in them."""
+"""Cells along each side of the small grey picture by which frames are compared; noise averages out in a cell."""
 PLAIN = 2.0
-"""Standard deviation of grey values (of 255) up to which a frame is of one colour."""
+"""Standard deviation of grey values (of 255) up to which a frame counts as a single colour."""
 SAME = 1.5
-"""Largest difference of a cell (of 255) up to which it shows the same."""
+"""Difference of a cell (of 255) up to which it counts as unchanged."""
 OVERLAY = 1 / 8
-"""Share of the cells that a clock may change in a picture that stands still: 4 of 64 were counted, and in three frames of a
-walk at least 23."""
+"""Share of cells that a clock may change in a static picture: 4 of 64 were counted, compared with at least 23 in three frames of
+a walk."""
 WINDOW = 16
-"""Frames whose mean is compared, too: strong noise averages out in it."""
+"""Frames whose mean is also compared; strong noise averages out in it."""
 FEWEST_WINDOWS = 3
-"""Means that are enough to compare."""
+"""Fewest means to compare."""
 ROUGH = 0.75
-"""Roughness from which a picture is noise: walks have up to 0.41, white noise from 0.83, encoded or halved as it may be."""
+"""Roughness from which a picture is noise: walks reach 0.41, white noise at least 0.83, even if compressed or halved in size."""
 FEWEST = 3
-"""Frames that a structure can be checked against."""
+"""Fewest frames against which a structure can be checked."""
 
 
 class Evidence:
-    """Watches frames; a resumed run gives the `state()` that was saved."""
+    """Observes frames; a resumed run passes the saved `state()`."""
 
     def __init__(self, state: Mapping[str, np.ndarray]):
         counts = state.get("counts", np.zeros(4)).tolist()
@@ -41,7 +41,7 @@ class Evidence:
         self._sum: np.ndarray = state.get("sum", np.zeros(()))
 
     def add(self, image: np.ndarray, intrinsics: np.ndarray) -> None:
-        """Looks at the next frame, uint8 [H, W, 3], and its camera [3, 3]."""
+        """Observe the next frame, uint8 [H, W, 3], and its camera [3, 3]."""
         focal = np.diagonal(intrinsics)[:2]
         self._cameras += bool((focal > 0).all() and (focal < LONGEST_FOCAL).all())
         grey = image.mean(axis=-1, dtype=np.float32)
@@ -56,7 +56,7 @@ class Evidence:
             self._sum = np.zeros(())
 
     def doubt(self) -> str | None:
-        """What speaks against the geometry, in a sentence; None where nothing does."""
+        """Doubt about the geometry, in a sentence; None if there is none."""
         if self._frames == 0:
             return None
         if self._contrast <= PLAIN:
@@ -79,7 +79,7 @@ class Evidence:
         return None
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a resumed run needs to come to the same end."""
+        """What a resumed run needs for the same result."""
         arrays = {
             **{"first": self._each.first, "changed": self._each.changed, "sum": self._sum},
             **{"first_mean": self._means.first, "means_changed": self._means.changed},
@@ -89,7 +89,7 @@ class Evidence:
 
 
 class _Still:
-    """Which cells have ever shown something else than at first."""
+    """Which cells have ever differed from the first frame."""
 
     def __init__(self, first: np.ndarray | None, changed: np.ndarray | None):
         self.first, self.changed = first, changed
@@ -102,12 +102,12 @@ class _Still:
 
     @property
     def share(self) -> float:
-        """Of the cells."""
+        """Share of the cells."""
         return 0.0 if self.changed is None else float(self.changed.mean())
 
 
 def _cells(grey: np.ndarray) -> np.ndarray:
-    """Means of a grey picture [H, W] in 8×8 cells of about the same size; of every pixel where there are fewer."""
+    """Means of a grey picture [H, W] in 8×8 cells of about equal size; single pixels if there are fewer."""
     for axis in (0, 1):
         edges = np.unique(np.linspace(0, grey.shape[axis], SIDE + 1).astype(int))[:-1]
         sizes = np.diff(edges, append=grey.shape[axis])
@@ -116,7 +116,7 @@ def _cells(grey: np.ndarray) -> np.ndarray:
 
 
 def _difference(cells: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """How far cells are from the first ones, whose contrast and brightness are first made those of all cells but a clock's."""
+    """Difference of cells from the first ones, after matching contrast and brightness over all cells except a clock's."""
     kept = np.ones(cells.shape, bool)
     for _ in range(2):
         middle, first_middle = cells[kept].mean(), first[kept].mean()
@@ -129,7 +129,7 @@ def _difference(cells: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _roughness(grey: np.ndarray) -> float:
-    """Mean squared difference of neighbours over twice the variance: near 0 where a picture is smooth, 1 in white noise."""
+    """Mean squared difference of neighbours over twice the variance: near 0 for a smooth picture, 1 for white noise."""
     if (variance := float(grey.var())) == 0:
         return 0.0
     return float(np.mean([np.square(np.diff(grey, axis=axis)).mean() for axis in (0, 1)])) / (2 * variance)

@@ -1,4 +1,4 @@
-"""Outputs that need the whole run: built from its saved frames, at the end or at any time later."""
+"""Outputs that need the whole run: built from its saved frames, at the end or any time later."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,4 +16,4 @@ EXPORTS: dict[str, Callable[[SavedRun, Path, ExportOptions], None]] = {
     "glb": export_glb,
     "html": export_html,
 }
-"""By the name that --export knows; each takes a run, the folder to write into, and the options."""
+"""Functions by the name in --export; each takes a run, the output folder, and the options."""

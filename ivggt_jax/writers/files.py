@@ -1,7 +1,7 @@
-"""Files that are whole at every moment: replaced at once, or grown by whole lines.
+"""Files that are complete at every moment: replaced atomically, or extended by whole lines.
 
-A process may be killed between any two instructions. What it had finished is then on disk and readable, and nothing is
-half-written under its final name. (Killed, not cut from power: nothing here waits for the disk.)
+A process may be killed between any two instructions. Whatever it had finished is then on disk and readable, and nothing is
+half-written under its final name. (This covers kills, not power failures: nothing here waits for the disk.)
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from ivggt_jax.disk.beside import written_beside
 
 
 class WriteError(OSError):
-    """A file could not be written: names the file and the reason, and what to do where the disk is full."""
+    """A file could not be written; names the file and the reason and, for a full disk, the remedy."""
 
 
 class ResumeError(ValueError):
-    """The folder holds less than the run that is to be resumed had finished."""
+    """The folder has less than the run to resume had finished."""
 
     def __init__(self, path: Path, found: int, frames: int):
         super().__init__(
@@ -30,7 +30,7 @@ class ResumeError(ValueError):
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turns an OSError inside the block into one WriteError that names `path`."""
+    """Turn an OSError inside the block into a WriteError that names `path`."""
     try:
         yield
     except WriteError:
@@ -43,10 +43,10 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file, open for writing and reading, that takes the name `path` when the block ends without an exception.
+    """A binary file, open for writing and reading, that takes the name `path` if the block ends without an exception.
 
-    Until then it is `.NAME.part` beside it. Folders are made. Raises WriteError, and leaves no part behind, when the
-    disk is full.
+    Until then it is `.NAME.part` beside it. Folders are created. Raises WriteError, leaving no part behind, when the disk is
+    full.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 class LineFile:
-    """A text file that grows by one line a frame.
+    """A text file that grows by one line per frame.
 
     Opening it keeps the first `frames` lines after the header, which is one line, and drops the rest. Raises ResumeError when it
     has fewer, WriteError when the disk is full.
@@ -74,25 +74,25 @@ class LineFile:
             self._file = path.open("ab", buffering=0)
 
     def append(self, line: str) -> None:
-        """Adds one line, whole or not at all; `line` comes without its newline."""
+        """Append one line, completely or not at all; `line` has no newline."""
         data = f"{line}\n".encode()
         with naming(self._path):
             size = os.fstat(self._file.fileno()).st_size
             try:
                 written = self._file.write(data)
-                while written < len(data):  # a disk that fills up takes a part first and refuses the rest
+                while written < len(data):  # a disk that fills up accepts a part first and then refuses the rest
                     written += self._file.write(data[written:])
             except OSError:
                 self._file.truncate(size)
                 raise
 
     def close(self) -> None:
-        """Closes the file; it is complete as it stands."""
+        """Close the file, which is complete as it is."""
         self._file.close()
 
 
 def _truncate(path: Path, frames: int, lines: int, header: bool) -> None:
-    """Cuts a text file after its first `lines` lines."""
+    """Cut a text file after its first `lines` lines."""
     end, found = 0, 0
     if path.is_file():
         with path.open("rb") as file:
@@ -104,10 +104,10 @@ def _truncate(path: Path, frames: int, lines: int, header: bool) -> None:
 
 
 class NumberedFiles:
-    """A folder of one file a frame, named by the frame's index: 000000.npz, 000001.npz, …
+    """A folder of one file per frame, named by the frame's index: 000000.npz, 000001.npz, …
 
-    Opening it keeps the files of the first `frames` frames and removes the others, parts left by a kill included.
-    Raises ResumeError when there are fewer.
+    Opening it keeps the files of the first `frames` frames and removes the others, including parts left by a kill. Raises
+    ResumeError when there are fewer.
     """
 
     def __init__(self, folder: Path, suffix: str, frames: int):
@@ -126,5 +126,5 @@ class NumberedFiles:
 
 
 def numbered(folder: Path, suffix: str) -> list[Path]:
-    """The files of a folder of one file a frame, in the order of their frames; empty when there is no such folder."""
+    """The files of such a folder in the order of their frames; empty if there is no such folder."""
     return sorted((path for path in folder.glob(f"*{suffix}") if path.stem.isdigit()), key=lambda path: int(path.stem))

@@ -1,4 +1,4 @@
-"""Cameras to look at: which of a run's frames to draw, and how large."""
+"""Cameras as frusta: which of a run's frames to draw, and how large."""
 
 import numpy as np
 
@@ -6,31 +6,31 @@ from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.saved_run import SavedRun
 
 MOST = 500
-"""Cameras drawn; of longer runs, evenly spaced ones."""
+"""Most cameras drawn; of longer runs, evenly spaced ones."""
 
 
 def drawn_cameras(run: SavedRun, most: int = MOST) -> list[Result]:
-    """At most so many frames' cameras, the first and the last among them."""
+    """The cameras of at most `most` frames, including the first and the last."""
     count = min(len(run), most)
     return [run.camera(int(position)) for position in np.rint(np.linspace(0, len(run) - 1, count))]
 
 
 def frustum_depth(points: np.ndarray) -> float:
-    """A length that shows well among points [N, 3]: a fortieth of the diagonal of the box of their middle 90 %."""
+    """A length that is well visible among points [N, 3]: a fortieth of the diagonal of the box around their middle 90 %."""
     low, high = np.percentile(points, [5, 95], axis=0)
     return float(np.linalg.norm(high - low)) / 40 or 0.1
 
 
 def first_look(points: np.ndarray, first: Result) -> tuple[np.ndarray, np.ndarray]:
-    """Where a page begins to look from and what at, [3] each: over the first camera's shoulder, at the middle of points [N, 3]."""
+    """Initial eye and target of a page, [3] each: over the first camera's shoulder, towards the middle of points [N, 3]."""
     middle, here = np.median(points, axis=0), first.world_from_cam[:, 3]
     return here + np.linalg.norm(middle - here) * np.array((0.3, -0.5, -0.6)), middle
 
 
 def frustum_corners(result: Result, depth: float) -> np.ndarray:
-    """A camera's pyramid in the world, float64 [5, 3]: its position, then the image's corners at that depth.
+    """A camera's frustum in the world, float64 [5, 3]: its position, then the image's corners at that depth.
 
-    Corners go from the top left clockwise, at the outer edges of the corner pixels.
+    Corners go clockwise from the top left, at the outer edges of the corner pixels.
     """
     height, width = result.frame.image.shape[:2]
     corners = np.array(((0, 0), (width, 0), (width, height), (0, height))) - 0.5

@@ -1,4 +1,4 @@
-"""A cloud of any number of frames in fixed memory: points averaged in the cubes (voxels) of a hash grid."""
+"""A cloud of any number of frames in constant memory: points averaged in the cells (voxels) of a hash grid."""
 
 from collections.abc import Mapping
 
@@ -9,21 +9,21 @@ BITS = 21
 HALF = 1 << (BITS - 1)
 FULL = (1 << BITS) - 1
 VALUES = 6
-"""Numbers averaged in a voxel: x, y, z, red, green, blue."""
+"""Values averaged in a voxel: x, y, z, red, green, blue."""
 
 
 class VoxelGrid:
-    """Running means of points and colours in cubes, of which there are never more than `max_points`.
+    """Running means of points and colours in cubes, never more than `max_points` of them.
 
-    When a frame would bring more, the cubes double in size and the cloud is averaged again, until they fit. The result
-    depends on the points and their order alone. Points beyond 2²⁰ cubes from the origin are left out.
+    When a frame would add more, the cubes double in size and the cloud is averaged again, until they fit. The result depends only
+    on the points and their order. Points beyond 2²⁰ cubes from the origin are left out.
 
-    Memory, all of it taken at the start: 40 bytes a cube for key, mean and count, and 8 to 16 for the hash table. Time
-    per frame depends on the frame's points and not on the cloud's, but for the rare doublings.
+    All memory is allocated at the start: 40 bytes per cube for key, mean and count, and 8 to 16 for the hash table. Except for
+    the rare doublings, the time per frame depends on the frame's points, not on the cloud's.
     """
 
     def __init__(self, voxel: float | None, max_points: int):
-        """Starts empty. voxel None: a 512th of the extent of the first points added."""
+        """Start empty. voxel None: a 512th of the extent of the first added points."""
         self.voxel = voxel
         self._count = 0
         self._keys = np.zeros(max_points, np.int64)
@@ -36,7 +36,7 @@ class VoxelGrid:
         return self._count
 
     def add(self, points: np.ndarray, colours: np.ndarray) -> None:
-        """Adds finite points [N, 3] with colours uint8 [N, 3]."""
+        """Add finite points [N, 3] with colours uint8 [N, 3]."""
         if len(points) == 0:
             return
         if self.voxel is None:
@@ -61,7 +61,7 @@ class VoxelGrid:
         return means[:, :3], np.rint(means[:, 3:]).astype(np.uint8)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that `restore` needs to go on exactly; its size follows the cloud's."""
+        """Everything that `restore` needs to continue exactly; its size follows the cloud's."""
         live = slice(self._count)
         return {
             "voxel": np.array(np.nan if self.voxel is None else self.voxel),
@@ -71,7 +71,7 @@ class VoxelGrid:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Becomes the grid whose `state()` this is. Raises ValueError when that had more points than fit in here."""
+        """Become the grid with this `state()`. Raises ValueError when it had more points than fit here."""
         keys = state["keys"]
         if len(keys) > len(self._keys):
             raise ValueError(f"the saved cloud has {len(keys)} points, more than --max-points {len(self._keys)}")
@@ -79,7 +79,7 @@ class VoxelGrid:
         self._replace(keys, state["means"], state["counts"])
 
     def _update(self, rows: np.ndarray, values: np.ndarray, counts: np.ndarray) -> None:
-        """Moves the means of distinct rows towards new means [K, 6] of `counts` points each."""
+        """Update the means of distinct rows with new means [K, 6] of `counts` points each."""
         self._counts[rows] += counts
         step = (counts / self._counts[rows])[:, None]
         self._means[rows] += step * (values - self._means[rows])
@@ -91,25 +91,25 @@ class VoxelGrid:
         self._replace(*_merge(_coarser(self._keys[live]), self._means[live].astype(np.float64), self._counts[live]))
 
     def _replace(self, keys: np.ndarray, means: np.ndarray, counts: np.ndarray) -> None:
-        """Holds these distinct voxels and no others."""
+        """Replace all voxels by these distinct ones."""
         self._table[:] = -1
         self._count = 0
         self._insert(keys, self._find(keys)[1], means, counts)
 
     def _insert(self, keys: np.ndarray, slots: np.ndarray, means: np.ndarray, counts: np.ndarray) -> None:
-        """Appends rows for distinct new keys; `slots` are the free slots that `_find` ended at."""
+        """Append rows for distinct new keys; `slots` are the free slots where `_find` ended."""
         rows = np.arange(self._count, self._count + len(keys))
         self._keys[rows], self._means[rows], self._counts[rows] = keys, means, counts
         self._count += len(keys)
         while len(rows):
             free = self._table[slots] < 0
             self._table[slots[free]] = rows[free]
-            # Of several rows that want one slot the last written has it; the others go on to the next slot.
+            # If several rows want one slot, the last one written gets it; the others continue to the next slot.
             waiting = self._table[slots] != rows
             rows, slots = rows[waiting], self._next(slots[waiting])
 
     def _find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of keys, −1 where there is none, and the slots where the search ended (linear probing)."""
+        """Rows of keys, −1 for missing ones, and the slots where the search ended (linear probing)."""
         golden = np.uint64(0x9E3779B97F4A7C15)
         slots = ((keys.astype(np.uint64) * golden) >> np.uint64(64 - self._bits)).astype(np.int64)
         rows = np.full(len(keys), -1, np.int64)
@@ -127,7 +127,7 @@ class VoxelGrid:
 
 
 def automatic_voxel(points: np.ndarray) -> float:
-    """A 512th of the diagonal of the box that holds the middle 90 % of points [N, 3] along each axis.
+    """A 512th of the diagonal of the box that contains the middle 90 % of points [N, 3] along each axis.
 
     At 518 pixels across this is about the distance between neighbouring pixels' points.
     """
@@ -149,7 +149,7 @@ def _coarser(keys: np.ndarray) -> np.ndarray:
 
 
 def _merge(keys: np.ndarray, means: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct keys, rising, with the means float64 [K, 6] of their groups, weighted by counts, and summed counts."""
+    """Distinct keys in increasing order, with the means float64 [K, 6] of their groups, weighted by counts, and summed counts."""
     order = np.argsort(keys, kind="stable")
     keys, counts = keys[order], counts[order]
     starts = np.flatnonzero(np.diff(keys, prepend=-1))

@@ -1,4 +1,4 @@
-"""`scene.glb`: the fused cloud and the cameras as pyramids, for any 3-D viewer; OpenGL axes (x right, y up, z backward)."""
+"""`scene.glb`: the fused cloud, and the cameras as pyramids, for any 3-D viewer; OpenGL axes (x right, y up, z backward)."""
 
 from pathlib import Path
 
@@ -11,17 +11,17 @@ from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.writer import ExportOptions
 
 OPENGL_FROM_OPENCV = np.array((1.0, -1.0, -1.0), np.float32)
-"""The world's axes: y and z turned round."""
+"""Converts the world's axes: flips y and z."""
 FACES = np.array(((0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 1)))
-"""Sides of a pyramid whose point is vertex 0."""
+"""Sides of a pyramid with its apex at vertex 0."""
 FIRST, LAST = np.array((40, 90, 220, 255)), np.array((240, 120, 30, 255))
 """Colours of the first and the last camera."""
 
 
 def export_glb(run: SavedRun, out: Path, options: ExportOptions) -> None:
-    """Writes `scene.glb` into the folder `out`.
+    """Write `scene.glb` into the folder `out`.
 
-    Raises ValueError when no pixel makes a point, WriteError when the disk is full.
+    Raises ValueError when no pixel becomes a point, WriteError when the disk is full.
     """
     points, colours = run.cloud(options).cloud()
     cameras = drawn_cameras(run)

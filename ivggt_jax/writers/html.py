@@ -1,8 +1,8 @@
 """`scene.html`: cloud, path, cameras and pictures over time, in one file that opens offline in any browser (WebGL 2).
 
-The page is `scene.html` beside this module, with two blocks of data filled in: what it says of the scene, as JSON, and the
-points, compressed (zlib) and in base64: all positions as float32 [N, 3], little-endian, then of each point red, green, blue and
-percentile of confidence, uint8 [N, 4], then nearness in its own camera, uint8 [N]. Points are in the order of their frames.
+The page is `scene.html` next to this module, with two blocks of data filled in: a description of the scene as JSON, and the
+points, zlib-compressed and in base64. These are, in the order of their frames: all positions as float32 [N, 3], little-endian;
+then red, green, blue and confidence percentile of each point, uint8 [N, 4]; then nearness in its own camera, uint8 [N].
 """
 
 import base64
@@ -28,13 +28,13 @@ from ivggt_jax.writers.writer import ExportOptions, required
 PICTURE = 256
 """Longest side in pixels of the frames' pictures."""
 QUALITY = 80
-"""Of their JPEG."""
+"""Their JPEG quality."""
 
 
 def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
-    """Writes `scene.html` into the folder `out`.
+    """Write `scene.html` into the folder `out`.
 
-    Raises ValueError when no pixel makes a point, WriteError when the disk is full.
+    Raises ValueError when no pixel becomes a point, WriteError when the disk is full.
     """
     thinned = Thinned(options, each=MOST_POINTS)
     thinned.grow(len(run))
@@ -68,14 +68,14 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
         "frames": frames,
     }
     page = (files("ivggt_jax") / "writers/scene.html").read_text(encoding="utf-8")
-    words = json.dumps(scene, ensure_ascii=False).replace("<", "\\u003c")  # of names: no element may begin there
+    words = json.dumps(scene, ensure_ascii=False).replace("<", "\\u003c")  # names must not start an HTML element
     packed = base64.b64encode(zlib.compress(b"".join(array.tobytes() for array in arrays))).decode()
     with replacing(out / "scene.html") as file:
         file.write(page.replace("@SCENE@", words).replace("@POINTS@", packed).encode())
 
 
 def _described(result: Result, first: int, pyramid: np.ndarray) -> dict[str, Any]:
-    """What the page knows of a frame: first, the number of its first point; pyramid [5, 3], the camera and corners at depth 1."""
+    """A frame as described in the page. `first`: number of its first point; pyramid [5, 3]: camera and corners at depth 1."""
     picture, jpeg = Image.fromarray(result.frame.image), io.BytesIO()
     picture.thumbnail((PICTURE, PICTURE))
     picture.save(jpeg, "JPEG", quality=QUALITY)

@@ -1,13 +1,12 @@
-"""`images/`: the picture files that COLMAP and nerfstudio models refer to, and each one's camera.
+"""`images/`: the picture files of COLMAP and nerfstudio models, and each one's camera.
 
-An original that is at hand is put there under its frame's name, folders included, and the camera is in its pixels. It is
-the same file under a second name (or a copy, on another disk), so that the export can be moved, sent or mounted elsewhere.
-What those tools would read otherwise than the model did is written anew as the model took it: pictures that lie turned in
-their file, grey ones, deeper than eight bits, in PQ or HLG, with an alpha channel, or of a kind that few programs know.
-Frames of a video have no picture file: the video is decoded again (`decoded`), and they are JPEG files of quality 95 with
-colour at full resolution. Frames that a camera is done with, and those whose picture or video is gone or another one by now,
-are written as the model saw them, with cameras in those pixels. Either way picture and camera belong together. The
-original of a calibrated camera is distorted, so its camera is the calibrated one with its lens.
+An available original is placed there under its frame's name, including folders, and the camera is in its pixels. It is a hard
+link to the same file (or a copy, on another disk), so that the export can be moved, sent or mounted elsewhere. Originals that
+those tools would read differently from the model are converted to what the model read: pictures turned by EXIF, grey, deeper than
+eight bits, in PQ or HLG, with an alpha channel, or in a rare format. Frames of a video have no picture file, so the video is
+decoded again (`decoded`) to JPEG files of quality 95 with full-resolution colour. Frames of a live camera, and those whose
+picture or video is gone or has changed, are written as the model saw them, with cameras in those pixels. Picture and camera
+always belong together. The original of a calibrated camera is distorted, so its camera is the calibrated one with its lens.
 """
 
 import logging
@@ -35,36 +34,36 @@ from ivggt_jax.writers.result import Result
 logger = logging.getLogger(__name__)
 
 ORIENTATION = 0x0112
-"""EXIF tag of how an image lies in its file; 1 is upright, from 5 on width and height are exchanged."""
+"""EXIF orientation tag; 1 is upright, from 5 on width and height are swapped."""
 
 COMMON = ("JPEG", "MPO", "PNG", "TIFF", "BMP", "WEBP", "PPM")
-"""Kinds of file that every program reads."""
+"""Formats that every program reads."""
 QUALITY = 95
-"""Of the JPEG files of a video's frames."""
+"""Quality of the JPEG files of a video's frames."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One frame's picture file and the camera that took it."""
+    """One frame's picture file and its camera."""
 
     name: str
-    """Name of the file in `images/`, folders included."""
+    """Name of the file in `images/`, including folders."""
     fit: Fit
-    """From this picture to the model's input."""
+    """Transform from this picture to the model's input."""
     intrinsics: np.ndarray
-    """float64 [3, 3] in the picture's pixels, counted from the corner of the first pixel, as COLMAP does."""
+    """float64 [3, 3] in the picture's pixels, counted from the corner of the first pixel, as in COLMAP."""
     cam_from_world: np.ndarray
     """float64 [3, 4]"""
     camera: KnownCamera | None = None
-    """The calibration, where the picture is distorted; `fit` is then from the undistorted picture of the same size."""
+    """The calibration, if the picture is distorted; `fit` is then that of the undistorted picture of the same size."""
     model_size: tuple[int, int] = (0, 0)
     """Width and height of the model's input."""
     of_file: bool = True
-    """Whether the frame is a picture file; else it is of a video or a camera, as are all of its run."""
+    """Whether the frame is a picture file; otherwise it and all others of the run are from a video or a camera."""
 
     @property
     def lens(self) -> Camera:
-        """The camera of the picture, by integer index as all of them."""
+        """The camera of the picture, with pixel centres at integers, as in every `Camera`."""
         if self.camera is not None:
             return self.camera.original
         k = self.intrinsics
@@ -76,34 +75,34 @@ class View:
         return self.fit.original_size
 
     def from_model(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels [N, 2] of the model's input (integer index = centre) in the picture, counted from the corner."""
+        """Pixels [N, 2] of the picture, counted from its corner, for those of the model's input (centres at integers)."""
         if self.camera is not None:
             return self.camera.to_original(pixels, self.model_size[1], self.model_size[0]) + 0.5
         return (pixels + 0.5 - self.fit.offset) / self.fit.scale
 
     def to_model(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels [..., 2] of the picture, counted from the corner, in the model's input, counted from its corner."""
+        """Pixels [..., 2] of the model's input, counted from its corner, for those of the picture, counted from its corner."""
         if self.camera is not None:
             return self.camera.from_original(pixels - 0.5, self.model_size[1], self.model_size[0]) + 0.5
         return pixels * self.fit.scale + self.fit.offset
 
 
 class Pictures:
-    """Places the pictures of one export in a folder, each under a name of its own."""
+    """Places the pictures of one export in a folder, each under a unique name."""
 
     def __init__(self, folder: Path, originals: Path | None, source: SourceConfig | None = None):
-        """originals: where to look for the original images, instead of where they were read. source: what the run read."""
+        """originals: folder to search for originals, instead of where they were read. source: the run's source."""
         self._folder, self._originals = folder, originals
         self._decoded = Decoded(source)
         self._named = {} if originals is None else _by_stem(originals)
-        self._files: dict[str, Path | None] = {}  # what was placed under each name; None: what the model saw
+        self._files: dict[str, Path | None] = {}  # the original placed under each name; None: the model's input
         self._frames: dict[Path, str] = {}  # the frame that took each original
-        self._missing = ""  # how an original would be called that is not at hand
+        self._missing = ""  # name of an original that is missing
 
     def place(self, result: Result) -> View:
-        """Puts the frame's picture into the folder and returns its view.
+        """Place the frame's picture in the folder and return its view.
 
-        Raises ValueError when two frames would take one picture or one name, WriteError when the disk is full.
+        Raises ValueError when two frames would use one picture or one name, WriteError when the disk is full.
         """
         frame = result.frame
         original = self._original(frame)
@@ -120,7 +119,7 @@ class Pictures:
         return View(name, fit, from_corner, result.cam_from_world, camera, size, frame.path is not None)
 
     def check(self) -> None:
-        """To be called at the end: says what may surprise. Raises ValueError when the user's folder has none of the pictures."""
+        """Call at the end: warns of surprises. Raises ValueError when the user's folder has none of the pictures."""
         seen = [name for name, file in self._files.items() if file is None]
         if self._originals and seen:
             if len(seen) == len(self._files):
@@ -140,7 +139,7 @@ class Pictures:
             )  # fmt: skip
 
     def _original(self, frame: Frame) -> Path | None:
-        """The frame's original image, where it is at hand; of a panorama none, since no program takes a part of it."""
+        """The frame's original image, if available; none for panoramas, because no program uses a part of one."""
         if _of_panorama(frame):
             return None
         if self._originals is None:
@@ -158,7 +157,7 @@ class Pictures:
         return None
 
     def _place_decoded(self, frame: Frame) -> str | None:
-        """Writes the picture of a frame of a video, and returns its name; None where it cannot be had."""
+        """Write the picture of a video's frame and return its name; None if it is not available."""
         if frame.path is not None or self._originals is not None or _of_panorama(frame):
             return None
         picture = self._decoded.picture(frame)
@@ -170,9 +169,9 @@ class Pictures:
         return taken
 
     def _place_original(self, original: Path, frame: Frame) -> str | None:
-        """Links or converts an original image, and returns its name; None where it does not have the frame's size."""
+        """Link or convert an original image and return its name; None if it does not have the frame's size."""
         size, name = frame.fit.original_size, safe_name(frame.name)
-        if self._originals is not None:  # where it may have another ending
+        if self._originals is not None:  # where it may have another suffix
             name = PurePosixPath(f"{_stem(name)}{original.suffix}")
         facts = _facts(original)
         if facts is None or size not in (facts.upright, facts.upright[::-1] if facts.turned else facts.upright):
@@ -182,23 +181,23 @@ class Pictures:
             _link(original, self._folder / taken)
             return taken
         try:
-            picture = read_image(original, size == facts.upright, frame.levels)  # not so after `infer --no-exif`
-        except SourceError:  # it was damaged since
+            picture = read_image(original, size == facts.upright, frame.levels)  # not after `infer --no-exif`
+        except SourceError:  # it has been damaged since
             return None
         taken = self._take(name.with_name(fitting_name("", name.name, ".png")), original, frame)
         _write_png(self._folder / taken, picture)
         return taken
 
     def _own_name(self, frame: Frame) -> PurePosixPath:
-        """Name for a picture of what the model saw."""
+        """Name for a picture of the model's input."""
         if frame.path is None and self._originals is None:
             return PurePosixPath(f"{frame.index:06d}.png")
-        # Beside originals also its own name: one of them may be called by the number.
+        # Next to originals it includes the frame's name, because an original may be named by the same number.
         name = safe_name(frame.name)
         return name.with_name(fitting_name(f"{frame.index:06d}.", name.name, ".png"))
 
     def _take(self, name: PurePosixPath, original: Path | None, frame: Frame) -> str:
-        """The name for a frame's picture, remembered; another one where the same original comes again."""
+        """The registered name for a frame's picture; a different one if the same original occurs again."""
         if original is not None:
             owner = self._frames.setdefault(original, frame.name)
             if owner != frame.name:
@@ -215,9 +214,9 @@ class Pictures:
 
 
 def lenses(views: list[View], options: ExportOptions) -> list[Camera]:
-    """The camera of each view: of a video, and with `shared_camera` of any run, the median of all pictures of one size.
+    """The camera of each view. For a video, and for any run with `shared_camera`, it is the median over all pictures of one size.
 
-    Raises ValueError when `shared_camera` is asked for and the pictures differ in size or kind.
+    Raises ValueError when `shared_camera` is set and the pictures differ in size or kind.
     """
     own = [view.lens for view in views]
     if options.shared_camera:
@@ -232,7 +231,7 @@ def lenses(views: list[View], options: ExportOptions) -> list[Camera]:
 
 
 def _median(cameras: list[Camera]) -> Camera:
-    """The camera in the middle of several pinhole cameras of one size, which is said where they differ."""
+    """The median of several pinhole cameras of one size; reported if they differ."""
     fx, fy, cx, cy = np.median([(*lens.focal, *lens.centre) for lens in cameras], axis=0).tolist()
     focal = [lens.focal[0] for lens in cameras]
     if len(set(cameras)) > 1:
@@ -244,7 +243,7 @@ def _median(cameras: list[Camera]) -> Camera:
 
 
 def _check_alike(views: list[View], own: list[Camera]) -> None:
-    """Raises ValueError where pictures cannot have one camera."""
+    """Raises ValueError when pictures cannot share a camera."""
     if len(set(own)) == 1:
         return
     sizes = sorted({view.size for view in views})
@@ -257,23 +256,23 @@ def _check_alike(views: list[View], own: list[Camera]) -> None:
 
 @dataclass(frozen=True)
 class _Facts:
-    """What an image file says before its pixels are read."""
+    """Properties of an image file, known before its pixels are read."""
 
     upright: tuple[int, int]
-    """Width and height as its orientation wants it to be looked at."""
+    """Width and height after applying its orientation."""
     turned: bool
-    """Whether it lies with its sides exchanged in the file."""
+    """Whether its sides are swapped in the file."""
     plain: bool
-    """Whether every program reads what the model saw: upright RGB of eight bits, of ordinary range, without an alpha channel."""
+    """Whether every program reads it as the model did: upright 8-bit RGB of ordinary range, without an alpha channel."""
 
 
 def _facts(path: Path) -> _Facts | None:
-    """None where the file is no image, or holds several pictures, of which the frame may be any."""
+    """The properties; None if the file is not an image, or has several pictures, any of which may be the frame."""
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # whose others are views for other screens
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # its other pictures are for other screens
                 return None
-            # First, because EXIF may lie behind the pixels, and is looked for by loading them.
+            # First, because EXIF may follow the pixels, and reading it then loads them.
             unusual = is_deep(image) or high_range(image) is not None
             orientation = image.getexif().get(ORIENTATION, 1)
             turned = orientation >= 5
@@ -291,7 +290,7 @@ def _of_panorama(frame: Frame) -> bool:
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    """The picture files below a folder, by their path without the ending."""
+    """The picture files below a folder, by path without suffix."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
@@ -300,28 +299,28 @@ def _by_stem(folder: Path) -> dict[str, list[Path]]:
 
 
 def _stem(name: PurePosixPath) -> str:
-    """A name without its ending, if that is a picture's: frames of videos have none."""
+    """A name without its suffix, if that is a picture's; names of video frames have none."""
     return str(name.with_suffix("") if name.suffix.lower() in IMAGE_SUFFIXES else name)
 
 
 def safe_name(name: str) -> PurePosixPath:
-    """A frame's name as a path below the folder; bytes that are no text become %XX."""
+    """A frame's name as a path below the folder; bytes that are not text become %XX."""
     text = re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:02X}", name)
     parts = [part for part in PurePosixPath(text).parts if part not in ("/", "..")]
     return PurePosixPath(*(fitting_name("", part) for part in parts)) if parts else PurePosixPath("picture")
 
 
 def _link(original: Path, path: Path) -> None:
-    """Gives the file a second name; copies it where that cannot be."""
+    """Create a hard link to the file, or copy it if that is impossible."""
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_symlink() and path.samefile(original):
             return
-        content = original.resolve()  # before a link of that name is gone
+        content = original.resolve()  # before a link with that name is removed
         path.unlink(missing_ok=True)
         try:
             os.link(content, path)
-        except OSError:  # another disk, a file system without links, somebody else's file
+        except OSError:  # another disk, a file system without links, or another user's file
             with replacing(path) as file, content.open("rb") as content_file:
                 shutil.copyfileobj(content_file, file)
 

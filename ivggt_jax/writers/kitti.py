@@ -1,6 +1,6 @@
 """`kitti.txt`: the camera's path in the KITTI odometry format.
 
-One line a frame: the 3×4 matrix world-from-camera, row by row. The format has no timestamps; line n is the n-th frame.
+One line per frame: the 3×4 matrix world_from_cam, row by row. The format has no timestamps; line n is the n-th frame.
 https://www.cvlibs.net/datasets/kitti/eval_odometry.php
 """
 
@@ -23,9 +23,9 @@ class KittiWriter(Writer):
         self._file = LineFile(out / "kitti.txt", frames)
 
     def write(self, result: Result) -> None:
-        """Appends the frame's line."""
+        """Append the frame's line."""
         self._file.append(" ".join(f"{value:.9e}" for value in result.world_from_cam.ravel()))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""Tracks that are known from an adjustment, handed out as `tracks.Tracker` does."""
+"""Tracks from a bundle adjustment, with the interface of `tracks.Tracker`."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from ivggt_jax.writers.tracks import NewPoints, stretch_of
 
 
 class KnownTracks:
-    """The tracks of a refined run in the words of a `Tracker`, for a COLMAP model."""
+    """The tracks of a refined run with the interface of `Tracker`, for a COLMAP model."""
 
     def __init__(self, run: SavedRun):
         """Raises ValueError for a run without tracks."""
@@ -17,7 +17,7 @@ class KnownTracks:
             raise ValueError("the run has no tracks of its own")
         self._tracks, self._done = run.tracks, 0
         self._stretch = np.array([stretch_of(result) for result in run.cameras()])
-        # Points are written, and numbered, by the frame whose depth placed them.
+        # Points are written and numbered by the frame whose depth placed them.
         self._placed = rows_by(run.tracks.origins, len(run))
         self._numbers = np.empty(len(run.tracks.origins), np.int64)
         self._numbers[np.concatenate(self._placed)] = np.arange(1, len(self._numbers) + 1)
@@ -28,7 +28,7 @@ class KnownTracks:
         self._of_point = rows_by(run.tracks.points, len(self._numbers))
 
     def feed(self, result: Result) -> None:
-        """Nothing is to be learnt from a frame."""
+        """Does nothing: the tracks are already known."""
 
     def points_of(self, position: int) -> NewPoints:
         """The points that this frame's depth placed."""
@@ -38,7 +38,7 @@ class KnownTracks:
         return NewPoints(self._numbers[own], tracks.positions[own], tracks.colours[own], views)
 
     def observations(self) -> tuple[np.ndarray, np.ndarray]:
-        """The next frame's pixels float64 [M, 2] of the model's input, by integer index, and their points' numbers int64 [M]."""
+        """The next frame's pixels float64 [M, 2] of the model's input, centres at integers, and their point numbers int64 [M]."""
         own, stretch = self._of_frame[self._done], self._stretch[self._done]
         self._done += 1
         return self._tracks.pixels[own] / (1, stretch) - 0.5, self._numbers[self._tracks.points[own]]

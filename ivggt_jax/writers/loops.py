@@ -1,6 +1,6 @@
-"""`loops.txt`: places that were compared while the stream went on, and which of them are the same one.
+"""`loops.txt`: pairs of places that were compared during the stream, and which of them are the same.
 
-The places themselves lie in `places.bin` beside it. What the loops make of the map is computed when they are all known
+The places themselves are in `places.bin` next to it. The effect of the loops on the map is computed when all are known
 (`mapping.correction`).
 """
 
@@ -44,13 +44,13 @@ class LoopsWriter(Writer):
                 self._path.unlink(missing_ok=True)
 
     def write(self, result: Result) -> None:
-        """Makes the frame a part of a place, and compares the place when it is complete."""
+        """Add the frame to a place, and compare the place when it is complete."""
         if result.map is None:
             raise ValueError("loops.txt needs a run with submaps")
         frame, focal = result.frame, float(result.intrinsics[0, 0]) / result.frame.image.shape[1]
         depth = required(result.depth, "loops.txt", "depth")
         if result.moving is not None:
-            depth = np.where(result.moving, np.float32(0), depth)  # what moves is no mark of a place
+            depth = np.where(result.moving, np.float32(0), depth)  # moving things do not identify a place
         place = self._maker.feed(frame.image, depth, result.world_from_cam, focal, result.map)
         if place is None:
             return
@@ -64,17 +64,17 @@ class LoopsWriter(Writer):
             self._verdicts[proof.verdict] += 1
 
     def state(self) -> dict[str, np.ndarray]:
-        """What waits for frames to come, and how much there is of each file."""
+        """The pending data, and the length of each file."""
         counts = {"seen": self._seen, "channels": self._channels, "verdicts": list(self._verdicts.values())}
         return self._maker.state() | {name: np.array(count) for name, count in counts.items()}
 
     def record(self) -> dict[str, Any]:
-        """Places seen and kept; pairs that were compared, by verdict."""
+        """Places seen and kept; compared pairs, by verdict."""
         places = self._places.report() if self._places else {"seen": 0, "kept": 0, "every": 1}
         return {"places": places, "pairs": {name: int(count) for name, count in self._verdicts.items()}}
 
     def close(self) -> None:
-        """Closes both files."""
+        """Close both files."""
         with contextlib.ExitStack() as stack:
             stack.callback(self._file.close)
             if self._places:

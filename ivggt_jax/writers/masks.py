@@ -1,7 +1,7 @@
-"""`masks/NAME.png`: what counts in each frame, white, and what is masked or moves, black; `--masks` takes them.
+"""`masks/NAME.png`: a mask for each frame, white where pixels count, black where they are masked or move; `--masks` reads them.
 
-They are called as COLMAP wants masks, by the frame's whole name, 0001.jpg.png, and 000000.png for a frame of a video. They have
-the size of the original picture, of a calibrated camera the distorted one. What the model did not see of it is white.
+They are named as COLMAP expects masks, by the frame's full name, 0001.jpg.png, and 000000.png for a frame of a video. They have
+the size of the original picture, for a calibrated camera the distorted one. Parts of it that the model did not see are white.
 """
 
 import shutil
@@ -36,7 +36,7 @@ class MasksWriter(Writer):
             raise ResumeError(self._folder, kept, frames)
 
     def write(self, result: Result) -> None:
-        """Writes the frame's file. Raises ValueError for a view of a panorama, of which others may see the same pixels."""
+        """Write the frame's file. Raises ValueError for a view of a panorama, because other views may see the same pixels."""
         frame = result.frame
         if frame.camera is not None and frame.camera.original.kind == "equirectangular":
             raise ValueError(f"masks/ has one mask a picture, and {frame.name} is one of several views of a panorama")
@@ -46,17 +46,17 @@ class MasksWriter(Writer):
         write_mask(path, self._originals.of(mask, frame.fit, frame.camera))
 
     def close(self) -> None:
-        """Nothing is left to do: every file is complete."""
+        """Nothing to do: every file is complete."""
 
 
 class OriginalMasks:
-    """Masks of what the model saw as masks of the original pictures. Places are computed once for pictures alike."""
+    """Converts masks of the model's input to those of the original pictures; coordinates are cached for similar pictures."""
 
     def __init__(self) -> None:
         self._places: tuple[object, np.ndarray] = (None, np.zeros(0))
 
     def of(self, mask: np.ndarray, fit: Fit, camera: KnownCamera | None) -> np.ndarray:
-        """The mask [H, W] for the picture's pixels, bool [h, w]; what the model did not see of it is True."""
+        """The mask [H, W] for the picture's pixels, bool [h, w]; True where the model did not see them."""
         height, width = mask.shape
         key = (fit, camera, height, width)
         if self._places[0] != key:
@@ -65,13 +65,13 @@ class OriginalMasks:
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:
-    """Writes a mask [h, w] as a PNG, True white. Raises WriteError when the disk is full."""
+    """Write a mask [h, w] as a PNG, with True as white. Raises WriteError when the disk is full."""
     with replacing(path) as file:
         Image.fromarray(mask.astype(np.uint8) * 255).save(file, "PNG", compress_level=3)
 
 
 def _places(fit: Fit, camera: KnownCamera | None, height: int, width: int) -> np.ndarray:
-    """For pixels [h,w] of the original picture, where they lie in the model's image with a border of one pixel."""
+    """For pixels [h,w] of the original picture, their places in the model's image with a border of one pixel."""
     across, down = fit.original_size if camera is None else camera.original.size or (width, height)
     if camera is None:
         (x, y), sides = fit.offset, fit.scale

@@ -1,8 +1,8 @@
-"""Where two images agree: sub-pixel matching of patches whose warp is known, for a remaining shift.
+"""Sub-pixel matching of two images: the remaining shift of patches whose warp is known.
 
-Lucas and Kanade's method (IJCAI 1981) with the slopes of the template, which are found once (Baker and Matthews,
-IJCV 2004), as a maximum a posteriori estimate: grey values are off by `NOISE`, shifts by `PRIOR`, so that a patch without
-texture stays where geometry puts it instead of wandering.
+Lucas and Kanade's method (IJCAI 1981) with the template's gradients, which are computed once (Baker and Matthews, IJCV 2004), as
+a maximum a posteriori estimate: grey values have noise `NOISE`, shifts the prior `PRIOR`. So a patch without texture stays where
+geometry puts it instead of wandering.
 """
 
 import numpy as np
@@ -15,21 +15,21 @@ NOISE = 3.0
 PRIOR = 3.0
 """Standard deviation of shifts in pixels."""
 FURTHEST = 2 * PRIOR
-"""A longer shift is a mismatch."""
+"""A longer shift counts as a mismatch."""
 ITERATIONS = 10
 STILL = 0.01
-"""A patch that moves by less, in pixels, has arrived."""
+"""A patch that moves by less, in pixels, has converged."""
 
 
 def refine(
     template: np.ndarray, slope: np.ndarray, grey: np.ndarray, places: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shifts float64 [N, 2] in pixels that make an image agree with templates, and bool [N]: which were found.
+    """Shifts float64 [N, 2] in pixels at which an image agrees with templates, and bool [N]: which were found.
 
-    template [N, K] are grey values of N patches and slope [N, K, 2] their derivatives along u and v; places [N, K, 2],
-    as (u, v), say where geometry puts their pixels in the image grey [H, W]; pixels with a place that is not finite do
-    not count. A difference in brightness that all patches have in common, an exposure, does not matter. (One of each
-    patch's own would look like a shift.)
+    template [N, K] are grey values of N patches, slope [N, K, 2] their derivatives along u and v. places [N, K, 2], as (u, v),
+    are their pixels' positions in the image grey [H, W] according to geometry; positions that are not finite do not count. A
+    brightness difference shared by all patches, from exposure, has no effect. (One for each patch would be confused with a
+    shift.)
     """
     shift = np.zeros((len(template), 2))
     known = np.isfinite(places).all(axis=-1)
@@ -51,5 +51,5 @@ def refine(
 
 
 def _sample(grey: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Grey values [...] at pixels [..., 2], between four neighbours."""
+    """Grey values [...] at pixels [..., 2], bilinear."""
     return ndimage.map_coordinates(grey, np.moveaxis(pixels, -1, 0)[::-1], order=1, mode="nearest")

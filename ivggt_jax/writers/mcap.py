@@ -1,6 +1,7 @@
-"""`recording.mcap`: camera, image and points over time in Foxglove's schemas, for Foxglove and other readers of MCAP (extra `ros`).
+"""`recording.mcap`: camera, image and points over time in Foxglove's schemas, for Foxglove and other MCAP readers (extra `ros`).
 
-https://docs.foxglove.dev/docs/visualization/message-schemas/introduction. A frame's points lie in its own message, in the world.
+https://docs.foxglove.dev/docs/visualization/message-schemas/introduction. A frame's points are in its own message, in the world's
+frame.
 """
 
 import io
@@ -23,16 +24,16 @@ TOPICS = {
     "/camera/image": "CompressedImage",
     "/points": "PointCloud",
 }
-"""Each with the schema of its messages."""
+"""Topics and the schemas of their messages."""
 WORLD, CAMERA = "world", "camera"
 LAST = (2**32 - 1) * 1_000_000_000
-"""Nanoseconds: Foxglove's times reach from 1970 to 2106. What is stamped outside lies at that end."""
+"""In nanoseconds: Foxglove's times range from 1970 to 2106; other stamps are clipped to that range."""
 RATE = 30
-"""Frames a second where the source has no times, as in `video.mp4`."""
+"""Frames per second for a source without times, as in `video.mp4`."""
 
 
 class McapWriter(Writer):
-    """Appends a frame's messages to `recording.mcap`, and has them on disk before the next."""
+    """Appends each frame's messages to `recording.mcap`, and has them on disk before the next frame."""
 
     name = "mcap"
 
@@ -49,9 +50,9 @@ class McapWriter(Writer):
         self._file = McapFile(out / "recording.mcap", frames, topics)
 
     def write(self, result: Result) -> None:
-        """Appends the frame's messages."""
+        """Append the frame's messages."""
         frame = result.frame
-        # In two parts: a Unix time in nanoseconds is more than a float can hold.
+        # In two parts, because a float cannot represent a Unix time in nanoseconds.
         seconds, rest = divmod(frame.index / RATE if frame.timestamp is None else frame.timestamp, 1)
         nanoseconds = min(max(int(seconds) * 1_000_000_000 + round(1e9 * rest), 0), LAST)
         stamp = self._foxglove.Timestamp(*divmod(nanoseconds, 1_000_000_000))
@@ -59,11 +60,11 @@ class McapWriter(Writer):
         self._file.append(nanoseconds, frame.index, {topic: message.encode() for topic, message in messages.items()})
 
     def close(self) -> None:
-        """Adds the index and closes the file."""
+        """Add the index and close the file."""
         self._file.close()
 
     def _camera(self, result: Result, stamp: Any) -> dict[str, Any]:
-        """Where the camera is, what it is, and what it saw."""
+        """Messages with the camera's pose, its calibration, and its image."""
         fox, pose = self._foxglove, result.world_from_cam
         height, width, _ = result.frame.image.shape
         x, y, z, w = Rotation.from_matrix(pose[:, :3]).as_quat(canonical=True).tolist()
@@ -92,7 +93,7 @@ class McapWriter(Writer):
         }
 
     def _points(self, result: Result, stamp: Any) -> dict[str, Any]:
-        """The frame's confident points with their colours; nothing in a run without points."""
+        """The frame's confident points with their colours; empty in a run without points."""
         if result.points is None:
             return {}
         fox = self._foxglove

@@ -1,7 +1,7 @@
-"""MCAP files that grow by one chunk a frame and can be cut after any (https://mcap.dev/spec).
+"""MCAP files that grow by one chunk per frame and can be cut after any chunk (https://mcap.dev/spec).
 
-A kill leaves a recording that lacks its index alone: readers that stream take it as it is, and `mcap recover` adds the
-index. Closing adds it, too, made of what lies in the file, for in memory it would grow with the run.
+After a kill only the index is missing: streaming readers accept such a recording, and `mcap recover` adds the index. Closing also
+adds it, computed from the file itself, because in memory it would grow with the run.
 """
 
 import os
@@ -35,14 +35,14 @@ from ivggt_jax.writers.files import ResumeError, naming, replacing
 
 MAGIC = b"\x89MCAP0\r\n"
 HEAD = struct.Struct("<BQ")
-"""What every record begins with: its kind and its length."""
+"""Header of every record: its type and its length."""
 CHUNK_HEAD = struct.Struct("<QQQII")
 """Times of the first and last message, size, checksum, length of the compression's name."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A channel of its own and the schema of its messages, in Protobuf."""
+    """A channel with the Protobuf schema of its messages."""
 
     name: str
     schema: str
@@ -50,10 +50,10 @@ class Topic:
 
 
 class McapFile:
-    """A file of some topics, whose messages come frame by frame."""
+    """A file with several topics, written frame by frame."""
 
     def __init__(self, path: Path, frames: int, topics: list[Topic]):
-        """Keeps the first `frames` frames of what is there; 0 starts afresh.
+        """Keep the first `frames` frames of an existing file; 0 starts over.
 
         Raises ResumeError when there are fewer, WriteError when the file cannot be written.
         """
@@ -68,7 +68,7 @@ class McapFile:
             self._file = path.open("ab", buffering=0)
 
     def append(self, nanoseconds: int, number: int, messages: Mapping[str, bytes]) -> None:
-        """Adds the frame with this time and number, whole or not at all; messages by the names of their topics."""
+        """Append a frame with its time and number, completely or not at all; messages are by topic name."""
         channels = {topic.name: channel for channel, topic in enumerate(self._topics, 1)}
         content, indices = RecordBuilder(), []
         for name, data in messages.items():
@@ -92,13 +92,13 @@ class McapFile:
                 raise
 
     def close(self) -> None:
-        """Adds the index and closes the file."""
+        """Add the index and close the file."""
         with naming(self._path), self._file, self._path.open("rb") as written:
             for part in self._ending(written):
                 self._write(part)
 
     def _write(self, data: bytes) -> None:
-        """All of it: a disk that fills up takes a part first and refuses the rest."""
+        """Write all of it: a disk that fills up accepts a part first and then refuses the rest."""
         left = memoryview(data)
         while left:
             left = left[self._file.write(left) :]
@@ -110,7 +110,7 @@ class McapFile:
         ]
 
     def _ending(self, written: BinaryIO) -> Iterator[bytes]:
-        """What follows the frames, bit by bit."""
+        """What follows the frames, in pieces."""
         yield _bytes(DataEnd(0))
         begin = written.seek(0, os.SEEK_END)
         checksum = 0
@@ -152,7 +152,7 @@ def _bytes(*records: McapRecord) -> bytes:
 
 
 def _cut(path: Path, frames: int) -> None:
-    """Cuts a file after its first `frames` chunks."""
+    """Cut a file after its first `frames` chunks."""
     end, found = 0, 0
     if path.is_file():
         with path.open("rb") as file:
@@ -165,7 +165,7 @@ def _cut(path: Path, frames: int) -> None:
 
 
 def _chunks(file: BinaryIO) -> Iterator[ChunkIndex]:
-    """What the index says of each chunk, found by going from record to record."""
+    """Index entries of all chunks, found by walking from record to record."""
     total, place, index = file.seek(0, os.SEEK_END), len(MAGIC), None
     if _at(file, 0, place) != MAGIC:
         return
@@ -181,7 +181,7 @@ def _chunks(file: BinaryIO) -> Iterator[ChunkIndex]:
         if kind == Opcode.DATA_END:
             return
         if kind == Opcode.CHUNK:
-            if not CHUNK_HEAD.size <= length <= total - place:  # cut off, or damaged
+            if not CHUNK_HEAD.size <= length <= total - place:  # truncated or damaged
                 return
             index = _index_of(file, place, size)
         place += size
@@ -190,7 +190,7 @@ def _chunks(file: BinaryIO) -> Iterator[ChunkIndex]:
 
 
 def _index_of(file: BinaryIO, place: int, size: int) -> ChunkIndex:
-    """What the index says of the chunk whose content begins here, without its messages."""
+    """Index entry of the chunk whose content begins here, without its messages."""
     start, end, uncompressed, _, letters = CHUNK_HEAD.unpack(file.read(CHUNK_HEAD.size))
     return ChunkIndex(
         message_start_time=start,

@@ -1,4 +1,4 @@
-"""`moving/%06d.ply`: what moves, a cloud a frame, named by its index; its header has the frame and, in seconds, its time."""
+"""`moving/%06d.ply`: moving points, one cloud per frame, named by its index; the header has the frame and its time in seconds."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ from ivggt_jax.writers.writer import ExportOptions, Writer, required
 
 
 class MovingWriter(Writer):
-    """Writes a file for every frame, of no points where nothing moves. Points are not fused: the next frame has others."""
+    """Writes a file for every frame, empty if nothing moves. Points are not fused, because they move."""
 
     name = "moving"
 
@@ -23,7 +23,7 @@ class MovingWriter(Writer):
         self._options = options
 
     def write(self, result: Result) -> None:
-        """Writes the frame's file. Raises ValueError where nobody told what moves."""
+        """Write the frame's file. Raises ValueError when motion was not detected in this run."""
         points, frame = required(result.points, "moving/", "depth or points"), result.frame
         if result.moving is None:
             raise ValueError("moving/ is of a run that told what moves: run ivggt with --moving separate")
@@ -32,4 +32,4 @@ class MovingWriter(Writer):
         write_ply(self._files.path(frame.index), points[keep], frame.image[keep], comments)
 
     def close(self) -> None:
-        """Nothing is left to do: every file is complete."""
+        """Nothing to do: every file is complete."""

@@ -1,8 +1,9 @@
 """`transforms.json`: cameras for nerfstudio and for Gaussian splatting tools that read its format.
 
-World-from-camera 4×4 with OpenGL camera axes (x right, y up, z backward); pixels counted from the corner; pictures in
-`images/`, depth in `nerfstudio_depth/` (16-bit, thousandths of the model's unit, 0 unknown), masks in `nerfstudio_masks/` where
-any picture has one (black is left out), points in the file that `ply_file_path` names. https://docs.nerf.studio/quickstart/data_conventions.html
+world_from_cam 4×4 with OpenGL camera axes (x right, y up, z backward); pixels counted from the corner. Pictures are in `images/`,
+depth in `nerfstudio_depth/` (16-bit, thousandths of the model's unit, 0 unknown), masks, if any picture has one, in
+`nerfstudio_masks/` (black is left out), and points in the file named by `ply_file_path`.
+https://docs.nerf.studio/quickstart/data_conventions.html
 """
 
 import json
@@ -25,15 +26,15 @@ from ivggt_jax.writers.writer import ExportOptions
 logger = logging.getLogger(__name__)
 
 OPENGL_FROM_OPENCV = np.diag((1.0, -1.0, -1.0))
-"""Camera axes: y and z turned round."""
+"""Converts camera axes: flips y and z."""
 DEPTH_UNIT = 0.001
-"""nerfstudio reads 16-bit depth as millimetres of its unit."""
+"""nerfstudio reads 16-bit depth as thousandths of its unit."""
 
 
 def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
-    """Writes `transforms.json` and what it refers to into the folder `out`.
+    """Write `transforms.json` and the files it refers to into the folder `out`.
 
-    Raises ValueError when no pixel makes a point, WriteError when the disk is full.
+    Raises ValueError when no pixel becomes a point, WriteError when the disk is full.
     """
     views, frames, masks = list[View](), list[dict[str, Any]](), _Masks(out)
     pictures = Pictures(out / "images", options.images, run.source)
@@ -65,22 +66,22 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
 
 
 class _Masks:
-    """Masks of the pictures: for all or for none of them, as nerfstudio wants."""
+    """Masks of the pictures: for all or for none of them, as nerfstudio requires."""
 
     def __init__(self, out: Path):
         self._out, self._originals = out, OriginalMasks()
 
     def add(self, frame: dict[str, Any], result: Result, view: View) -> None:
-        """Writes the mask of a frame where anything of its picture is masked, and names it."""
+        """Write the mask of a frame if any pixel is masked, and add its name to the record."""
         if result.frame.mask is None:
             return
         mask = self._originals.of(result.frame.mask, view.fit, view.camera)
-        if not mask.all():  # padding is none of the picture
+        if not mask.all():  # padding is not part of the picture
             frame["mask_path"] = f"nerfstudio_masks/{result.frame.index:06d}.png"
             write_mask(self._out / frame["mask_path"], mask)
 
     def complete(self, frames: list[dict[str, Any]], views: list[View]) -> None:
-        """Writes white ones for all others, where there are any."""
+        """Write white masks for all other frames, if there are any masks."""
         if not any("mask_path" in frame for frame in frames):
             return
         for frame, view in zip(frames, views, strict=True):
@@ -90,14 +91,14 @@ class _Masks:
 
 
 def _transform(result: Result) -> np.ndarray:
-    """World-from-camera [4, 4] with OpenGL camera axes."""
+    """world_from_cam [4, 4] with OpenGL camera axes."""
     pose = result.world_from_cam
     top = np.concatenate((pose[:, :3] @ OPENGL_FROM_OPENCV, pose[:, 3:]), axis=1)
     return np.concatenate((top, [[0.0, 0.0, 0.0, 1.0]]))
 
 
 def _model(cameras: list[Camera]) -> str:
-    """nerfstudio's name for the kind of all cameras: it knows one for a scene. Raises ValueError where there are two."""
+    """nerfstudio's name for the type of all cameras; it supports one per scene. Raises ValueError for two types."""
     fisheyes = {lens.kind == "fisheye" for lens in cameras}
     if len(fisheyes) > 1:
         raise ValueError(
@@ -107,7 +108,7 @@ def _model(cameras: list[Camera]) -> str:
 
 
 def _camera(lens: Camera) -> dict[str, float]:
-    """A camera in nerfstudio's words. Raises ValueError for distortion that it has none for."""
+    """A camera in nerfstudio's terms. Raises ValueError for distortion that it does not support."""
     assert lens.size is not None
     (width, height), (fx, fy), (cx, cy) = lens.size, lens.focal, lens.centre
     if any(lens.distortion[5:]):
@@ -118,7 +119,7 @@ def _camera(lens: Camera) -> dict[str, float]:
 
 
 def _depth_of_picture(result: Result, view: View) -> np.ndarray:
-    """16-bit depth of the whole picture at the model's resolution: the nearest pixel, 0 where the model saw nothing."""
+    """16-bit depth of the whole picture at the model's resolution: nearest pixel, 0 where the model saw nothing."""
     assert result.depth is not None
     size, scale = np.array(view.size), np.array(view.fit.scale)
     counts = np.maximum(1, np.rint(size * scale)).astype(int)

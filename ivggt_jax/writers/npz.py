@@ -1,11 +1,10 @@
-"""`frames/%06d.npz`: everything that is known about a frame, one compressed NumPy file each, named by its index.
+"""`frames/%06d.npz`: everything known about a frame, one compressed NumPy file each, named by its index.
 
-Arrays as in `Result`: image, cam_from_world, intrinsics, depth, depth_confidence, points, points_confidence, tracks,
-visibility, mask, moving (those that there are); and the frame's index, name, timestamp (NaN where the source has none),
-original_size, scale and offset; and, where there are any, the path of the image file, the levels of its 16-bit grey, and the
-calibration: camera_kind, camera (focal lengths, centre and distortion of the original picture, `cameras.models`), camera_size and
-camera_focal (of the saved image).
-Later exports are built from these files alone, and from the original images where those are still there (`saved_run`).
+Arrays as in `Result`, if present: image, cam_from_world, intrinsics, depth, depth_confidence, points, points_confidence, tracks,
+visibility, mask, moving. Then the frame's index, name, timestamp (NaN if the source has none), original_size, scale and offset.
+If present, the path of the image file, the levels of its 16-bit grey, and the calibration: camera_kind, camera (focal lengths,
+centre and distortion of the original picture, `cameras.models`), camera_size, and camera_focal (of the saved image). Later
+exports use only these files, and the original images if they still exist (`saved_run`).
 """
 
 import zipfile
@@ -37,26 +36,26 @@ class NpzWriter(Writer):
         self._dtype = np.dtype(options.frames_dtype or "float32")
 
     def write(self, result: Result) -> None:
-        """Writes the frame's file."""
+        """Write the frame's file."""
         arrays = _arrays(result)
         limit = np.finfo(self._dtype).max
         for name in DENSE:
             if name in arrays:
                 arrays[name] = np.clip(arrays[name], -limit, limit).astype(self._dtype)
-        # Level 1: a fifth larger than NumPy's level 6, and several times faster.
+        # Level 1: a fifth larger than NumPy's level 6, but several times faster.
         with (
             replacing(self._files.path(result.frame.index)) as file,
             zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
             for name, array in arrays.items():
-                # A fixed date, so that equal results are equal files.
+                # A fixed date, so that equal results give equal files.
                 entry = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 with archive.open(entry, "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
     def close(self) -> None:
-        """Nothing is left to do: every file is complete."""
+        """Nothing to do: every file is complete."""
 
 
 def _arrays(result: Result) -> dict[str, Any]:
@@ -83,7 +82,7 @@ def _arrays(result: Result) -> dict[str, Any]:
 
 
 def camera_arrays(camera: KnownCamera) -> dict[str, Any]:
-    """A calibration as arrays by name; `camera_of` reads them back."""
+    """A calibration as named arrays; `camera_of` reads them back."""
     lens = camera.original
     return {
         "camera_kind": np.str_(lens.kind),
@@ -94,7 +93,7 @@ def camera_arrays(camera: KnownCamera) -> dict[str, Any]:
 
 
 def camera_of(arrays: Mapping[str, np.ndarray]) -> KnownCamera | None:
-    """The calibration among a file's arrays; None without one. Raises ValueError or KeyError where it is none."""
+    """The calibration in a file's arrays; None if there is none. Raises ValueError or KeyError when it is invalid."""
     if "camera_kind" not in arrays:
         return None
     kind, numbers = str(arrays["camera_kind"]), arrays["camera"].tolist()

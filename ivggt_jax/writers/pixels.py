@@ -1,4 +1,4 @@
-"""Which pixels of a frame make points: one rule for all clouds."""
+"""Which pixels of a frame become points: one rule for all clouds."""
 
 import numpy as np
 from scipy import ndimage
@@ -8,12 +8,12 @@ from ivggt_jax.writers.writer import ExportOptions, required
 
 
 def point_mask(result: Result, options: ExportOptions) -> np.ndarray:
-    """Pixels bool [H, W] that make points.
+    """Pixels bool [H, W] that become points.
 
-    They are finite and not masked, and their confidence is at least the `options.confidence` percentile of the
-    confidences of such pixels in this frame. (A percentile, not a threshold: confidences differ in scale from scene to
-    scene. Ties pass, so that a frame whose confidences are all equal keeps all of them.) With sky "drop",
-    `sky_mask` is left out too. Raises ValueError when the result has no points.
+    They are finite and not masked, and their confidence is at least the `options.confidence` percentile of such pixels in this
+    frame. (A percentile instead of a threshold, because the scale of confidences varies between scenes. Ties pass, so that a
+    frame with equal confidences keeps all pixels.) With sky "drop", `sky_mask` is also left out. Raises ValueError when the
+    result has no points.
     """
     valid = np.isfinite(required(result.points, "a point cloud", "depth or points")).all(axis=-1)
     if result.frame.mask is not None:
@@ -31,10 +31,9 @@ def point_mask(result: Result, options: ExportOptions) -> np.ndarray:
 def sky_mask(image: np.ndarray, confidence: np.ndarray | None) -> np.ndarray:
     """Pixels bool [H, W] that look like sky, by a simple rule.
 
-    A pixel is sky when it is bright (its largest channel is at least 100 of 255), blue or grey (blue is no more than 8
-    below the largest channel), less confident than the frame's median where there are confidences, and joined to
-    the image's top edge by such pixels. White walls that reach the top edge pass for sky;
-    masks of the user's own do better.
+    A pixel is sky if it is bright (its largest channel is at least 100 of 255), blue or grey (blue is at most 8 below the largest
+    channel), less confident than the frame's median if confidences are given, and connected to the image's top edge by such
+    pixels. White walls that reach the top edge are mistaken for sky; user-supplied masks do better.
 
     image uint8 [H, W, 3]; confidence float32 [H, W] or None.
     """

@@ -16,13 +16,13 @@ from ivggt_jax.writers.writer import ExportOptions, Writer, required
 logger = logging.getLogger(__name__)
 
 FEW = 100
-"""Points under which a cloud is thin."""
+"""Number of points below which a cloud is thin."""
 
 
 class PlyWriter(Writer):
     """Fuses every frame's confident points, and rewrites the file after frames 1, 2, 4, 8, … and at the end.
 
-    So a kill leaves the cloud of at least half of the frames, and writing costs a frame the same however long the run.
+    So a kill leaves the cloud of at least half of the frames, and the cost of writing per frame does not grow with the run.
     """
 
     name = "ply"
@@ -38,7 +38,7 @@ class PlyWriter(Writer):
             self._path.unlink(missing_ok=True)
 
     def write(self, result: Result) -> None:
-        """Adds the frame's points; writes the file when the number of frames is a power of two."""
+        """Add the frame's points; write the file if the number of frames is a power of two."""
         _add(self._grid, result, self._options)
         self._frames += 1
         if self._frames & (self._frames - 1) == 0 and len(self._grid):
@@ -53,7 +53,7 @@ class PlyWriter(Writer):
         return {"points": len(self._grid), "voxel": self._grid.voxel}
 
     def close(self) -> None:
-        """Writes the file. Raises ValueError when frames were written and none of their pixels made a point."""
+        """Write the file. Raises ValueError when frames were written but none of their pixels became a point."""
         if self._frames == 0:
             return
         _check_not_empty(self._grid, self._path, self._frames)
@@ -61,9 +61,9 @@ class PlyWriter(Writer):
 
 
 def write_ply(path: Path, points: np.ndarray, colours: np.ndarray, comments: Sequence[str] = ()) -> None:
-    """Writes points [N, 3] and colours uint8 [N, 3] as binary PLY, at once. Raises WriteError when the disk is full.
+    """Write points [N, 3] and colours uint8 [N, 3] as binary PLY, atomically. Raises WriteError when the disk is full.
 
-    comments: lines of its header.
+    comments: lines for its header.
     """
     vertices = np.zeros(len(points), [("xyz", "<f4", 3), ("rgb", "u1", 3)])
     vertices["xyz"], vertices["rgb"] = points, colours
@@ -85,7 +85,7 @@ def write_ply(path: Path, points: np.ndarray, colours: np.ndarray, comments: Seq
 
 
 def fuse(results: Iterable[Result], options: ExportOptions) -> VoxelGrid:
-    """The cloud of all results, as a run that wrote `points.ply` would have fused it. Raises ValueError when empty."""
+    """The cloud of all results, fused as for `points.ply`. Raises ValueError when empty."""
     grid = VoxelGrid(options.voxel, options.max_points)
     frames = 0
     for result in results:

@@ -1,7 +1,7 @@
-"""`--refine-ba`: a run's cameras adjusted to its own tracks, kept only where they are right about tracks they have not seen.
+"""`--refine-ba`: adjusts a run's cameras to its own tracks, and keeps the result only if unused tracks confirm it.
 
-A tenth of the tracks takes no part in the adjustment. Their points are placed by the cameras before and by those after, and the
-adjustment counts only if those then lie nearer, in the median, to where they were seen.
+A tenth of the tracks takes no part in the adjustment. Their points are placed by the cameras before and by those after it. The
+adjustment is accepted only if the median reprojection error of these points decreases.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -18,33 +18,33 @@ from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.tracks import REACH, Tracker, stretch_of
 
 HELD_OUT = 0.1
-"""Share of the tracks that takes no part."""
+"""Share of tracks that takes no part."""
 FEWEST = 10
-"""Tracks that are enough to judge by."""
+"""Fewest tracks to judge by."""
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """How an adjustment went."""
+    """The result of an adjustment."""
 
     accepted: bool
     tracks: int
-    """That took part."""
+    """Number of tracks that took part."""
     tracks_kept: int
-    """Of these, not refused by a round."""
+    """Number of these that no round rejected."""
     held_out: int
-    """That judged."""
+    """Number of tracks used to judge."""
     before: float | None
-    """Median distance in pixels of the model's input of the held-out points from where they were seen, by the cameras before;
-    None where too few tracks were held out to judge by."""
+    """Median reprojection error of the held-out points with the cameras before, in pixels of the model's input; None if too few
+    tracks were held out to judge by."""
     after: float | None
-    """The same by the adjusted ones."""
+    """The same with the adjusted cameras."""
     focal_before: float
     """Median focal length in pixels of the model's input."""
     focal_after: float
 
     def describe(self) -> str:
-        """In a line."""
+        """A description in one line."""
         if self.before is None or self.after is None:
             return f"bundle adjustment: {self.held_out} tracks are too few to judge by; cameras stay as they were"
         verdict = "" if self.accepted else ", no improvement: cameras stay as they were"
@@ -55,16 +55,16 @@ class Refinement:
         )
 
     def record(self) -> dict[str, Any]:
-        """For a file."""
+        """The record for a file."""
         return asdict(self)
 
 
 def refined(run: SavedRun, options: ExportOptions) -> tuple[SavedRun, Refinement]:
-    """The run with adjusted cameras and points, or as it was; and how it went.
+    """The run with adjusted cameras and points, or unchanged; and the result of the adjustment.
 
-    Raises ValueError for a run without depth, and where pycolmap is not installed.
+    Raises ValueError for a run without depth, and when pycolmap is not installed.
     """
-    pycolmap()  # where it is missing, that shows before anything is computed
+    pycolmap()  # reports a missing pycolmap before anything is computed
     tracks, own = gather(run, options)
     cameras = own.shared(np.arange(len(run)) if options.own_cameras else _lenses(run))
     held = np.random.default_rng(0).random(len(tracks.positions)) < HELD_OUT
@@ -94,7 +94,7 @@ def refined(run: SavedRun, options: ExportOptions) -> tuple[SavedRun, Refinement
 
 
 def _with_camera(result: Result, cameras: Cameras, number: int, factor: float) -> Result:
-    """The result with its adjusted camera: every pixel's point on its ray, at its depth times a factor."""
+    """The result with its adjusted camera: each pixel's point is on its new ray, at its depth times a factor."""
     matrix = result.intrinsics.copy()
     matrix[0, 0] = cameras.focal[number]
     matrix[1, 1] = cameras.focal[number] / stretch_of(result)
@@ -111,12 +111,12 @@ def _with_camera(result: Result, cameras: Cameras, number: int, factor: float) -
 
 
 def _median_error(judges: Tracks, cameras: Cameras) -> float:
-    """Pixels between the points of tracks that took no part, placed by these cameras, and where they were seen."""
+    """Median reprojection error in pixels of tracks that took no part, with points placed by these cameras."""
     return float(np.median(errors(placed(judges, cameras, solve), cameras)))
 
 
 def gather(run: SavedRun, options: ExportOptions) -> tuple[Tracks, Cameras]:
-    """A run's tracks, as COLMAP models have them, and its cameras. Raises ValueError for a run without depth."""
+    """A run's tracks, as in COLMAP models, and its cameras. Raises ValueError for a run without depth."""
     tracker = Tracker(options)
     frames, pixels, points, positions, colours, origins = ([], [], [], [], [], [])
     matrices, poses, known, stretch = _own_cameras(run)
@@ -140,7 +140,7 @@ def gather(run: SavedRun, options: ExportOptions) -> tuple[Tracks, Cameras]:
 
 
 def _own_cameras(run: SavedRun) -> tuple[np.ndarray, ...]:
-    """Intrinsics [N, 3, 3] and poses [N, 3, 4] of a run, whether the first are calibrated, bool [N], and `stretch_of` [N]."""
+    """Intrinsics [N, 3, 3] and poses [N, 3, 4] of a run, whether the former are calibrated, bool [N], and `stretch_of` [N]."""
     rows = (
         (result.intrinsics, result.cam_from_world, result.frame.camera is not None, stretch_of(result))
         for result in run.cameras()
@@ -149,7 +149,7 @@ def _own_cameras(run: SavedRun) -> tuple[np.ndarray, ...]:
 
 
 def _lenses(run: SavedRun) -> np.ndarray:
-    """Numbers, int64 [N], equal where frames are fitted alike: then they are taken to be of one camera."""
+    """Numbers, int64 [N], equal for frames with equal fits, which are assumed to be from one camera."""
     fits = [result.frame.fit for result in run.cameras()]
     numbers = {fit: number for number, fit in enumerate(dict.fromkeys(fits))}
     return np.array([numbers[fit] for fit in fits])

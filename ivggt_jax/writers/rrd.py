@@ -1,12 +1,11 @@
-"""`recording.rrd`: camera, image, depth and tracks over time, the cloud and the path so far, for the Rerun viewer (extra `rerun`).
+"""`recording.rrd`: camera, image, depth and tracks over time, cloud and path so far, for the Rerun viewer (extra `rerun`).
 
-Every frame brings some of its points and a piece of the path; the blueprint, which comes with the file, shows all of them
-up to the time that is looked at. The file's footer, by which viewers find their way in it, lists every chunk; until the run ends
-that list is in memory, and grows with the file.
+Every frame adds some of its points and a piece of the path; the included blueprint shows all of them up to the current time. The
+file's footer, by which viewers navigate, lists every chunk; until the run ends this list is in memory and grows with the file.
 
-A Rerun file cannot be cut, so a resumed run goes on in a second file, `recording-000120.rrd` after 120 frames, of the
-same recording: opened together (`rerun recording*.rrd`) they are one. Frames that both hold are equal. A file whose process was
-killed has no footer, and is read all the same.
+A Rerun file cannot be cut, so a resumed run continues in a second file of the same recording, `recording-000120.rrd` after 120
+frames. Opened together (`rerun recording*.rrd`) they are one recording; frames in both are equal. After a kill a file has no
+footer, but is still readable.
 """
 
 import hashlib
@@ -24,9 +23,9 @@ from ivggt_jax.writers.trails import Trails, colour
 from ivggt_jax.writers.writer import ExportOptions, Writer
 
 MOST_POINTS = 1 << 20
-"""Divided by the number of frames so far, points that a frame brings: the cloud grows as the logarithm of that number."""
+"""A frame adds this many points divided by the number of frames so far; the cloud grows with the logarithm of that number."""
 MOST_EACH = 4096
-"""Points of one frame."""
+"""Most points of one frame."""
 PATH = (220, 60, 30)
 """Colour of the path."""
 
@@ -61,7 +60,7 @@ class RrdWriter(Writer):
         self._recording.log("world", rerun.ViewCoordinates.RDF, static=True)
 
     def write(self, result: Result) -> None:
-        """Logs the frame and waits until it is written."""
+        """Log the frame and wait until it is written."""
         rerun, log, frame = self._rerun, self._recording.log, result.frame
         height, width = frame.image.shape[:2]
         self._recording.set_time("frame", sequence=frame.index)
@@ -86,21 +85,21 @@ class RrdWriter(Writer):
         self._frames += 1
         with naming(self._path):
             try:
-                self._recording.flush(timeout_sec=10)  # with a limit: without one it waits for ever on a full disk
+                self._recording.flush(timeout_sec=10)  # with a limit, because otherwise it waits forever on a full disk
             except RuntimeError as error:
                 raise OSError(str(error)) from error
 
     def state(self) -> dict[str, np.ndarray]:
-        """The worth of a depth step, where the camera was, and the tracks' newest places, once there are any."""
+        """The unit of depth, the camera's position, and the tracks' latest places, once known."""
         state = {} if self._unit is None else {"unit": np.array(self._unit)}
         return state | ({} if self._before is None else {"position": self._before}) | self._trails.state()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._recording.disconnect()
 
     def _log_points(self, result: Result) -> None:
-        """Some of the frame's confident points, drawn at random; nothing in a run without points."""
+        """Log some of the frame's confident points, sampled at random; nothing in a run without points."""
         if result.points is None:
             return
         keep = np.flatnonzero(point_mask(result, self._options))
@@ -110,7 +109,7 @@ class RrdWriter(Writer):
         self._recording.log("world/points", self._rerun.Points3D(points, colors=colours))
 
     def _log_tracks(self, result: Result) -> None:
-        """The points that are seen and the way that they came."""
+        """Log the visible points and their trails."""
         if result.tracks is None:
             return
         rerun, log = self._rerun, self._recording.log
@@ -126,7 +125,7 @@ class RrdWriter(Writer):
 
 
 def _blueprint(rerun: Any) -> Any:
-    """What a viewer shows where the user has not arranged it: the scene, with all points and the path so far, and the pictures."""
+    """The default layout of a viewer: the scene, with all points and the path so far, and the pictures."""
     views = rerun.blueprint
     so_far = [
         views.VisibleTimeRange(

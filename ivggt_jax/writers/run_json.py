@@ -18,13 +18,13 @@ CONVENTIONS = {
     "world": "the first camera's frame; OpenCV axes: x right, y down, z forward",
     **{known.files[0]: known.reading for known in FORMATS.values() if known.reading},
 }
-"""How to read the files, for a person or a program that finds them without their documentation."""
+"""How to read the files, for a person or a program without their documentation."""
 
 
 def write_run_json(out: Path, record: Mapping[str, Any]) -> None:
-    """Writes `run.json` into the folder `out`, at once: `record` (settings, timings, …) and the conventions.
+    """Write `run.json` into the folder `out`, atomically: `record` (settings, timings, …) and the conventions.
 
-    Values are as `plain` takes them. Raises TypeError for others, WriteError when the disk is full.
+    Values are converted by `plain`. Raises TypeError for others, WriteError when the disk is full.
     """
     conventions = dict(CONVENTIONS)
     if recorded(record, "metric", "frames_with_depth"):
@@ -43,17 +43,17 @@ def read_run_json(out: Path) -> dict[str, Any]:
 
 
 def recorded(record: object, *names: str) -> Any:
-    """The value under names inside one another; None where there is none, as in a record that is not ours."""
+    """The value under nested names; None if there is none, as in a foreign record."""
     for name in names:
         record = record.get(name) if isinstance(record, dict) else None
     return record
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON knows it.
+    """Convert a value for JSON.
 
-    It may be made of mappings and sequences, dataclasses, paths, NumPy scalars and arrays; numbers that are not finite
-    become null, bytes of a file's name that are no text \\x… Raises TypeError for anything else.
+    It may consist of mappings and sequences, dataclasses, paths, NumPy scalars and arrays. Numbers that are not finite become
+    null; bytes of a file name that are not text become \\x… Raises TypeError for anything else.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})

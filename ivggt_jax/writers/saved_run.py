@@ -1,4 +1,4 @@
-"""A run's saved frames, read back: what the exports that need the whole run are built from."""
+"""A run's saved frames, read back for exports that need the whole run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -21,26 +21,26 @@ from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions
 
 LARGEST = 4 << 30
-"""Bytes that one frame may unpack to."""
+"""Largest uncompressed size of one frame in bytes."""
 
 NEARLY = 1e-2
-"""How far a rotation's rows may be from orthonormal: they were computed in float32."""
+"""Tolerance for a rotation's rows to be orthonormal, since they were computed in float32."""
 
 Move = Callable[[int, np.ndarray], Similarity]
-"""What the frame with a number, counted from 0, is moved by in the world, given its camera [3,4] there."""
+"""(frame number from 0, its camera [3,4] in the world) → the frame's move in the world."""
 
 Change = Callable[[int, Result], Result]
-"""Gives the result of the frame with a number another place in the world, or another camera."""
+"""(frame number, result) → the result in another place in the world, or with another camera."""
 
 
 class SavedRun(Sequence[Result]):
-    """The results in `OUT/frames`, in order, each read when it is asked for, moved, and not kept."""
+    """The results in `OUT/frames`, in order, each read on access, moved, and not kept."""
 
     tracks: Tracks | None = None
-    """Points that are known better than from depth alone, where they are."""
+    """Points known better than from depth alone, if any."""
 
     def __init__(self, out: Path, changes: tuple[Change, ...] = (), source: SourceConfig | None = None):
-        """changes: applied to each result, one after the other. source: what was read; by default what `run.json` says.
+        """changes: applied to each result, one after the other. source: of the run; by default from `run.json`.
 
         Raises FileNotFoundError when there are no saved frames.
         """
@@ -67,7 +67,7 @@ class SavedRun(Sequence[Result]):
         return self._read(range(len(self))[position])
 
     def moved(self, move: Move) -> "SavedRun":
-        """The same frames, moved once more, and so their tracks."""
+        """The same frames with a further move, and their tracks moved likewise."""
         run = self.changed(lambda number, result: moved(result, number, move))
         if self.tracks is not None:
             positions = self.tracks.positions.copy()
@@ -78,11 +78,11 @@ class SavedRun(Sequence[Result]):
         return run
 
     def changed(self, change: Change) -> "SavedRun":
-        """The same frames, changed once more, without tracks."""
+        """The same frames with a further change, without tracks."""
         return SavedRun(self.out, (*self._changes, change), self.source)
 
     def camera(self, position: int) -> Result:
-        """The result with its image and cameras, without the maps that are slow to read."""
+        """The result with its image and cameras, without the maps, which are slow to read."""
         return self._read(position, maps=False)
 
     def cameras(self) -> Iterator[Result]:
@@ -92,7 +92,7 @@ class SavedRun(Sequence[Result]):
     def cloud(self, options: ExportOptions) -> VoxelGrid:
         """The fused cloud of all frames, kept for the next export with the same options.
 
-        Raises ValueError when no pixel makes a point.
+        Raises ValueError when no pixel becomes a point.
         """
         if self._cloud is None or self._cloud[0] != options:
             self._cloud = options, fuse(self, options)
@@ -106,7 +106,7 @@ class SavedRun(Sequence[Result]):
 
 
 def moved(result: Result, number: int, move: Move) -> Result:
-    """The result of the frame with this number in another world and unit."""
+    """The result of a frame in another world and unit."""
     to_world = move(number, result.world_from_cam)
     depth, points = result.depth, result.points
     return replace(
@@ -118,12 +118,12 @@ def moved(result: Result, number: int, move: Move) -> Result:
 
 
 def read_result(path: Path, maps: bool = True) -> Result:
-    """Reads one saved frame; with maps False, without depth, points and confidences.
+    """Read one saved frame; with maps False, without depth, points and confidences.
 
-    Maps come back as float32 whatever they were saved as. Raises ValueError, naming the file, when it is damaged,
-    OSError when it cannot be opened.
+    Maps are returned as float32 whatever their saved type. Raises ValueError, naming the file, when it is damaged, OSError when
+    it cannot be opened.
     """
-    # Opened here, because NumPy forgets to close a damaged file.
+    # Opened here, because NumPy does not close a damaged file.
     with path.open("rb") as file:
         return _read_result(path, file, maps)
 
@@ -144,7 +144,7 @@ def _read_result(path: Path, file: BinaryIO, maps: bool) -> Result:
 
 
 def _result(arrays: dict[str, np.ndarray]) -> Result:
-    """The result of one file's arrays. Raises ValueError or KeyError where they are not what `npz` writes."""
+    """The result from one file's arrays. Raises ValueError or KeyError when they are not as written by `npz`."""
     height, width, _ = arrays["image"].shape
     shapes = {
         **{
@@ -185,7 +185,7 @@ def _result(arrays: dict[str, np.ndarray]) -> Result:
 
 
 def _is_camera(arrays: dict[str, np.ndarray]) -> bool:
-    """Whether a frame's numbers are those of a camera: a turn and a shift, focal lengths, a scale."""
+    """Whether a frame's numbers are those of a camera: a rotation and a translation, focal lengths, a scale."""
     pose, k, scale, offset = (arrays[name] for name in ("cam_from_world", "intrinsics", "scale", "offset"))
     if not all(np.isfinite(x).all() for x in (pose, k, scale, offset)):
         return False

@@ -1,4 +1,4 @@
-"""`submaps.txt`: how the map is put together, one line a submap (`mapping.map_files` has the format)."""
+"""`submaps.txt`: the submaps of the map, one per line (format in `mapping.map_files`)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ class SubmapsWriter(Writer):
         self._file = LineFile(out / SUBMAPS_FILE, self._submaps, f"# {SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
 
     def write(self, result: Result) -> None:
-        """Appends a line when a new submap has begun."""
+        """Append a line when a new submap has begun."""
         seen = result.map
         if seen is None:
             raise ValueError("submaps.txt needs a run with submaps")
@@ -38,12 +38,12 @@ class SubmapsWriter(Writer):
         self._refined += bool(seen.refined)
 
     def state(self) -> dict[str, np.ndarray]:
-        """How many lines there are, and the counts of `record`."""
+        """The number of lines, and the counts of `record`."""
         counts = {"refined": self._refined, "submaps": self._submaps, "part": self._part}
         return {name: np.array(count) for name, count in counts.items()}
 
     def record(self) -> dict[str, int]:
-        """Submaps and parts of the map; frames whose pose was refined, and whose refinement was refused."""
+        """Numbers of submaps and parts of the map, and of frames whose refinement was accepted and rejected."""
         return {
             "submaps": self._submaps,
             "parts": self._part + 1,
@@ -52,5 +52,5 @@ class SubmapsWriter(Writer):
         }
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()

@@ -1,8 +1,8 @@
-"""`tracks.txt`: where the tracked points are in every frame, in pixels of the original images.
+"""`tracks.txt`: positions of the tracked points in every frame, in pixels of the original images.
 
-One line a frame: `frame`, the frame's index in the source, then `x y visibility` of every point, the points in the same
-order on every line. Pixel (0, 0) is the centre of the first pixel. Resize, crop and padding are undone, and where the camera
-was calibrated its distortion is put back. To read it: `np.loadtxt("tracks.txt", ndmin=2)[:, 1:].reshape(frames, points, 3)`.
+One line per frame: `frame`, the frame's index in the source, then `x y visibility` of every point, in the same order on every
+line. Pixel (0, 0) is the centre of the first pixel. Resize, crop and padding are undone, and a calibrated camera's distortion is
+applied. To read it: `np.loadtxt("tracks.txt", ndmin=2)[:, 1:].reshape(frames, points, 3)`.
 """
 
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ class TracksWriter(Writer):
         )
 
     def write(self, result: Result) -> None:
-        """Appends the frame's line. Raises ValueError in a run without tracks."""
+        """Append the frame's line. Raises ValueError in a run without tracks."""
         places = result.to_original(required(result.tracks, "tracks.txt", "tracks"))
         seen = np.ones(len(places)) if result.visibility is None else result.visibility
         numbers = np.column_stack((places, seen)).ravel()
         self._file.append(" ".join((f"{result.frame.index}", *(f"{value:.3f}" for value in numbers))))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()

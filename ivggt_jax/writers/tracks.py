@@ -1,9 +1,9 @@
-"""Tracks of three and more views, from a run's depth maps: what COLMAP needs to show, refine or densify a model.
+"""Tracks of three and more views from a run's depth maps, which COLMAP needs to show, refine or densify a model.
 
-A pixel of frame i becomes a point by its depth, and is looked for in the frames up to 16 before and after: there its
-projection must lie inside the image, and its depth must agree with that frame's own. The projection alone would repeat
-what the model believes and leave bundle adjustment nothing to do; so the two images are compared around it
-(`refine`), and the place where they agree is what is recorded.
+A pixel of frame i becomes a point by its depth, and is searched in frames up to 16 before and after. Its projection there must be
+inside the image, and its depth must agree with that frame's own. The projection alone would repeat what the model predicts and
+leave nothing for bundle adjustment to do. So the two images are compared around it (`refine`), and the place where they agree is
+recorded.
 
 Frames are read once, in order, and 33 of them are in memory, whatever the length of the run.
 """
@@ -21,55 +21,55 @@ from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, required
 
 STRIDES = (1, 2, 4, 8, 16)
-"""How far before and after its own a point is looked for: near frames to be found, far ones to be measured well."""
+"""Distances in frames at which a point is searched: near frames to find it, far ones to measure it well."""
 REACH = STRIDES[-1]
 CELL = 12
-"""Pixels between samples; a cell of this size in which an older point was seen makes no new one."""
+"""Spacing of samples in pixels; a cell of this size in which an older point was seen makes no new one."""
 TOLERANCE = 0.02
-"""Relative difference of depths that agree."""
+"""Largest relative difference of agreeing depths."""
 FEWEST = 3
-"""Views of a track."""
+"""Fewest views of a track."""
 EDGE = PATCH // 2
-"""Pixels that a patch reaches around its middle; it must lie inside the image."""
+"""Pixels from a patch's centre to its edge; the patch must be inside the image."""
 
 
 @dataclass
 class TrackedFrame:
-    """A frame in which points may still be seen."""
+    """A frame in which points may still be found."""
 
     result: Result
     grey: np.ndarray
     """float32 [H, W]"""
     slopes: tuple[np.ndarray, np.ndarray]
-    """Its derivatives along u and v, float32 [H, W] each."""
+    """Derivatives of grey along u and v, float32 [H, W] each."""
     depth: np.ndarray
-    """float32 [H, W], NaN where it is unknown."""
+    """float32 [H, W], NaN where unknown."""
     samples: np.ndarray
-    """bool [rows, columns] of cells that may still make a point."""
+    """bool [rows, columns]: cells that may still make a point."""
     pixels: list[np.ndarray] = field(default_factory=list)
-    """Observations float64 [K, 2] in pixels of the model's input, a batch for every frame whose points were seen here."""
+    """Observations float64 [K, 2] in pixels of the model's input, a batch for every frame whose points were found here."""
     points: list[np.ndarray] = field(default_factory=list)
-    """Their points' numbers int64 [K]."""
+    """Numbers of their points, int64 [K]."""
     count: int = 0
-    """Observations so far."""
+    """Number of observations so far."""
 
 
 @dataclass(frozen=True)
 class NewPoints:
-    """The points that one frame's pixels make."""
+    """The points made from one frame's pixels."""
 
     numbers: np.ndarray
-    """int64 [N], from 1."""
+    """int64 [N], counted from 1."""
     positions: np.ndarray
     """float64 [N, 3] in the world."""
     colours: np.ndarray
     """uint8 [N, 3]"""
     tracks: list[np.ndarray]
-    """Per point int64 [views, 2]: the frame's position in the run, and which of its observations."""
+    """Per point int64 [views, 2]: position of the frame in the run, and index of the observation in it."""
 
 
 class Tracker:
-    """Follows a run's frames, fed in order; see the module's text."""
+    """Finds tracks in a run's frames, fed in order; see the module's docstring."""
 
     def __init__(self, options: ExportOptions):
         self._options = options
@@ -78,7 +78,7 @@ class Tracker:
         self._points = 0
 
     def feed(self, result: Result) -> None:
-        """Takes the next frame into the window."""
+        """Add the next frame to the window."""
         depth = required(result.depth, "a COLMAP model", "depth").astype(np.float32)
         valid = point_mask(result, self._options) & (depth > 0)
         grey = ndimage.gaussian_filter(result.frame.image.astype(np.float32).mean(axis=-1), 0.7)
@@ -91,7 +91,7 @@ class Tracker:
         self._frames.append(TrackedFrame(slim, grey, (along_u, along_v), np.where(valid, depth, np.nan), samples))
 
     def points_of(self, position: int) -> NewPoints:
-        """Makes the points of a frame whose followers, up to `REACH`, were fed; adds observations to all of them."""
+        """Make the points of a frame after the following frames, up to `REACH`, were fed; adds observations to all of them."""
         frame = self._frames[position - self._first]
         rows, columns = _cell_centres(frame.depth.shape)
         cells = np.argwhere(frame.samples)
@@ -122,28 +122,28 @@ class Tracker:
         return NewPoints(numbers[kept], positions, colours, [np.array(track) for track in tracks])
 
     def observations(self) -> tuple[np.ndarray, np.ndarray]:
-        """Lets go of the oldest frame: its pixels float64 [M, 2] and their points' numbers int64 [M]."""
+        """Release the oldest frame. Returns its pixels float64 [M, 2] and their points' numbers int64 [M]."""
         frame = self._frames.popleft()
         self._first += 1
         return np.concatenate((np.zeros((0, 2)), *frame.pixels)), np.concatenate((np.zeros(0, np.int64), *frame.points))
 
 
 def _cover(frame: TrackedFrame, pixels: np.ndarray) -> None:
-    """Lets the cells of these pixels make no new points."""
+    """Keep the cells of these pixels from making new points."""
     column, row = np.floor((pixels + 0.5) / CELL).astype(int).T
     rows, columns = frame.samples.shape
     frame.samples[np.clip(row, 0, rows - 1), np.clip(column, 0, columns - 1)] = False
 
 
 def _see(frame: TrackedFrame, other: TrackedFrame, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which of a frame's pixels int [N, 2] another frame sees, int [K], and where, float64 [K, 2]."""
+    """Which of a frame's pixels int [N, 2] another frame sees, int [K], and their positions there, float64 [K, 2]."""
     expected, depth = project(other.result, _world_points(frame, pixels.astype(np.float64), _at(frame.depth, pixels)))
     height, width = other.depth.shape
     inside = ((expected >= EDGE) & (expected <= (width - 1 - EDGE, height - 1 - EDGE))).all(axis=-1)
     which = np.flatnonzero(inside & (depth > 0))
     own = ndimage.map_coordinates(other.depth, expected[which].T[::-1], order=1)  # NaN next to unknown depth
     which = which[np.abs(own - depth[which]) <= TOLERANCE * depth[which]]
-    # Where each pixel of the patch around the sample lies in the other image, by the frame's own depth.
+    # Position of each pixel of the patch around the sample in the other image, by the frame's own depth.
     offsets = np.stack(np.meshgrid(*2 * [np.arange(PATCH) - EDGE]), axis=-1).reshape(-1, 2)
     patches = pixels[which, None] + offsets
     slope = np.stack([_at(along, patches) for along in frame.slopes], axis=-1)
@@ -154,7 +154,7 @@ def _see(frame: TrackedFrame, other: TrackedFrame, pixels: np.ndarray) -> tuple[
 
 
 def stretch_of(result: Result) -> float:
-    """What makes the pixels of the model's input square, along v."""
+    """Factor along v that makes the pixels of the model's input square."""
     return result.frame.fit.scale[0] / result.frame.fit.scale[1]
 
 
@@ -172,7 +172,7 @@ def _world_points(frame: TrackedFrame, pixels: np.ndarray, depth: np.ndarray) ->
     k = frame.result.intrinsics
     rays = np.concatenate(((pixels - k[:2, 2]) / (k[0, 0], k[1, 1]), np.ones_like(pixels[..., :1])), axis=-1)
     world_from_cam = frame.result.world_from_cam
-    with np.errstate(invalid="ignore"):  # of depths that are not finite
+    with np.errstate(invalid="ignore"):  # for depths that are not finite
         return rays * depth[..., None].astype(np.float64) @ world_from_cam[:, :3].T + world_from_cam[:, 3]
 
 
@@ -181,6 +181,6 @@ def _at(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 
 def _cell_centres(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the middle pixels of all whole cells."""
+    """Rows and columns of the centre pixels of all complete cells."""
     height, width = shape
     return np.arange(height // CELL) * CELL + CELL // 2, np.arange(width // CELL) * CELL + CELL // 2

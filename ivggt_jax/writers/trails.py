@@ -1,4 +1,4 @@
-"""Tracks as they are drawn: each point a dot where it is seen, and behind it the way that it came, in a colour of its own."""
+"""Drawn tracks: a dot for each visible point, and a trail of its recent positions, in a colour of its own."""
 
 import colorsys
 from collections import deque
@@ -10,23 +10,23 @@ from PIL import Image, ImageDraw
 from ivggt_jax.writers.result import Result
 
 LENGTH = 12
-"""Frames of a trail."""
+"""Length of a trail in frames."""
 SEEN = 0.5
-"""Visibility from which on a point counts as seen."""
+"""Visibility from which a point counts as visible."""
 GOLDEN = 0.618034
-"""Turn of the hue from one point to the next: neighbours differ."""
+"""Step of the hue from point to point, which makes neighbours differ."""
 
 
 class Trails:
-    """The newest frames' tracks, fed frame by frame."""
+    """The latest frames' tracks, fed frame by frame."""
 
     def __init__(self, state: Mapping[str, np.ndarray] | None = None):
-        """Empty, or what `state()` kept."""
+        """Start empty, or from a saved `state()`."""
         kept = (state or {}).get("trails")
         self._frames: deque[np.ndarray] = deque(() if kept is None else list(kept), maxlen=LENGTH)
 
     def add(self, result: Result) -> None:
-        """Takes in the next frame; one without tracks ends all trails."""
+        """Add the next frame; a frame without tracks ends all trails."""
         if result.tracks is None or (self._frames and self._frames[0].shape != result.tracks.shape):
             self._frames.clear()
         if result.tracks is not None:
@@ -35,9 +35,9 @@ class Trails:
             self._frames.append(np.where(sure[:, None], result.tracks, np.nan).astype(np.float32))
 
     def lines(self) -> list[tuple[int, np.ndarray]]:
-        """The points that are seen in the newest frame: the number and the trail [K, 2], newest last, in pixels (index = centre).
+        """Points visible in the latest frame: number and trail [K, 2], latest position last, in pixels (centres at integers).
 
-        A trail reaches back to where the point was last hidden.
+        A trail starts where the point was last hidden.
         """
         if not self._frames:
             return []
@@ -50,7 +50,7 @@ class Trails:
         return found
 
     def draw(self, picture: Image.Image, width: int) -> None:
-        """Draws them into a picture of the newest frame that is larger than the model's input, `width` pixels, by one factor."""
+        """Draw the trails into an enlarged picture of the latest frame, of which the model's input is `width` pixels wide."""
         factor = picture.width / width
         pen, canvas = max(1, picture.height // 160), ImageDraw.Draw(picture)
         for number, trail in self.lines():
@@ -65,6 +65,6 @@ class Trails:
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """The colour of the point with a number: red, green, blue up to 255."""
+    """The colour of a point by number: red, green, blue up to 255."""
     red, green, blue = colorsys.hsv_to_rgb(number * GOLDEN % 1, 0.75, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -1,8 +1,8 @@
-"""How far the images confirm a run's cameras, stretch by stretch: `trust` in `run.json`.
+"""How far the images confirm a run's cameras, section by section: `trust` in `run.json`.
 
-A network gives cameras for whatever it sees. With submaps each pose is checked against the images themselves, so how many could be
-refined, how well details agree, how far the two depths of a link spread, and where a new part of the map began, say where not
-to believe it. They say nothing of depth where the camera only turns, and nothing of the scene's scale.
+A network outputs cameras for any input. With submaps each pose is checked against the images themselves. So the share of refined
+poses, the agreement of details, the spread of the two depths of a link, and the places where a new part of the map began show
+where not to trust the cameras. They say nothing about depth where the camera only rotates, and nothing about the scene's scale.
 """
 
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ import numpy as np
 from ivggt_jax.mapping.state import MapRecord
 
 LENGTH = 100
-"""Frames of a stretch, at first."""
+"""Initial length of a section in frames."""
 MOST = 128
-"""Stretches; beyond, two become one, so that an endless run's record stays small."""
+"""Most sections; beyond that, pairs are merged, so that an endless run's record stays small."""
 LEAST_REFINED = 0.5
-"""Share of poses that images confirm: nearly all on a walk, hardly any in noise (tests/test_trust.py); half tells them apart."""
+"""Share of refined poses below which there is doubt: on a walk nearly all are, in noise hardly any (tests/test_trust.py)."""
 FEWEST = 16
-"""Frames by which a stretch is judged."""
+"""Fewest frames to judge a section by."""
 
 
 class Trust:
-    """Watches frames; a resumed run gives the `state()` that was saved."""
+    """Observes frames; a resumed run passes the saved `state()`."""
 
     def __init__(self, state: Mapping[str, np.ndarray]):
         self._length = int(state.get("length", LENGTH))
@@ -32,7 +32,7 @@ class Trust:
         self._frames = int(state.get("frames", 0))
 
     def add(self, seen: MapRecord | None) -> None:
-        """Counts the next frame; None in a run without submaps, which nothing is said of."""
+        """Count the next frame; None in a run without submaps, for which there is no record."""
         if seen is None:
             return
         if self._frames == self._length * MOST:
@@ -46,8 +46,8 @@ class Trust:
         self._frames += 1
 
     def record(self) -> list[dict[str, Any]]:
-        """Each stretch: its frames, the share of refined poses, the mean agreement of details and spread of links' depth ratios
-        (its logarithm's standard deviation), and the parts of the map that began in it."""
+        """Each section: its frames, the share of refined poses, the mean agreement of details and spread of the links' log depth
+        ratios, and the parts of the map that began in it."""
         found = []
         for first, (refined, agreement, spread, parts) in zip(self._begins(), self._sums.tolist(), strict=True):
             count = min(self._length, self._frames - first)
@@ -56,7 +56,7 @@ class Trust:
         return found
 
     def doubt(self) -> str | None:
-        """Where the images do not confirm the camera, in a sentence; None where they do."""
+        """Where the images do not confirm the camera, in a sentence; None if they do."""
         judged = [x for x in self.record() if x["frames"][1] - x["frames"][0] + 1 >= FEWEST]
         doubted = [x for x in judged if x["refined"] < LEAST_REFINED]
         if not doubted:
@@ -68,7 +68,7 @@ class Trust:
         )
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a resumed run needs to come to the same end."""
+        """What a resumed run needs for the same result."""
         counts = {"length": self._length, "part": self._part, "frames": self._frames}
         return {"sums": self._sums.copy(), **{name: np.array(count) for name, count in counts.items()}}
 

@@ -1,8 +1,7 @@
 """`trajectory.txt`: the camera's path in the TUM format.
 
-One line a frame, `timestamp tx ty tz qx qy qz qw`: world-from-camera, so that tx ty tz is the camera's position; the
-timestamp is in seconds where the source has them, else the frame's index.
-https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats
+One line per frame, `timestamp tx ty tz qx qy qz qw`: world_from_cam, so tx ty tz is the camera's position. The timestamp is in
+seconds if the source has times, else it is the frame's index. https://cvg.cit.tum.de/data/datasets/rgbd-dataset/file_formats
 """
 
 from collections.abc import Mapping
@@ -26,12 +25,12 @@ class TumWriter(Writer):
         self._file = LineFile(out / "trajectory.txt", frames, header)
 
     def write(self, result: Result) -> None:
-        """Appends the frame's line."""
+        """Append the frame's line."""
         frame, world_from_cam = result.frame, result.world_from_cam
         time = f"{frame.index}" if frame.timestamp is None else f"{frame.timestamp:.6f}"
         quaternion = Rotation.from_matrix(world_from_cam[:, :3]).as_quat(canonical=True)
         self._file.append(" ".join((time, *(f"{value:.9g}" for value in (*world_from_cam[:, 3], *quaternion)))))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()

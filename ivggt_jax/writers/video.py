@@ -1,8 +1,8 @@
-"""`video.mp4`: frame and colour-mapped depth side by side, at the source's own pace, with the tracks where there are any; H.264.
+"""`video.mp4`: frame and colour-mapped depth side by side, at the source's own speed, with tracks if there are any; H.264.
 
-Small frames are enlarged by a whole factor, so that they can be watched. The file is fragmented (one fragment a frame), so
-that it plays after a kill. The muxer holds the newest frame back until the next one comes; a resumed run gets that packet
-from the saved state and copies the others without encoding them again.
+Small frames are enlarged by an integer factor to be watchable. The file is fragmented (one fragment per frame), so that it plays
+after a kill. The muxer holds back the latest frame until the next one comes; a resumed run gets that packet from the saved state
+and copies the others without re-encoding.
 """
 
 import itertools
@@ -25,13 +25,14 @@ from ivggt_jax.writers.trails import Trails
 from ivggt_jax.writers.writer import ExportOptions, Writer, required
 
 RATE = 30
-"""Frames a second of a source without times."""
+"""Frames per second for a source without times."""
 TICK = Fraction(1, 90_000)
-"""Seconds that times are counted in: 1/24, 1/25, 1/30 and 1/60 are whole numbers of them."""
+"""Time base in seconds: 1/24, 1/25, 1/30 and 1/60 are whole multiples of it."""
 SHORTEST, LONGEST = 1 / 240, 1.0
-"""Seconds that a frame is shown: two of one time are told apart, and a pause of the camera is no still picture."""
+"""Bounds in seconds on how long a frame is shown: frames with equal times stay distinct, and a pause of the camera does not
+freeze the video."""
 READABLE = 360
-"""Pixels of the shorter side of a frame from which on it is not enlarged."""
+"""Length in pixels of a frame's shorter side from which it is not enlarged."""
 FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
@@ -55,7 +56,7 @@ class VideoWriter(Writer):
                 self._resume(state)
 
     def write(self, result: Result) -> None:
-        """Encodes the frame's picture."""
+        """Encode the frame's picture."""
         depth = required(result.depth, "video.mp4", "depth")
         self._inverse_range = inverse_depth_range(depth, self._inverse_range)
         self._trails.add(result)
@@ -70,7 +71,7 @@ class VideoWriter(Writer):
         self._frames += 1
 
     def state(self) -> dict[str, np.ndarray]:
-        """The range of the colours, and the packet that the file does not hold yet."""
+        """The colour range, and the packet that is not in the file yet."""
         if self._stream is None or self._inverse_range is None:
             return {}
         return {
@@ -84,12 +85,12 @@ class VideoWriter(Writer):
         }
 
     def close(self) -> None:
-        """Finishes the file."""
+        """Finish the file."""
         with naming(self._path):
             self._container.close()
 
     def _picture(self, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-        """Both side by side, uint8 [H', W', 3], large enough to be watched."""
+        """Both side by side, uint8 [H', W', 3], large enough to watch."""
         height, width, _ = image.shape
         size = np.array((width, height)) * math.ceil(READABLE / min(width, height))
         left = Image.fromarray(image).resize(size.tolist(), Image.Resampling.BICUBIC)
@@ -98,7 +99,7 @@ class VideoWriter(Writer):
         return np.concatenate((np.asarray(left), np.asarray(right)), axis=1)
 
     def _next_pts(self, timestamp: float | None) -> int:
-        """When the next frame is shown, in ticks from the first."""
+        """Presentation time of the next frame, in ticks from the first."""
         if self._pts < 0:
             self._pts = 0
         else:
@@ -109,20 +110,20 @@ class VideoWriter(Writer):
         return self._pts
 
     def _mux(self, packet: "av.Packet[Any]") -> None:
-        # Muxing takes the packet's data away.
+        # Muxing takes ownership of the packet's data.
         self._newest, self._newest_is_keyframe = bytes(packet), packet.is_keyframe
         packet.stream = self._stream
         self._container.mux(packet)
 
     def _resume(self, state: Mapping[str, np.ndarray]) -> None:
-        """Copies all frames but the newest into a new file, adds that one, and goes on from there."""
+        """Copy all frames but the latest into a new file, add that one, and continue."""
         with written_beside(self._path) as part:
             self._container = av.open(str(part), "w", format="mp4", options=FRAGMENTED)
             self._stream = _add_stream(self._container, *(int(side) for side in state["size"]))
             copied = 0
             if self._path.is_file():
                 with av.open(str(self._path)) as old:
-                    # The muxer wants packets as the encoder makes them, with start codes in place of lengths.
+                    # The muxer expects packets as from the encoder, with start codes instead of lengths.
                     start_codes = BitStreamFilterContext("h264_mp4toannexb", old.streams.video[0])
                     for packet in itertools.islice(old.demux(video=0), self._frames - 1):
                         for whole in start_codes.filter(packet):
@@ -137,7 +138,7 @@ class VideoWriter(Writer):
 
 
 def _add_stream(container: av.container.OutputContainer, width: int, height: int) -> av.VideoStream:
-    """An H.264 stream whose encoder hands out every packet at once."""
+    """An H.264 stream whose encoder outputs every packet immediately."""
     options = {"tune": "zerolatency", "crf": "20", "g": "30"}
     stream = container.add_stream("libx264", rate=RATE, width=width, height=height, pix_fmt="yuv420p", options=options)
     stream.codec_context.time_base = stream.time_base = TICK
@@ -145,7 +146,7 @@ def _add_stream(container: av.container.OutputContainer, width: int, height: int
 
 
 def _timed(packet: "av.Packet[Any]", pts: int) -> "av.Packet[Any]":
-    """The packet as one that is shown from then on, in ticks."""
+    """The packet with this presentation time, in ticks."""
     packet.pts = packet.dts = pts
     packet.duration, packet.time_base = round(1 / RATE / TICK), TICK
     return packet

@@ -1,1 +1,1 @@
-"""Training data: recorded clips, labelled or not, and synthetic ones, as batches by step."""
+"""Training data: batches of recorded clips, labelled or not, and of synthetic ones, by step number."""

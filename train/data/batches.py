@@ -1,4 +1,4 @@
-"""Batches of clips as a pure function of seed and step: the position in the data is the number of the step."""
+"""Batches of clips as a pure function of seed and step, so that the position in the data is the step number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,54 +16,54 @@ RESOLUTIONS = (
     (518, 392), (518, 336), (518, 294), (518, 266), (518, 210), (518, 154),
     (392, 518), (336, 518), (294, 518), (266, 518),
 )  # fmt: skip
-"""Widths and heights of the published mixture, wide ones first."""
+"""Widths and heights of the published mixture, landscape first."""
 RESOLUTION_WEIGHTS = (2, 2, 2, 2, 2, 1, 1, 1, 1, 1)
 
 ATTEMPTS = 50
-"""Draws in a row that may fail before the data as a whole counts as broken."""
+"""Failed draws in a row after which the data as a whole counts as broken."""
 
 
 class Batch(NamedTuple):
-    """Clips of one size and length, and where they are from."""
+    """Clips of one size and length, and their origin."""
 
     arrays: Arrays | dict[str, jax.Array]
-    """images uint8 [B,S,H,W,3] and what `stack_clip` names, query_points [B,N,2] where asked for."""
+    """images uint8 [B,S,H,W,3], the other arrays of `stack_clip`, and query_points [B,N,2] if requested."""
     names: tuple[str, ...]
-    """Name of each clip, for messages: dataset, scene and frames."""
+    """Name of each clip for messages: dataset, scene and frames."""
     skipped: tuple[str, ...] = ()
-    """Clips that were drawn and could not be read, and why."""
+    """Clips that were drawn but could not be read, and why."""
 
 
 class BatchSource(Protocol):
     """Random access to the batches of a run."""
 
     def __len__(self) -> int:
-        """Steps of the run."""
+        """Number of steps of the run."""
 
     def __getitem__(self, step: int) -> Batch:
-        """The batch of a step: always the same one for a step."""
+        """The batch of a step; always the same for the same step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """Size and make-up of batches of recorded clips. Raises ValueError where fields make no sense."""
+    """Size and composition of batches of recorded clips. Raises ValueError for fields that make no sense."""
 
     batch_size: int = 1
-    """Clips of a batch over all processes."""
+    """Clips per batch, over all processes."""
     frames: tuple[int, int] = (10, 10)
-    """Fewest and most frames of a clip; drawn for each batch."""
+    """Fewest and most frames of a clip; their number is drawn for each batch."""
     resolutions: tuple[tuple[int, int], ...] = RESOLUTIONS
     """Widths and heights in pixels; one is drawn for each batch."""
     weights: tuple[float, ...] = RESOLUTION_WEIGHTS
     """How often each resolution is drawn, relative to the others."""
     crop_augmentation: int = 16
-    """A frame is enlarged by 0 to this many pixels less one before its centre is cropped; 0 and 1: never."""
+    """A frame is enlarged by 0 up to this many pixels less one before its centre is cropped; 0 and 1: never."""
     color_jitter: bool = True
     """Change the colours of every clip at random."""
     query_points: int = 0
-    """Random pixels of the first frame to be tracked."""
-    labelled: tyro.conf.Suppress[bool] = True  # The command derives it from the loss and the data.
-    """Give depth, points and cameras too, which needs labelled datasets."""
+    """Number of random pixels of the first frame to track."""
+    labelled: tyro.conf.Suppress[bool] = True  # The command sets it from the loss and the data.
+    """Also provide depth, points and cameras, which needs labelled datasets."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -78,8 +78,8 @@ class ClipConfig:
 class ClipBatches:
     """Batches drawn from weighted datasets.
 
-    Every clip is drawn anew: a dataset by weight, a start uniformly over all its starts. One that cannot be read is
-    replaced by another draw and named in the batch.
+    Each clip is an independent draw: a dataset by weight, then a start uniformly among all its starts. A clip that cannot be read
+    is replaced by another draw and named in the batch.
     """
 
     def __init__(
@@ -92,9 +92,9 @@ class ClipBatches:
     ):
         """Check the datasets against the configuration.
 
-        datasets: with their weights. steps: of the run. rows: of a batch that this process loads.
-        Raises ValueError for a dataset without labels where they are asked for, or without a scene that is long enough,
-        and for weights that leave nothing to draw.
+        datasets: with their weights. steps: length of the run. rows: the part of a batch that this process loads. Raises
+        ValueError for a dataset that lacks requested labels or a scene that is long enough, and for weights that leave nothing to
+        draw.
         """
         self._config, self._datasets, self._steps, self._seed = config, datasets, steps, seed
         self._rows = range(config.batch_size)[rows]
@@ -123,10 +123,10 @@ class ClipBatches:
         return Batch(arrays, tuple(names), tuple(skipped))
 
     def _clip(self, step: int, row: int, frames: int, size: tuple[int, int]) -> tuple[Arrays, str, list[str]]:
-        """A clip that can be read, its name, and the ones that could not; OSError when none can."""
+        """A readable clip, its name, and the clips that could not be read before it. Raises OSError when none can."""
         failed: list[str] = []
         for attempt in range(ATTEMPTS):
-            # A list that ends in zeros seeds like one without them: row + 1 keeps this stream off the batch's own.
+            # NumPy ignores trailing zeros in a seed, so row + 1 keeps this stream different from the batch's own.
             generator = np.random.default_rng([self._seed, step, row + 1, attempt])
             dataset = self._datasets[generator.choice(len(self._datasets), p=self._weights)][0]
             starts = np.cumsum(dataset.starts(frames))
@@ -159,7 +159,7 @@ class ClipBatches:
 
 
 def _normalized(weights: Sequence[float]) -> np.ndarray:
-    """Shares of 1. Raises ValueError where they would not be."""
+    """Weights normalised to a sum of 1. Raises ValueError where that is impossible."""
     if min(weights) < 0 or not 0 < sum(weights) < np.inf:
         raise ValueError(f"weights must be at least 0, and one of them more, not {list(weights)}")
     return np.asarray(weights, float) / np.sum(weights)

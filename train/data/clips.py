@@ -14,7 +14,7 @@ from ivggt_jax.train.data.sampling import Sampling
 from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scenes
 
 VIDEO_RATE = 10.0
-"""Frames per second that a video is taken as."""
+"""Frames per second at which videos are sampled."""
 
 
 class FolderScene(Scene):
@@ -29,7 +29,7 @@ class FolderScene(Scene):
         return len(self._paths)
 
     def frame(self, position: int) -> LabelledFrame:
-        """Read one image, 16-bit grey as `infer` does."""
+        """Read one image, converting 16-bit grey as `infer` does."""
         return LabelledFrame(read_picture(self._paths[position], True, self._stretch).image)
 
     def _first_grey(self) -> Iterator[np.ndarray]:
@@ -37,7 +37,7 @@ class FolderScene(Scene):
 
 
 class VideoScene(Scene):
-    """A video at ten frames per second (or its own rate, where lower). Raises SourceError when it cannot be opened."""
+    """A video at ten frames per second, or its own rate if lower. Raises SourceError when it cannot be opened."""
 
     def __init__(self, path: Path):
         self.name = str(path)
@@ -56,10 +56,10 @@ class VideoScene(Scene):
         return self.frames([position])[0]
 
     def frames(self, positions: Sequence[int]) -> list[LabelledFrame]:
-        """Decode once from the first to the last of the positions; SourceError when the video ends before."""
+        """Decode once from the first to the last of the positions. Raises SourceError when the video ends earlier."""
         first, last = min(positions), max(positions)
         found = {}
-        # All frames of a slower video: from half a frame before, since times may be rounded.
+        # A slower video: all frames, starting half a frame earlier because times may be rounded.
         start = first / VIDEO_RATE if self._rate == VIDEO_RATE else max(0.0, first - 0.5) / self._rate
         reader = VideoReader(self._path, fps=VIDEO_RATE, start=start)
         for position, raw in enumerate(reader.raw_frames(), start=first):
@@ -84,7 +84,7 @@ def clips(paths: Sequence[Path], sampling: Sampling | None = None) -> Dataset:
 
 
 def _places(path: Path) -> list[Path]:
-    """Videos, and folders that hold images, at or below a path, sorted; what else looks like a picture is named."""
+    """Videos, and folders with images, at or below a path, sorted; other files that look like pictures are reported."""
     found = [path, *sorted(path.rglob("*"))]
     left_out(str(path), (inner for inner in found if inner.suffix.lower() not in VIDEO_SUFFIXES))
     folders = {inner.parent for inner in found if inner.suffix.lower() in IMAGE_SUFFIXES and inner.is_file()}

@@ -18,27 +18,27 @@ logger = logging.getLogger(__name__)
 
 
 class Loader(Iterator[Batch]):
-    """The batches of a run from a step on, in order; a context manager that ends the workers.
+    """The batches of a run from a given step on, in order; a context manager that ends the workers.
 
-    The order and content do not depend on the number of threads or workers, so `position` is all that a checkpoint
-    needs. Clips that could not be read are logged, and counted in `skipped`.
+    Order and content do not depend on the number of threads or workers, so a checkpoint needs only the step. Clips that could not
+    be read are logged, and counted in `skipped`.
     """
 
     def __init__(self, source: BatchSource, position: int = 0, threads: int = 4, workers: int = 0):
         """Start loading at once.
 
-        position: steps already done. threads: batches loaded at a time (0: when asked for), in each of so many
-        worker processes (0: in this one). Raises ValueError for a position outside the run.
+        position: steps already done. threads: batches loaded in parallel (0: on demand), in each of `workers` processes (0: in
+        this process). Raises ValueError for a position outside the run.
         """
         if not 0 <= position <= len(source):
             raise ValueError(f"position {position} is outside a run of {len(source)} steps")
         self.position = position
-        """Steps whose batch was handed out."""
+        """Number of steps whose batch was handed out."""
         self.skipped = 0
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         remaining = grain.MapDataset.source(source)[position:].to_iter_dataset(options)
         if workers:
-            # Grain's workers read absl flags, which are parsed in programs that absl runs and in no others.
+            # Grain's workers read absl flags, which are parsed only in programs that absl runs.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             processes = grain.MultiprocessingOptions(num_workers=workers)
@@ -61,7 +61,7 @@ class Loader(Iterator[Batch]):
 
 
 def _live_as_long_as_the_run(worker: int, workers: int) -> None:
-    """A terminal's Ctrl-C and a scheduler's SIGTERM reach worker processes too, but they end when the run's process does."""
+    """Ignore Ctrl-C and SIGTERM, which reach worker processes too: they end when the run's process does."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_run, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Which frames of a long sequence make one training clip."""
+"""Selects the frames of a long sequence that make one training clip."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How far apart and in what order frames are taken; a property of a dataset (its frame rate and motion).
+    """Spacing and order of the frames; a property of a dataset, because frame rate and motion differ.
 
-    Raises ValueError where fields make no sense.
+    Raises ValueError for fields that make no sense.
     """
 
     max_interval: int = 25
     """Largest step from one frame to the next."""
     video: float = 0.5
-    """Probability that a clip keeps the order of time; otherwise it is shuffled into a collection."""
+    """Probability that a clip keeps its order in time; otherwise it is shuffled."""
     fixed_interval: float = 0.5
-    """Probability that a clip in order has equal steps."""
+    """Probability that an ordered clip has equal steps."""
     block: int | None = None
-    """Shuffle inside consecutive blocks of so many frames only; None shuffles the whole clip."""
+    """Shuffle only within consecutive blocks of this many frames; None: the whole clip."""
 
     def __post_init__(self) -> None:
         if self.max_interval < 1 or (self.block is not None and self.block < 1):
@@ -32,9 +32,9 @@ class Sampling:
 def select_frames(generator: np.random.Generator, count: int, start: int, length: int, sampling: Sampling) -> list[int]:
     """Positions of `count` different frames from `start` on, in a sequence of `length` frames.
 
-    Steps are drawn from 1 to the largest that is likely to fit; positions past the end are replaced by unused earlier
-    ones. When the frames from `start` on are just enough, all are taken in order (CUT3R's sampler).
-    Raises ValueError when they are too few.
+    Steps are drawn from 1 to the largest that is likely to fit; positions past the end are replaced by earlier unused ones. If
+    there are just enough frames from `start` on, all are taken in order (CUT3R's sampler). Raises ValueError when there are too
+    few.
     """
     after = length - 1 - start
     if start < 0 or after < count - 1:

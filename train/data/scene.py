@@ -1,4 +1,4 @@
-"""What readers hand on: frames with labels, the scenes they belong to, and datasets of scenes."""
+"""What readers return: labelled frames, scenes of frames, and datasets of scenes."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -16,30 +16,30 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """One image and what is known about it; unlabelled footage has the image alone."""
+    """One image and its labels; unlabelled footage has the image only."""
 
     image: Image.Image
     """RGB."""
     depth: np.ndarray | None = None
-    """float32 [H,W], z in the camera; whatever is not finite and positive is unknown."""
+    """float32 [H,W], z in the camera; only finite positive values are known."""
     world_from_cam: np.ndarray | None = None
     """float64 [4,4], OpenCV axes, in the unit of the depth."""
     intrinsics: np.ndarray | None = None
-    """float64 [3,3] in pixels, whose centres lie at integers."""
+    """float64 [3,3] in pixels, with pixel centres at integers."""
 
 
 class Scene(ABC):
-    """A sequence of frames on disk, read when asked for."""
+    """A sequence of frames on disk, read on demand."""
 
     name: str
 
     @abstractmethod
     def __len__(self) -> int:
-        """Frames in the sequence."""
+        """Number of frames in the sequence."""
 
     @abstractmethod
     def frame(self, position: int) -> LabelledFrame:
-        """Read one frame; raises whatever a damaged file makes its decoder raise."""
+        """Read one frame. Raises whatever its decoder raises for a damaged file."""
 
     def frames(self, positions: Sequence[int]) -> list[LabelledFrame]:
         """Read several frames, in the order of `positions`."""
@@ -63,14 +63,14 @@ class Dataset:
             raise ValueError(f"{self.name}: no usable scene; unusable: {'; '.join(self.broken) or 'none found at all'}")
 
     def starts(self, count: int) -> np.ndarray:
-        """Positions [scene] at which a clip of `count` frames can start, in each scene."""
+        """Number of positions [scene] at which a clip of `count` frames can start, for each scene."""
         return np.maximum([len(scene) - count + 1 for scene in self.scenes], 0)
 
 
 def open_scenes(
     name: str, places: Iterable[Path], open_scene: Callable[[Path], Scene], sampling: Sampling, labelled: bool = True
 ) -> Dataset:
-    """A dataset of the scenes at `places`; those that cannot be opened are named in the log and left out.
+    """A dataset of the scenes at `places`; scenes that cannot be opened are logged and left out.
 
     Raises ValueError when no scene is left.
     """
@@ -85,7 +85,7 @@ def open_scenes(
 
 
 def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
-    """A 16-bit depth image as float32 [H,W]; raises ValueError for another kind of image, OSError for a damaged one."""
+    """A 16-bit depth image as float32 [H,W]. Raises ValueError for another kind of image, OSError for a damaged one."""
     with Image.open(path) as image:
         values = np.asarray(image)
     if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
@@ -94,6 +94,6 @@ def read_depth(path: Path, units_per_metre: float) -> np.ndarray:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Arrays of an .npz file by name; raises what a damaged one makes NumPy raise."""
-    with path.open("rb") as file, np.load(file) as arrays:  # opened here: NumPy leaves a damaged file open
+    """Arrays of an .npz file by name. Raises whatever NumPy raises for a damaged one."""
+    with path.open("rb") as file, np.load(file) as arrays:  # opened here, because NumPy leaves a damaged file open
         return dict(arrays)

@@ -16,32 +16,32 @@ from ivggt_jax.train.data.batches import Batch
 
 FIELDS = ("images", "depth", "valid", "points", "cam_from_world", "intrinsics", "query_points", "tracks", "visibility")
 _SENSOR = 1
-"""Sets the random stream of a clip's sensor apart from the clip's own."""
+"""Separates the random stream of a clip's sensor from the clip's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """Size and variety of synthetic batches. Raises ValueError where fields make no sense."""
+    """Size and variety of synthetic batches. Raises ValueError for fields that make no sense."""
 
     batch_size: int = 4
-    """Clips of a batch over all processes."""
+    """Clips per batch, over all processes."""
     frames: tuple[int, int] = (8, 8)
-    """Fewest and most frames of a clip; drawn for each batch."""
+    """Fewest and most frames of a clip; their number is drawn for each batch."""
     width: int = 112
-    """Width of a frame in pixels; a multiple of the patch size, as the height."""
+    """Width of a frame in pixels; like the height a multiple of the patch size."""
     height: int = 84
     kinds: tuple[Kind, ...] = ("room", "street", "corridor")
     """Scenes to draw from."""
     looks: tuple[Look, ...] = ("ahead", "aside")
     """Directions of view to draw from."""
     speed: tuple[float, float] = (0.5, 4.0)
-    """Slowest and fastest camera, relative to a walk at 30 frames per second."""
+    """Slowest and fastest camera, relative to walking pace at 30 frames per second."""
     query_points: int = 0
-    """Points of the first frame that are tracked."""
+    """Number of points of the first frame to track."""
     bodies: int = 0
-    """Most bodies that move through a clip; from none to so many do."""
-    sensor: tyro.conf.Suppress[bool] = False  # The command derives it from the model.
-    """Give what a depth sensor would measure too, another for every clip (`synthetic.random_sensor`)."""
+    """Most bodies that move in a clip; their number is drawn from 0 to this."""
+    sensor: tyro.conf.Suppress[bool] = False  # The command sets it from the model.
+    """Also simulate a depth sensor, a different one for every clip (`synthetic.random_sensor`)."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -61,12 +61,12 @@ class SyntheticConfig:
 class SyntheticBatches:
     """Batches rendered on the fly: a pure function of seed and step. Different seeds give different scenes.
 
-    Rendering runs on JAX's default device, and what it gives stays there; so it belongs in the training process (no
-    loader workers).
+    Rendering runs on JAX's default device, and the arrays stay there, so it belongs in the training process, not in loader
+    workers.
     """
 
     def __init__(self, config: SyntheticConfig, steps: int, seed: int = 0, rows: slice = slice(None)):
-        """steps: of the run. rows: of a batch that this process renders."""
+        """steps: length of the run. rows: the part of a batch that this process renders."""
         self._config, self._steps, self._seed = config, steps, seed
         self._rows = range(config.batch_size)[rows]
 
@@ -78,7 +78,7 @@ class SyntheticBatches:
         generator = np.random.default_rng([self._seed, step])
         frames = int(generator.integers(*config.frames, endpoint=True))
         options = list(itertools.product(config.kinds, config.looks))
-        # They take turns, so that there are nearly as many clips of each, to be rendered together.
+        # Options take turns, so that each has about as many clips, which are rendered together.
         turns = (np.arange(config.batch_size) + generator.integers(len(options))) % len(options)
         slowest, fastest = np.log(config.speed)
         speeds = np.exp(generator.uniform(slowest, fastest, config.batch_size)).astype(np.float32)
@@ -108,7 +108,7 @@ def _render(
     look: Look,
     config: SyntheticConfig,
 ) -> dict[str, jax.Array]:
-    """The arrays of the clips of some rows by name, images rounded to uint8 as a camera does."""
+    """Arrays of the clips of some rows, by name; images are rounded to uint8, as by a camera."""
     of_step = jax.random.fold_in(jax.random.key(seed), step)
 
     def one(row: jax.Array, speed: jax.Array) -> Clip:
@@ -128,6 +128,6 @@ def _render(
 
 
 def _measured(of_step: jax.Array, row: jax.Array, depth: jax.Array) -> jax.Array:
-    """What the sensor of a row's clip measures of its depth [T,H,W]; the clip is the same without it."""
+    """Simulated sensor depth for a row's clip with true depth [T,H,W]; it does not change the rest of the clip."""
     sensor_key, key = jax.random.split(jax.random.fold_in(jax.random.fold_in(of_step, row), _SENSOR))
     return measure(key, random_sensor(sensor_key), depth)

@@ -1,6 +1,6 @@
-"""From frames on disk to arrays of one size: crop, rescale, colour jitter, and the geometry that goes along.
+"""From frames on disk to arrays of one size: crop, rescale, colour jitter, and the corresponding changes of geometry.
 
-Intrinsics take pixel centres at integers. A rescale keeps corners, so it acts on coordinates shifted by half a pixel.
+Intrinsics have pixel centres at integers. Rescaling maps corners to corners, so it acts on coordinates shifted by half a pixel.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,10 +15,10 @@ Arrays = dict[str, np.ndarray]
 
 
 def fit_frame(frame: LabelledFrame, width: int, height: int, enlarge: int = 0) -> LabelledFrame:
-    """Crop about the principal point, rescale until it covers the target plus `enlarge` pixels, crop the centre.
+    """Crop around the principal point, rescale until it covers the target plus `enlarge` pixels, then crop the centre.
 
-    width, height: of the result, in pixels. The aspect ratio stays. An image without intrinsics counts as centred.
-    Raises ValueError for a depth map of another size, or a principal point nearer to a border than a fifth of the size.
+    width, height: of the result, in pixels. The aspect ratio is kept. An image without intrinsics counts as centred. Raises
+    ValueError for a depth map of another size, or a principal point within a fifth of the image's size of a border.
     """
     size = np.array(frame.image.size)
     if frame.depth is not None and frame.depth.shape != frame.image.size[::-1]:
@@ -38,7 +38,7 @@ def fit_frame(frame: LabelledFrame, width: int, height: int, enlarge: int = 0) -
 def color_jitter(generator: np.random.Generator) -> Callable[[Image.Image], Image.Image]:
     """One random change of brightness, contrast, saturation (factors 0.5–1.5) and hue (±0.1 turn), in random order.
 
-    The function returned does the same to every image it is given.
+    The returned function applies the same change to every image.
     """
     brightness, contrast, saturation = generator.uniform(0.5, 1.5, 3)
     hue = round(255 * generator.uniform(-0.1, 0.1))
@@ -59,11 +59,11 @@ def color_jitter(generator: np.random.Generator) -> Callable[[Image.Image], Imag
 
 
 def stack_clip(frames: Sequence[LabelledFrame], labelled: bool) -> Arrays:
-    """Arrays of one clip from frames of one size, its geometry in the first camera's frame.
+    """Arrays of one clip from frames of one size, with geometry in the first camera's frame.
 
-    images uint8 [S,H,W,3]; with labels depth [S,H,W], valid bool [S,H,W], cam_from_world [S,3,4], intrinsics [S,3,3]
-    and points [S,H,W,3], float32. Depth and points are 0 where not valid. Raises ValueError when a label is missing or
-    a camera is not finite.
+    images uint8 [S,H,W,3]; with labels also depth [S,H,W], valid bool [S,H,W], cam_from_world [S,3,4], intrinsics [S,3,3] and
+    points [S,H,W,3], float32. Depth and points are 0 where not valid. Raises ValueError when a label is missing or a camera is
+    not finite.
     """
     clip = {"images": np.stack([np.asarray(frame.image) for frame in frames])}
     if not labelled:
@@ -86,7 +86,7 @@ def stack_clip(frames: Sequence[LabelledFrame], labelled: bool) -> Arrays:
 
 
 def draw_query_points(generator: np.random.Generator, clip: Arrays, count: int) -> np.ndarray:
-    """Random pixels (x, y) of the first frame, float32 [count,2]: valid ones, where the clip has any."""
+    """Random pixels (x, y) of the first frame, float32 [count,2]; only valid ones if the clip has any."""
     height, width = clip["images"].shape[1:3]
     valid = np.flatnonzero(clip["valid"][0]) if "valid" in clip else np.empty(0, int)
     pixels = generator.choice(valid if len(valid) else height * width, count)
@@ -105,7 +105,7 @@ def _crop(frame: LabelledFrame, corner: np.ndarray, size: np.ndarray) -> Labelle
 
 
 def _resize(frame: LabelledFrame, size: np.ndarray) -> LabelledFrame:
-    """Pillow's resize takes corners to corners; depth takes the nearest pixel, as means across edges are nowhere."""
+    """Resize with Pillow, which maps corners to corners; depth by nearest pixel, as means across edges lie on no surface."""
     width, height = size.tolist()
     scale_x, scale_y = size / frame.image.size
     matrix = np.array([[scale_x, 0, (scale_x - 1) / 2], [0, scale_y, (scale_y - 1) / 2], [0, 0, 1]])
@@ -135,7 +135,7 @@ def _label(frame: LabelledFrame, name: str) -> np.ndarray:
 
 
 def _unproject(depth: np.ndarray, world_from_cam: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """World points [S,H,W,3] in float64: `geometry.unproject` on the host, for a scene may lie far from the origin."""
+    """World points [S,H,W,3]: `geometry.unproject` on the host, in float64 because a scene may lie far from the origin."""
     height, width = depth.shape[-2:]
     pixels = np.stack([*np.meshgrid(np.arange(width), np.arange(height)), np.ones((height, width))], -1)
     world_from_pixels = world_from_cam[:, :3, :3] @ np.linalg.inv(intrinsics)

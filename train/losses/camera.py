@@ -1,4 +1,4 @@
-"""Losses of camera pose encodings: against the first camera, and of each camera against those shortly before it."""
+"""Losses of camera poses: relative to the first camera, and relative to those shortly before."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ from ivggt_jax.geometry import compose, invert, quaternion_from_rotation, rotati
 from ivggt_jax.train.losses.reduce import huber, norm
 
 GAPS = (1, 4, 16)
-"""Frames between the two of a pair."""
+"""Frames between the two cameras of a pair."""
 LEAST_MOTION = 0.01
-"""Radians plus shares of the scene's size: what a clip that moves less counts as moving from one of a pair to the other."""
+"""Least mean motion by which errors are divided, in radians plus scene sizes."""
 
 
 def camera_loss(
@@ -17,8 +17,8 @@ def camera_loss(
 ) -> dict[str, jax.Array]:
     """Huber distances of translation, rotation and field of view, quadratic up to `delta`.
 
-    prediction, target: pose encodings [..., 9] (translation, quaternion xyzw, fields of view in radians).
-    A quaternion and its negative are the same rotation: the nearer of the two is the target, unless `reference`.
+    prediction, target: pose encodings [..., 9] (translation, quaternion xyzw, fields of view in radians). A quaternion and its
+    negative are the same rotation, so the closer of the two is the target; not with `reference`.
     """
     rotation = target[..., 3:7]
     if not reference:
@@ -32,14 +32,13 @@ def camera_loss(
 
 
 def relative_pose_loss(prediction: jax.Array, target: jax.Array, *, delta: float = 0.1) -> dict[str, jax.Array]:
-    """Huber distances of the steps between frames `GAPS` apart, as shares of what the clip's camera does in such a step.
+    """Huber distances of relative poses between frames `GAPS` apart, divided by the clip's mean motion over such a gap.
 
-    prediction, target: pose encodings [B,S,9] whose translations have one unit for a whole clip, such as the size of its
-    scene. A pair is compared in its own frame, later camera from earlier: the translation of the one less that of the
-    other, and the vector along the axis of the rotation between them of twice the sine of half its angle. Both are
-    divided by the mean over the clip's pairs, for each gap alone, of true angle (the same chord) plus true distance; so a
-    camera that turns on the spot by 1.1 times the truth is off by 0.1, fast or slow. Gaps that no pair of a clip has are
-    left out; of a single frame both losses are 0.
+    prediction, target: pose encodings [B,S,9] with translations in one unit for the whole clip, such as the scene's size. A
+    relative pose is the later camera from the earlier. Its errors are the difference of the translations and, for rotation, axis
+    · 2·sin(angle/2) of the rotation between prediction and truth. Both are divided by the clip's mean motion for that gap, the
+    true rotation (measured alike) plus the true distance. So a camera that turns on the spot by 1.1 times the truth is off by
+    0.1, fast or slow. Gaps that fit no pair of frames are left out; for a single frame both losses are 0.
     """
     predicted, true = _cameras(prediction), _cameras(target)
     gaps = [gap for gap in GAPS if gap < target.shape[-2]]
@@ -55,7 +54,7 @@ def relative_pose_loss(prediction: jax.Array, target: jax.Array, *, delta: float
 
 
 def _cameras(pose_encoding: jax.Array) -> jax.Array:
-    """cam_from_world [...,3,4]; a quaternion of length zero, which a network may predict, is no rotation."""
+    """cam_from_world [...,3,4]; a zero quaternion, which a network may predict, counts as no rotation."""
     quaternion = pose_encoding[..., 3:7]
     is_zero = jnp.sum(jnp.square(quaternion), -1, keepdims=True) == 0
     rotation = rotation_from_quaternion(jnp.where(is_zero, jnp.array([0.0, 0.0, 0.0, 1.0]), quaternion))
@@ -63,5 +62,5 @@ def _cameras(pose_encoding: jax.Array) -> jax.Array:
 
 
 def _turn(rotation: jax.Array) -> jax.Array:
-    """Axes [...,3] times 2·sin(angle/2) of rotations [...,3,3]: nearly the angle, and differentiable where that is 0."""
+    """Axis [...,3] times 2·sin(angle/2) of rotations [...,3,3]: nearly the angle, and differentiable at 0."""
     return 2 * quaternion_from_rotation(rotation)[..., :3]

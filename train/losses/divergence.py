@@ -1,4 +1,4 @@
-"""Kullback–Leibler divergences KL(student ‖ teacher) of predictions read as distributions."""
+"""Kullback–Leibler divergences KL(student ‖ teacher), with predictions read as distributions."""
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,8 @@ def laplace_divergence(
 ) -> jax.Array:
     """KL between Laplace distributions of scale 1/confidence, in nats per pixel, summed over channels.
 
-    location, target_location: [...,C], independent channels; confidence, target_confidence: [...], positive.
-    With c and c' the confidences and d the distance of the locations, log(c/c') + c'·d + (c'/c)·exp(−c·d) − 1.
+    location, target_location: [...,C], independent channels; confidence, target_confidence: [...], positive. With confidences c
+    and c', and d the distance between the locations, it is log(c/c') + c'·d + (c'/c)·exp(−c·d) − 1.
     """
     confidence = jnp.maximum(confidence, EPSILON)[..., None]
     target_confidence = jnp.maximum(target_confidence, EPSILON)[..., None]
@@ -23,7 +23,7 @@ def laplace_divergence(
 
 
 def bernoulli_divergence(probability: jax.Array, target: jax.Array) -> jax.Array:
-    """KL between Bernoulli distributions, in nats per element; both probabilities are held within [1e-6, 1 − 1e-6]."""
+    """KL between Bernoulli distributions, in nats per element; both probabilities are clipped to [1e-6, 1 − 1e-6]."""
     probability, target = (jnp.clip(value, EPSILON, 1 - EPSILON) for value in (probability, target))
     present = probability * (jnp.log(probability) - jnp.log(target))
     absent = (1 - probability) * (jnp.log1p(-probability) - jnp.log1p(-target))

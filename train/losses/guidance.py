@@ -1,8 +1,8 @@
-"""Supervision of the trunk itself, for a network that starts from nothing: where does this patch lie in other frames?
+"""Supervision of the trunk itself, for a network trained from scratch: where does this patch lie in other frames?
 
-Trained through its heads alone, a small network learns depth and lets the camera stand still: to see that motion can be
-told from correspondences takes three steps (search, note the displacement, gather it), none of which pays without the
-others. Here the first two are asked for. Both need depth and cameras, and nothing of it is left in the trained model.
+Trained through its heads alone, a small network learns depth but keeps the camera still. To infer motion from correspondences it
+must search, encode the displacement, and gather it, and none of these steps pays without the others. This loss supervises the
+first two. It needs depth and cameras, and leaves nothing in the trained model.
 """
 
 import math
@@ -19,20 +19,20 @@ from ivggt_jax.model.rope import rotation_table
 from ivggt_jax.train.losses.reduce import masked_mean, norm
 
 READOUT = 5
-"""Channels of patch tokens that say: displacement from the first frame (2), world point (3)."""
+"""Channels of patch tokens that encode the displacement from the first frame (2) and the world point (3)."""
 DEPTH_TOLERANCE = 0.05
-"""Share of its depth by which a point may lie behind the surface that is seen there."""
+"""How far behind the visible surface a point may lie, as a share of its depth."""
 
 
 class Correspondences(NamedTuple):
-    """Where the middles of the N patches of every frame lie in every frame."""
+    """Where the centres of the N patches of every frame lie in every frame."""
 
     place: jax.Array
-    """[B,S,T,N,2] (x, y) of the N middles of frame s in frame t, in patches; (½, ½) is the middle of the first patch."""
+    """[B,S,T,N,2] (x, y) in frame t of the N patch centres of frame s, in patches; (½, ½) is the centre of the first patch."""
     seen: jax.Array
-    """bool [B,S,T,N]: inside frame t, and nothing in front."""
+    """bool [B,S,T,N]: inside frame t, and not occluded."""
     points: jax.Array
-    """[B,S,N,3] world points, over the mean distance of all of the clip's."""
+    """[B,S,N,3] world points, divided by the mean distance of all the clip's points."""
     known: jax.Array
     """bool [B,S,N]: the point is known."""
 
@@ -40,17 +40,17 @@ class Correspondences(NamedTuple):
 def guidance(
     model: Model, outputs: jax.Array, batch: Mapping[str, jax.Array], mode: Literal["offline", "causal"]
 ) -> dict[str, jax.Array]:
-    """The two losses, unweighted scalars, of a clip's layer outputs [layer,B,S,P,2·width].
+    """The two losses, unweighted scalars, from a clip's layer outputs [layer,B,S,P,2·width].
 
-    matching: cross-entropy between attention from a patch to the patches of another frame and the four about its true
-    place, in the first half of the heads of the global blocks at `dpt_layers`, without the last. Pairs of frames that
-    do not see each other (causal: later ones) have no part. readout: distance of `READOUT` channels of patch tokens
-    from displacement and world point, after the global blocks at `dpt_layers` without the first: what is told by the
-    last one alone no camera token has the time to gather. batch: valid, depth, points, cam_from_world, intrinsics.
+    matching: cross-entropy between a patch's attention to the patches of another frame and the four patches around its true
+    place, in the first half of the heads of the global blocks at `dpt_layers`, except the last. Pairs of frames that do not see
+    each other (causal: later ones) are left out. readout: distance of `READOUT` channels of patch tokens from displacement and
+    world point, after the global blocks at `dpt_layers`, except the first; the last block alone would not do, because after it no
+    camera token can gather the result. batch: valid, depth, points, cam_from_world, intrinsics.
 
-    Each clip counts alike, so that it does not matter which of them share a device.
+    All clips have equal weight, so it does not matter which of them share a device.
 
-    The scores of all pairs of a clip's frames are held at once, S²·N² for every head and layer: for small images.
+    The scores of all pairs of frames are held at once, S²·N² per head and layer, so images must be small.
     """
     config = model.config
     rows, columns = config.patch_grid(*batch["valid"].shape[2:])
@@ -69,7 +69,7 @@ def guidance(
         surprise = -jnp.sum(target[:, :, :, None] * jax.nn.log_softmax(scores, axis=-1), axis=-1)
         return jnp.mean(masked_mean(surprise, pairs[:, :, :, None], (1, 2, 3, 4)))
 
-    # What a global block is given is kept as the first half of its layer's output.
+    # The input of a global block is stored as the first half of its layer's output.
     layers = [
         matching(layer, output[..., : config.width])
         for layer, output in zip(config.dpt_layers[:-1], outputs[:-1], strict=True)
@@ -79,12 +79,12 @@ def guidance(
 
 
 def correspondences(batch: Mapping[str, jax.Array], patch: int) -> Correspondences:
-    """From depth and cameras; a patch stands for the pixel just right and below of its middle."""
+    """Correspondences from depth and cameras; a patch is represented by the pixel just right of and below its centre."""
     valid = batch["valid"]
     height, width = valid.shape[2:]
     points = jnp.where(valid[..., None], batch["points"], 0.0)
     scale = masked_mean(norm(points), valid, (1, 2, 3))
-    scale = jnp.where(scale > 0, scale, 1.0)  # Of a clip without a known point.
+    scale = jnp.where(scale > 0, scale, 1.0)  # For a clip without a known point
     middles, known = (x[:, :, patch // 2 :: patch, patch // 2 :: patch] for x in (points, valid))
     middles, known = (x.reshape(*x.shape[:2], -1, *x.shape[4:]) for x in (middles, known))
     pixels, depth = project(middles[:, :, None], batch["cam_from_world"][:, None], batch["intrinsics"][:, None])
@@ -101,7 +101,7 @@ def correspondences(batch: Mapping[str, jax.Array], patch: int) -> Correspondenc
 
 
 def _shares(place: jax.Array, rows: int, columns: int) -> jax.Array:
-    """Bilinear shares [..., N, rows·columns] of the patches about a place [..., N, 2]; at the border those of the nearest."""
+    """Bilinear weights [..., N, rows·columns] of the patches around a place [..., N, 2]; at the border those of the nearest."""
     x, y = (
         jnp.clip(place[..., axis] - 0.5, 0, count - 1)[..., None] - jnp.arange(count)
         for axis, count in enumerate((columns, rows))

@@ -21,12 +21,12 @@ Terms = dict[str, dict[str, jax.Array]]
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """What is minimised. Raises ValueError when nothing would be."""
+    """The weights of the objective. Raises ValueError when nothing would be minimised."""
 
     distillation: Literal["distill", "kl"] = "distill"
     """How the student follows the teacher: StreamVGGT's formula, or KL(student ‖ teacher) of Laplace distributions."""
     distillation_weight: float = 1.0
-    """λ; 0 needs no teacher."""
+    """Weight of the distillation loss, λ; 0 needs no teacher."""
     task_weight: float = 0.0
     """Weight of the supervised loss; 0 needs no ground truth."""
     reference: bool = False
@@ -42,11 +42,11 @@ class LossConfig:
     motion: float = 20.0
     """Weight of the motion head's losses."""
     relative: float = 0.0
-    """Weight of the relative poses of frames 1, 4 and 16 apart, against ground truth alone; see `relative_pose_loss`."""
+    """Weight of relative poses of frames 1, 4 and 16 apart, against ground truth only; see `relative_pose_loss`."""
     matching: float = 0.0
-    """Weight of global attention's errors as a search for correspondences (`train.losses.guidance`); 0 leaves it out."""
+    """Weight of the loss that trains global attention to find correspondences (`train.losses.guidance`); 0: none."""
     readout: float = 0.0
-    """Weight of errors in what patch tokens say of their patch's place, in the first frame and in the world."""
+    """Weight of the loss that trains patch tokens to encode their place in the first frame and in the world; 0: none."""
 
     def __post_init__(self) -> None:
         if self.distillation_weight <= 0 and self.task_weight <= 0:
@@ -58,7 +58,7 @@ class LossConfig:
 
     @property
     def is_guided(self) -> bool:
-        """Whether the trunk's tokens are supervised, and not its heads alone."""
+        """Whether the trunk's tokens are supervised directly, not only through the heads."""
         return self.matching > 0 or self.readout > 0
 
 
@@ -73,11 +73,11 @@ def objective(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Loss of a batch and its weighted terms, all float32 scalars.
 
-    prediction, teacher: `Predictions` with leading axes [B,S]; heads that either lacks are left out. batch: may hold
-    valid, bool [B,S,H,W] (default: every pixel), and for the task loss what `task_losses` names. guidance: what
-    `train.losses.guidance` found, part of the task loss. Terms are called objective/head, their parts
-    objective/head_part, the sum "loss". `train=False` leaves out the normalisation of the reference formula, as its
-    evaluation does. Raises ValueError when a teacher or ground truth is missing.
+    prediction, teacher: `Predictions` with leading axes [B,S]; heads that either lacks are left out. batch: may hold valid, bool
+    [B,S,H,W] (default: every pixel), and for the task loss what `task_losses` needs. guidance: the losses of
+    `train.losses.guidance`, part of the task loss. Terms are named objective/head, their parts objective/head_part, the sum
+    "loss". `train=False` leaves out the normalisation of the reference formula, as its evaluation does. Raises ValueError when a
+    teacher or ground truth is missing.
     """
     student = _fields(prediction)
     objectives: list[tuple[str, float, Terms]] = []
@@ -103,7 +103,7 @@ def objective(
 def distill_losses(
     student: Fields, teacher: Fields, valid: jax.Array | None = None, *, reference: bool = False, train: bool = True
 ) -> Terms:
-    """StreamVGGT's distillation loss by head and part, unweighted; `reference` with its defects. Shapes as above."""
+    """StreamVGGT's distillation loss by head and part, unweighted; `reference` with its defects. Shapes as in `objective`."""
     losses: Terms = {}
     for head in _shared(student, teacher):
         ours, theirs = ([fields[name] for name in HEADS[head].fields] for fields in (student, teacher))
@@ -144,14 +144,14 @@ def kl_losses(student: Fields, teacher: Fields, valid: jax.Array | None = None) 
 
 
 def _fields(prediction: Any) -> Fields:
-    """The fields that are there, in float32 whatever the network computed in."""
+    """The fields that are present, in float32 whatever the network's type."""
     names = [name for head in HEADS.values() for name in head.fields]
     values = {name: getattr(prediction, name) for name in names}
     return {name: value.astype(jnp.float32) for name, value in values.items() if value is not None}
 
 
 def _shared(student: Fields, teacher: Fields) -> list[str]:
-    """Heads that both predict; ValueError when there is none."""
+    """Heads that both predict. Raises ValueError when there are none."""
     heads = [
         name for name, head in HEADS.items() if all(field in student and field in teacher for field in head.fields)
     ]
@@ -165,7 +165,7 @@ def _mask(valid: jax.Array | None, pixels: jax.Array) -> jax.Array:
 
 
 def _weigh(config: LossConfig, objectives: list[tuple[str, float, Terms]]) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The weighted sum, and every weighted term; what has no weight has no part, and is never computed under jit."""
+    """The weighted sum, and every weighted term; terms of weight 0 are dropped, so that jit never computes them."""
     total = jnp.zeros(())
     terms: dict[str, jax.Array] = {}
     for name, weight, losses in objectives:

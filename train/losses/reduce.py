@@ -1,4 +1,4 @@
-"""Means over masked pixels and differentiable norms that never give NaN, shared by the losses."""
+"""Means over masked pixels and differentiable norms that never return NaN, shared by the losses."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ EPSILON = 1e-6
 
 
 def masked_mean(values: jax.Array, mask: jax.Array, axes: tuple[int, ...], over: jax.Array | None = None) -> jax.Array:
-    """Mean of `values` where `mask` holds, over `axes` (kept with size 1); 0 where nothing is counted.
+    """Mean of `values` where `mask` is True, over `axes` (kept with size 1); 0 if nothing is counted.
 
-    values and mask: shapes that broadcast. `over` is counted in place of `mask` where the two differ.
+    values and mask broadcast against each other. `over` is the mask for the count, if it differs.
     """
     mask = jnp.broadcast_to(mask, values.shape)
     over = mask if over is None else jnp.broadcast_to(over, values.shape)
@@ -25,7 +25,7 @@ def norm(vectors: jax.Array) -> jax.Array:
 
 
 def unit(vectors: jax.Array) -> jax.Array:
-    """Vectors [..., C] divided by their length, which counts as at least 1e-6."""
+    """Vectors [..., C] divided by their length, or by 1e-6 if that is larger."""
     return vectors / jnp.maximum(norm(vectors), EPSILON)[..., None]
 
 
@@ -36,11 +36,11 @@ def huber(error: jax.Array, delta: float = 0.1) -> jax.Array:
 
 
 def valid_or_all(valid: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """The mask [B,S,H,W], or all True where it is empty over `axes`: an image without labels still has a teacher."""
+    """The mask [B,S,H,W], or all True if it is empty over `axes`: an image without labels still has a teacher."""
     return valid | ~jnp.any(valid, axes, keepdims=True)
 
 
 def binary_cross_entropy(probability: jax.Array, target: jax.Array) -> jax.Array:
-    """−t·log p − (1−t)·log(1−p) per element, in nats, with p held within [1e-6, 1 − 1e-6]."""
+    """−t·log p − (1−t)·log(1−p) per element, in nats, with p clipped to [1e-6, 1 − 1e-6]."""
     probability = jnp.clip(probability, EPSILON, 1 - EPSILON)
     return -target * jnp.log(probability) - (1 - target) * jnp.log1p(-probability)

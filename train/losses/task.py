@@ -1,8 +1,8 @@
 """Supervised losses against ground truth, up to one scale per clip.
 
-Prediction and ground truth are each divided by the confidence-weighted mean distance of their own points over the
-whole clip (DUSt3R's normalisation), so that camera, depth and points share one scale and its value is free.
-The world of the ground truth is the first camera's frame.
+Prediction and ground truth are each divided by the confidence-weighted mean distance of their own points over the whole clip
+(DUSt3R's normalisation), so camera, depth and points share one scale, whose value is free. The world of the ground truth is the
+first camera's frame.
 """
 
 from collections.abc import Mapping
@@ -18,20 +18,20 @@ from ivggt_jax.train.losses.tracks import track_loss
 
 CONFIDENCE_REWARD = 0.2
 CAMERA_DELTA = 0.02
-"""Where the camera's Huber distance turns linear: a step between video frames is a few hundredths of a scene's size, and
-within the distillation loss's 0.1 it would hardly be felt."""
+"""Where the camera's Huber loss becomes linear. A step between video frames is a few hundredths of a scene's size, and within the
+distillation loss's 0.1 it would have hardly any weight."""
 CLIP = (1, 2, 3)
 _LENGTHS = {"pose_encoding", "depth", "points"}
 
 
 def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]) -> dict[str, dict[str, jax.Array]]:
-    """Losses of every predicted head that has ground truth, and of the steps between cameras, by head and term.
+    """Losses of every predicted head that has ground truth, and of relative camera poses, by head and term.
 
-    prediction: fields of `Predictions` [B,S,…] by name. batch: valid bool [B,S,H,W], depth [B,S,H,W], points
-    [B,S,H,W,3], cam_from_world [B,S,3,4], intrinsics [B,S,3,3], and where there are tracks, tracks [B,S,N,2] with
-    visibility [B,S,N], and where bodies move, moving bool [B,S,H,W]. Ground truth outside `valid` may be anything. Where
-    `sensor_depth` [B,S,H,W] has any of the first frame, the scale is not free. Raises ValueError when cameras are predicted and
-    neither depth nor points, as nothing else fixes the scale.
+    prediction: fields of `Predictions` [B,S,…] by name. batch: valid bool [B,S,H,W], depth [B,S,H,W], points [B,S,H,W,3],
+    cam_from_world [B,S,3,4], intrinsics [B,S,3,3]; for tracks also tracks [B,S,N,2] and visibility [B,S,N]; for motion also
+    moving bool [B,S,H,W]. Ground truth outside `valid` may be anything. If `sensor_depth` [B,S,H,W] has any measurement in the
+    first frame, the scale is not free. Raises ValueError when cameras are predicted without depth or points, because nothing else
+    fixes the scale.
     """
     losses = _geometric_losses(prediction, batch) if _LENGTHS & set(prediction) else {}
     if "tracks" in prediction and "tracks" in batch:
@@ -48,7 +48,7 @@ def task_losses(prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Arr
 def _geometric_losses(
     prediction: Mapping[str, jax.Array], batch: Mapping[str, jax.Array]
 ) -> dict[str, dict[str, jax.Array]]:
-    """Those of `task_losses` that are about lengths, and so about a scale."""
+    """The losses in `task_losses` that depend on lengths, and so on a scale."""
     valid = batch["valid"]
     head = "points" if "points" in prediction else "depth"
     if head not in prediction:
@@ -56,7 +56,7 @@ def _geometric_losses(
     truth = {name: jnp.where(_match(valid, batch[name]), batch[name], 0.0) for name in ("depth", "points")}
     scale, true_scale = clip_scales(prediction[head], truth[head], prediction[f"{head}_confidence"], valid)
     if "sensor_depth" in batch:
-        # Where the first frame was told, lengths have the sensor's unit, which is the truth's.
+        # If depth of the first frame was given, lengths are in the sensor's unit, which is the truth's.
         told = jnp.any(batch["sensor_depth"][:, :1] > 0, CLIP, keepdims=True)
         scale = jnp.where(told, true_scale, scale)
     losses = {
@@ -79,7 +79,7 @@ def clip_scales(
 ) -> tuple[jax.Array, jax.Array]:
     """Confidence-weighted mean distances [B,1,1,1] of both maps ([B,S,H,W] or [B,S,H,W,3]), at least 1e-3.
 
-    The weights are the logarithm of the prediction's confidence, without gradient. 1 for a clip without valid pixels.
+    The weights are the log of the predicted confidence, without gradient. 1 for a clip without valid pixels.
     """
     weights = jnp.where(valid, jnp.maximum(jnp.log(jax.lax.stop_gradient(confidence)), 1e-3), 0.0)
     total = jnp.sum(weights, CLIP, keepdims=True)
@@ -95,7 +95,7 @@ def clip_scales(
 def _dense_loss(
     prediction: jax.Array, truth: jax.Array, confidence: jax.Array, valid: jax.Array
 ) -> dict[str, jax.Array]:
-    """Confidence-weighted distance minus a reward for confidence; each image counts alike."""
+    """Confidence-weighted distance minus a reward for confidence; all images have equal weight."""
     difference = prediction - truth
     distance = norm(difference) if difference.ndim == 5 else jnp.abs(difference)
     return {
@@ -105,11 +105,11 @@ def _dense_loss(
 
 
 def _match(values: jax.Array, like: jax.Array) -> jax.Array:
-    """Per-pixel values [B,S,H,W] with the channel axis that `like` may have."""
+    """Per-pixel values [B,S,H,W], with a channel axis if `like` has one."""
     return values[..., None] if like.ndim == 5 else values
 
 
 def _with_scale(pose_encoding: jax.Array, scale: jax.Array, known: jax.Array) -> jax.Array:
-    """Pose encodings [B,S,9] with translations divided by scales [B,1]; zero, and so not compared, where none is known."""
+    """Pose encodings [B,S,9] with translations divided by scales [B,1]; zero, and so not compared, where no scale is known."""
     translation, rest = jnp.split(pose_encoding, (3,), axis=-1)
     return jnp.concatenate([jnp.where(known[..., None], translation / scale[..., None], 0.0), rest], -1)

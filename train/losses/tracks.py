@@ -16,8 +16,8 @@ def track_loss(
 ) -> dict[str, jax.Array]:
     """Confidence-weighted pixel distance with −log confidence, and cross-entropy of the visibility.
 
-    tracks [B,S,N,2] in pixels; visibility, confidence and target_visibility [B,S,N] in [0,1]; counted: bool [B,S,N],
-    the track points whose position is known (default: all). Without −log confidence the best confidence would be none.
+    tracks [B,S,N,2] in pixels; visibility, confidence and target_visibility [B,S,N] in [0,1]; counted: bool [B,S,N], the track
+    points with known position (default: all). Without −log confidence, zero confidence would be optimal.
     """
     counted = jnp.ones(tracks.shape[:-1], bool) if counted is None else counted
     confidence = jnp.clip(confidence, EPSILON, 1.0)
@@ -36,7 +36,7 @@ def reference_track_loss(
     target_tracks: jax.Array,
     target_visibility: jax.Array,
 ) -> dict[str, jax.Array]:
-    """The published formula: weights that cost nothing to lower, and a sigmoid over a probability. Shapes as above."""
+    """The published formula: low confidence costs nothing, and probabilities pass a second sigmoid. Shapes as in `track_loss`."""
     cross_entropy = binary_cross_entropy(jax.nn.sigmoid(visibility), target_visibility)
     return {
         "error": jnp.mean(confidence * norm(tracks - target_tracks)),

@@ -1,4 +1,4 @@
-"""Readers of benchmark data sets: each turns its folder layout into `Sequence` records, and skips what is damaged."""
+"""Readers of benchmark data sets: each turns a folder layout into `Sequence` records, and skips what is damaged."""
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ __all__ = ["DATASETS", "PLAIN", "ReadOptions", "Sequence", "Skipped", "open_data
 
 @dataclass(frozen=True)
 class Dataset:
-    """How a data set is read."""
+    """How to read a data set."""
 
     layout: str
-    """What its folder looks like, for people."""
+    """Its folder layout, for people."""
     find: Callable[[Path, ReadOptions], dict[str, Path]]
-    """The folders of its sequences under a root, by name."""
+    """Finds the folders of its sequences below a root, by name."""
     read: Callable[[str, Path, ReadOptions], Sequence]
-    """One of them. Raises OSError or ValueError when it cannot be used at all."""
+    """Reads one of them. Raises OSError or ValueError when it cannot be used at all."""
 
 
 DATASETS = {
@@ -38,11 +38,11 @@ DATASETS = {
 def open_dataset(
     name: str, root: Path, only: Collection[str] = (), options: ReadOptions = PLAIN
 ) -> Iterator[Sequence | Skipped]:
-    """The sequences of a data set, one after the other, each read when it comes.
+    """The sequences of a data set, each read when its turn comes.
 
-    `only` names the wanted ones; empty takes all. One that cannot be used comes as `Skipped`; what is damaged inside a
-    sequence is left out and listed in its `problems`. Raises ValueError at once for an unknown data set or sequence, or
-    when the root holds none.
+    `only` names the sequences to read; empty means all. A sequence that cannot be used is yielded as `Skipped`; damaged parts of
+    a sequence are left out and listed in its `problems`. Raises ValueError at once for an unknown data set or sequence, or when
+    the root has none.
     """
     if name not in DATASETS:
         raise ValueError(f"there is no data set {name!r}; known are {', '.join(DATASETS)}")

@@ -1,4 +1,4 @@
-"""Bonn RGB-D dynamic (Palazzolo et al., "ReFusion", IROS 2019): people and balloons before a moving depth camera."""
+"""Bonn RGB-D dynamic (Palazzolo et al., "ReFusion", IROS 2019): people and balloons in front of a moving depth camera."""
 
 from pathlib import Path
 
@@ -17,5 +17,5 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 
 
 def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
-    """One recording, as `tum.read`."""
+    """One recording; see `tum.read`."""
     return tum.read(name, folder, options, dataset="bonn")

@@ -1,4 +1,4 @@
-"""What the readers share: finding files, telling damaged ones, matching them, reading depth."""
+"""Shared by the readers: finding files, detecting damage, matching files, reading depth."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -17,10 +17,9 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a file, or None: missing, empty, not of the kind its name says, or cut off before its end.
+    """What is wrong with a file, or None: missing, empty, not of the type in its name, or truncated.
 
-    Reads the two ends of PNG and JPEG files, and all of a JPEG that ends otherwise, so that looking at thousands takes a
-    moment.
+    Reads only both ends of PNG and JPEG files, and all of a JPEG with an unusual end, so that checking thousands is quick.
     """
     if not path.is_file():
         return f"{path} is missing"
@@ -42,7 +41,7 @@ def damage(path: Path) -> str | None:
 
 
 def _is_read(path: Path) -> bool:
-    """Whether a photograph that does not end as others do is whole: a film or padding may follow it."""
+    """Whether a JPEG with an unusual end is complete, because a video or padding may follow it."""
     try:
         read_image(path)
     except SourceError:
@@ -51,9 +50,9 @@ def _is_read(path: Path) -> bool:
 
 
 def without_damage(sequence: Sequence, check: Callable[[Path], str | None] = damage) -> Sequence:
-    """The sequence without frames whose image is damaged, and without depths that are; both are added to its problems.
+    """The sequence without frames whose image is damaged, and without damaged depths; both are added to its problems.
 
-    `check` looks at depth files. Raises ValueError when no frame is left.
+    `check` is applied to depth files. Raises ValueError when no frame is left.
     """
     image_problems = [damage(path) for path in sequence.images]
     depths, depth_problems = sequence.depths, []
@@ -79,7 +78,7 @@ def without_damage(sequence: Sequence, check: Callable[[Path], str | None] = dam
 
 
 def images_in(folder: Path, pattern: str = "*") -> tuple[Path, ...]:
-    """Image files of a folder whose names match, img2 before img10. Raises ValueError when there are none."""
+    """Image files of a folder whose names match, in natural order. Raises ValueError when there are none."""
     paths = tuple(path for path in folder_images(folder) if path.match(pattern))
     if not paths:
         raise ValueError(f"{folder}: no image is named {pattern}")
@@ -87,7 +86,7 @@ def images_in(folder: Path, pattern: str = "*") -> tuple[Path, ...]:
 
 
 def numbers(path: Path) -> tuple[int, ...]:
-    """The numbers in a file's name, by which files of one frame find each other: img7.png and depth7.png have (7,)."""
+    """The numbers in a file's name, by which files of one frame are matched: img7.png and depth7.png have (7,)."""
     return tuple(int(number) for number in re.findall(r"\d+", path.stem))
 
 
@@ -101,9 +100,9 @@ def number(path: Path) -> int:
 def matched(
     images: Iterable[Path], others: Iterable[Path], what: str
 ) -> tuple[tuple[Path | None, ...], tuple[str, ...]]:
-    """For each image the other file with the same numbers in its name, or None and a line that says `what` is missing.
+    """For each image the other file with the same numbers in its name, or None; and a line for each that lacks its `what`.
 
-    Hidden files are left out: macOS writes a ._frame1.png beside each frame1.png on disks that are not its own.
+    Hidden files are ignored, because macOS writes a ._frame1.png next to each frame1.png on foreign disks.
     """
     known = {numbers(path): path for path in others if not path.name.startswith(".")}
     found = {path: known.get(numbers(path)) for path in images}
@@ -111,7 +110,7 @@ def matched(
 
 
 def read_png_depth(path: Path, units_per_metre: float, largest: float = np.inf) -> np.ndarray:
-    """Depth in metres, float32 [H, W], from a PNG of 16 bits; 0 where it is 0 or more than `largest` metres.
+    """Depth in metres, float32 [H, W], from a 16-bit PNG; 0 where it is 0 or more than `largest` metres.
 
     Raises ValueError for an image of another kind, OSError or SyntaxError for a damaged one.
     """

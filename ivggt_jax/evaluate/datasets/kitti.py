@@ -37,15 +37,15 @@ def read_depth(name: str, folder: Path, options: ReadOptions) -> Sequence:
 
 
 def find_odometry(root: Path, options: ReadOptions) -> dict[str, Path]:
-    """Folders of the odometry sequences by name, those whose true poses are there."""
+    """Folders of the odometry sequences with true poses, by name."""
     return {path.stem: root / "sequences" / path.stem for path in sorted((root / "poses").glob("*.txt"))}
 
 
 def read_odometry(name: str, folder: Path, options: ReadOptions) -> Sequence:
-    """One odometry sequence: the left colour camera, frame i with the i-th pose and time.
+    """One odometry sequence: the left colour camera; frame i has the i-th pose and time.
 
-    Poses on disk are the left grey camera's; the calibration's baseline takes them to the colour camera. Raises
-    ValueError when the calibration is damaged, or there are not as many poses or times as images.
+    Poses on disk are of the left grey camera; the calibration's baseline converts them to the colour camera. Raises ValueError
+    when the calibration is damaged, or the numbers of poses, times and images differ.
     """
     images = images_in(folder / "image_2")
     table = folder.parent.parent / "poses" / f"{name}.txt"
@@ -72,7 +72,7 @@ def read_odometry(name: str, folder: Path, options: ReadOptions) -> Sequence:
 
 
 def _colour_camera(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Intrinsics [3, 3] of the left colour camera, and the translation [3] that takes the grey one's points to it."""
+    """Intrinsics [3, 3] of the left colour camera, and the translation [3] from the grey camera's frame to its own."""
     for line in path.read_text(encoding="utf-8").splitlines():
         name, _, values = line.partition(":")
         if name.strip() == "P2" and len(values.split()) == 12:

@@ -1,4 +1,4 @@
-"""Long3D (InfiniteVGGT): long videos at 10 Hz, each with one laser scan of the whole scene and nothing per frame."""
+"""Long3D (InfiniteVGGT): long videos at 10 Hz, each with one laser scan of the whole scene and no truth per frame."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 
 
 def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
-    """One scene; `cloud` is its scan. Raises ValueError when that is damaged, or two folders hold images."""
+    """One scene; `cloud` is its scan. Raises ValueError when the scan is damaged, or two folders have images."""
     cloud = folder / "dense_cloud_map.pcd"
     if problem := damage(cloud):
         raise ValueError(problem)

@@ -26,14 +26,14 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 
 
 def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
-    """One scene. Image i has the i-th pose, in OpenGL axes on disk; poses written as nan are unknown."""
+    """One scene. Image i has the i-th pose, on disk in OpenGL axes; poses written as nan are unknown."""
     images = images_in(folder / "images")
     depths, depth_problems = matched(images, (folder / "depth").glob("*.png"), "depth")
     rows, row_problems = read_table(folder / "poses.txt", 4)
     if len(rows) % 4:
         raise ValueError(f"{folder / 'poses.txt'} has {len(rows)} rows, which is not four for each frame")
     matrices = rows.reshape(-1, 4, 4)[:, :3].copy()
-    matrices[..., 1:3] *= -1  # OpenGL's y is up and its z backward
+    matrices[..., 1:3] *= -1  # OpenGL: y up, z backward
     known = poses_from_rows(matrices.reshape(-1, 12))
     index = np.array([number(path) for path in images])
     poses = np.full((len(images), 3, 4), np.nan)

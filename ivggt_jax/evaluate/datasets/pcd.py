@@ -8,9 +8,9 @@ _HEADER_END = b"DATA "
 
 
 def read_pcd(path: Path) -> np.ndarray:
-    """The finite points of a PCD file (ascii or binary), float64 [N, 3]; other fields are passed over.
+    """The finite points of a PCD file (ascii or binary), float64 [N, 3]; other fields are ignored.
 
-    Raises ValueError, naming the file, for anything else, a file without x, y and z, or one that is cut off.
+    Raises ValueError, naming the file, for other formats, a file without x, y and z, or a truncated one.
     """
     data = path.read_bytes()
     start = data.find(_HEADER_END)
@@ -41,11 +41,11 @@ def read_pcd(path: Path) -> np.ndarray:
 
 
 def _columns(header: dict[str, list[str]]) -> np.dtype:
-    """The record that a point is; a field of several numbers has its count as shape."""
+    """The record type of a point; a field of several numbers has their count as its shape."""
     kinds = {"F": "f", "I": "i", "U": "u"}
     counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))
     fields = zip(header["FIELDS"], header["TYPE"], header["SIZE"], counts, strict=True)
-    # Padding fields are all called _, and names must differ.
+    # Padding fields are all called _, but names must be unique.
     return np.dtype(
         [
             (name if name != "_" else f"_{index}", f"<{kinds[kind]}{size}", (int(count),) if int(count) != 1 else ())

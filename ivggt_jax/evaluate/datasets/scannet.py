@@ -18,9 +18,9 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 
 
 def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
-    """One scene. Poses that tracking lost, written as -inf, are unknown.
+    """One scene. Poses written as -inf, where tracking was lost, are unknown.
 
-    Raises ValueError when a subset's table has not as many rows as there are images.
+    Raises ValueError when a subset's table does not have a row for each image.
     """
     images = images_in(folder / f"color{suffix(options)}")
     if options.subset is None:

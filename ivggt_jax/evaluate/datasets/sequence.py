@@ -1,4 +1,4 @@
-"""The record that every data set reader makes: one sequence of frames and what is known to be true about them."""
+"""The record that every data set reader returns: a sequence of frames and the truth about them."""
 
 import dataclasses
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Sequence:
-    """Frames in order, with the truth about each. Nothing is read from disk before it is asked for but poses.
+    """Frames in order, with the truth about each. Apart from poses, nothing is read from disk before it is used.
 
     Slicing gives a part: `sequence[::2]`, `sequence[:50]`. Raises ValueError when the fields' lengths differ.
     """
@@ -22,21 +22,21 @@ class Sequence:
     dataset: str
     name: str
     images: tuple[Path, ...]
-    """S image files that were found whole."""
+    """S complete image files."""
     depths: tuple[Path | None, ...] | None = None
-    """S files of true depth, None for a frame without; None as a whole where the data set has no depth."""
+    """S files of true depth, None for a frame without; None instead of a tuple if the data set has no depth."""
     read_depth: Callable[[Path], np.ndarray] | None = None
-    """Reads one of these."""
+    """Reads a depth file."""
     world_from_cam: np.ndarray | None = None
-    """float64 [S, 3, 4], OpenCV axes, metres; NaN for a frame whose pose is not known."""
+    """float64 [S, 3, 4], OpenCV axes, metres; NaN for a frame with unknown pose."""
     intrinsics: np.ndarray | None = None
-    """float64 [S, 3, 3], in pixels of the image, pixel = integer index; NaN for a frame whose camera is not known."""
+    """float64 [S, 3, 3], in pixels of the image, with pixel centres at integers; NaN for a frame with unknown camera."""
     timestamps: np.ndarray | None = None
     """float64 [S], seconds."""
     cloud: Path | None = None
-    """A scan (PCD) of the whole scene, in a frame of its own."""
+    """A scan (PCD) of the whole scene, in a coordinate frame of its own."""
     problems: tuple[str, ...] = ()
-    """What was damaged and left out, one line each, with the file's name."""
+    """Damaged parts that were left out, a line each, with the file's name."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -58,9 +58,9 @@ class Sequence:
         return dataclasses.replace(self, **taken)
 
     def depth(self, index: int) -> np.ndarray | None:
-        """True depth of a frame in metres, float32 [H, W], 0 where it is not known; None where the frame has none.
+        """True depth of a frame in metres, float32 [H, W], 0 where unknown; None if the frame has none.
 
-        A file that turns out to be damaged is reported as a warning in the log, and its frame has none.
+        If the file turns out to be damaged, a warning is logged and None returned.
         """
         if self.depths is None or self.read_depth is None or (path := self.depths[index]) is None:
             return None
@@ -81,13 +81,13 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a reader may be asked for; each looks at those that its data set has."""
+    """Options of the readers; each uses those that apply to its data set."""
 
     subset: int | None = None
-    """Bonn, TUM, ScanNet: read the published subset of so many frames (`rgb_110`) instead of the whole recording."""
+    """Bonn, TUM, ScanNet: read the published subset of n frames (`rgb_110`) instead of the whole recording."""
     registered_depth: bool = False
-    """7-Scenes: read `depth.proj.png`, rendered into the colour camera, instead of the sensor's raw `depth.png`."""
+    """7-Scenes: read `depth.proj.png`, registered to the colour camera, instead of the sensor's raw `depth.png`."""
 
 
 PLAIN = ReadOptions()
-"""Whole recordings, files as they are."""
+"""Whole recordings, with raw depth."""

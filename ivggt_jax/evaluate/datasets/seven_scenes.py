@@ -1,4 +1,4 @@
-"""7-Scenes (Shotton et al., CVPR 2013): the test sequences of seven rooms, with depth and poses of a Kinect."""
+"""7-Scenes (Shotton et al., CVPR 2013): the test sequences of seven rooms, with Kinect depth and poses."""
 
 from functools import partial
 from pathlib import Path
@@ -30,8 +30,8 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
     """One sequence.
 
-    Both kinds of depth are used with the colour camera's intrinsics, as published. The raw one is not registered to
-    that camera, which costs accuracy on every method. 65,535 and all beyond 10 m count as unknown.
+    Both kinds of depth are used with the colour camera's intrinsics, as published. Raw depth is not registered to that camera,
+    which costs every method accuracy. 65,535 and everything beyond 10 m count as unknown.
     """
     kind = "depth.proj.png" if options.registered_depth else "depth.png"
     images = images_in(folder, "*.color.png")

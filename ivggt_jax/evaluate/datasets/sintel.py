@@ -11,7 +11,7 @@ from ivggt_jax.trajectories.alignment import inverse
 LAYOUT = "training/{final/<sequence>/frame_0001.png, depth/<sequence>/frame_0001.dpt, camdata_left/<sequence>/frame_0001.cam}"
 
 _TAG = 202021.25
-"""What every file of the data set begins with, as float32."""
+"""The float32 that every file of the data set begins with."""
 
 
 def find(root: Path, options: ReadOptions) -> dict[str, Path]:
@@ -20,7 +20,7 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 
 
 def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
-    """One sequence. Depth has no limit here: the sky is kilometres away, and the protocol leaves it out."""
+    """One sequence. Depth is not limited here; the sky is kilometres away, and the protocol excludes it."""
     training = folder.parent.parent
     images = images_in(folder)
     depths, depth_problems = matched(images, (training / "depth" / name).glob("*.dpt"), "depth")
@@ -62,7 +62,7 @@ def _dpt_damage(path: Path) -> str | None:
 
 
 def _camera(path: Path | None) -> tuple[tuple[np.ndarray, np.ndarray], str | None]:
-    """Intrinsics [3, 3] and world_from_cam [3, 4] of a .cam file, both NaN with a line about it where it is damaged."""
+    """Intrinsics [3, 3] and world_from_cam [3, 4] of a .cam file; for a damaged file NaN, and a line about it."""
     unknown = np.full((3, 3), np.nan), np.full((3, 4), np.nan)
     if path is None:
         return unknown, None

@@ -1,7 +1,7 @@
-"""TUM RGB-D (Sturm et al., IROS 2012) and recordings in its layout, of which Bonn (Palazzolo et al., IROS 2019) is one.
+"""TUM RGB-D (Sturm et al., IROS 2012) and recordings in its layout, such as Bonn (Palazzolo et al., IROS 2019).
 
-A recording has `rgb/`, `depth/` and `groundtruth.txt`; its published subset of N frames lies beside them as `rgb_N/`,
-`depth_N/` and `groundtruth_N.txt`.
+A recording has `rgb/`, `depth/` and `groundtruth.txt`; a published subset of N frames is next to them as `rgb_N/`, `depth_N/` and
+`groundtruth_N.txt`.
 """
 
 from functools import partial
@@ -29,9 +29,8 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") -> Sequence:
     """One recording.
 
-    Poses and depth belong to the image that is nearest in time, within 0.02 s. Files that are not named by their time
-    are taken in order, and then there must be as many of each. Raises ValueError when there are not, or there is
-    neither depth nor pose.
+    Each image gets the pose and depth nearest in time, within 0.02 s. Files that are not named by their time are matched in
+    order, and there must be equally many of each. Raises ValueError when there are not, or when there is neither depth nor pose.
     """
     images = images_in(folder / f"rgb{suffix(options)}")
     times = times_in_names(images)
@@ -67,14 +66,14 @@ def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") ->
 
 
 def suffix(options: ReadOptions) -> str:
-    """What a subset's names end in."""
+    """The suffix of a subset's names."""
     return "" if options.subset is None else f"_{options.subset}"
 
 
 def _belonging(
     times: np.ndarray | None, others: np.ndarray | None, frames: int, what: str, count: int | None = None
 ) -> np.ndarray:
-    """For each frame the index of what belongs to it, −1 for nothing: by time, or in order where there are no times."""
+    """For each frame the index of the matching entry, −1 for none: by time, or in order if there are no times."""
     if times is not None and others is not None:
         return nearest_in_time(times, others)
     count = len(others) if others is not None else count

@@ -1,4 +1,4 @@
-"""Camera, dense and track heads, and the table of them: a new head is a module, an entry here and its fields."""
+"""Camera, dense and track heads, and the table `HEADS`. A new head is a module, an entry there, and its `Predictions` fields."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from ivggt_jax.model.heads.track import Tracker
 
 @dataclass(frozen=True)
 class Head:
-    """A head as a model has it."""
+    """A head: its modules and the predictions that it makes."""
 
     parts: Mapping[str, Callable[..., nnx.Module]]
-    """The modules that it has for itself: the name among the parameters, and what makes it from (config, rngs=…)."""
+    """Modules that belong to this head alone: name among the parameters → constructor taking (config, rngs=…)."""
     fields: tuple[str, ...]
-    """The fields of `Predictions` that it fills; of a dense head its values, then their confidence if it has one."""
+    """Fields of `Predictions` that it fills; for a dense head its values, then their confidence if it has one."""
     activate: Callable[[jax.Array], jax.Array] | None = None
-    """Only of a dense head: from raw [B,S,H,W,channels] to its values."""
+    """For dense heads only: raw output [B,S,H,W,channels] → values."""
     by_default: bool = True
-    """Whether it is predicted where nobody says which; a head that needs query points is not."""
+    """Whether the head runs unless the caller chooses; a head that needs query points does not."""
 
 
 def _depth(config: ModelConfig, *, rngs: nnx.Rngs) -> DenseHead:
@@ -52,5 +52,5 @@ HEADS: dict[str, Head] = {
     ),
     "motion": Head({"motion": _motion}, ("motion",), lambda raw: jax.nn.sigmoid(raw[..., 0])),
 }
-"""By name, in the order of `config.HeadName`."""
+"""Heads by name, in the order of `config.HeadName`."""
 DEFAULT_HEADS = tuple(name for name, head in HEADS.items() if head.by_default)

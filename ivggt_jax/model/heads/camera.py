@@ -15,7 +15,7 @@ POSE = 9
 
 
 class CameraHead(nnx.Module):
-    """Pose encodings of a clip at once, or of one frame against a camera cache."""
+    """Pose encodings of a whole clip, or of one frame against a camera cache."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         features = 2 * config.width
@@ -33,7 +33,7 @@ class CameraHead(nnx.Module):
         )
         self.trunk_norm = layer_norm(features, epsilon=1e-5, rngs=rngs)
         self.pose_branch = Mlp(features, features // 2, POSE, rngs=rngs)
-        # Untrained, the iterations' sum is the identity seen through a field of view of one radian.
+        # Untrained, the iterations add up to the identity pose with a field of view of one radian.
         identity = jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1], jnp.float32)
         self.pose_branch.fc2.kernel = nnx.Param(jnp.zeros((features // 2, POSE)))
         self.pose_branch.fc2.bias = nnx.Param(identity / config.camera_iterations)
@@ -45,7 +45,7 @@ class CameraHead(nnx.Module):
     def refine(
         self, tokens: Float[Array, "B S features"], memory: MemoryT
     ) -> tuple[Float[Array, "iteration B S 9"], MemoryT]:
-        """All iterations on camera tokens [B,S,2·width], which the trunk's layers pass once in each.
+        """Run all iterations on camera tokens [B,S,2·width]; each passes once through the trunk's layers.
 
         Returns the activated encodings [iteration,B,S,9] and the memory.
         """
@@ -75,7 +75,7 @@ class CameraHead(nnx.Module):
 
 
 def _activate(pose: Float[Array, "*axes 9"]) -> Float[Array, "*axes 9"]:
-    """A field of view is not negative; translation and quaternion are as they are."""
+    """Clamp the field of view to be non-negative; translation and quaternion stay as they are."""
     return jnp.concatenate([pose[..., :7], jax.nn.relu(pose[..., 7:])], axis=-1)
 
 

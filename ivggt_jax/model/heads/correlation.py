@@ -1,4 +1,4 @@
-"""Correlation of point features with a pyramid of feature maps around the points, without the whole correlation volume."""
+"""Correlation of point features with a pyramid of feature maps around the points, without the full correlation volume."""
 
 import math
 
@@ -10,13 +10,13 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 POINTS_AT_ONCE = 512
-"""Points whose patches are held at a time, those of one frame at least: 26 MB at the published radius and features."""
+"""Points whose patches are held at a time, at least those of one frame: 26 MB at the published radius and feature count."""
 
 
 def pyramid(feature_maps: Float[Array, "B S h w features"], levels: int) -> list[jax.Array]:
-    """The maps [...,h,w,C] and their 2×2 averages, `levels` in all; an odd last row or column is left out.
+    """The maps [...,h,w,C] and repeated 2×2 averages of them, `levels` in all; an odd last row or column is dropped.
 
-    A level can have no pixels (small images): all of it is outside then.
+    For small images a level can have no pixels; every point is then outside it.
     """
     maps = [feature_maps]
     while len(maps) < levels:
@@ -27,10 +27,11 @@ def pyramid(feature_maps: Float[Array, "B S h w features"], levels: int) -> list
 def correlate(
     features: Float[Array, "B S N features"], maps: list[jax.Array], coordinates: Float[Array, "B S N 2"], radius: int
 ) -> Float[Array, "B S N offsets"]:
-    """Dot products of features [B,S,N,C], over √C, with each level's map around the points.
+    """Dot products of features [B,S,N,C] with each level's map around the points, divided by √C.
 
-    maps: levels [B,S,h,w,C]; coordinates: [B,S,N,2], (x,y) in pixels of the first level, halved from level to level.
-    Returns [B,S,N, levels·(2·radius+1)²]: level, then offset in x, then in y. Between pixels maps are bilinear, outside zero.
+    maps: levels [B,S,h,w,C]; coordinates: [B,S,N,2], (x,y) in pixels of the first level, halved from level to level. Returns
+    [B,S,N, levels·(2·radius+1)²], ordered by level, then by offset in x, then in y. Maps are interpolated bilinearly and are zero
+    outside.
     """
     batch, frames, points, channels = features.shape
 
@@ -45,18 +46,19 @@ def correlate(
 
 
 def sample(table: jax.Array, points: jax.Array) -> jax.Array:
-    """Linear interpolation of table [*axes,C] at points [...,axis], given in the order of the axes → [...,C].
+    """Linear interpolation of table [*axes,C] at points [...,axis], with coordinates in the order of the axes → [...,C].
 
-    Beyond the border its values hold on.
+    Points outside get the value at the border.
     """
     at = jnp.moveaxis(points, -1, 0)
     return jax.vmap(lambda channel: map_coordinates(channel, list(at), order=1, mode="nearest"), -1, -1)(table)
 
 
 def _correlate_level(features: jax.Array, feature_map: jax.Array, coordinates: jax.Array, radius: int) -> jax.Array:
-    """One frame, one level: features [N,C], map [h,w,C], coordinates [N,2] → [N, (2·radius+1)²].
+    """One frame and one level: features [N,C], map [h,w,C], coordinates [N,2] → [N, (2·radius+1)²].
 
-    Offsets are whole pixels, so all share one fraction: correlate with the (2·radius+2)² pixels around, then blend.
+    All offsets are whole pixels and share one fraction, so it suffices to correlate with the (2·radius+2)² pixels around the
+    point and blend.
     """
     if 0 in feature_map.shape:
         return jnp.zeros((len(features), (2 * radius + 1) ** 2), features.dtype)
@@ -73,13 +75,14 @@ def _correlate_level(features: jax.Array, feature_map: jax.Array, coordinates: j
 
 
 def _neighbours(positions: jax.Array, size: int, radius: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Along one axis: pixels [N, 2·radius+2] from `radius` before each position [N], which are inside, the fraction [N].
+    """Along one axis: the 2·radius+2 pixels around each position [N], a mask of those inside, and the fraction [N].
 
-    An axis of one pixel is that pixel everywhere, as in the published network (aligned corners leave it no length).
+    An axis of one pixel yields that pixel everywhere, as in the published network, where aligned corners leave such an axis no
+    length.
     """
     if size == 1:
         positions = jnp.zeros_like(positions)
-    # Far outside is as good as just outside, and its whole part may not fit an integer.
+    # Clipping changes nothing, since all is zero far outside, and it keeps the whole part within the integer range.
     positions = jnp.clip(positions, -radius - 2, size + radius + 1)
     whole = jnp.floor(positions)
     pixels = whole.astype(jnp.int32)[:, None] + jnp.arange(-radius, radius + 2)

@@ -1,6 +1,6 @@
-"""Dense prediction transformer head (arXiv 2103.13413): tokens of four layers to a map at image resolution.
+"""Dense prediction transformer head (DPT, arXiv 2103.13413): tokens of four layers to a map at image resolution.
 
-Float32; on a GPU convolutions and linear layers round their operands to TF32, unless `jax_default_matmul_precision` says otherwise.
+Float32. On a GPU convolutions and linear layers round their operands to TF32 unless `jax_default_matmul_precision` forbids it.
 """
 
 import jax
@@ -19,7 +19,7 @@ Tokens = Float[Array, "layer B N width"]
 
 
 class DenseHead(nnx.Module):
-    """DPT with an output per pixel: `channels` values and, unless it is left out, a confidence."""
+    """DPT with an output per pixel: `channels` values and, optionally, a confidence."""
 
     def __init__(self, config: ModelConfig, channels: int, *, confidence: bool = True, rngs: nnx.Rngs):
         features = config.dpt_features
@@ -30,7 +30,7 @@ class DenseHead(nnx.Module):
         self.channels = channels
 
     def __call__(self, layers: Tokens, height: int, width: int) -> tuple[Float[Array, "B ..."], ...]:
-        """Patch tokens [layer,B,N,2·width] → raw values [B,H,W,channels] and, if it has one, confidence ≥ 1 [B,H,W]."""
+        """Patch tokens [layer,B,N,2·width] → raw values [B,H,W,channels] and, if the head has one, confidence ≥ 1 [B,H,W]."""
         x = self.reduce(self.pyramid(layers, height, width))
         x = resize_aligned(x, height, width)
         x = x + UV_WEIGHT * uv_embedding(height, width, x.shape[-1], width / height)
@@ -100,12 +100,13 @@ class Fusion(nnx.Module):
         """[B,h,w,features], with the finer map of the same shape or None → [B,*size,features]."""
         if finer is not None:
             x = x + self.skip(finer)
-        # A 1×1 convolution commutes with the interpolation (its weights sum to one): done on the smaller map.
+        # A 1×1 convolution commutes with interpolation, whose weights sum to one; it is applied first because the map is still
+        # smaller.
         return resize_aligned(self.out(self.residual(x)), *size)
 
 
 class Residual(nnx.Module):
-    """Two convolutions beside relu(x): the published network's ReLU is in place, so its skip carries relu(x), not x."""
+    """Two convolutions with a skip connection, which carries relu(x), not x: the published network's ReLU is in place."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
         self.conv1 = conv(features, features, rngs=rngs)
@@ -125,7 +126,7 @@ def conv(features_in: int, features_out: int, stride: int = 1, use_bias: bool = 
 def resize_aligned(
     x: Float[Array, "B h w features"], height: int, width: int
 ) -> Float[Array, "B {height} {width} features"]:
-    """Bilinear resize [B,h,w,C] → [B,height,width,C] in which corner pixels stay in the corners."""
+    """Bilinear resize [B,h,w,C] → [B,height,width,C] with aligned corners."""
     if x.shape[1:3] == (height, width):
         return x
     if platform() == "gpu":
@@ -135,14 +136,14 @@ def resize_aligned(
 
 
 def _between(x: jax.Array, axis: int, new_size: int) -> jax.Array:
-    """One axis resized, in float32: a GPU rounds the operands of a product to TF32, and need not multiply by all the zeros."""
+    """Resize one axis in float32. For GPUs, where a matrix product would round its operands to TF32 and multiply mostly zeros."""
     lower, upper, fraction = _taps(x.shape[axis], new_size)
     fraction = fraction.reshape(-1, *[1] * (x.ndim - 1 - axis))
     return jnp.take(x, lower, axis) * (1 - fraction) + jnp.take(x, upper, axis) * fraction
 
 
 def _taps(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each place along the new axis the two old ones beside it, and how far it is on the way, float32, corners aligned."""
+    """For each new pixel its two old neighbours and the fraction between them, float32; corners are aligned."""
     position = np.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
     lower = np.minimum(position.astype(int), size - 1)
     return lower, np.minimum(lower + 1, size - 1), (position - lower).astype(np.float32)
@@ -159,7 +160,7 @@ def _interpolation(size: int, new_size: int) -> np.ndarray:
 
 
 def uv_embedding(rows: int, columns: int, features: int, aspect: float) -> Float[Array, "{rows} {columns} {features}"]:
-    """Sinusoidal embedding [rows,columns,features] of where a pixel lies in an image of width/height `aspect`."""
+    """Sinusoidal embedding [rows,columns,features] of pixel positions in an image with width/height `aspect`."""
     diagonal = np.sqrt(aspect**2 + 1)
     frequencies = 100.0 ** -(np.arange(features // 4) / (features / 4))
 
@@ -168,7 +169,7 @@ def uv_embedding(rows: int, columns: int, features: int, aspect: float) -> Float
         angles = positions[:, None] * frequencies
         return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1).astype(np.float32)
 
-    # Joined in the program: as a constant of its own the full-size one would take 104 MB.
+    # Joined inside the program: as a constant the full-size embedding would take 104 MB.
     x, y = axis(columns, aspect / diagonal), axis(rows, 1 / diagonal)
     shape = (rows, columns, features // 2)
     return jnp.concatenate([jnp.broadcast_to(x[None, :], shape), jnp.broadcast_to(y[:, None], shape)], axis=-1)

@@ -1,4 +1,4 @@
-"""Point tracker (CoTracker family, arXiv 2307.07635): moves all points through all frames at once, refining step by step."""
+"""Point tracker (CoTracker, arXiv 2307.07635): refines all points in all frames jointly, iteration by iteration."""
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,14 @@ from ivggt_jax.model.layers import Mlp, gelu, layer_norm, linear
 STRIDE = 2
 """Pixels of the model's input per pixel of a feature map."""
 FLOW_SCALE = 518
-"""Feature-map pixels by which the plain part of the flow embedding is divided; the training size, whatever the input's."""
+"""Feature-map pixels by which displacements in the flow embedding are divided: the training size, whatever the input's size."""
 
 
 class Tracker(nnx.Module):
     """Follows query points of frame 0 through a set of feature maps.
 
-    Each iteration correlates a point's features with the maps around its present position, lets points and frames exchange
-    what they found (`UpdateTransformer`), and moves position and features.
+    Each iteration correlates a point's features with the maps around its current position, exchanges the results among points and
+    frames (`UpdateTransformer`), and updates position and features.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -34,7 +34,7 @@ class Tracker(nnx.Module):
         self.correlation_mlp = Mlp(config.track_levels * offsets, config.track_hidden, features, rngs=rngs)
         self.frame_tokens = nnx.Param(jax.random.normal(rngs.params(), (2, width)))
         self.transformer = UpdateTransformer(config, width, features + 2, rngs=rngs)
-        # The published network calls it a group norm: one group, one token at a time, which is a LayerNorm.
+        # The published network uses a group norm with one group per token, which is a LayerNorm.
         self.feature_norm = layer_norm(features, epsilon=1e-5, rngs=rngs)
         self.feature_update = linear(features, features, rngs=rngs)
         self.visibility = linear(features, 1, rngs=rngs)
@@ -51,14 +51,15 @@ class Tracker(nnx.Module):
     ) -> tuple[Float[Array, "B S N 2"], Float[Array, "B S N"], Float[Array, "B S N"]]:
         """Tracks [B,S,N,2] in pixels of the model's input, visibility and confidence [B,S,N] in [0,1].
 
-        feature_maps: [B,S,h,w,features] float32, two input pixels each; frame 0 is where the queries are.
-        query_points: [B,N,2] float32, (x,y) in pixels of the model's input.
-        start: [B,S,N,2], where each frame starts from, in pixels; by default at the queries. Frame 0 always does.
-        live: bool [B,S], the frames that take part (frame 0 must); the others influence nothing, whatever they hold, and
-            what is returned for them means nothing.
-        iterations: refinements, by default the configuration's.
+        Args:
+            feature_maps: [B,S,h,w,features] float32, at half the input's resolution; the queries are in frame 0.
+            query_points: [B,N,2] float32, (x,y) in pixels of the model's input.
+            start: [B,S,N,2], initial positions in pixels; by default the queries. Frame 0 always starts at the queries.
+            live: bool [B,S], the frames that take part; frame 0 must. The others influence nothing, whatever they hold, and
+                what is returned for them means nothing.
+            iterations: refinements; by default the configuration's number.
 
-        ValueError when shapes do not fit together.
+        Raises ValueError when shapes do not fit together.
         """
         _check(feature_maps, query_points, start, live, self.map_norm.num_features)
         feature_maps = jnp.asarray(feature_maps, jnp.float32)
@@ -67,7 +68,7 @@ class Tracker(nnx.Module):
         coordinates = at_queries if start is None else (jnp.asarray(start, jnp.float32) / STRIDE).at[:, 0].set(queries)
         live = None if live is None else jnp.asarray(live)
         if live is not None:
-            # Frames are independent but for attention over time: with finite numbers in the dead ones its mask suffices.
+            # Frames interact only through attention over time. Its mask is enough once the dead frames hold finite numbers.
             feature_maps = jnp.where(live[:, :, None, None, None], feature_maps, 0)
             coordinates = jnp.where(live[:, :, None, None], coordinates, at_queries)
 
@@ -78,7 +79,8 @@ class Tracker(nnx.Module):
 
         def refine(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
             coordinates, features = carry
-            # As published. Through positions, with waves of up to 1000 radians a pixel, derivatives would explode.
+            # As published. Gradients through positions would explode, because the embedding has waves of up to 1000 radians a
+            # pixel.
             coordinates = lax.stop_gradient(coordinates)
             correlation = self.correlation_mlp(correlate(features, maps, coordinates, self.radius))
             flow = flow_embedding(coordinates - coordinates[:, :1], features.shape[-1] // 2)
@@ -89,7 +91,7 @@ class Tracker(nnx.Module):
             return (coordinates, features), None
 
         steps = self.iterations if iterations is None else iterations
-        # A derivative keeps what goes from one iteration to the next, not the patches and tokens within.
+        # The backward pass stores only what goes from one iteration to the next, not the patches and tokens within.
         (coordinates, features), _ = lax.scan(jax.checkpoint(refine), (coordinates, features), length=steps)
         visibility, confidence = (
             jax.nn.sigmoid(predict(features)[..., 0]) for predict in (self.visibility, self.confidence)
@@ -97,7 +99,7 @@ class Tracker(nnx.Module):
         return coordinates * STRIDE, visibility, confidence
 
     def _context(self, queries: Float[Array, "B N 2"], shape: tuple[int, ...]) -> Float[Array, "B S N width"]:
-        """What is added to the tokens [B,S,N,width]: where the query lies, and whether the frame is the query frame."""
+        """What is added to the tokens [B,S,N,width]: embeddings of the query position and of whether this is the query frame."""
         frames, height, width = shape[1:4]
         position = position_embedding(queries, height, width, self.frame_tokens.shape[-1])
         first, other = self.frame_tokens[0], self.frame_tokens[1]
@@ -113,8 +115,8 @@ def token_width(features: int) -> int:
 def flow_embedding(flow: Float[Array, "*axes 2"], channels: int) -> Float[Array, "*axes 2*{channels}+4"]:
     """Displacements [...,2] in feature-map pixels → [..., 2·channels + 4].
 
-    For x, then y: sine and cosine by turns at the frequencies 1000·(0, 2, …, channels − 2)/channels; then the displacement
-    itself, scaled, twice.
+    For x, then y: alternating sine and cosine at the frequencies 1000·(0, 2, …, channels − 2)/channels; then the scaled
+    displacement, twice.
     """
     frequencies = np.arange(0, channels, 2, dtype=np.float32) * np.float32(1000 / channels)
     angles = flow[..., None] * frequencies
@@ -125,10 +127,11 @@ def flow_embedding(flow: Float[Array, "*axes 2"], channels: int) -> Float[Array,
 def position_embedding(
     points: Float[Array, "B N 2"], height: int, width: int, channels: int
 ) -> Float[Array, "B N {channels}"]:
-    """Sine-cosine embedding of points [B,N,2], in feature-map pixels, within a map → [B,N,channels].
+    """Sine-cosine embedding of points [B,N,2], in feature-map pixels → [B,N,channels].
 
-    Half of the channels for x, half for y, each sines then cosines at channels/4 frequencies 10000^(−i/(channels/4)). They
-    are tabulated at whole pixels and interpolated between, the border's values beyond: each half along its own axis alone.
+    Half of the channels are for x, half for y; each half has sines, then cosines, at channels/4 frequencies
+    10000^(−i/(channels/4)). They are tabulated at whole pixels and interpolated along their axis; points outside get the border's
+    values.
     """
     frequencies = 10000.0 ** (-np.arange(channels // 4) / (channels // 4))
     halves = []

@@ -1,4 +1,4 @@
-"""The tracker's transformer: attention over time, then among points by way of virtual tracks (CoTracker, arXiv 2307.07635)."""
+"""The tracker's transformer: attention over time, then among points through virtual tracks (CoTracker, arXiv 2307.07635)."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from ivggt_jax.model.layers import Mlp, layer_norm, linear, stack
 
 
 class UpdateTransformer(nnx.Module):
-    """From the tokens of all points in all frames to how their positions and features change."""
+    """Tokens of all points in all frames → changes of their positions and features."""
 
     def __init__(self, config: ModelConfig, features_in: int, features_out: int, *, rngs: nnx.Rngs):
         hidden, heads = config.track_hidden, config.track_heads
@@ -23,13 +23,13 @@ class UpdateTransformer(nnx.Module):
             lambda rngs: UpdateLayer(hidden, heads, config.mlp_ratio, rngs=rngs), config.track_depth, rngs=rngs
         )
         self.output_norm = layer_norm(hidden, epsilon=1e-5, rngs=rngs)
-        # Near zero: an untrained tracker leaves points about where they are.
+        # Near zero, so that an untrained tracker leaves points about where they are.
         self.output = nnx.Linear(hidden, features_out, kernel_init=nnx.initializers.normal(1e-3), rngs=rngs)
 
     def __call__(
         self, tokens: Float[Array, "B S N features_in"], live: Bool[Array, "B S"] | None = None
     ) -> Float[Array, "B S N features_out"]:
-        """Tokens [B,S,N,features_in] → changes [B,S,N,features_out]; frames not live (bool [B,S]) influence no other."""
+        """Tokens [B,S,N,features_in] → changes [B,S,N,features_out]; frames not live (bool [B,S]) do not influence others."""
         tokens = self.input(self.input_norm(tokens))
         batch, frames, points, hidden = tokens.shape
         virtual = jnp.broadcast_to(self.virtual_tracks[...], (batch, frames, *self.virtual_tracks.shape))
@@ -42,7 +42,7 @@ class UpdateTransformer(nnx.Module):
 
 
 class UpdateLayer(nnx.Module):
-    """Each track attends over its frames; then, frame by frame, virtual tracks carry what points tell each other."""
+    """Each track attends over its frames; then, in each frame, virtual tracks pass information between points."""
 
     def __init__(self, features: int, heads: int, mlp_ratio: int, *, rngs: nnx.Rngs):
         self.time = MixingBlock(features, heads, mlp_ratio, rngs=rngs)
@@ -53,7 +53,7 @@ class UpdateLayer(nnx.Module):
     def __call__(
         self, x: Float[Array, "B S track features"], points: int, live: Bool[Array, "B S"] | None = None
     ) -> Float[Array, "B S track features"]:
-        """[B,S,tracks,features] → the same, the first `points` tracks being points and the others virtual."""
+        """[B,S,tracks,features] → the same shape; the first `points` tracks are points, the others virtual."""
         x = self.time(x.swapaxes(1, 2), mask=None if live is None else live[:, None]).swapaxes(1, 2)
         point, virtual = x[:, :, :points], x[:, :, points:]
         virtual = self.virtual(self.virtual_from_points(virtual, point))
@@ -61,7 +61,7 @@ class UpdateLayer(nnx.Module):
 
 
 class MixingBlock(nnx.Module):
-    """Attention and MLP. The residual starts from the *normalised* input, unlike in a pre-norm block."""
+    """Attention and MLP. Unlike in a pre-norm block, the residual starts from the *normalised* input."""
 
     def __init__(self, features: int, heads: int, mlp_ratio: int, *, cross: bool = False, rngs: nnx.Rngs):
         self.heads = heads
@@ -79,7 +79,7 @@ class MixingBlock(nnx.Module):
         context: Float[Array, "*axes K features"] | None = None,
         mask: Bool[Array, "..."] | None = None,
     ) -> Float[Array, "*axes Q features"]:
-        """x [...,Q,features] attends to itself or to context [...,K,features], where the mask [...,K] is True."""
+        """x [...,Q,features] attends to itself, or to context [...,K,features], where mask [...,K] is True."""
         x = self.norm1(x)
         context = x if context is None else self.context_norm(context)
         x = x + self.out(self._attend(x, context, mask))

@@ -1,4 +1,4 @@
-"""Readers of labelled datasets, one file each, and their names on the command line."""
+"""Readers of labelled datasets, one file each, and the table of their names for the command line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,4 +17,4 @@ DATASETS: dict[str, Callable[[Path, str], Dataset]] = {
     "7scenes": seven_scenes,
     "tum": tum,
 }
-"""Name to reader(root, split), where split is "train" or "test"."""
+"""Name → reader(root, split), where split is "train" or "test"."""

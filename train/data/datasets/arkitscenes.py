@@ -17,7 +17,7 @@ METADATA = "new_scene_metadata.npz"
 
 
 class ARKitScene(Scene):
-    """One recording. Raises what a damaged metadata file makes NumPy raise, ValueError when its lists differ."""
+    """One recording. Raises ValueError when its lists differ in length, and whatever NumPy raises for a damaged file."""
 
     def __init__(self, folder: Path):
         self.name = folder.name
@@ -35,7 +35,7 @@ class ARKitScene(Scene):
         return len(self._stems)
 
     def frame(self, position: int) -> LabelledFrame:
-        """Read one frame; its depth is enlarged to the image by nearest pixels."""
+        """Read one frame; its depth is enlarged to the image's size by nearest neighbours."""
         stem = self._stems[position]
         image = read_image(self._folder / "vga_wide" / f"{stem}.jpg", exif=False)
         depth = Image.fromarray(read_depth(self._folder / "lowres_depth" / f"{stem}.png", 1000))

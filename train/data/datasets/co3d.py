@@ -46,7 +46,7 @@ class Co3DScene(Scene):
 
 
 def co3d(root: Path, split: str = "train") -> Dataset:
-    """Co3D below `root`. Raises ValueError when no scene is usable, or the list of sequences is missing or another file."""
+    """Co3D below `root`. Raises ValueError when no scene is usable, or the list of sequences is missing or invalid."""
     listing = root / f"selected_seqs_{split}.json"
     selected = read_json(listing)
     if not all(isinstance(sequences, dict) for sequences in selected.values()):

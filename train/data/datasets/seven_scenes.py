@@ -1,7 +1,7 @@
 """7-Scenes as published: scene/{TrainSplit,TestSplit}.txt and scene/seq-NN/frame-NNNNNN.{color.png,depth.png,pose.txt}.
 
-Depth is in millimetres, 65,535 where unknown. depth.proj.png, depth seen from the colour camera, is taken where it exists;
-the raw depth is a few pixels off.
+Depth is in millimetres, 65,535 where unknown. depth.proj.png, which has the depth seen from the colour camera, is used if it
+exists; the raw depth is a few pixels off.
 """
 
 import re
@@ -15,7 +15,7 @@ from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scene
 
 INTRINSICS = np.array([[525.0, 0, 320], [0, 525, 240], [0, 0, 1]])
 NEAREST, FARTHEST = 1e-3, 10.0
-"""Metres between which a depth is believed."""
+"""Range of depths that are used, in metres."""
 
 
 class SevenScenesSequence(Scene):

@@ -1,7 +1,7 @@
-"""TUM RGB-D: sequence/{rgb,depth}/TIMESTAMP.png and groundtruth.txt; Bonn's and shortened copies too.
+"""TUM RGB-D: sequence/{rgb,depth}/TIMESTAMP.png and groundtruth.txt; also Bonn's, and shortened copies.
 
-A shortened copy has rgb_N, depth_N and groundtruth_N.txt in their place. groundtruth lists timestamp, position and
-quaternion xyzw of the camera in the world. Depth is in 5,000ths of a metre. Images, depths and poses are matched by time.
+A shortened copy has rgb_N, depth_N and groundtruth_N.txt instead. groundtruth lists timestamp, position and quaternion xyzw of
+the camera in the world. Depth is in 5,000ths of a metre. Images, depths and poses are matched by time.
 """
 
 from pathlib import Path
@@ -25,11 +25,11 @@ CAMERAS = {
     "freiburg3": (535.4, 539.2, 320.1, 247.6),
     "bonn": (542.822841, 542.576870, 315.593520, 237.756098),
 }
-"""fx, fy, cx, cy by a word in the sequence's name."""
+"""fx, fy, cx, cy for a word in the sequence's name."""
 
 
 class TumSequence(Scene):
-    """One recording. Raises ValueError when its camera is unknown or no image has both a depth and a pose."""
+    """One recording. Raises ValueError when its camera is unknown or no image has both depth and pose."""
 
     def __init__(self, folder: Path):
         self.name = folder.name
@@ -63,6 +63,6 @@ class TumSequence(Scene):
 
 
 def tum(root: Path, split: str = "train") -> Dataset:
-    """All sequences below `root`: TUM has no training split. Raises ValueError when none is usable."""
+    """All sequences below `root` for either split, because TUM has none. Raises ValueError when none is usable."""
     folders = sorted({path.parent for path in root.glob("*/rgb*/")})
     return open_scenes(f"tum {root}", folders, TumSequence, Sampling(max_interval=15, block=16))
