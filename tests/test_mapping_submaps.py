@@ -3,6 +3,8 @@
 Frames go in one by one wherever it makes no difference, and configurations are few: all such streams share compiled steps.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,10 +121,14 @@ def test_a_covered_lens_is_no_anchor(tiny: Model, videos: np.ndarray) -> None:
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
-def test_tracks_go_on_over_anchors(tiny: Model, videos: np.ndarray) -> None:
-    state, found = feed(tiny, begin(tiny, **AT_ONCE), videos[:4, :1])
-    np.testing.assert_allclose(state.tracks.query_points, found.tracks[-1], atol=1e-5)
-    np.testing.assert_array_equal(state.map.alive, np.asarray(found.visibility[-1]) > 0.5)
+@pytest.mark.parametrize("together", [1, 2])
+def test_tracks_go_on_over_anchors(tiny: Model, videos: np.ndarray, together: int) -> None:
+    """The next submap sees all frames of a pass again: points go on from where they were in the first of them."""
+    cache = replace(CACHE, frames_per_step=together)
+    state, found = scan(tiny, begin(tiny, cache=cache, **AT_ONCE), videos[:4, :1])
+    np.testing.assert_allclose(state.tracks.query_points, found.tracks[-together], atol=1e-5)
+    np.testing.assert_array_equal(state.map.alive, np.asarray(found.visibility[-together]) > 0.5)
+    assert np.abs(found.tracks[-1] - found.tracks[-2]).max() > 1e-3
 
 
 def test_reset_begins_a_new_world(tiny: Model, videos: np.ndarray) -> None:

@@ -309,6 +309,10 @@ def test_a_server_that_computes_no_more_says_so(tiny: Model, videos: np.ndarray,
         client.send(frame(0, coded(videos[0, 0])))
         (message,), code = closed_with(client)
         assert (message["reason"], code) == ("failed", 1011)
+        with opened(address) as late:
+            late.send(msgpack.packb(HELLO))
+            (message,), code = closed_with(late)
+            assert (message["reason"], code) == ("failed", 1011)
         with pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(f"http://{address}/healthz")
 

@@ -215,7 +215,7 @@ def _anchor(
     alive = position.alive
     if alive is not None:
         assert seen.visibility is not None
-        alive = alive & (seen.visibility[-1] > 0.5)
+        alive = alive & (seen.visibility[0] > 0.5)
     return replace(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
         part=position.part + broken, lost=jnp.zeros_like(position.lost), seam=seam, alive=alive,

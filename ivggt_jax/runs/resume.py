@@ -49,7 +49,7 @@ class Unfinished:
     skipped: dict[str, Any] = field(default_factory=lambda: {"count": 0, "names": []})
     """Unreadable frames left out so far."""
     last_skipped: int = -1
-    """Index of the last one."""
+    """Index of the last one, counting pictures (`Source.last_skipped`)."""
     stream: dict[str, Any] = field(default_factory=dict)
     """The stream's cache configuration, size and heads."""
     arrays: dict[str, np.ndarray] = field(default_factory=dict)

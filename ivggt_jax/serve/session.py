@@ -92,7 +92,9 @@ class Session:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._pictures = Pictures(service.size, service.limits.frame_pixels)
         self._malformed, self._allowed, self._counted = 0, service.limits.rate, time.monotonic()
-        slot = None if service.worker.failed else service.slots.claim(self._from_worker)
+        if service.worker.failed:
+            raise CutOff("failed", "the server has failed", FAILED)
+        slot = service.slots.claim(self._from_worker)
         if slot is None:
             raise CutOff("full", "every slot is taken: try again later", TRY_LATER)
         self._slot: Slot = slot

@@ -84,7 +84,7 @@ class Source:
         self.skipped_names: list[str] = []
         """Names and errors of the first twenty of them."""
         self.last_skipped = -1
-        """`Frame.index` that the last of them would have had."""
+        """Index of the last of them, counting pictures: each may be several frames of a panorama."""
         self.while_waiting: Callable[[], None] = lambda: None
         """Called repeatedly while a camera or standard input has no next frame; an exception from it ends the wait."""
         self._reader = reader

@@ -109,7 +109,7 @@ def seen_twice(
         state, seen, _ = carry
         second = number > 0
         first = ~second if where is None else ~second & where
-        points = None if seen.tracks is None else seen.tracks[:, -1]
+        points = None if seen.tracks is None else seen.tracks[:, 0]  # the first frame that the next submap sees
         state = fresh(state, due & second, points)
         state, again = one_pass(network, state, patches, due | first, depth)
         seen = jax.tree.map(lambda old, new: jnp.where(second, old, new), seen, again)
