@@ -37,9 +37,9 @@ TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 class Convert:
     """Convert a PyTorch checkpoint to this project's format, or back with --to torch."""
 
-    input: tyro.conf.Positional[str]
+    input: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="INPUT")]
     """A PyTorch or safetensors file, its index, a folder of such files, a name on the Hugging Face Hub, or a converted folder."""
-    output: tyro.conf.Positional[Path]
+    output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
     """Directory to create; with --to torch the .pth, .pt or .safetensors file."""
     dtype: Precision | None = None
     """Type of the trunk; heads are float32. By default bfloat16 if the input's trunk is, else float32."""

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,7 @@ to a tolerance."""
 class Verify:
     """Compare this implementation with a clone of the PyTorch one, in float32 on the CPU."""
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A PyTorch file, a checkpoint directory of this project, or a published name."""
     reference: Path
     """A clone of the PyTorch repository. PyTorch and the clone's other dependencies must be installed."""

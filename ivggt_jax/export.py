@@ -29,7 +29,7 @@ RECORD_FILES = {CORRECTED: MAP_FILE, "refined": "refinement.json", "aligned": "a
 class ExportConfig:
     """Options of the command."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder of a run that saved its frames (`ivggt … --export npz`)."""
     to: tuple[MadeOutput, ...]
     """Formats to write."""

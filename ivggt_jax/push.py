@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -14,9 +15,9 @@ from ivggt_jax.weights.upload import find_student, push_to_hub
 class PushConfig:
     """Options of the command."""
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CHECKPOINT")]
     """Folder of a checkpoint, or of a training run, of which the best student is taken."""
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OWNER/NAME")]
     """The repository, owner/name; it is created if it does not exist."""
     license: str
     """Licence of the weights as the Hub spells it: apache-2.0, cc-by-nc-sa-4.0, other. A student has its teacher's licence."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -17,7 +18,7 @@ from ivggt_jax.weights.tensor_file import CheckpointError
 class ViewConfig:
     """Options of the command."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder of a run that saves or saved its frames (`ivggt … --export npz`)."""
     port: int = 8080
     """Port of the page; if it is taken, the next free one."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import OmitArgPrefixes, Positional, Suppress
+from tyro.conf import OmitArgPrefixes, Positional, Suppress, arg
 
 from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.sources import SourceConfig
@@ -24,7 +24,7 @@ class EachSource(SourceConfig):
 class BatchConfig(InferConfig):
     """Options of the command."""
 
-    sources: Positional[tuple[str, ...]]
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="[SOURCE …]")]
     """Videos, recordings, folders of pictures or of videos, quoted patterns, addresses (s3://…), lists (.txt .jsonl .parquet)."""
     workers: int = 1
     """Processes on this machine, each with its own model and a share of free memory; with --ray the maximum on the cluster."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -42,7 +42,7 @@ USED_UP = {"start": (), "step": (1,), "reset": (0,)}
 class CompileConfig:
     """Options of the command."""
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
     """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
     out: Path
     """Folder for the artefact; it must not exist yet."""

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from ivggt_jax.sources.fit import PATCH, nearest_size
 from ivggt_jax.sources.frame import SourceError
@@ -15,7 +17,7 @@ class SourceConfig:
     Raises SourceError when fields are out of range or contradict each other.
     """
 
-    frames: str
+    frames: Annotated[str, tyro.conf.arg(metavar="SOURCE")]
     """Folder of images, image, stack, quoted pattern, list (.txt .csv), video, ROS bag, MCAP, - (paths on stdin), cam:N or URL"""
     mode: Literal["crop", "pad"] = "crop"
     """crop: full width; tall images lose top and bottom. pad: nothing is lost; white padding makes a square."""
