@@ -1,8 +1,8 @@
 """Make the pictures in this folder: python docs/pictures/make_pictures.py [NAME…]
 
-`demo`, `map` and `room` are what the demo model predicts; named, only they are made. The others need Chromium, though no graphics
-card, and show the ground truth of examples/room, through the writers: saved frames, scene.html and the page of `ivggt view`, which
-has no cache fill to show.
+`demo`, `growing`, `map` and `room` are what the demo model predicts; named, only they are made. The others need Chromium,
+though no graphics card, and show the ground truth of examples/room, through the writers: saved frames, scene.html and the page
+of `ivggt view`, which has no cache fill to show.
 """
 
 import base64
@@ -22,7 +22,7 @@ import trimesh
 from PIL import Image
 from websockets.sync.client import connect
 
-from ivggt_jax import CacheConfig, geometry, load, stream, synthetic
+from ivggt_jax import CacheConfig, SubmapConfig, cameras_from_pose, geometry, load, stream, synthetic
 from ivggt_jax.depth_colours import colour_depth, inverse_depth_range
 from ivggt_jax.evaluate.walks import FIELD_OF_VIEW, HELD_OUT_SEED, Walk, depth_errors
 from ivggt_jax.sources import SourceConfig, open_source
@@ -156,6 +156,35 @@ def draw_demo() -> Image.Image:
     return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
 
 
+def draw_growing() -> list[Image.Image]:
+    """A stream of 400 frames once around a room, every fourth of them: the frame, its depth, and from above what is mapped so far.
+
+    The map is laid on the true room by the similarity that fits the whole path best.
+    """
+    walk, grid = Walk("loop", HELD_OUT_SEED, 84, 112), VoxelGrid(0.03, 1 << 20)
+    part = walk.part(0, 400)
+    options = {"submaps": SubmapConfig(), "heads": ("camera", "depth")}
+    found = list(stream(load("demo"), part.images, CacheConfig(total_budget=15264), **options))
+    depth = np.stack([np.asarray(each.depth) for each in found])
+    poses = [cameras_from_pose(each.pose_encoding, 84, 112) for each in found]
+    path = np.stack([inverse(np.asarray(pose)) for pose, _ in poses])
+    fit, near_and_far = align_trajectory(path, part.world_from_cam, "sim3"), inverse_depth_range(depth, None)
+    places = fit.points(path[:, :, 3])
+    least, most = places.min(axis=0)[[0, 2]] - 3, places.max(axis=0)[[0, 2]] + 3
+    pictures = []
+    for number, (image, each, (pose, intrinsics)) in enumerate(zip(part.images, depth, poses, strict=True)):
+        points = fit.points(np.asarray(geometry.unproject(each, pose, intrinsics)).reshape(-1, 3))
+        grid.add(points, image.reshape(-1, 3))
+        if number % 4 == 3:
+            above = draw_from_above(*grid.cloud(), places[: number + 1], least, most)
+            pair = [Image.fromarray(side).resize((256, 192)) for side in (image, colour_depth(each, near_and_far))]
+            left = np.vstack([np.asarray(side) for side in pair])
+            right = Image.fromarray(above)
+            right = right.resize((round(384 * right.width / right.height), 384), Image.Resampling.LANCZOS)
+            pictures.append(Image.fromarray(np.hstack([left, np.asarray(right)])))
+    return pictures
+
+
 def draw_map(folder: Path) -> Image.Image:
     """A room from above, between its floor and ceiling, and the path of a camera that walked through it for 1,000 frames.
 
@@ -220,6 +249,11 @@ def main() -> None:
             keep(draw_room(predicted), HERE / "room.png")
         if not names or "demo" in names:
             keep(draw_demo(), HERE / "demo.png")
+        if not names or "growing" in names:
+            first, *others = draw_growing()
+            first.save(
+                HERE / "growing.webp", save_all=True, append_images=others, duration=200, loop=0, quality=50, method=6
+            )
         if not names or "map" in names:
             keep(draw_map(Path(folder)), HERE / "map.png")
         if names:
