@@ -9,20 +9,20 @@ from ivggt_jax.inference.options import InferConfig, source_first
 from ivggt_jax.runs.command import run_command
 
 COMMANDS = {
-    "view": ("ivggt_jax.view", "a run in the browser, while it goes on or afterwards"),
-    "export": ("ivggt_jax.export", "files for other tools, from a run's saved frames"),
-    "batch": ("ivggt_jax.batch.__main__", "many videos, on the processes of one machine or on a Ray cluster"),
-    "convert": ("ivggt_jax.convert.__main__", "PyTorch checkpoints to this project's format and back"),
-    "push": ("ivggt_jax.push", "a trained or converted model onto the Hugging Face Hub"),
-    "train": ("ivggt_jax.train.__main__", "distillation and supervised training"),
-    "evaluate": ("ivggt_jax.evaluate.__main__", "how good a model is, and how well it remembers"),
-    "compile": ("ivggt_jax.compile.__main__", "programs to deploy, which need JAX and nothing of this package"),
-    "bench": ("ivggt_jax.bench.__main__", "time and memory of a frame"),
-    "serve": ("ivggt_jax.serve.__main__", "cameras followed live, for programs and for a browser"),
-    "doctor": ("ivggt_jax.doctor", "what is installed, what fits, what is wrong"),
+    "view": ("ivggt_jax.view", "show a run in the browser, during the run or afterwards"),
+    "export": ("ivggt_jax.export", "write files for other tools from a run's saved frames"),
+    "batch": ("ivggt_jax.batch.__main__", "process many videos, on one machine or on a Ray cluster"),
+    "convert": ("ivggt_jax.convert.__main__", "convert PyTorch checkpoints to this project's format and back"),
+    "push": ("ivggt_jax.push", "upload a trained or converted model to the Hugging Face Hub"),
+    "train": ("ivggt_jax.train.__main__", "distil a teacher, or train on ground truth"),
+    "evaluate": ("ivggt_jax.evaluate.__main__", "measure accuracy, and how well memory policies remember"),
+    "compile": ("ivggt_jax.compile.__main__", "write programs to deploy that need JAX but not this package"),
+    "bench": ("ivggt_jax.bench.__main__", "measure time and memory per frame"),
+    "serve": ("ivggt_jax.serve.__main__", "follow live cameras, for programs and for a browser"),
+    "doctor": ("ivggt_jax.doctor", "check the installation, and what fits in memory"),
 }
 """Modules with a `main(arguments, program)`, imported when needed, and the description of each command."""
-ABOUT = """Camera poses, depth and points from a video, a folder of images or a camera, in memory that does not grow.
+ABOUT = """Estimate camera poses, depth and points from a video, a folder of images or a camera, in constant memory.
 
 Other commands, each with a --help of its own:
 {commands}
