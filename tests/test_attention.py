@@ -108,17 +108,25 @@ def test_causal_over_frames(way):
     close(compiled(attend_causal, frames=6)(query, keys, values), attention(query, keys, values, seen))
 
 
-def test_derivatives_of_chunks_are_those_of_dense(monkeypatch):
-    """The training path: static length, reverse mode (2e-6)."""
+@pytest.mark.parametrize("lengths", [None, (1, 8, 9, 37)])
+@pytest.mark.parametrize("mode", ["reverse", "forward"])
+def test_derivatives_of_chunks_are_those_of_dense(monkeypatch, lengths, mode):
+    """A clip's path and, with lengths, that of a stream that keeps everything (2e-6)."""
     query, keys, values = operands()
     weight = np.random.default_rng(1).normal(size=query.shape).astype(np.float32)
+    live = None if lengths is None else jnp.asarray(lengths)
+
+    def loss(*x):
+        return (attend(*x, live) * weight).sum()
 
     def gradients():
-        loss = jax.grad(lambda *x: (attend(*x) * weight).sum(), argnums=(0, 1, 2))
-        return compiled(loss)(query, keys, values)
+        if mode == "reverse":
+            return compiled(jax.grad(loss, argnums=(0, 1, 2)))(query, keys, values)
+        return compiled(lambda *x: jax.jvp(lambda *x: attend(*x, live), x, x)[1:])(query, keys, values)
 
     dense = gradients()
     monkeypatch.setattr(module, "DENSE_SCORES", 0)
+    monkeypatch.setattr(module, "DENSE_SCORES_OF_A_STREAM", 0)
     small_chunks(monkeypatch)
     for found, expected in zip(gradients(), dense, strict=True):
         assert np.abs(expected).max() > 0.1

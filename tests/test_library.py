@@ -105,21 +105,31 @@ def test_a_prediction_is_handed_out_before_the_next_frame_is_asked_for(tiny: Mod
 def loss(model: Model, images: np.ndarray, cache: CacheConfig, submaps: SubmapConfig | None = None) -> jax.Array:
     """Something of the last frame's tokens, through a stream."""
     heads = () if submaps is None else ("camera", "depth")
-    state = init_stream(model, cache, height=HEIGHT, width=WIDTH, heads=heads, features=True, submaps=submaps)
+    state = init_stream(
+        model, cache, height=images.shape[1], width=images.shape[2], heads=heads, features=True, submaps=submaps
+    )
     _, predictions = scan(model, state, jnp.asarray(images)[:, None])
     return jnp.mean(predictions.features[-1] ** 3)
 
 
-def test_a_stream_that_keeps_everything_has_derivatives(tiny: Model, images: np.ndarray) -> None:
-    """Their shapes, which takes no compiling."""
+@pytest.mark.parametrize("large", [False, True])
+def test_a_stream_that_keeps_everything_has_derivatives(
+    tiny: Model, images: np.ndarray, frames: np.ndarray, large: bool
+) -> None:
+    """Their shapes, which takes no compiling. Attention to large frames, 56×70, goes over chunks of the keys."""
+    images = frames[:2] if large else images
     cache = CacheConfig(total_budget=None, max_frames=len(images))
     found = jax.eval_shape(jax.grad(partial(loss, images=images, cache=cache)), tiny)
     assert jax.tree.map(lambda x: x.shape, found.params) == jax.tree.map(lambda x: x.shape, tiny.params)
 
 
 @pytest.mark.slow
-def test_a_stream_that_keeps_everything_has_the_derivatives_of_the_clip(tiny: Model, images: np.ndarray) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_a_stream_that_keeps_everything_has_the_derivatives_of_the_clip(
+    tiny: Model, images: np.ndarray, frames: np.ndarray, large: bool
+) -> None:
     """To 1e-3 of the largest of each parameter's."""
+    images = frames[:2] if large else images
 
     def of_clip(model: Model) -> jax.Array:
         return jnp.mean(infer_clip(model, images[None], mode="causal", heads=(), features=True).features[0, -1] ** 3)

@@ -1,6 +1,7 @@
 """Attention functions. How they compute (dense, in chunks, with cuDNN or our kernel) depends on platform, type and size."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -132,14 +133,34 @@ def _chunked(
     length: jax.Array | None,
     scales: tuple[jax.Array, jax.Array] | None,
 ) -> jax.Array:
-    """Online softmax over chunks of keys (arXiv 2205.14135); except on a GPU, one (batch entry, head) after the other.
+    """Online softmax over chunks of keys (arXiv 2205.14135). With `length`, chunks past the live keys are skipped.
+
+    The number of chunks is then known at run time only, and a loop of that kind has no reverse-mode derivatives: these are
+    taken of the loop over all chunks, which gives the same numbers.
+    """
+    over_all, over_live = partial(_over_chunks, False), jax.custom_jvp(partial(_over_chunks, True))
+    arguments = (query, (keys, values, scales), jnp.asarray(layer, jnp.int32), length)
+    if length is None:
+        return over_all(*arguments)
+    over_live.defjvp(lambda primals, tangents: jax.jvp(over_all, primals, tangents))
+    return over_live(*arguments)
+
+
+def _over_chunks(
+    skip: bool,
+    query: jax.Array,
+    cached: tuple[jax.Array, jax.Array, tuple[jax.Array, jax.Array] | None],
+    layer: jax.Array,
+    length: jax.Array | None,
+) -> jax.Array:
+    """`_chunked`; except on a GPU, one (batch entry, head) after the other.
 
     On a CPU successive large matrix products are several times faster than a batch of them.
     """
+    keys, values, scales = cached
     batch, queries, heads, head_dim = query.shape
     slots = keys.shape[2]
     chunk = _keys_at_once(queries, slots, cached=length is not None)
-    layer = jnp.asarray(layer, jnp.int32)
     heads_at_once = heads if platform() == "gpu" else 1
     scaled = query * jnp.asarray(1 / math.sqrt(head_dim), query.dtype)
 
@@ -177,8 +198,7 @@ def _chunked(
             jnp.zeros((queries, 1), jnp.float32),
             jnp.zeros((queries, head_dim), jnp.float32),
         )
-        # A static trip count if possible, because reverse-mode derivatives need it.
-        trips = -(-live // chunk) if isinstance(live, int) else (live + chunk - 1) // chunk
+        trips = (live + chunk - 1) // chunk if skip else -(-slots // chunk)
         _, total, output = lax.fori_loop(0, trips, step, start)
         return (output / total).astype(query.dtype)
 
