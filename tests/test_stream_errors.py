@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from streaming import BOUNDED, start
 
-from ivggt_jax import CacheConfig, Model, infer_clip, init_stream, scan, step, stream
+from ivggt_jax import CacheConfig, Model, fit, infer_clip, init_stream, reset, scan, step, stream
 
 
 def refused(numbers: str):
@@ -70,6 +70,24 @@ def test_floats_from_0_to_255(tiny: Model, dtype):
         list(stream(tiny, [picture], BOUNDED, heads=(), features=True))
     with refused("floats must be in .0,1., but one is 255: divide by 255"):
         infer_clip(tiny, picture[None, None])
+    with refused("floats must be in .0,1., but one is 255: divide by 255"):
+        fit(picture)
+    with refused("floats must be in .0,1., but one is 255: divide by 255"):
+        step(tiny, start(tiny), np.stack([picture] * 3))
+    with refused("floats must be in .0,1., but one is 255: divide by 255"):
+        scan(tiny, start(tiny), frames=np.stack([picture] * 3)[None])
+
+
+def test_a_state_is_used_once(tiny: Model):
+    state, frame = start(tiny), np.zeros((3, 28, 42, 3), np.float32)
+    step(tiny, state, frame)
+    for use in (
+        lambda: step(tiny, state, frame),
+        lambda: scan(tiny, state, frame[None]),
+        lambda: reset(state, [True] * 3),
+    ):
+        with refused("this state was used up by an earlier call: go on with the state that it returned"):
+            use()
 
 
 def test_a_scan_of_no_frames(tiny: Model):

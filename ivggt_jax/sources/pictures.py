@@ -43,4 +43,10 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"a picture is [H,W,3] or [H,W], uint8 or floats in [0,1], not {picture.dtype} {list(picture.shape)}"
         )
+    if (
+        picture.dtype != np.uint8 and picture.size and picture.max() > 2
+    ):  # interpolation may make a little more than 1 of white
+        raise ValueError(
+            f"a picture of floats must be in [0,1], but one is {picture.max():g}: divide by 255, or give uint8"
+        )
     return picture if picture.dtype == np.uint8 else np.round(255 * np.clip(picture, 0, 1)).astype(np.uint8)

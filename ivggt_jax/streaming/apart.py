@@ -29,7 +29,7 @@ def without_network(begin: Callable[[], StreamState]) -> StreamState:
     return jax.jit(cut)()
 
 
-@compiled(donate="state")
+@compiled
 def see_frame(
     model: Model, state: StreamState, frame: FrameArray, depth: FrameArray | None, never: FrameArray
 ) -> tuple[StreamState, Predictions]:
@@ -55,7 +55,7 @@ def look_at(
     return look(state, still(unit(frame), masks)[:, None])
 
 
-@compiled(donate="state")
+@compiled
 def place_frame(state: StreamState, views: Views) -> tuple[StreamState, Predictions]:
     """Place one frame of each stream in its world; predictions [B,…]. The given state is used up."""
     state, found = place(state, views)

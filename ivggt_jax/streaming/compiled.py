@@ -1,9 +1,13 @@
-"""`jax.jit` that type checkers see through: the function keeps its signature."""
+"""`jax.jit` that type checkers see through, and that looks at what a compiled program cannot see."""
 
+import inspect
 from collections.abc import Callable
+from functools import update_wrapper
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
+
+from ivggt_jax.streaming.inputs import in_range
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
@@ -21,10 +25,29 @@ class Compiled(Protocol[Parameters, Returned_co]):
         """Lower the function for arguments or for their shapes."""
 
 
-def compiled(*, donate: str) -> Callable[[Callable[Parameters, Returned]], Compiled[Parameters, Returned]]:
-    """Decorator: `jax.jit` that donates the argument `donate`."""
+def compiled(function: Callable[Parameters, Returned]) -> Compiled[Parameters, Returned]:
+    """Decorator: `jax.jit` that donates the argument `state`.
 
-    def decorate(function: Callable[Parameters, Returned]) -> Compiled[Parameters, Returned]:
-        return cast(Compiled[Parameters, Returned], jax.jit(function, donate_argnames=donate))
+    Raises ValueError for a state that an earlier call used up, and for frames (`frame`, `frames`) that `in_range` refuses.
+    """
+    return cast(Compiled[Parameters, Returned], _Compiled(function))
 
-    return decorate
+
+class _Compiled:
+    def __init__(self, function: Callable[..., Any]):
+        self._jitted = jax.jit(function, donate_argnames="state")
+        self._names = list(inspect.signature(function).parameters)
+        update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(self._names, args, strict=False)) | kwargs
+        counted = getattr(given.get("state"), "frame", None)
+        if isinstance(counted, jax.Array) and not isinstance(counted, jax.core.Tracer) and counted.is_deleted():
+            raise ValueError("this state was used up by an earlier call: go on with the state that it returned")
+        for name in ("frame", "frames"):
+            if name in given:
+                in_range(given[name])
+        return self._jitted(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._jitted, name)

@@ -110,7 +110,7 @@ def init_stream(
     )
 
 
-@compiled(donate="state")
+@compiled
 def step(
     model: Model,
     state: StreamState,
@@ -144,7 +144,7 @@ def step(
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
-@compiled(donate="state")
+@compiled
 def scan(
     model: Model,
     state: StreamState,
@@ -237,7 +237,7 @@ def stream(
         raise ValueError(f"the stream is longer than max_frames={most} of its cache")
 
 
-@compiled(donate="state")
+@compiled
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
     """Restart the streams marked in `where` [B] bool: nothing they saw before has any influence, NaN included.
 
