@@ -109,12 +109,21 @@ def test_depth_of_another_scene_is_not_used() -> None:
 
 
 def test_a_sensor_that_agrees_with_itself_is_used_where_the_network_is_of_no_use() -> None:
-    """Also in the unit that it had: half as long, it is another sensor's, or of another place."""
-    assert not bool(reading(predicted=MIXED).used)
+    """In the unit that it had: half as long, it is another sensor's. And as long as most agreed with the network before."""
+    metric = one()
+    for _ in range(WINDOW):
+        metric = reading(metric).metric
+    assert not bool(reading(metric, predicted=MIXED).used)
     again = np.where(RNG.random(TRUE.shape) < 0.5, TRUE, np.nan).astype(np.float32)
-    assert bool(reading(predicted=MIXED, before=again).used)
-    assert not bool(reading(predicted=MIXED, before=again / 2).used)
-    assert not bool(reading(predicted=MIXED, measured=RNG.permutation(MIXED), before=again).used)
+    assert bool(reading(metric, predicted=MIXED, before=again).used)
+    assert not bool(reading(metric, predicted=MIXED, before=again / 2).used)
+    assert not bool(reading(metric, predicted=MIXED, measured=RNG.permutation(MIXED), before=again).used)
+    assert not bool(reading(predicted=MIXED, before=again).used), "none agreed yet"
+    for number in range(2 * WINDOW):
+        found = reading(metric, predicted=MIXED, before=again)
+        metric = found.metric
+        assert bool(found.used) == (number <= WINDOW)
+    assert (int(metric.measured), int(metric.agreed)) == (3 * WINDOW, WINDOW)
 
 
 def test_holes_are_filled_by_what_was_measured_before() -> None:

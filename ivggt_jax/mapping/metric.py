@@ -7,7 +7,7 @@ measurement, carried along by the poses. Elsewhere it is the predicted depth tim
 measured pixels to that of the frame.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +37,12 @@ neighbours'. Isolated pixels lie between two surfaces or are noise."""
 class Metric:
     """What is known of B streams' units."""
 
+    measured: jax.Array
+    """[B] int32: frames with enough measured depth."""
+    agreed: jax.Array
+    """[B] int32: those of them in which it agreed with the prediction."""
     readings: jax.Array
-    """[B] int32: frames whose depth was measured and used (readings)."""
+    """[B] int32: those of them that were used (readings)."""
     recent: jax.Array
     """[B] int32: readings that the current unit rests on, up to `WINDOW`; 0: unknown, the next reading alone sets it."""
     compared: jax.Array
@@ -55,7 +59,9 @@ class Metric:
         def zeros() -> jax.Array:  # a new buffer each time, because the state is donated
             return jnp.zeros(batch, jnp.int32)
 
-        return cls(zeros(), zeros(), zeros(), jnp.zeros(batch, jnp.float32), jnp.full(batch, -1, jnp.int32))
+        return cls(
+            zeros(), zeros(), zeros(), zeros(), zeros(), jnp.zeros(batch, jnp.float32), jnp.full(batch, -1, jnp.int32)
+        )
 
     def deviation(self) -> jax.Array:
         """[B] relative standard deviation of a submap's unit, estimated from differences of readings; NaN before the second."""
@@ -64,7 +70,7 @@ class Metric:
     def anchored(self, broken: jax.Array) -> "Metric":
         """The state after the next submap began, with a `broken` link or not."""
         recent = jnp.where(broken, 0, jnp.minimum(self.recent, KEPT))
-        return Metric(self.readings, recent, self.compared, self.surprise, self.first)
+        return replace(self, recent=recent)
 
 
 @jax.tree_util.register_dataclass
@@ -123,19 +129,24 @@ def read(
 
     measured [H,W] in metres, not positive or not finite where nothing was measured; predicted [H,W] in what so far is believed
     to be metres; before [H,W] the last measurement that was used, seen from this frame, NaN where there is none; still [H,W]
-    bool: pixels of the static scene. A measurement is used if it agrees with the prediction or, because the network's depth may
-    be of no use, with the measurement before it.
+    bool: pixels of the static scene. A measurement is used if it agrees with the prediction. Because the network's depth may be of
+    no use in parts of a scene, it is also used if it agrees with the measurement before it, as long as most so far agreed with the
+    predictions: a sensor that is not registered, or whose clock is wrong, agrees with itself, too.
     """
     seen = jnp.isfinite(measured) & (measured > 0)
     measured = jnp.where(seen, measured, jnp.nan)
     found = link(measured, predicted, still)
     same = link(measured, before, still)
     itself = (same.share >= LEAST_SHARE) & (same.spread <= SPREAD) & (jnp.abs(jnp.log(same.scale)) <= AGREED)
-    used = (found.share >= LEAST_SHARE) & ((found.spread <= SPREAD) | itself)
+    enough = found.share >= LEAST_SHARE
+    agrees = enough & (found.spread <= SPREAD)
+    used = agrees | (enough & itself & (metric.readings >= WINDOW) & (2 * metric.agreed >= metric.measured))
     away = jnp.where(used, jnp.log(found.scale), 0)
     factor = jnp.exp(away / (jnp.minimum(metric.recent, WINDOW - 1) + 1))
     first, compared = used & (metric.readings == 0), used & (metric.recent > 0)
     known = Metric(
+        measured=metric.measured + enough,
+        agreed=metric.agreed + agrees,
         readings=metric.readings + used,
         recent=jnp.minimum(metric.recent + used, WINDOW),
         compared=metric.compared + compared,
