@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ivggt_jax.options.words import meant
+from ivggt_jax.options.words import nearest
 from ivggt_jax.sources.folder import natural_key
 from ivggt_jax.sources.source import LIVE, full_name
 from ivggt_jax.weights.hub import PUBLISHED
@@ -104,7 +104,8 @@ def note_on_demo(settings: Mapping[str, Any]) -> str | None:
 def _no_run(out: Path) -> str | None:
     """Why a path is not the folder of a run, with runs that are near; None if it may be one."""
     if not out.exists():
-        return f"{out}: there is no such folder{meant(str(out), map(str, _runs_in(out.parent)))}"
+        name = nearest(out.name, (run.name for run in _runs_in(out.parent)))
+        return f"{out}: there is no such folder" + ("" if name is None else f"; did you mean {out.parent / name}?")
     if not out.is_dir():
         return f"{out}: is a file; name the folder of a run"
     if _is_run(out) or not (runs := _runs_in(out)):

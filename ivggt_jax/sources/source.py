@@ -208,17 +208,13 @@ class Source:
             first_size = (width, height)
             yield from (frame for frame in frames if frame.index >= start)
         if first_size is None:
+            seconds = self._reader.seconds if isinstance(self._reader, VideoReader) else None
+            length = "" if seconds is None else f"; the video is {seconds:.3g} s long"
             raise SourceError(
                 f"{self.config.frames}: none of its {self.skipped} frames can be read; the first: {self.skipped_names[0]}"
                 if self.skipped
-                else f"{self.config.frames}: {self._nothing_in_it()}"
+                else f"{self.config.frames}: there are no frames in it, or none between --start and --end{length}"
             )
-
-    def _nothing_in_it(self) -> str:
-        """Why there is no frame."""
-        seconds = self._reader.seconds if isinstance(self._reader, VideoReader) else None
-        long = "" if seconds is None else f"; the video is {seconds:.3g} s long"
-        return f"there are no frames in it, or none between --start and --end{long}"
 
     def _finish(self, raw: RawFrame, first_size: Size | None) -> list[Frame]:
         """Read a raw frame, undistort it, fit it to the first one's size, and find its mask; for panoramas a frame per view."""
@@ -322,6 +318,8 @@ def open_reader(config: SourceConfig) -> Reader:
     if config.fps is not None or config.start or config.end is not None:
         kind = "--fps, --start and --end are for video files; use --stride and --max-frames"
         raise SourceError(f"{spec}: {misnamed(path) or kind}")
+    if plays and not images and (problem := misnamed(path)):
+        raise SourceError(f"{spec}: {problem}")
     if recording:
         return RecordingReader(path, config.topic, config.stride, depth_topic(config), config.depth_scale)
     if spec.startswith("http") and spec.partition("?")[0].lower().endswith(WHOLE):
