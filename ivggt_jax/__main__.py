@@ -1,11 +1,17 @@
 """`ivggt`, or `python -m ivggt_jax`: all commands as one program; without a command's name it runs `infer`."""
 
+import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
+from itertools import takewhile
+from pathlib import Path
+from typing import NoReturn
 
 from ivggt_jax.inference.options import InferConfig, source_first
+from ivggt_jax.options.words import nearest
 from ivggt_jax.runs.command import run_command
 
 COMMANDS = {
@@ -41,9 +47,37 @@ def main(arguments: Sequence[str] | None = None, program: str = "ivggt") -> None
         run_command(dict, lambda _: _complete(words), [], program)
     if words[:1] and words[0] in COMMANDS:
         import_module(COMMANDS[words[0]][0]).main(words[1:], f"{program} {words[0]}")
+    if problem := _misread(words, program):
+        run_command(dict, lambda _: _refuse(problem), [], program)
     lines = [f"  {program} {name:<9} {purpose}" for name, (_, purpose) in COMMANDS.items()]
     about = ABOUT.format(program=program, commands="\n".join(lines))
     run_command(InferConfig, _infer, source_first(words or ["--help"]), program, about)
+
+
+def _misread(words: Sequence[str], program: str) -> str | None:
+    """What is wrong with a misspelt command, or a pattern that the shell replaced by the files; None if neither is there."""
+    first = words[0] if words else ""
+    if first.isidentifier() and not Path(first).exists() and (name := nearest(first, COMMANDS)):
+        again = shlex.join([*program.split(), name, *words[1:]])
+        return f"{first}: there is no such command, nor such a file or folder; did you mean: {again}"
+    for begin, word in enumerate(words):
+        files = list(takewhile(_is_file, words[begin:]))
+        if len(files) > 1 and (begin == 0 or not words[begin - 1].startswith("--")):
+            return (
+                "several files were given: put the pattern in quotes, or name their folder, "
+                f"{shlex.quote(str(Path(word).parent))}; for several videos there is {program} batch"
+            )
+    return None
+
+
+def _is_file(word: str) -> bool:
+    with suppress(OSError):  # the name is too long
+        return Path(word).is_file()
+    return False
+
+
+def _refuse(problem: str) -> NoReturn:
+    raise ValueError(problem)
 
 
 def _complete(words: list[str]) -> int:

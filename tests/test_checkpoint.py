@@ -207,6 +207,8 @@ def test_damaged_directories_are_refused(copy, tmp_path):
         load(tmp_path / "empty")
     with refused("no checkpoint 'nowhere/x.pth': no such file or directory, and not one of lch01/StreamVGGT"):
         load("nowhere/x.pth")
+    with refused(r"no checkpoint 'dmeo': .* and not one of .*, demo; did you mean demo\?$"):
+        load("dmeo")
 
 
 def published_shapes_are_tiny(monkeypatch):

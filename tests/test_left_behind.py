@@ -240,6 +240,23 @@ def test_a_command_gives_the_options_it_was_made_from(options: dict[str, Any]) -
     assert plain(again) == plain(config) | {"out": "/out/room", "export": ["tum", "npz"], "overwrite": True}
 
 
+def test_without_a_run_those_nearby_are_named(tmp_path: Path) -> None:
+    for name in ("room", "walk", "shop", "yard"):
+        (tmp_path / name).mkdir()
+        write_run_json(tmp_path / name, {"frames": 1})
+    with pytest.raises(FileNotFoundError, match=f"/rom: there is no such folder; did you mean {tmp_path}/room\\?$"):
+        saved_run(tmp_path / "rom")
+    for other in ("office", "sub/office"):
+        with pytest.raises(FileNotFoundError, match=f"/{other}: there is no such folder$"):
+            saved_run(tmp_path / other)
+    named = ", ".join(f"{tmp_path}/{name}" for name in ("room", "shop", "walk"))
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no run itself, but folders that do: {named}, …;"):
+        saved_run(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run.json: is a file; name the folder of a run"):
+        saved_run(tmp_path / "room" / "run.json")
+    assert earlier_run(tmp_path / "room").description == "a finished run of 1 frame of an unknown source"
+
+
 def test_a_run_without_frames_names_the_command_that_keeps_them(tmp_path: Path) -> None:
     write_run_json(
         tmp_path,

@@ -87,6 +87,35 @@ def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "veiw out/room",
+            "veiw: there is no such command, nor such a file or folder; did you mean: ivggt view out/room\n",
+        ),
+        ("walk/1.png walk/2.png", "several files were given: put the pattern in quotes, or name their folder, walk; "),
+        ("--camera walk/c.txt walk/1.png walk/2.png --size 112", "several files were given: "),
+        ("export out --to colmp ply", "\ncolmp: did you mean colmap?\n"),
+        ("walk --policy=divresity", "\ndivresity: did you mean diversity?\n"),
+    ],
+)
+def test_what_was_meant_is_said(words: str, said: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("walk").mkdir()
+    for name in ("1.png", "2.png", "c.txt"):
+        Path("walk", name).touch()
+    assert code_of(*words.split())
+    assert said in capsys.readouterr().err
+
+
+def test_a_folder_called_like_a_misspelt_command_is_a_folder(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("views").mkdir()
+    assert code_of("views") == 1
+    assert "views: no images in this folder" in capsys.readouterr().err
+
+
 EVERY_HELP = """
 import sys
 for words in ([], *([name] for name in sys.argv[1:])):

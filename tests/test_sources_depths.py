@@ -141,8 +141,10 @@ def test_other_times_missing_folders_exr_and_damage(tmp_path: Path) -> None:
     where = depths(tmp_path / "late", ["1305039999.0.png", "1305039999.1.png"])
     with pytest.raises(SourceError, match=r"frames' times: from 1305031102.175 to .*, depth's: from 1305039999.000"):
         frames_of(folder, where)
-    with pytest.raises(SourceError, match="is neither a folder of depth maps nor a list"):
+    with pytest.raises(SourceError, match="nowhere: there is no such folder of depth maps, nor a list"):
         frames_of(folder, tmp_path / "nowhere")
+    with pytest.raises(SourceError, match="is neither a folder of depth maps nor a list"):
+        frames_of(folder, folder / "1305031102.175304.png")
     (tmp_path / "exr").mkdir()
     (tmp_path / "exr" / "1305031102.175304.exr").write_bytes(b"v/1\1")
     with pytest.raises(SourceError, match="is no depth map that can be read .*needs floats in the channel Y"):

@@ -63,6 +63,30 @@ def test_a_stream_of_paths_is_read_line_by_line():
     assert stream.read() == "b.png\n"
 
 
+def test_a_folder_of_folders_or_of_videos_names_the_command(tmp_path):
+    for name in (
+        "room/rgb/1.png",
+        "room/rgb/2.png",
+        "room/.thumbs/1.png",
+        "walk/a/frames/1.jpg",
+        "takes/1.mp4",
+        "takes/2.MOV",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "room/poses.txt").touch()
+    with pytest.raises(SourceError, match=f"; {tmp_path}/room/rgb holds 2 pictures: ivggt {tmp_path}/room/rgb$"):
+        folder_images(tmp_path / "room")
+    with pytest.raises(
+        SourceError, match=f"; {tmp_path}/walk/a/frames holds 1 picture: ivggt {tmp_path}/walk/a/frames$"
+    ):
+        folder_images(tmp_path / "walk")
+    with pytest.raises(SourceError, match=f"; it holds 2 videos: ivggt batch {tmp_path}/takes$"):
+        folder_images(tmp_path / "takes")
+    with pytest.raises(SourceError, match=f"; {tmp_path}/room/rgb holds 2 pictures"):
+        folder_images(tmp_path)
+
+
 def test_nothing_there(tmp_path):
     (tmp_path / "clip.exr").touch()
     with pytest.raises(SourceError, match="no images in this folder"):

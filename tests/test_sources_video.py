@@ -8,6 +8,7 @@ import pytest
 from sample_video import HEIGHT, WIDTH, number_of, picture, write_video
 
 from ivggt_jax.sources import SourceConfig, SourceError, open_source, video
+from ivggt_jax.sources.misnamed import misnamed
 from ivggt_jax.sources.video import VideoReader
 
 RATE = 10
@@ -135,8 +136,31 @@ def test_end_is_included(clip):
 
 
 def test_start_behind_the_end_of_the_video(clip):
-    with open_source(SourceConfig(frames=str(clip), start=60)) as source, pytest.raises(SourceError, match="--start"):
+    words = r"none between --start and --end; the video is 2\.4 s long"
+    with open_source(SourceConfig(frames=str(clip), start=60)) as source, pytest.raises(SourceError, match=words):
         list(source)
+
+
+@pytest.mark.parametrize("name", ["phone.txt", "phone.jpg", "phone.png"])
+@pytest.mark.parametrize("options", [{}, {"fps": 5.0}])
+def test_a_video_with_another_ending_is_called_one(clip, tmp_path, name, options):
+    path = tmp_path / name
+    path.write_bytes(clip.read_bytes())
+    with pytest.raises(SourceError, match="is a video with the wrong ending: rename it, as to phone.mp4"):
+        open_source(SourceConfig(frames=str(path), **options))
+    if path.suffix != ".txt":
+        with (
+            open_source(SourceConfig(frames=str(tmp_path))) as source,
+            pytest.raises(SourceError, match="wrong ending"),
+        ):
+            list(source)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xd8\xff\xe0 no picture", b"frames/1.png\n"])
+def test_other_files_are_not_taken_for_videos(tmp_path, content):
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert misnamed(tmp_path / "a.jpg") is None
+    assert misnamed(tmp_path) is None
 
 
 def test_seeking_skips_what_lies_before(tmp_path, monkeypatch):

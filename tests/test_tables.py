@@ -81,7 +81,7 @@ def test_what_is_no_table_says_what_it_is(tmp_path: Path) -> None:
         (".", "is a folder"),
         ("link", "is a link to gone, and there is no such file"),
         ("pipe", "is no file but a pipe"),
-        ("gone", "there is no such file"),
+        ("gone", "there is no such file; name a trajectory in TUM format"),
     ):
         with pytest.raises(ValueError, match=words):
             read_trajectory(tmp_path / name)

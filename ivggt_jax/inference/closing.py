@@ -9,6 +9,7 @@ import numpy as np
 
 from ivggt_jax.inference.earlier import for_records
 from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.options.words import counted
 from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.advice import next_steps
 from ivggt_jax.runs.command import say
@@ -22,7 +23,7 @@ from ivggt_jax.writers.run_json import plain
 def say_end(config: InferConfig, out: Path, run: Run) -> None:
     """Print what was written and how fast, what casts doubt on it, and what to do next."""
     names = ", ".join(output_folder.results(out))
-    say(f"{run.frames} frames → {out}{f': {names}' if names else ''}{run.progress.summary()}")
+    say(f"{counted(run.frames)} → {out}{f': {names}' if names else ''}{run.progress.summary()}")
     if run.frames:
         saved = "npz" in config.growing
         for line in next_steps(out, plain(for_records(config)), frames_saved=saved, shown=config.view):
@@ -30,7 +31,7 @@ def say_end(config: InferConfig, out: Path, run: Run) -> None:
     if (metric := _metric(config, run.state)) and not metric["frames_with_depth"]:
         say("warning: no frame's measured depth could be used, so results are right up to scale only (docs/sensors.md)")
     elif metric:
-        used = f"measured depth of {metric['frames_with_depth']} of {run.frames} frames was used"
+        used = f"measured depth of {metric['frames_with_depth']} of {counted(run.frames)} was used"
         say(f"lengths are metres from frame {metric['from_frame']} on: {used}")
     if doubt := _doubt(run):
         say(f"warning: {doubt}")

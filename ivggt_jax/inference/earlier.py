@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.options.export import Output
+from ivggt_jax.runs.advice import infer_command
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.output_folder import EarlierRun, describe
 from ivggt_jax.runs.resume import Unfinished
@@ -33,8 +34,8 @@ def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unf
     now, then = decisive_options(as_begun(config, unfinished.options)), unfinished.options
     if changed := _changed(now, {name: then.get(name) for name in now}):
         raise ValueError(
-            f"{out} holds {earlier.description}, begun with {changed}: give what it began with, or begin again with "
-            "--overwrite"
+            f"{out} holds {earlier.description}, begun with {changed}: --overwrite begins again; this goes on: "
+            f"{_continuing(config, out, then)}"
         )
     what = "resumed from there" if unfinished.frames else "nothing of it can be used, and it begins anew"
     say(f"{out} holds {earlier.description}: {what}")
@@ -67,6 +68,14 @@ def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         options |= value if name in GROUPS and isinstance(value, dict) else {name: value}
     return {name: value for name, value in options.items() if name not in FREE_TO_CHANGE}
+
+
+def _continuing(config: InferConfig, out: Path, then: dict[str, Any]) -> str:
+    """The command that goes on with a run that began with these options; outputs follow from the run."""
+    frames = config.source.frames
+    if then.get("frames") != plain(full_name(frames)):
+        frames = str(then.get("frames"))
+    return infer_command({**then, "export": None}, frames=frames, out=str(out), resume=True)
 
 
 def _changed(now: dict[str, Any], then: dict[str, Any]) -> str:

@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ivggt_jax.options.words import nearest
+from ivggt_jax.sources.folder import natural_key
 from ivggt_jax.sources.source import LIVE, full_name
 from ivggt_jax.weights.hub import PUBLISHED
+from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.run_json import plain, read_run_json, recorded
 from ivggt_jax.writers.saved_run import SavedRun
 
@@ -14,6 +17,8 @@ EXAMPLE = ("examples", "room", "frames")
 """Folder of the example pictures for the demo model."""
 REAL = "lch01/StreamVGGT"
 """Published weights of a streaming model."""
+NAMED = 3
+"""Number of runs named in a message."""
 LEFT_OUT = ("overwrite", "resume", "view", "port", "frames_dtype")
 """Options that do not affect the results, or that follow from others."""
 
@@ -45,10 +50,15 @@ def infer_command(settings: Mapping[str, Any], **changes: object) -> str:
 
 
 def saved_run(out: Path) -> SavedRun:
-    """The run's saved frames. Raises FileNotFoundError if there are none, with the command that creates them."""
+    """The run's saved frames.
+
+    Raises FileNotFoundError if there are none, with the command that creates them, or with runs that are near.
+    """
     try:
         return SavedRun(out)
     except FileNotFoundError as error:
+        if problem := _no_run(out):
+            raise FileNotFoundError(problem) from error
         settings = _settings(out)
         if not isinstance(frames := recorded(settings, "source", "frames"), str):
             raise
@@ -89,6 +99,32 @@ def note_on_demo(settings: Mapping[str, Any]) -> str | None:
         "NOTE: THE DEMO MODEL KNOWS RENDERED ROOMS ONLY. On other pictures its geometry means little; for real ones "
         f"({PUBLISHED[REAL].licence}; downloads 5 GB): {infer_command(settings, checkpoint=REAL, overwrite=True)}"
     )
+
+
+def _no_run(out: Path) -> str | None:
+    """Why a path is not the folder of a run, with runs that are near; None if it may be one."""
+    if not out.exists():
+        name = nearest(out.name, (run.name for run in _runs_in(out.parent)))
+        return f"{out}: there is no such folder" + ("" if name is None else f"; did you mean {out.parent / name}?")
+    if not out.is_dir():
+        return f"{out}: is a file; name the folder of a run"
+    if _is_run(out) or not (runs := _runs_in(out)):
+        return None
+    named = ", ".join(map(str, runs[:NAMED])) + (", …" if len(runs) > NAMED else "")
+    return f"{out} holds no run itself, but folders that do: {named}; name one of them"
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """The runs in a folder, in natural order."""
+    try:
+        return sorted(filter(_is_run, folder.iterdir()), key=natural_key)
+    except OSError:
+        return []
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder holds a run's record or its saved frames."""
+    return (folder / "run.json").is_file() or bool(numbered(folder / "frames", ".npz"))
 
 
 def _settings(out: Path) -> dict[str, Any]:

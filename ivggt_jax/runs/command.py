@@ -17,6 +17,7 @@ import tyro
 from tqdm import tqdm
 
 from ivggt_jax.disk.beside import remove
+from ivggt_jax.options.words import misspelt_choices
 from ivggt_jax.weights.hub import cache_folder
 
 # JAX is imported inside functions, because --help does not need it.
@@ -81,7 +82,13 @@ def _run(
 ) -> int:
     if shutil.get_terminal_size().columns < NARROWEST:
         os.environ["COLUMNS"] = f"{NARROWEST}"
-    options = tyro.cli(config, args=arguments, prog=program, description=description)
+    try:
+        options = tyro.cli(config, args=arguments, prog=program, description=description)
+    except SystemExit as stopped:
+        if stopped.code:
+            for word, name in misspelt_choices(config, sys.argv[1:] if arguments is None else arguments):
+                say(f"{word}: did you mean {name}?")
+        raise
     _keep_compiled_programs()
     code = run(options)
     sys.stdout.flush()  # here, where a closed pipe is handled

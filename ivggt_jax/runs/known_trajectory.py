@@ -26,7 +26,7 @@ def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises ValueError, naming the file, for any other content.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: {no_file(path)}; a trajectory is asked for")
+        raise ValueError(f"{path}: {no_file(path)}; name a trajectory in TUM format")
     rows, problems = read_table(path, 8)
     poses = poses_from_tum(rows)
     known = np.isfinite(poses).all(axis=(1, 2))

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from ivggt_jax.disk.names import fitting_name
 from ivggt_jax.options.export import FORMATS
+from ivggt_jax.options.words import counted
 from ivggt_jax.runs.resume import STATE_FILE, Unfinished, read_state
 from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images
 from ivggt_jax.sources.source import full_name
@@ -79,12 +80,14 @@ def earlier_run(out: Path) -> EarlierRun | None:
     unfinished = read_state(out)
     if unfinished is not None:
         frames, source = unfinished.frames, _text(recorded(unfinished.options, "frames"))
-        saved = f"that was stopped, with {frames} frames saved" if frames else "that was stopped before its first save"
+        saved = (
+            f"that was stopped, with {counted(frames)} saved" if frames else "that was stopped before its first save"
+        )
         return EarlierRun(f"a run of {source or 'an unknown source'} {saved}", source, unfinished=unfinished)
     record = _record(out)
     if type(frames := recorded(record, "frames")) is int:
         source = _text(recorded(record, "settings", "source", "frames"))
-        description = f"a finished run of {frames} frames of {source or 'an unknown source'}"
+        description = f"a finished run of {counted(frames)} of {source or 'an unknown source'}"
         return EarlierRun(description, source, finished=True, settings=recorded(record, "settings"))
     if any(_outputs(out)):
         return EarlierRun("what is left of a run that cannot be resumed")

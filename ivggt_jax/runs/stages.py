@@ -1,7 +1,7 @@
 """Expected duration of a stage, from earlier times on this machine, which are stored next to the compiled programs.
 
 Without earlier times there is no expectation. The first time, which includes downloading or compiling, says little about later
-ones, so both are kept. If only other sizes of the same model were compiled, the newest of these is reported as such.
+ones, so both are kept. If only other sizes of the same model were compiled, the newest of these is reported.
 """
 
 import dataclasses
@@ -59,7 +59,10 @@ def expected(thing: Thing) -> str:
             return f" ({_about(entry['again'])}, as last time)"
         return f" (the first time took {_about(entry['first'])})"
     alike = [entry for entry in known.values() if entry["kind"] == thing.kind]
-    return f" ({alike[-1]['name']} took {_about(alike[-1]['first'])} the first time)" if alike else ""
+    if not alike:
+        return ""
+    other = "the same size with other settings" if alike[-1]["name"] == thing.name else "another size"
+    return f" ({other} took {_about(alike[-1]['first'])})"
 
 
 def took(thing: Thing, seconds: float) -> None:

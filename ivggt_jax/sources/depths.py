@@ -44,7 +44,10 @@ class Depths:
         elif where.is_file() and where.suffix.lower() in LIST_SUFFIXES:
             files = listed_images(where)
         else:
-            raise SourceError(f"{where}: is neither a folder of depth maps nor a list of them (.txt, .csv)")
+            what = "is neither a folder of depth maps nor a list of them (.txt, .csv)"
+            raise SourceError(
+                f"{where}: {what if where.exists() else 'there is no such folder of depth maps, nor a list'}"
+            )
         self._named: dict[str, Path] = {}
         for file in files:
             other = self._named.setdefault(PurePath(file.name).with_suffix("").as_posix(), file.path)

@@ -4,18 +4,22 @@ import glob
 import logging
 import os
 import re
+import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
 
+from ivggt_jax.options.words import counted
 from ivggt_jax.sources.frame import Mark, Picture, RawFrame, SourceError
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, OTHER_SUFFIXES, grey_16_of, pages, read_picture
 from ivggt_jax.sources.levels import FIRST, Stretch
 from ivggt_jax.sources.lists import LIST_SUFFIXES, ImageFile, listed_images, named_images, streamed_images
+from ivggt_jax.sources.video import VIDEO_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +116,13 @@ def find_images(spec: str, path: Path) -> tuple[Iterable[ImageFile], Iterable[Pa
 
 def folder_images(folder: Path) -> list[Path]:
     """Image files of a folder in natural order, without hidden ones. Raises SourceError when there are none."""
-    return _images(_entries(folder), f"{folder}: no images in this folder", "name the folder that holds them")
+    entries = _entries(folder)
+    return _images(
+        entries,
+        f"{folder}: no images in this folder",
+        "name the folder that holds them",
+        partial(_inside, folder, entries),
+    )
 
 
 def glob_images(pattern: str) -> list[Path]:
@@ -155,13 +165,36 @@ def _entries(folder: Path) -> list[Path]:
         raise SourceError(f"{folder}: the folder cannot be read ({error.strerror})") from error
 
 
-def _images(paths: Iterable[Path], none: str, way: str) -> list[Path]:
-    """The images among the paths, in natural order. If there are none, raises SourceError with the given words."""
+def _inside(folder: Path, entries: list[Path]) -> str | None:
+    """The command for a folder without images that has folders of images, or videos; None for others."""
+    if videos := sum(_is_there(path, VIDEO_SUFFIXES) for path in entries):
+        return f"it holds {counted(videos, 'video')}: {shlex.join(['ivggt', 'batch', str(folder)])}"
+    below = _folders(folder)
+    for inner in (*below, *(deeper for path in below for deeper in _folders(path))):
+        with suppress(OSError):
+            if pictures := sum(_is_there(path, IMAGE_SUFFIXES) for path in inner.iterdir()):
+                return f"{inner} holds {counted(pictures, 'picture')}: {shlex.join(['ivggt', str(inner)])}"
+    return None
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, in natural order; none if it cannot be read."""
+    with suppress(OSError):
+        found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(found, key=natural_key)
+    return []
+
+
+def _images(paths: Iterable[Path], none: str, way: str, inside: Callable[[], str | None] = lambda: None) -> list[Path]:
+    """The images among the paths, in natural order. If there are none, raises SourceError with the given words.
+
+    inside: what to name instead, if that is known.
+    """
     found = list(paths)
     images = sorted({path for path in found if _is_there(path, IMAGE_SUFFIXES)}, key=natural_key)
     if not images:
         endings = {path.suffix.lower() for path in found if path.suffix} - set(IMAGE_SUFFIXES)
-        held = f"it holds {' '.join(sorted(endings)[:8])}" if endings else way
+        held = inside() or (f"it holds {' '.join(sorted(endings)[:8])}" if endings else way)
         raise SourceError(
             f"{none} that are read (.jpg .png .heic .tif and {len(IMAGE_SUFFIXES) - 4} other endings); {held}"
         )

@@ -225,7 +225,10 @@ def _opened(path: Path, exif: bool, page: int = 0) -> Iterator[Image.Image]:
     except SourceError as error:
         raise SourceError(f"{path}: {error}") from None
     except UnidentifiedImageError:
-        raise SourceError(f"{path}: is not an image ({', '.join(FORMATS)})") from None
+        from ivggt_jax.sources.misnamed import misnamed  # it imports this module
+
+        what = misnamed(path) or f"is not an image ({', '.join(FORMATS)})"
+        raise SourceError(f"{path}: {what}") from None
     except Image.DecompressionBombError as error:
         raise SourceError(f"{path}: has too many pixels; scale it down first ({error})") from None
     except MemoryError:

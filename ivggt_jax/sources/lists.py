@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from ivggt_jax.disk.text import decoded, encoding_of
 from ivggt_jax.sources.frame import SourceError
+from ivggt_jax.sources.misnamed import misnamed
 from ivggt_jax.sources.times import rising, seconds_of, times_of
 
 LIST_SUFFIXES = (".txt", ".csv", ".lst", ".ffconcat")
@@ -46,7 +47,8 @@ def listed_images(list_file: Path) -> list[ImageFile]:
     except OSError as error:
         raise SourceError(f"{list_file}: cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise SourceError(f"{list_file}: is not a text file with one image path on each line ({error})") from error
+        what = f"is not a text file with one image path on each line ({error})"
+        raise SourceError(f"{list_file}: {misnamed(list_file) or what}") from error
     files = list(_files(lines, list_file.parent, str(list_file)))
     if not files:
         raise SourceError(f"{list_file}: lists no images; put one path on each line")

@@ -26,6 +26,7 @@ from ivggt_jax.sources.frame import Fit, Frame, Mark, Picture, RawFrame, Reader,
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, pages
 from ivggt_jax.sources.lists import LIST_SUFFIXES
 from ivggt_jax.sources.masks import Masks
+from ivggt_jax.sources.misnamed import misnamed
 from ivggt_jax.sources.recorded_depth import check_recorded
 from ivggt_jax.sources.recording import RecordingReader, is_recording
 from ivggt_jax.sources.stack import StackReader
@@ -207,10 +208,12 @@ class Source:
             first_size = (width, height)
             yield from (frame for frame in frames if frame.index >= start)
         if first_size is None:
+            seconds = self._reader.seconds if isinstance(self._reader, VideoReader) else None
+            length = "" if seconds is None else f"; the video is {seconds:.3g} s long"
             raise SourceError(
                 f"{self.config.frames}: none of its {self.skipped} frames can be read; the first: {self.skipped_names[0]}"
                 if self.skipped
-                else f"{self.config.frames}: there are no frames in it, or none between --start and --end"
+                else f"{self.config.frames}: there are no frames in it, or none between --start and --end{length}"
             )
 
     def _finish(self, raw: RawFrame, first_size: Size | None) -> list[Frame]:
@@ -313,7 +316,10 @@ def open_reader(config: SourceConfig) -> Reader:
     if plays and not images and path.suffix.lower() not in STILLS:
         return VideoReader(path, config.stride, config.fps, config.start, config.end)
     if config.fps is not None or config.start or config.end is not None:
-        raise SourceError(f"{spec}: --fps, --start and --end are for video files; use --stride and --max-frames")
+        kind = "--fps, --start and --end are for video files; use --stride and --max-frames"
+        raise SourceError(f"{spec}: {misnamed(path) or kind}")
+    if plays and not images and (problem := misnamed(path)):
+        raise SourceError(f"{spec}: {problem}")
     if recording:
         return RecordingReader(path, config.topic, config.stride, depth_topic(config), config.depth_scale)
     if spec.startswith("http") and spec.partition("?")[0].lower().endswith(WHOLE):

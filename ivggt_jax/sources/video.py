@@ -95,7 +95,9 @@ class VideoReader:
         with container:
             self.rate = float(stream.average_rate) if stream.average_rate else None
             """Frames per second, according to the file."""
-            self.expected_length = self._expected_length(container, stream)
+            self.seconds = _seconds(container, stream)
+            """Length in seconds, according to the file."""
+            self.expected_length = self._expected_length(stream)
             self._aspect = _aspect(stream)
             self._tell(container, stream)
 
@@ -242,13 +244,10 @@ class VideoReader:
         if name := NAMES.get(stream.codec_context.color_trc):
             logger.warning("%s: is in %s (high dynamic range): tone-mapped to ordinary video", self._path, name)
 
-    def _expected_length(self, container: av.container.InputContainer, stream: VideoStream) -> int | None:
-        if not container.duration or not stream.average_rate:
+    def _expected_length(self, stream: VideoStream) -> int | None:
+        if self.seconds is None or not stream.average_rate:
             return None
-        rate = float(stream.average_rate)
-        seconds = container.duration / av.time_base
-        if stream.duration is None:  # Matroska and FLV store the end as the duration
-            seconds -= _beginning(stream)
+        rate, seconds = float(stream.average_rate), self.seconds
         if self._end is not None:
             seconds = min(seconds, self._end)
         rate = min(self._fps, rate) if self._fps else rate / self._stride
@@ -259,6 +258,14 @@ def _begins_with_jpeg(path: Path) -> bool:
     """Whether a file consists of pictures from its beginning; FFmpeg searches for them anywhere, even in a PDF."""
     with path.open("rb") as file:
         return file.read(2) == b"\xff\xd8"
+
+
+def _seconds(container: av.container.InputContainer, stream: VideoStream) -> float | None:
+    if not container.duration:
+        return None
+    seconds = container.duration / av.time_base
+    # Matroska and FLV store the end as the duration.
+    return seconds if stream.duration is not None else seconds - _beginning(stream)
 
 
 def _beginning(stream: VideoStream) -> float:

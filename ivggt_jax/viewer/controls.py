@@ -7,6 +7,8 @@ import numpy as np
 import viser
 from PIL import Image
 
+from ivggt_jax.options.words import counted
+
 PICTURE = 240
 """Longest side in pixels of the panel's pictures."""
 WAITING = (
@@ -114,7 +116,7 @@ class Controls:
 
     def say(self, frames: int, drawn: int) -> None:
         """Show how many frames the run has, and how many are drawn."""
-        self._title.content = f"**{self._name}**: {frames} frames, {drawn} of them drawn"
+        self._title.content = f"**{self._name}**: {counted(frames)}, {drawn} of them drawn"
 
     def show(self, image: Image.Image, depth: np.ndarray | None) -> None:
         """Show the chosen frame's picture and its depth in colours, uint8 [H, W, 3]."""

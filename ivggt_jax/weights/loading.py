@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.model.parameters import Model, compute_dtypes, unflatten
+from ivggt_jax.options.words import meant
 from ivggt_jax.weights import hub
 from ivggt_jax.weights.checkpoint import describe, is_checkpoint, open_directory
 from ivggt_jax.weights.hub import Source
@@ -80,8 +81,10 @@ def locate(path_or_name: str | Path) -> Path:
         return path
     if hub.is_name(name):
         return download(name)
-    published = ", ".join(hub.PUBLISHED)
-    raise CheckpointError(f"no checkpoint {name!r}: no such file or directory, and not one of {published}")
+    known = (*hub.PUBLISHED, "demo")
+    raise CheckpointError(
+        f"no checkpoint {name!r}: no such file or directory, and not one of {', '.join(known)}{meant(name, known)}"
+    )
 
 
 def _load_directory(directory: Path, dtype: DTypeLike | None) -> Model:

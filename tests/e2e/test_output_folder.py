@@ -184,7 +184,7 @@ def test_another_scenes_run_says_so(checkpoint: Path, folder: Path, tmp_path: Pa
     before = (out / "trajectory.txt").read_bytes()
     for more in ((), ("--resume",)):
         assert run(infer.main, "--frames", folder, *options, *more) == 1
-        assert f"{out} holds a finished run of 1 frames of {other}; --overwrite replaces it" in capsys.readouterr().err
+        assert f"{out} holds a finished run of 1 frame of {other}; --overwrite replaces it" in capsys.readouterr().err
     assert (out / "trajectory.txt").read_bytes() == before
     assert run(infer.main, "--frames", other, *options, "--resume") == 0
     begin(out, {"frames": str(other)})

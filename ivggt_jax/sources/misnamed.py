@@ -1,0 +1,24 @@
+"""Videos whose names end like other files."""
+
+from pathlib import Path
+
+import av
+
+from ivggt_jax.sources.video import CONTAINERS, HEIC_BRANDS
+
+ALSO_PICTURES = ("mjpeg", "mpjpeg", "gif")
+"""Containers as which FFmpeg opens pictures too."""
+
+
+def misnamed(path: Path) -> str | None:
+    """For a file that was taken for no video: that it is one, and what to do; None if it is none."""
+    known = ",".join(name for name in CONTAINERS.split(",") if name not in ALSO_PICTURES)
+    try:
+        if not path.is_file():
+            return None
+        with av.open(str(path), options={"protocol_whitelist": "file", "format_whitelist": known}) as container:
+            if not container.streams.video or container.metadata.get("major_brand") in HEIC_BRANDS:
+                return None
+    except Exception:  # PyAV raises almost anything on a file of another kind
+        return None
+    return f"is a video with the wrong ending: rename it, as to {path.with_suffix('.mp4').name}"
