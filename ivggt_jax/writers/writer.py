@@ -25,8 +25,8 @@ class Writer(ABC):
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         """Open the output in the folder `out`, keeping the first `frames` frames of existing files; 0 starts over."""
 
-    @classmethod
-    def check(cls, first: Result) -> None:  # noqa: B027 - most writers need nothing
+    @classmethod  # noqa: B027 - most writers need nothing
+    def check(cls, first: Result) -> None:
         """Raises ValueError when it cannot be made of a run with this first frame, or lacks a package."""
 
     @abstractmethod
