@@ -11,16 +11,20 @@ import tyro
 from tqdm import tqdm
 
 from ivggt_jax.options.align import AlignOptions
-from ivggt_jax.options.export import ExportOptions, MadeOutput
+from ivggt_jax.options.export import FORMATS, ExportOptions, MadeOutput, Output
 from ivggt_jax.runs.advice import saved_run
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, describe_correction, read_correction
 from ivggt_jax.runs.known_trajectory import align_run
-from ivggt_jax.runs.output_folder import check_replaceable, locked, mark
+from ivggt_jax.runs.output_folder import check_over, check_replaceable, locked, mark
+from ivggt_jax.runs.parts import after_joining, begins, warn_of_export
 from ivggt_jax.writers import WRITERS, Writers
 from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.refinement import refined
+from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.run_json import record_outputs
 from ivggt_jax.writers.saved_run import SavedRun
+from ivggt_jax.writers.writer import required
 
 RECORD_FILES = {CORRECTED: MAP_FILE, "refined": "refinement.json", "aligned": "alignment.json"}
 
@@ -54,9 +58,13 @@ def export(config: ExportConfig) -> int:
     out = config.into or config.run
     with locked(out, "--into"):
         check_replaceable(out, "--into")
+        check_over(out)
         moved, records = move(saved, config.corrected, config.align, config.options if config.refine_ba else None)
         mark(out)
         build(moved, config.to, config.options, write_records(records, out, apart=out == config.run))
+    parts = begins(config.run)
+    if broken := warn_of_export(after_joining(records.get(CORRECTED, {}), parts)):
+        say(f"warning: {broken}")
     return 0
 
 
@@ -105,35 +113,54 @@ def write_records(records: Records, out: Path, apart: bool) -> Path:
     return out
 
 
-def build(run: SavedRun, names: Iterable[str], options: ExportOptions, into: Path) -> None:
+def build(run: SavedRun, names: Iterable[Output], options: ExportOptions, into: Path) -> None:
     """Write outputs from saved frames into a folder. If one fails, the others are still written.
 
     Raises ValueError naming what could not be written, or OSError if the disk was at fault for any.
     """
-    problems: dict[str, Exception] = {}
-    for name in dict.fromkeys(names):
-        say(f"{name} → {into}")
+    problems: dict[Output, Exception] = {}
+    records: dict[str, Any] = {}
+    names, first = list(dict.fromkeys(names)), run[0]
+    for name in names:
         try:
-            _build_one(run, name, into, options)
+            _check(name, first)
+        except ValueError as error:
+            problems[name] = error
+    for name in names:
+        if name in problems:
+            continue
+        try:
+            records |= _build_one(run, name, into, options)
+            say(f"{name} → {into}")
         except (ValueError, OSError) as error:
             problems[name] = error
+    record_outputs(into, records)
     if problems:
         kind = OSError if any(isinstance(error, OSError) for error in problems.values()) else ValueError
         raise kind("; ".join(f"{name}: {error}" for name, error in problems.items()))
 
 
-def _build_one(run: SavedRun, name: str, out: Path, options: ExportOptions) -> None:
-    """Write one output."""
+def _check(name: Output, first: Result) -> None:
+    """Raises ValueError when the saved frames, of which this is the first, lack what an output needs, or a package is missing."""
+    if needs := FORMATS[name].needs:
+        required(getattr(first, needs), name, "depth or points" if needs == "points" else needs)
+    if name in WRITERS:
+        WRITERS[name].check(first)
+
+
+def _build_one(run: SavedRun, name: str, out: Path, options: ExportOptions) -> dict[str, Any]:
+    """Write one output. Returns its record, by its name, if it has one."""
     if name not in WRITERS:
         # Imported here, because viser and trimesh take seconds, and runs that write frame by frame never need them.
         from ivggt_jax.writers.exports import EXPORTS
 
         EXPORTS[name](run, out, options)
-        return
+        return {}
     writers = Writers([name], out, options)
     with contextlib.closing(writers):
         for result in tqdm(run, unit="frame", leave=False, disable=None):
             writers.write(result)
+    return writers.record()
 
 
 if __name__ == "__main__":

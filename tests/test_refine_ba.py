@@ -16,7 +16,7 @@ from ivggt_jax.export import ExportConfig, export
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.trajectories.alignment import align_trajectory
 from ivggt_jax.transforms import Similarity
-from ivggt_jax.writers import Result, refinement, write_run_json
+from ivggt_jax.writers import Result, colmap, refinement, write_run_json
 from ivggt_jax.writers.adjustment import Cameras, Tracks, adjust, depth_factors, errors
 from ivggt_jax.writers.bundle import solve
 from ivggt_jax.writers.colmap import export_colmap
@@ -96,6 +96,19 @@ def test_the_colmap_model_is_the_adjusted_one(tmp_path: Path) -> None:
     assert np.percentile(distances, 90) < 0.3
 
 
+def test_a_refined_model_is_not_called_too_thin_to_refine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(colmap, "FEW", 10**9)
+    run = saved(tmp_path, disturbed(1))
+    better, how = refined(run, ALL)
+    assert how.accepted
+    export_colmap(better, tmp_path / "refined", ALL)
+    assert "too few to refine" not in caplog.text
+    export_colmap(run, tmp_path / "own", ALL)
+    assert "too few to refine" in caplog.text
+
+
 def test_tracks_move_with_the_run(tmp_path: Path) -> None:
     run, _ = refined(saved(tmp_path, disturbed(2)), ALL)
     turn = Rotation.from_euler("xyz", (0.3, -0.2, 1.0)).as_matrix()
@@ -117,14 +130,14 @@ def test_what_left_out_tracks_do_not_confirm_is_refused(tmp_path: Path, monkeypa
     run = saved(tmp_path, disturbed(0))
     same, how = refined(run, ALL)
     assert same is run and not how.accepted and how.after > how.before
-    assert "no improvement: cameras stay as they were" in how.describe()
+    assert how.describe().startswith("not kept: ") and "; cameras stay as they were; " in how.describe()
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_tracks_change_nothing(count: int, tmp_path: Path) -> None:
     run = saved(tmp_path, [result(index) for index in range(count)])
     same, how = refined(run, ALL)
-    assert same is run and "too few to judge by" in how.describe()
+    assert same is run and how.describe().startswith("not kept: ")
     json.dumps(how.record(), allow_nan=False)
 
 
@@ -208,7 +221,8 @@ def test_the_command_writes_a_folder_and_a_record(tmp_path: Path, capsys: pytest
     folder = tmp_path / "out" / "refined"
     record = json.loads((folder / "refinement.json").read_text())
     assert record["accepted"] and record["after"] < record["before"]
-    assert "bundle adjustment: " in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "kept: bundle adjustment fits left-out tracks better" in shown and "not kept" not in shown
     assert (folder / "sparse" / "0" / "points3D.bin").is_file() and (folder / "trajectory.txt").is_file()
 
 

@@ -14,6 +14,7 @@ from ivggt_jax.runs import output_folder
 from ivggt_jax.runs.advice import next_steps
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.memory import peak_memory
+from ivggt_jax.runs.parts import warn_of_run
 from ivggt_jax.runs.run import Run
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.weights import loading
@@ -33,6 +34,8 @@ def say_end(config: InferConfig, out: Path, run: Run) -> None:
     elif metric:
         used = f"measured depth of {metric['frames_with_depth']} of {counted(run.frames)} was used"
         say(f"lengths are metres from frame {metric['from_frame']} on: {used}")
+    if run.state.settings.submaps and (broken := warn_of_run(out)):
+        say(f"warning: {broken}")
     if doubt := _doubt(run):
         say(f"warning: {doubt}")
 

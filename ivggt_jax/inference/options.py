@@ -117,7 +117,7 @@ class InferConfig:
         return tuple(dict.fromkeys([*growing, "npz"] if from_frames else growing))
 
     @property
-    def built(self) -> tuple[str, ...]:
+    def built(self) -> tuple[Output, ...]:
         """Outputs built from saved frames once all are there."""
         return tuple(name for name in self.outputs if name in get_args(BuiltOutput))
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.mapping.graph import Solution, solve
@@ -32,6 +34,8 @@ class Correction:
     solution: Solution
     largest_move: float
     """Largest shift of any submap's first frame."""
+    begins: list[int]
+    """First frames of the parts that remain when loops have joined others."""
 
     def __call__(self, frame: int, world_from_cam: np.ndarray) -> Similarity:
         """The move of frame number `frame`, whose camera [3,4] was thought to be at `world_from_cam`.
@@ -51,6 +55,7 @@ class Correction:
         return {
             "submaps": len(self.moves),
             "parts": len(set(self.parts.tolist())),
+            "parts_begin_after_joining": self.begins,
             "loops": dict(sorted(Counter(solution.verdicts).items())),
             "disagreement_before": solution.residual_before,
             "disagreement_after": solution.residual_after,
@@ -69,7 +74,18 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     moves = [after.after(before.inverse()) for after, before in zip(solution.nodes, chain, strict=True)]
     shifts = [after.translation - before.translation for after, before in zip(solution.nodes, chain, strict=True)]
     first = np.array([record.first for record in submaps])
-    return Correction(first, np.array(parts), moves, solution, float(np.linalg.norm(shifts, axis=-1).max()))
+    kept = [(loop.a, loop.b) for loop, verdict in zip(loops, solution.verdicts, strict=True) if verdict == "kept"]
+    largest = float(np.linalg.norm(shifts, axis=-1).max())
+    return Correction(first, np.array(parts), moves, solution, largest, _begins(first, parts, kept))
+
+
+def _begins(first: np.ndarray, parts: list[int], joined: list[tuple[int, int]]) -> list[int]:
+    """First frames of the groups of submaps that are in one part or joined, given the pairs that loops join."""
+    links = [(i, i + 1) for i in range(len(parts) - 1) if parts[i] == parts[i + 1]] + joined
+    pairs = np.array(links).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(links)), tuple(pairs)), (len(parts), len(parts)))
+    _, groups = connected_components(graph, directed=False)
+    return sorted(first[np.unique(groups, return_index=True)[1]].tolist())
 
 
 def _stretches(submaps: list[SubmapRecord]) -> list[int]:

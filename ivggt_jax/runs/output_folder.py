@@ -20,14 +20,14 @@ from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images
 from ivggt_jax.sources.source import full_name
 from ivggt_jax.weights.tensor_file import CheckpointError
 from ivggt_jax.writers.files import naming
-from ivggt_jax.writers.run_json import read_run_json, recorded
+from ivggt_jax.writers.run_json import OUTPUTS_FILE, read_run_json, recorded
 
 MARKER = ".ivggt_jax"
 """An empty file that marks every folder that a run wrote to, created at its start."""
 OUTPUTS = (
     *dict.fromkeys(name for known in FORMATS.values() for name in known.files),
     *("submaps.txt", "loops.txt", "places.bin", "corrected", "map.json"),
-    *("refined", "refinement.json", "aligned", "alignment.json"),
+    *("refined", "refinement.json", "aligned", "alignment.json", OUTPUTS_FILE),
     *(".*.part", "run.json", STATE_FILE, MARKER),
 )
 """Everything that a run or an export writes into the top of its folder. Nothing else there is ever removed."""
@@ -104,6 +104,14 @@ def check_replaceable(out: Path, option: str = "--out") -> None:
         names = ", ".join(path.name for path in found)
         raise ValueError(
             f"{out} holds {names}, which may be no results, since no run is known there: choose another {option}"
+        )
+
+
+def check_over(out: Path) -> None:
+    """Raises ValueError when the folder holds an unfinished run, which would go on with the files of an export."""
+    if os.path.lexists(out / STATE_FILE):
+        raise ValueError(
+            f"{out} holds an unfinished run: use --into another folder, or finish it with ivggt … --resume"
         )
 
 

@@ -60,7 +60,7 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
         dense = _write_dense(points_file, run, options, points)
         points_file.seek(0)
         points_file.write(struct.pack("<Q", points + dense))
-    if points < FEW:
+    if points < FEW and run.tracks is None:  # else they were just refined
         logger.warning(
             "thin: %d points of the COLMAP model are seen in three of its %d pictures, too few to refine it; %d more are there "
             "to start splats from", points, len(run), dense,

@@ -35,11 +35,17 @@ class MasksWriter(Writer):
         if frames > (kept := sum(1 for _ in self._folder.rglob("*.png"))):
             raise ResumeError(self._folder, kept, frames)
 
-    def write(self, result: Result) -> None:
-        """Write the frame's file. Raises ValueError for a view of a panorama, because other views may see the same pixels."""
-        frame = result.frame
+    @classmethod
+    def check(cls, first: Result) -> None:
+        """Raises ValueError for a view of a panorama, because other views may see the same pixels."""
+        frame = first.frame
         if frame.camera is not None and frame.camera.original.kind == "equirectangular":
             raise ValueError(f"masks/ has one mask a picture, and {frame.name} is one of several views of a panorama")
+
+    def write(self, result: Result) -> None:
+        """Write the frame's file. Raises ValueError for a view of a panorama."""
+        self.check(result)
+        frame = result.frame
         mask = np.ones(frame.image.shape[:2], bool) if frame.mask is None else frame.mask
         name = safe_name(frame.name)
         path = self._folder / name.with_name(fitting_name("", name.name, ".png"))

@@ -38,16 +38,16 @@ class McapWriter(Writer):
     name = "mcap"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        try:
-            from foxglove import messages
-
-            from ivggt_jax.writers.mcap_file import McapFile, Topic
-        except ImportError as error:
-            raise ValueError('--export mcap needs mcap and foxglove-sdk: pip install "ivggt_jax[ros]"') from error
+        messages, mcap_file = _packages()
         schemas = {topic: getattr(messages, name).get_schema() for topic, name in TOPICS.items()}
-        topics = [Topic(topic, schema.name, schema.data) for topic, schema in schemas.items()]
+        topics = [mcap_file.Topic(topic, schema.name, schema.data) for topic, schema in schemas.items()]
         self._foxglove, self._options = messages, options
-        self._file = McapFile(out / "recording.mcap", frames, topics)
+        self._file = mcap_file.McapFile(out / "recording.mcap", frames, topics)
+
+    @classmethod
+    def check(cls, first: Result) -> None:
+        """Raises ValueError without the packages."""
+        _packages()
 
     def write(self, result: Result) -> None:
         """Append the frame's messages."""
@@ -118,3 +118,14 @@ class McapWriter(Writer):
                 data=vertices.tobytes(),
             )
         }
+
+
+def _packages() -> tuple[Any, Any]:
+    """Foxglove's messages and our `mcap_file`. Raises ValueError with installation instructions if a package is missing."""
+    try:
+        from foxglove import messages
+
+        from ivggt_jax.writers import mcap_file
+    except ImportError as error:
+        raise ValueError('--export mcap needs mcap and foxglove-sdk: pip install "ivggt_jax[ros]"') from error
+    return messages, mcap_file

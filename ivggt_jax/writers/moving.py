@@ -22,11 +22,16 @@ class MovingWriter(Writer):
         self._files = NumberedFiles(out / "moving", ".ply", frames)
         self._options = options
 
+    @classmethod
+    def check(cls, first: Result) -> None:
+        """Raises ValueError when motion was not detected in this run."""
+        if first.moving is None:
+            raise ValueError("moving/ is of a run that told what moves: run ivggt with --moving separate")
+
     def write(self, result: Result) -> None:
         """Write the frame's file. Raises ValueError when motion was not detected in this run."""
         points, frame = required(result.points, "moving/", "depth or points"), result.frame
-        if result.moving is None:
-            raise ValueError("moving/ is of a run that told what moves: run ivggt with --moving separate")
+        self.check(result)
         keep = point_mask(replace(result, frame=replace(frame, mask=result.moving)), self._options)
         comments = [f"frame {frame.index}", *([] if frame.timestamp is None else [f"time {frame.timestamp!r}"])]
         write_ply(self._files.path(frame.index), points[keep], frame.image[keep], comments)

@@ -46,11 +46,14 @@ class Refinement:
     def describe(self) -> str:
         """A description in one line."""
         if self.before is None or self.after is None:
-            return f"bundle adjustment: {self.held_out} tracks are too few to judge by; cameras stay as they were"
-        verdict = "" if self.accepted else ", no improvement: cameras stay as they were"
+            return (
+                f"not kept: {self.held_out} tracks are too few to judge bundle adjustment by; cameras stay as they were"
+            )
+        verdict = "kept: bundle adjustment fits" if self.accepted else "not kept: bundle adjustment does not fit"
+        stay = "" if self.accepted else "; cameras stay as they were"
         return (
-            f"bundle adjustment: {self.held_out} tracks that took no part lie {self.after:.3g} of the model's pixels from where "
-            f"they were seen (median, before {self.before:.3g}){verdict}; {self.tracks_kept} of {self.tracks} others were "
+            f"{verdict} left-out tracks better: {self.held_out} of them lie {self.after:.3g} of the model's pixels from where "
+            f"they were seen (median, before {self.before:.3g}){stay}; {self.tracks_kept} of {self.tracks} others were "
             f"believed, the focal length went from {self.focal_before:.4g} to {self.focal_after:.4g} of these pixels"
         )
 

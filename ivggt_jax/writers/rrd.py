@@ -36,11 +36,7 @@ class RrdWriter(Writer):
     name = "rrd"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        try:
-            import rerun
-            import rerun.blueprint
-        except ImportError as error:
-            raise ValueError('--export rrd needs the Rerun SDK: pip install "ivggt_jax[rerun]"') from error
+        rerun = _sdk()
         self._rerun, self._options, self._frames = rerun, options, frames
         self._trails = Trails(state)
         self._before = state.get("position")
@@ -58,6 +54,11 @@ class RrdWriter(Writer):
             self._recording = rerun.RecordingStream("ivggt_jax", recording_id=identity, send_properties=not frames)
             self._recording.save(self._path, default_blueprint=_blueprint(rerun))
         self._recording.log("world", rerun.ViewCoordinates.RDF, static=True)
+
+    @classmethod
+    def check(cls, first: Result) -> None:
+        """Raises ValueError without the Rerun SDK."""
+        _sdk()
 
     def write(self, result: Result) -> None:
         """Log the frame and wait until it is written."""
@@ -151,3 +152,13 @@ def _blueprint(rerun: Any) -> Any:
             column_shares=(2, 1),
         )
     )
+
+
+def _sdk() -> Any:
+    """The Rerun SDK. Raises ValueError with installation instructions if it is missing."""
+    try:
+        import rerun
+        import rerun.blueprint
+    except ImportError as error:
+        raise ValueError('--export rrd needs the Rerun SDK: pip install "ivggt_jax[rerun]"') from error
+    return rerun

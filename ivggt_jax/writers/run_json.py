@@ -13,6 +13,9 @@ from ivggt_jax.disk.strict_json import read_json
 from ivggt_jax.options.export import FORMATS
 from ivggt_jax.writers.files import replacing
 
+OUTPUTS_FILE = "outputs.json"
+"""What an export records of its outputs in a folder without a run.json."""
+
 CONVENTIONS = {
     "scale": "up to scale: one unit is the same length in all files of this run, and its metres are not known",
     "world": "the first camera's frame; OpenCV axes: x right, y down, z forward",
@@ -32,6 +35,31 @@ def write_run_json(out: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(plain({**record, "conventions": conventions}), indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(out / "run.json") as file:
         file.write(f"{text}\n".encode())
+
+
+def record_outputs(out: Path, records: Mapping[str, Any]) -> None:
+    """Add the records of outputs that were written later to `outputs` in the folder's `run.json`, else to `outputs.json`.
+
+    Raises WriteError when the disk is full.
+    """
+    if not records:
+        return
+    run = _readable(out / "run.json")
+    if "conventions" in run:
+        known = recorded(run, "outputs")
+        write_run_json(out, {**run, "outputs": {**(known if isinstance(known, dict) else {}), **records}})
+        return
+    text = json.dumps(plain({**_readable(out / OUTPUTS_FILE), **records}), indent=2, allow_nan=False)
+    with replacing(out / OUTPUTS_FILE) as file:
+        file.write(f"{text}\n".encode())
+
+
+def _readable(path: Path) -> dict[str, Any]:
+    """The record in a file; empty if there is none that can be read."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return {}
 
 
 def read_run_json(out: Path) -> dict[str, Any]:

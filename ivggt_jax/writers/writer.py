@@ -25,6 +25,10 @@ class Writer(ABC):
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         """Open the output in the folder `out`, keeping the first `frames` frames of existing files; 0 starts over."""
 
+    @classmethod  # noqa: B027 - most writers need nothing
+    def check(cls, first: Result) -> None:
+        """Raises ValueError when it cannot be made of a run with this first frame, or lacks a package."""
+
     @abstractmethod
     def write(self, result: Result) -> None:
         """Add one finished frame. Raises WriteError when the disk is full."""

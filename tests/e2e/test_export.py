@@ -1,6 +1,8 @@
 """`python -m ivggt_jax.export` and `--align-to`: other files from saved frames, in the model's world or a known one."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from ivggt_jax import export, infer
 from ivggt_jax.runs.known_trajectory import checked
-from ivggt_jax.runs.output_folder import LOCK
+from ivggt_jax.runs.output_folder import LOCK, MARKER
+from ivggt_jax.runs.resume import begin
 from ivggt_jax.sources import Fit, Frame
 
 SCALE, TURN, SHIFT = 3.0, Rotation.from_euler("xyz", (0.4, -1.0, 2.0)), np.array((5.0, -2.0, 9.0))
@@ -76,6 +79,48 @@ def test_what_fails_is_named_and_the_rest_is_made(saved: Path, tmp_path: Path, c
     assert run(export.main, saved, "--to", "ply", "tum", *options) == 1
     assert "ply: " in capsys.readouterr().err
     assert (tmp_path / "trajectory.txt").exists() and not (tmp_path / "points.ply").exists()
+
+
+def test_what_a_run_lacks_is_said_before_anything_is_written(
+    saved: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("rerun", "foxglove"):
+        monkeypatch.setitem(sys.modules, package, None)
+    assert run(export.main, saved, "--to", "tracks", "tum", "moving", "rrd", "mcap", "--into", tmp_path / "more") == 1
+    shown = capsys.readouterr().err
+    assert [line for line in shown.splitlines() if "→" in line] == [f"tum → {tmp_path / 'more'}"]
+    for words in ("add tracks to --heads", "--moving separate", "ivggt_jax[rerun]", "ivggt_jax[ros]"):
+        assert words in shown
+    assert {path.name for path in (tmp_path / "more").iterdir()} == {"trajectory.txt", MARKER}
+
+
+def test_the_unit_of_depth_written_later_is_recorded(saved: Path, tmp_path: Path) -> None:
+    """In run.json, and in outputs.json where there is none."""
+    own = tmp_path / "own"
+    shutil.copytree(saved, own)
+    before = json.loads((own / "run.json").read_text())
+    assert run(export.main, own, "--to", "depth") == 0
+    assert run(export.main, own, "--to", "ply", "--confidence", "20") == 0
+    assert run(export.main, own, "--to", "depth", "--into", tmp_path / "other") == 0
+    record = json.loads((own / "run.json").read_text())
+    outputs = record.pop("outputs")
+    assert record | {"outputs": before["outputs"]} == before
+    assert outputs.keys() == {"depth", "ply"} | before["outputs"].keys()
+    assert json.loads((tmp_path / "other" / "outputs.json").read_text()) == {"depth": outputs["depth"]}
+    depth = read_npz(own / "frames" / "000000.npz")["depth"]
+    for out in (own, tmp_path / "other"):
+        steps = np.asarray(Image.open(out / "depth" / "000000.png"))
+        np.testing.assert_allclose(outputs["depth"]["unit"] * steps, depth, atol=outputs["depth"]["unit"])
+
+
+def test_an_unfinished_run_is_exported_elsewhere(saved: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(saved, out)
+    begin(out, {})
+    assert run(export.main, out, "--to", "glb") == 1
+    assert "holds an unfinished run: use --into another folder" in capsys.readouterr().err
+    assert not (out / "scene.glb").exists()
+    assert run(export.main, out, "--to", "tum", "--into", tmp_path / "elsewhere") == 0
 
 
 def test_a_full_disk_is_not_a_run_s_end(

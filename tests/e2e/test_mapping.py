@@ -12,8 +12,9 @@ from commands import FRAMES, run, write_frames
 from ivggt_jax import ModelConfig, export
 from ivggt_jax.infer import main
 from ivggt_jax.mapping.loops import Proof, Scores
-from ivggt_jax.mapping.map_files import loop_line, read_submaps
+from ivggt_jax.mapping.map_files import loop_line, read_submaps, submap_line
 from ivggt_jax.mapping.options import LONG, SubmapOptions
+from ivggt_jax.runs.parts import warn_of_run
 
 
 def test_a_run_with_submaps_says_how_its_map_is_made(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
@@ -85,6 +86,49 @@ def test_a_correction_can_be_made_again_and_brought_to_a_known_trajectory(
     assert "corrected by 2 loops" in capsys.readouterr().err
     assert {path.name for path in (copy / "aligned").iterdir()} == {"trajectory.txt", "map.json", "alignment.json"}
     assert json.loads((copy / "aligned" / "map.json").read_text())["largest_move"] > 0.001
+
+
+def broken(looped: Path, copy: Path) -> Path:
+    """A copy of the run whose map breaks before its third submap."""
+    shutil.copytree(looped, copy)
+    records = read_submaps(copy / "submaps.txt")
+    header = (copy / "submaps.txt").read_text().splitlines()[0]
+    lines = [submap_line(replace(record, part=int(record.submap >= 2))) for record in records]
+    (copy / "submaps.txt").write_text("\n".join([header, *lines, ""]))
+    return copy
+
+
+def test_parts_of_a_map_are_said(looped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = read_submaps(looped / "submaps.txt")[2].first
+    parts = f"the map is in 2 parts, which begin at frames 0 and {first}: "
+    assert run(export.main, looped, "--to", "tum", "--into", tmp_path / "whole") == 0
+    assert warn_of_run(looped) is None and "warning" not in capsys.readouterr().err
+    out = broken(looped, tmp_path / "out")
+    assert warn_of_run(out) == f"{parts}how they lie to each other is unknown (docs/mapping.md)"
+    assert run(export.main, out, "--to", "tum", "--into", tmp_path / "apart") == 0
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == f"warning: {parts}how they lie to each other is unknown, and all go into one model (docs/mapping.md)"
+    chain = [record.world_from_submap for record in read_submaps(out / "submaps.txt")]
+    header = (out / "loops.txt").read_text().splitlines()[0]
+    scores = Scores(1.0, 50, 40, 0.5)
+    proofs = [Proof(a, b, chain[a].inverse().after(chain[b]), scores, "accepted") for a in (0, 1) for b in (2, 3)]
+    (out / "loops.txt").write_text("\n".join([header, *map(loop_line, proofs), ""]))
+    assert run(export.main, out, "--corrected", "--to", "tum") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert json.loads((out / "corrected" / "map.json").read_text())["parts_begin_after_joining"] == [0]
+    assert warn_of_run(out).startswith(f"{parts}loops joined them in corrected/ only, elsewhere ")
+
+
+def test_a_run_ends_with_what_is_said_of_parts(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """Here the parts are made up."""
+    monkeypatch.setattr("ivggt_jax.runs.parts.begins", lambda _: list(range(0, 100, 10)))
+    options = ("--checkpoint", checkpoint, "--out", tmp_path / "out", "--submaps", 3, "--no-refine", "--export", "tum")
+    assert run(main, "--frames", folder, *options) == 0
+    assert "warning: the map is in 10 parts, which begin at frames 0, 10, 20, 30, 40, 50, 60, 70 and 2 more: how " in (
+        capsys.readouterr().err
+    )
 
 
 def test_loops_need_submaps_and_depth(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
