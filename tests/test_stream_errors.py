@@ -78,6 +78,12 @@ def test_floats_from_0_to_255(tiny: Model, dtype):
         scan(tiny, start(tiny), frames=np.stack([picture] * 3)[None])
 
 
+@pytest.mark.parametrize("frames", ["walk", ["a.png", "b.png"], [[[0.5]]]])
+def test_frames_that_are_no_arrays(tiny: Model, frames):
+    with refused(r"frames must be arrays \[H,W,3\], not (str|list): ivggt_jax.fit\(path\) reads a file"):
+        next(stream(tiny, frames, BOUNDED))
+
+
 def test_a_state_is_used_once(tiny: Model):
     state, frame = start(tiny), np.zeros((3, 28, 42, 3), np.float32)
     step(tiny, state, frame)

@@ -17,6 +17,10 @@ def groups(frames: Iterable[jax.Array | np.ndarray], size: int) -> Iterator[list
     kind: tuple[tuple[int, ...], np.dtype] | None = None
     try:
         for frame in frames:
+            if not hasattr(frame, "shape"):
+                raise ValueError(
+                    f"frames must be arrays [H,W,3], not {type(frame).__name__}: ivggt_jax.fit(path) reads a file"
+                )
             kind = kind or (frame.shape, frame.dtype)
             if (frame.shape, frame.dtype) != kind:
                 wanted, found = (f"{list(shape)} {dtype}" for shape, dtype in (kind, (frame.shape, frame.dtype)))

@@ -197,8 +197,8 @@ def stream(
 
     `frames` is any iterable of [H,W,3] arrays, all of the first one's size. They are computed `chunk` at a time, rounded up to a
     multiple of `frames_per_step`. `lookahead` chunks are computed while one is handed out; with 0 the predictions of a chunk come
-    before the next frame is requested, as a live camera needs. `submaps` keep the camera of a long stream, `focal` [2] is a known
-    focal length (`init_stream`), and `depth` yields what a sensor measured of each frame, [H,W] or None (`step`).
+    before the next frame is requested, as a live camera needs. `query_points` [N,2], `submaps` and `focal` [2] are
+    those of `init_stream` for one stream. `depth` yields what a sensor measured of each frame, [H,W] or None (`step`).
 
     Raises ValueError before the first frame past `max_frames`. Whatever `frames` or `depth` raises is raised after all frames
     before it were handed out.
