@@ -247,7 +247,7 @@ def test_the_picture_is_shown_as_large_as_its_file(tmp_path: Path, open_page) ->
         item = tracked(0)
         writers.write(replace(item, frame=replace(item.frame, path=tmp_path / "large.png")))
     browser = open_page(tmp_path)
-    browser.until(lambda: "1 frames, 1 of them" in str(browser.shows("GuiMarkdownMessage")))
+    browser.until(lambda: "1 frame, 1 of them" in str(browser.shows("GuiMarkdownMessage")))
     browser.set("full size", True)
     browser.until(lambda: "<img" in str(browser.shows("GuiHtmlMessage").get("content")))
     data = re.search(r"base64,([^\"]+)", browser.shows("GuiHtmlMessage")["content"])[1]
@@ -288,7 +288,7 @@ def test_a_damaged_frame_is_left_out(tmp_path: Path, open_page, monkeypatch) -> 
     save(tmp_path, 0, 1)
     (tmp_path / "frames" / "000000.npz").write_bytes(b"damaged")
     browser = open_page(tmp_path)
-    browser.until(lambda: "1 frames, 0 of them drawn" in str(browser.shows("GuiMarkdownMessage")))
+    browser.until(lambda: "1 frame, 0 of them drawn" in str(browser.shows("GuiMarkdownMessage")))
     save(tmp_path, 1, 3)
     browser.until(lambda: sorted(browser.points) == ["/points/000001", "/points/000002"] and bool(browser.camera))
 

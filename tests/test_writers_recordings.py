@@ -139,7 +139,7 @@ def test_recordings_hold_every_frame_and_go_on_after_a_resume(tmp_path):
     state = record("rrd", tmp_path / "run", 0, 3, left=killed)
     record("rrd", killed, 3, 5, state)
     assert sorted(path.name for path in killed.iterdir()) == ["recording-000003.rrd", "recording.rrd"]
-    poses, cameras, entities, places, cloud, path = {}, [], set(), {}, {}, []
+    poses, cameras, entities, places, cloud, path = {}, [], set(), {}, {}, {}
     for file in sorted(killed.iterdir()):
         with warnings.catch_warnings(action="ignore"):  # that the part which was killed has no footer
             reader = chunk.RrdReader(file)
@@ -151,7 +151,7 @@ def test_recordings_hold_every_frame_and_go_on_after_a_resume(tmp_path):
                     if part.entity_path == "/world/points":
                         cloud[frame] = np.array(columns["Points3D:positions"][row])
                     elif part.entity_path == "/world/path":
-                        path.append(np.array(columns["LineStrips3D:strips"][row])[0])
+                        path[frame] = np.array(columns["LineStrips3D:strips"][row])[0]
                     else:
                         numbers = columns["Points2D:keypoint_ids"][row]
                         places[frame] = dict(zip(numbers, columns["Points2D:positions"][row], strict=True))
@@ -178,7 +178,9 @@ def test_recordings_hold_every_frame_and_go_on_after_a_resume(tmp_path):
     assert sorted(cloud) == [0, 1, 2, 3, 4]
     for frame, points in cloud.items():
         assert len(points) == 4096 and set(map(tuple, points)) <= set(map(tuple, result(frame).points.reshape(-1, 3)))
-    np.testing.assert_allclose(path, [[camera(index)[:, 3], camera(index + 1)[:, 3]] for index in range(4)], atol=1e-6)
+    assert sorted(path) == [1, 2, 3, 4]
+    for frame, line in path.items():
+        np.testing.assert_allclose(line, [camera(frame - 1)[:, 3], camera(frame)[:, 3]], atol=1e-6)
     record("rrd", killed, 0, 1)
     assert [path.name for path in killed.iterdir()] == ["recording.rrd"]
     with pytest.raises(ResumeError, match="recording.rrd holds 0 finished frames"):
