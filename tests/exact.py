@@ -10,8 +10,16 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-OTHER_WAY = "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
-"""XLA's older way to make code of fused loops, which takes less time; later releases do not know it and refuse to start."""
+OTHER_WAY = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    if version("jaxlib").startswith("0.10.")
+    else ""
+)
+"""XLA's older way to make code of fused loops, which takes less time; later releases do not know it and refuse to start.
+
+A program's code is made by one thread: with several, two of many thousand compilations crashed ("pure virtual method called"), and
+in tests they gain nothing.
+"""
 COARSE = f"--xla_backend_optimization_level=0 {OTHER_WAY}"
 """XLA's flags in tests. Most of their time is compiling, and these leave a fifth of it. `XLA_FLAGS= pytest` goes without."""
 
