@@ -5,13 +5,11 @@ from collections.abc import Iterable, Iterator
 import jax
 import numpy as np
 
-from ivggt_jax.streaming.inputs import in_range
-
 
 def groups(frames: Iterable[jax.Array | np.ndarray], size: int) -> Iterator[list[jax.Array | np.ndarray]]:
     """Yield frames in groups of `size`; the last may be shorter. If `frames` raises, the frames before that come first.
 
-    Raises ValueError for a frame whose shape or type differs from the first one's, and for floats outside [0,1].
+    Raises ValueError for what is no array, and for a frame whose shape or type differs from the first one's.
     """
     group: list[jax.Array | np.ndarray] = []
     kind: tuple[tuple[int, ...], np.dtype] | None = None
@@ -25,7 +23,7 @@ def groups(frames: Iterable[jax.Array | np.ndarray], size: int) -> Iterator[list
             if (frame.shape, frame.dtype) != kind:
                 wanted, found = (f"{list(shape)} {dtype}" for shape, dtype in (kind, (frame.shape, frame.dtype)))
                 raise ValueError(f"frames must all be {wanted} like the first, not {found}")
-            group.append(in_range(frame))
+            group.append(frame)
             if len(group) == size:
                 yield group
                 group = []
