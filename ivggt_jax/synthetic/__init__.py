@@ -2,6 +2,7 @@
 
 from .bodies import moving_bodies
 from .clips import Clip, clip
+from .defects import Defects, random_defects, recompressed, taken
 from .light import Light, changing_light
 from .paths import Look, camera_path, returning_path
 from .rendering import SyntheticFrame, each_camera, render, tracks
@@ -10,6 +11,7 @@ from .sensor import Sensor, measure, random_sensor
 
 __all__ = [
     "Clip",
+    "Defects",
     "Kind",
     "Light",
     "Look",
@@ -23,8 +25,11 @@ __all__ = [
     "make_scene",
     "measure",
     "moving_bodies",
+    "random_defects",
     "random_sensor",
+    "recompressed",
     "render",
     "returning_path",
+    "taken",
     "tracks",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from ivggt_jax.synthetic import Clip, clip, measure, random_sensor
+from ivggt_jax.synthetic import Clip, clip, measure, random_defects, random_sensor, taken
 from ivggt_jax.synthetic.paths import Look
 from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.train.data.batches import Batch
@@ -17,6 +17,8 @@ from ivggt_jax.train.data.batches import Batch
 FIELDS = ("images", "depth", "valid", "points", "cam_from_world", "intrinsics", "query_points", "tracks", "visibility")
 _SENSOR = 1
 """Separates the random stream of a clip's sensor from the clip's own."""
+_DEFECTS = 2
+"""Likewise that of its defects."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class SyntheticConfig:
     """Number of points of the first frame to track."""
     bodies: int = 0
     """Most bodies that move in a clip; their number is drawn from 0 to this."""
+    defects: float = 0.0
+    """Share of clips with noise, blur, other exposure or JPEG compression (`synthetic.random_defects`)."""
     sensor: tyro.conf.Suppress[bool] = False  # The command sets it from the model.
     """Also simulate a depth sensor, a different one for every clip (`synthetic.random_sensor`)."""
 
@@ -50,6 +54,8 @@ class SyntheticConfig:
             raise ValueError(
                 f"points are tracked in still scenes: of bodies {self.bodies} and query_points {self.query_points} one is 0"
             )
+        if not 0 <= self.defects <= 1:
+            raise ValueError(f"defects is a share from 0 to 1, not {self.defects}")
         for name in ("frames", "speed"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -118,13 +124,22 @@ def _render(
         )  # fmt: skip
 
     clips = jax.vmap(one)(rows, speeds)
-    images = jnp.round(255 * jnp.clip(clips.images, 0, 1)).astype(jnp.uint8)
+    images = jnp.clip(clips.images, 0, 1)
+    if config.defects:
+        images = jax.vmap(partial(_spoilt, of_step, config.defects))(rows, images)
+    images = jnp.round(255 * images).astype(jnp.uint8)
     arrays = {name: getattr(clips, name) for name in FIELDS} | {"images": images}
     if config.bodies:
         arrays["moving"] = clips.moving
     if config.sensor:
         arrays["sensor_depth"] = jax.vmap(partial(_measured, of_step))(rows, clips.depth)
     return arrays
+
+
+def _spoilt(of_step: jax.Array, share: float, row: jax.Array, images: jax.Array) -> jax.Array:
+    """Images [T,H,W,3] of a row's clip with random defects; they do not change the rest of the clip."""
+    key, taking_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(of_step, row), _DEFECTS))
+    return taken(taking_key, images, random_defects(key, share))
 
 
 def _measured(of_step: jax.Array, row: jax.Array, depth: jax.Array) -> jax.Array:
