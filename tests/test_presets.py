@@ -33,7 +33,7 @@ def preset(objective: str, name: str) -> TrainConfig:
 def test_presets_do_what_their_objective_says(objective: str, name: str) -> None:
     config = preset(objective, name)
     assert (config.teacher is not None) == (objective == "distill") == (config.step.loss.distillation_weight > 0)
-    model = extended(random_model(0), config.step.heads, config.depth_input, jax.random.key(0))
+    model = extended(random_model(0), config.step.heads, jax.random.key(0), depth_input=config.depth_input)
     trained, _ = partition(model.params, config.step.optimizer.frozen)
     modules = {path.split("/")[0] for path in flatten(trained)}
     heads = {"tracks": "tracker"}
@@ -46,7 +46,7 @@ def test_what_the_demo_model_has_stays_as_it_is() -> None:
     """Told depth and taught what moves, it is trained in what is new alone."""
     for name, new in (("demo_rgbd", "aggregator/depth_patches"), ("demo_motion", "motion")):
         config = preset("supervised", name)
-        model = extended(random_model(0), config.step.heads, config.depth_input, jax.random.key(0))
+        model = extended(random_model(0), config.step.heads, jax.random.key(0), depth_input=config.depth_input)
         plan = Plan(step=config.step, model=model.config, mesh=make_mesh(), updates=10)
         trained = flatten(jax.eval_shape(partial(init_state, plan), model).trainable)
         assert trained and all(path.startswith(f"{new}/") for path in trained)

@@ -1,7 +1,7 @@
 """Batches of synthetic clips with exact ground truth, rendered for each step from the seed."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -32,6 +32,8 @@ class SyntheticConfig:
     width: int = 112
     """Width of a frame in pixels; like the height a multiple of the patch size."""
     height: int = 84
+    scales: tuple[float, ...] = (1.0,)
+    """Factors on both sides of a frame to draw from for each batch, so that a network learns several sizes."""
     kinds: tuple[Kind, ...] = ("room", "street", "corridor")
     """Scenes to draw from."""
     looks: tuple[Look, ...] = ("ahead", "aside")
@@ -56,6 +58,10 @@ class SyntheticConfig:
             )
         if not 0 <= self.defects <= 1:
             raise ValueError(f"defects is a share from 0 to 1, not {self.defects}")
+        if not self.scales or any(
+            not (scale * side).is_integer() for scale in self.scales for side in (self.width, self.height)
+        ):
+            raise ValueError(f"scales must make whole pixels of {self.width}×{self.height}, not {self.scales}")
         for name in ("frames", "speed"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -88,6 +94,9 @@ class SyntheticBatches:
         turns = (np.arange(config.batch_size) + generator.integers(len(options))) % len(options)
         slowest, fastest = np.log(config.speed)
         speeds = np.exp(generator.uniform(slowest, fastest, config.batch_size)).astype(np.float32)
+        if len(config.scales) > 1:
+            scale = generator.choice(config.scales)
+            config = replace(config, width=int(scale * config.width), height=int(scale * config.height), scales=(1.0,))
         parts, names = [], []
         for turn, (kind, look) in enumerate(options):
             rows = [row for row in self._rows if turns[row] == turn]

@@ -43,6 +43,8 @@ class LossConfig:
     """Weight of the motion head's losses."""
     relative: float = 0.0
     """Weight of relative poses of frames 1, 4 and 16 apart, against ground truth only; see `relative_pose_loss`."""
+    log_depth: float = 0.0
+    """Weight of the logarithm of depth and of its steps between pixels, against ground truth only; see `log_depth_loss`."""
     matching: float = 0.0
     """Weight of the loss that trains global attention to find correspondences (`train.losses.guidance`); 0: none."""
     readout: float = 0.0
@@ -51,8 +53,10 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.distillation_weight <= 0 and self.task_weight <= 0:
             raise ValueError("distillation_weight and task_weight are both 0: there is nothing to minimise")
-        if (self.is_guided or self.relative > 0) and self.task_weight <= 0:
-            raise ValueError("relative, matching and readout come from ground truth: task_weight must be above 0")
+        if (self.is_guided or self.relative > 0 or self.log_depth > 0) and self.task_weight <= 0:
+            raise ValueError(
+                "relative, log_depth, matching and readout come from ground truth: task_weight must be above 0"
+            )
         if self.reference and self.distillation != "distill":
             raise ValueError(f"reference=True is about distillation='distill', not {self.distillation!r}")
 

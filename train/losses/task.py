@@ -5,6 +5,7 @@ Prediction and ground truth are each divided by the confidence-weighted mean dis
 first camera's frame.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import jax
@@ -13,13 +14,15 @@ import jax.numpy as jnp
 from ivggt_jax.geometry import pose_from_cameras
 from ivggt_jax.train.losses.camera import camera_loss, relative_pose_loss
 from ivggt_jax.train.losses.motion import motion_loss
-from ivggt_jax.train.losses.reduce import masked_mean, norm
+from ivggt_jax.train.losses.reduce import EPSILON, masked_mean, norm
 from ivggt_jax.train.losses.tracks import track_loss
 
 CONFIDENCE_REWARD = 0.2
 CAMERA_DELTA = 0.02
 """Where the camera's Huber loss becomes linear. A step between video frames is a few hundredths of a scene's size, and within the
 distillation loss's 0.1 it would have hardly any weight."""
+STEPS = (1, 2, 4)
+"""Distances in pixels of the steps of log depth that are compared."""
 CLIP = (1, 2, 3)
 _LENGTHS = {"pose_encoding", "depth", "points"}
 
@@ -64,6 +67,8 @@ def _geometric_losses(
                           prediction[f"{name}_confidence"], valid)
         for name in ("depth", "points") if name in prediction
     }  # fmt: skip
+    if "depth" in prediction:
+        losses["log_depth"] = log_depth_loss(prediction["depth"] / scale, truth["depth"] / true_scale, valid)
     if "pose_encoding" in prediction:
         known = jnp.any(valid, CLIP)[:, None]
         pose = pose_from_cameras(batch["cam_from_world"], batch["intrinsics"], *valid.shape[-2:])
@@ -101,6 +106,26 @@ def _dense_loss(
     return {
         "error": jnp.mean(masked_mean(confidence * distance, valid, (2, 3))),
         "confidence": -CONFIDENCE_REWARD * jnp.mean(masked_mean(jnp.log(confidence), valid, (2, 3))),
+    }
+
+
+def log_depth_loss(prediction: jax.Array, truth: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+    """Error of log depth, and that of its steps, both L1 (MegaDepth, arXiv 1804.00607, §5, without its scale invariance).
+
+    prediction, truth: [B,S,H,W] in one unit; valid: bool [B,S,H,W]. A relative error counts alike near and far, and steps between
+    pixels 1, 2 and 4 apart, along rows and columns, ask for edges where the truth has them. All images have equal weight.
+    """
+    error = jnp.log(jnp.maximum(prediction, EPSILON)) - jnp.log(jnp.where(valid, truth, 1.0))
+    steps = []
+    for axis, apart in itertools.product((2, 3), STEPS):
+        if apart < valid.shape[axis]:
+            before, after = slice(None, -apart), slice(apart, None)
+            at = ((..., before, slice(None)), (..., after, slice(None))) if axis == 2 else ((..., before), (..., after))
+            both = valid[at[0]] & valid[at[1]]
+            steps.append(jnp.mean(masked_mean(jnp.abs(error[at[1]] - error[at[0]]), both, (2, 3))))
+    return {
+        "error": jnp.mean(masked_mean(jnp.abs(error), valid, (2, 3))),
+        "steps": sum(steps, jnp.zeros(())) / max(len(steps), 1),
     }
 
 
