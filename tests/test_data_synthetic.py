@@ -51,6 +51,17 @@ def test_batches_are_what_the_losses_take() -> None:
     assert float(total) == pytest.approx(0, abs=1e-3)
 
 
+def test_batches_come_in_several_sizes() -> None:
+    config = SyntheticConfig(
+        batch_size=1, frames=(2, 2), width=28, height=28, kinds=("room",), looks=("ahead",), scales=(1.0, 1.5)
+    )
+    batches = SyntheticBatches(config, steps=6)
+    sizes = [batches[step].arrays["depth"].shape[2:] for step in range(6)]
+    assert set(sizes) == {(28, 28), (42, 42)} and batches[1].arrays["images"].shape[2:4] == sizes[1]
+    with pytest.raises(ValueError, match=r"scales must make whole pixels of 42×28, not \(1.3,\)"):
+        replace(CONFIG, scales=(1.3,))
+
+
 def test_without_query_points_there_are_no_tracks() -> None:
     config = SyntheticConfig(batch_size=1, frames=(2, 2), width=28, height=28, kinds=("room",), looks=("ahead",))
     assert {"query_points", "tracks", "visibility"}.isdisjoint(SyntheticBatches(config, steps=1)[0].arrays)

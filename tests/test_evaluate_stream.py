@@ -88,7 +88,7 @@ def record(found: np.ndarray, truth: np.ndarray) -> Record:
         constant_depth_error=np.full(frames, 0.5), depth_scale=np.full(frames, 2.0),
         milliseconds=np.where(np.arange(frames) < CHUNK, np.nan, 5.0), tokens=np.full(frames, 75),
         host_megabytes=np.full(frames, 100.0), state_bytes=3_000_000, clipped=0, cloud=None, loops=None,
-        metric=None, parts=1,
+        metric=None, parts=1, depth_delta=np.full(frames, 0.875), boundary_f1=np.full(frames, 0.125),
     )  # fmt: skip
 
 
@@ -102,6 +102,7 @@ def test_a_path_in_another_world_and_unit_has_no_error():
     assert numbers["path_error_percent"] == pytest.approx(0, abs=1e-5)
     assert numbers["turning_factor"] == pytest.approx(1)
     assert (numbers["depth_error"], numbers["constant_depth_error"]) == (0.25, 0.5)
+    assert (numbers["depth_delta"], numbers["boundary_f1"]) == (0.875, 0.125)
     assert (numbers["milliseconds"], numbers["state_megabytes"]) == (5, 3)
     assert "late_over_early" not in numbers
 
@@ -158,15 +159,26 @@ def test_depth_after_one_scale_for_ten_frames():
     truth = np.tile(np.array([[1.0, 3.0]], np.float32), (12, 4, 5))
     truth[11] = 0
     depth = np.concatenate((truth[:10] / 20, np.tile(truth[:1], (2, 1, 1)) / 5))
-    errors, scale = depth_errors(depth, truth)
-    np.testing.assert_allclose(errors[:11], 0, atol=1e-6)
-    np.testing.assert_allclose(scale, [20] * 10 + [5] * 2, rtol=1e-6)
-    assert np.isnan(errors[11])
+    errors = depth_errors(depth, truth)
+    np.testing.assert_allclose(errors.abs_rel[:11], 0, atol=1e-6)
+    np.testing.assert_allclose(errors.scale, [20] * 10 + [5] * 2, rtol=1e-6)
+    np.testing.assert_array_equal(errors.delta[:11], 1)
+    assert np.isnan([errors.abs_rel[11], errors.delta[11]]).all()
     part = WalkPart(np.zeros((12, 4, 10, 3), np.uint8), truth, np.zeros((12, 3, 4)))
     assert (part.constant_depth_error[:11] >= 1 / 3 - 1e-6).all()
     depth[0, 0, 0] = np.nan
-    assert np.isinf(depth_errors(depth, truth)[0][:10]).all()
-    assert np.isnan(depth_errors(depth[:5], np.zeros_like(truth[:5]))[0]).all()
+    broken = depth_errors(depth, truth)
+    assert np.isinf(broken.abs_rel[:10]).all() and not broken.delta[:10].any() and broken.boundary_f1[0] == 0
+    assert np.isnan(depth_errors(depth[:5], np.zeros_like(truth[:5])).abs_rel).all()
+
+
+def test_frames_of_a_walk_may_be_spoilt():
+    """Colours change, whichever part is rendered; truth does not, and the name tells."""
+    clean, dark = (Walk("loop", 3, 28, 42, defect=defect) for defect in ("none", "dark"))
+    whole, spoilt = clean.part(0, 10), dark.part(0, 10)
+    assert (clean.name, dark.name) == ("loop-3", "loop-3-dark")
+    assert spoilt.images.mean() == pytest.approx(0.4 * whole.images.mean(), rel=0.02)
+    np.testing.assert_array_equal(spoilt.depth, whole.depth)
 
 
 def test_drift_shows_in_all_frames_and_not_in_the_last_hundred():

@@ -79,7 +79,7 @@ def test_an_undistorted_fisheye_is_as_good_as_a_pinhole(tmp_path) -> None:
             rows = np.round((np.arange(84) + 0.5) * 240 / 84 - 0.5).astype(int)
             depth = np.stack([p.depth for p in found])
             path = path_errors(inverse(np.stack(poses)), truth).over_length
-            error = depth_errors(depth, true_depth[:, rows][:, :, columns])[0].mean()
+            error = depth_errors(depth, true_depth[:, rows][:, :, columns]).abs_rel.mean()
             errors.setdefault(name, []).append((path, error))
     means = {name: np.mean(values, axis=0) for name, values in errors.items()}
     print(means, errors)

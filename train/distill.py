@@ -159,7 +159,7 @@ def _run(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> tuple[Pr
     network = cast(model, config.precision).network
     if config.rematerialise == "full":
         for name in filter(partial(hasattr, network), DENSE_HEADS):
-            setattr(network, name, jax.checkpoint(getattr(network, name), static_argnames=("height", "width")))
+            setattr(network, name, jax.checkpoint(getattr(network, name), static_argnums=(2, 3)))
     depth = batch.get("sensor_depth") if model.config.depth_input else None
     outputs, unit = network.see(images, mode, depth, remat=config.rematerialise != "none")
     queries = batch["query_points"] if "tracks" in config.heads else None

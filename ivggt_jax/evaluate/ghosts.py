@@ -106,7 +106,7 @@ def _cloud(results: list[Result], part: WalkPart) -> np.ndarray:
     """The points of the results, float64 [N,3] in metres, averaged in cubes."""
     depth = np.stack([result.depth for result in results if result.depth is not None])
     kept = np.stack([point_mask(result, ExportOptions()) for result in results])
-    scale = depth_errors(depth, part.depth)[1]
+    scale = depth_errors(depth, part.depth).scale
     return voxel_downsample(_in_world(depth * scale[:, None, None], part.world_from_cam, kept), VOXEL)
 
 

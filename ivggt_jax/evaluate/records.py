@@ -55,6 +55,10 @@ class Record:
     """[S]: the same for the best constant depth, which any model should beat."""
     depth_scale: np.ndarray
     """[S]: the scale, true over predicted; it wanders if the model's unit drifts."""
+    depth_delta: np.ndarray
+    """[S]: share of pixels whose depth, with that scale, is wrong by less than a factor of 1.25."""
+    boundary_f1: np.ndarray
+    """[S]: agreement of depth's contours with the true ones (`boundaries`); NaN where there are none."""
     milliseconds: np.ndarray
     """[S]: time per frame; NaN where a program was compiled."""
     tokens: np.ndarray
@@ -202,6 +206,8 @@ def measures(record: Record, length: int) -> dict[str, float]:
     times = times[np.isfinite(times)]
     numbers = {
         "depth_error": np.mean(depth_error),
+        "depth_delta": np.mean(record.depth_delta[:length]),
+        "boundary_f1": np.nanmean(record.boundary_f1[:length]),
         "constant_depth_error": np.mean(record.constant_depth_error[:length]),
         "scale_drift": np.std(np.log(scale)) if np.isfinite(scale).all() else np.inf,
         "path_error_percent": _window_error(found, truth),
@@ -290,13 +296,15 @@ def _look(part: WalkPart, predictions: Predictions) -> dict[str, np.ndarray]:
     assert predictions.pose_encoding is not None
     assert predictions.depth is not None
     cam_from_world, _ = _cameras(predictions.pose_encoding, *part.depth.shape[1:])
-    errors, scale = depth_errors(np.asarray(predictions.depth), part.depth)
+    errors = depth_errors(np.asarray(predictions.depth), part.depth)
     return {
         "truth": part.world_from_cam,
         "found": inverse(np.asarray(cam_from_world, np.float64)),
-        "depth_error": errors,
+        "depth_error": errors.abs_rel,
         "constant_depth_error": part.constant_depth_error,
-        "depth_scale": scale,
+        "depth_scale": errors.scale,
+        "depth_delta": errors.delta,
+        "boundary_f1": errors.boundary_f1,
     }
 
 

@@ -148,7 +148,7 @@ def _motion_by_views(views: View) -> tuple[np.ndarray, slice]:
 
 def _chunk_errors(part: WalkPart, depth: np.ndarray, told: np.ndarray | None) -> dict[str, float]:
     """Errors of depth [T,H,W] of a part's frames; `told` is the sensor's input, if any."""
-    errors = {"depth_error": float(np.mean(depth_errors(depth, part.depth)[0]))}
+    errors = {"depth_error": float(np.mean(depth_errors(depth, part.depth).abs_rel))}
     if told is None:
         return errors
     known = part.depth > 0

@@ -12,7 +12,7 @@ from ivggt_jax.evaluate.plots import line_plot, path_plot
 from ivggt_jax.evaluate.records import Record, curves, map_measures, measures, run_walks
 from ivggt_jax.evaluate.report import SequenceReport, summary_table, write_report
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
-from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
+from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, DefectName, RouteName, Walk
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.runs.command import say
@@ -29,6 +29,8 @@ class Stream:
     """Seeds of scenes and paths; each route is walked once per seed. Training uses only smaller seeds."""
     frames: int = 1000
     """Length of each walk in frames."""
+    defect: DefectName = "none"
+    """Spoil the frames: noise of 5 %, two fifths of the light, a blur of one pixel, or JPEG of quality 30."""
     depth_sensor: int | None = None
     """Give every n-th frame the depth of a simulated sensor: up to 4 m, 2 % noise, holes in 30 % of the pixels."""
     out: Path = Path("ivggt_out/stream")
@@ -50,7 +52,7 @@ def evaluate_streams(config: Stream) -> int:
     """Measure error, drift, memory and time on endless synthetic videos, as functions of the frame number."""
     model = config.model.load()
     size = usual_size(model.config.image_size)[::-1]
-    walks = [Walk(route, seed, *size) for route in config.routes for seed in config.seeds]
+    walks = [Walk(route, seed, *size, defect=config.defect) for route in config.routes for seed in config.seeds]
     cache = config.memory.cache_for(config.frames)
     submaps = config.mapping.choose(model.config, config.frames, needed=config.depth_sensor is not None)
     records = run_walks(model, cache, walks, config.frames, submaps, config.mapping.loops, config.depth_sensor)

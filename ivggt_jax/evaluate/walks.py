@@ -5,15 +5,17 @@ A walk is a pure function of route, seed and frame number, so any part of it can
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ivggt_jax import geometry
+from ivggt_jax.evaluate.boundaries import boundary_f1
 from ivggt_jax.evaluate.depth import evaluate_depth
 from ivggt_jax.synthetic import (
+    Defects,
     Light,
     Look,
     Scene,
@@ -24,6 +26,7 @@ from ivggt_jax.synthetic import (
     moving_bodies,
     render,
     returning_path,
+    taken,
 )
 from ivggt_jax.synthetic.primitives import Primitives
 from ivggt_jax.synthetic.scenes import Kind
@@ -35,6 +38,15 @@ CHUNK = 10
 """Frames that are rendered and predicted at a time, and share one depth scale."""
 HELD_OUT_SEED = 1 << 20
 """First of the seeds that no training uses."""
+DefectName = Literal["none", "noise", "dark", "blur", "jpeg"]
+DEFECTS: dict[DefectName, Defects | None] = {
+    "none": None,
+    "noise": Defects(noise=0.05),
+    "dark": Defects(exposure=0.4),
+    "blur": Defects(blur=1.0),
+    "jpeg": Defects(quality=30),
+}
+"""How frames may be spoilt, one way at a time."""
 RouteName = Literal["loop", "return", "corridor", "street", "doors", "crowd"]
 
 
@@ -79,14 +91,23 @@ class WalkPart:
     @cached_property
     def constant_depth_error(self) -> np.ndarray:
         """[T]: AbsRel of the best constant depth for every `CHUNK` frames."""
-        return depth_errors(np.ones_like(self.depth), self.depth)[0]
+        return depth_errors(np.ones_like(self.depth), self.depth).abs_rel
 
 
 class Walk:
     """One endless video, height × width. With `remember`, rendered parts are kept in memory."""
 
-    def __init__(self, route: RouteName, seed: int, height: int, width: int, remember: bool = False):
-        self.name = f"{route}-{seed}"
+    def __init__(
+        self,
+        route: RouteName,
+        seed: int,
+        height: int,
+        width: int,
+        remember: bool = False,
+        defect: DefectName = "none",
+    ):
+        self.name = f"{route}-{seed}" if defect == "none" else f"{route}-{seed}-{defect}"
+        self._defects = DEFECTS[defect]
         self.size = height, width
         self._remembered: dict[tuple[int, int], WalkPart] | None = {} if remember else None
         self._route = ROUTES[route]
@@ -100,29 +121,53 @@ class Walk:
         images, depth, cam_from_world, moving = jax.device_get(
             _render(self._scene, self._path_key, start, frames, self._route, *self.size)
         )
+        if self._defects is not None:
+            images = np.asarray(_spoilt(jax.random.fold_in(self._path_key, start), images, self._defects))
         part = WalkPart(images, depth, inverse(cam_from_world.astype(np.float64)), moving)
         if self._remembered is not None:
             self._remembered[start, frames] = part
         return part
 
 
-def depth_errors(depth: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AbsRel of depth maps [T,H,W] after one scale per `CHUNK` frames, and that scale, both [T].
+class DepthErrors(NamedTuple):
+    """Errors of depth maps, [T] each."""
 
-    The scale has the least absolute error, as in `evaluate depth` for a whole sequence. NaN where no truth is known, infinite
-    where a prediction is not finite.
+    abs_rel: np.ndarray
+    scale: np.ndarray
+    """True over predicted depth."""
+    delta: np.ndarray
+    """Share of pixels that are wrong by less than a factor of 1.25."""
+    boundary_f1: np.ndarray
+    """Agreement of occluding contours, which needs no scale."""
+
+
+def depth_errors(depth: np.ndarray, truth: np.ndarray) -> DepthErrors:
+    """Errors of depth maps [T,H,W] after one scale per `CHUNK` frames.
+
+    The scale has the least absolute error, as in `evaluate depth` for a whole sequence. NaN where no truth is known; where a
+    prediction is not finite, AbsRel and scale are infinite and nothing is right.
     """
-    errors, scales = np.empty(len(truth)), np.empty(len(truth))
+    errors, scales, deltas = np.empty((3, len(truth)))
+    sharp = np.array(
+        [boundary_f1(*maps) if np.isfinite(maps[0]).all() else 0.0 for maps in zip(depth, truth, strict=True)]
+    )
     for start in range(0, len(truth), CHUNK):
         chunk = slice(start, start + CHUNK)
         if not (truth[chunk] > 0).any():
-            errors[chunk] = scales[chunk] = np.nan
+            errors[chunk] = scales[chunk] = deltas[chunk] = np.nan
         elif not np.isfinite(depth[chunk]).all():
-            errors[chunk] = scales[chunk] = np.inf
+            errors[chunk], scales[chunk], deltas[chunk] = np.inf, np.inf, 0.0
         else:
             found = evaluate_depth(list(zip(depth[chunk], truth[chunk], strict=True)), "scale")
             errors[chunk], scales[chunk] = [frame.abs_rel for frame in found.frames], found.scale
-    return errors, scales
+            deltas[chunk] = [frame.delta_1 for frame in found.frames]
+    return DepthErrors(errors, scales, deltas, sharp)
+
+
+@jax.jit
+def _spoilt(key: jax.Array, images: jax.Array, defects: Defects) -> jax.Array:
+    """Images uint8 [T,H,W,3] as such a camera takes them."""
+    return jnp.round(255 * taken(key, images.astype(jnp.float32) / 255, defects)).astype(jnp.uint8)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))

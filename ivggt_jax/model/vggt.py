@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -151,38 +150,37 @@ class VGGT(nnx.Module):
         found: dict[str, jax.Array] = {}
         for name, head in HEADS.items():
             if head.activate is not None and name in heads:
-                read = partial(getattr(self, name), height=height, width=width)
-                raw, *confidence = self._map_frames(read, outputs, images, height * width)
+                raw, *confidence = self._map_frames(getattr(self, name), outputs, images, height, width)
                 found |= dict(zip(head.fields, (head.activate(raw), *confidence), strict=True))
         return found
 
     def track_maps(self, outputs: jax.Array, height: int, width: int) -> jax.Array:
         """Feature maps for the tracker, [B,S,H/2,W/2,track_features]."""
-        return self._map_frames(
-            lambda patches, images: self.track_features(patches, height, width), outputs, None, height * width
-        )
+        head = self.track_features
+        return self._map_frames(lambda patches, images, *size: head(patches, *size), outputs, None, height, width)
 
     def _map_frames(
         self,
-        head: Callable[[jax.Array, jax.Array | None], Any],
+        head: Callable[[jax.Array, jax.Array | None, int, int], Any],
         outputs: Float[Array, "layer B S token width"],
         images: Float[Array, "B S H W 3"] | None,
-        pixels: int,
+        height: int,
+        width: int,
     ) -> Any:
-        """Apply a head to the patch tokens and images of all frames of so many pixels, a few frames at a time."""
+        """Apply a head to the patch tokens and images of all frames, a few frames at a time."""
         layers, batch, frames = outputs.shape[:3]
         patches = outputs[:, :, :, self.aggregator.config.special_tokens :]
         patches = patches.reshape(layers, batch * frames, *patches.shape[3:])
         if images is not None:
             images = images.reshape(batch * frames, *images.shape[2:])
-        at_once = max(1, PIXELS_AT_ONCE // pixels)
+        at_once = max(1, PIXELS_AT_ONCE // (height * width))
         if batch * frames <= at_once:
-            found = head(patches, images)
+            found = head(patches, images, height, width)
         else:
 
             def one(frame: tuple[jax.Array, jax.Array | None]) -> Any:
                 patches, image = frame
-                found = head(patches[:, None], None if image is None else image[None])
+                found = head(patches[:, None], None if image is None else image[None], height, width)
                 return jax.tree.map(lambda x: x[0], found)
 
             found = lax.map(one, (patches.swapaxes(0, 1), images), batch_size=at_once)
