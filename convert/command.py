@@ -29,7 +29,7 @@ from ivggt_jax.weights.hub import Source
 from ivggt_jax.weights.tensor_file import CheckpointError, Layout, write_safetensors
 from ivggt_jax.weights.weight_files import digest, find_weights
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 
 
@@ -42,7 +42,8 @@ class Convert:
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
     """Directory to create; with --to torch the .pth, .pt or .safetensors file."""
     dtype: Precision | None = None
-    """Type of the trunk; heads are float32. By default bfloat16 if the input's trunk is, else float32."""
+    """Type of the trunk; heads are float32. By default that of the input's trunk if it has 16 bits, else float32. float16 rounds an
+    eighth as much as bfloat16 but ends at 65,504: weights with larger values are refused."""
     to: Literal["safetensors", "orbax", "torch"] = "safetensors"
     """safetensors: mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
     config: Path | None = None
@@ -189,8 +190,9 @@ def _open_directory(directory: Path, dtype: Precision | None, source: Source | N
 
 
 def _trunk(tensors: Mapping[str, np.ndarray], name: str) -> Precision:
-    """The trunk's type on disk if none is requested: bfloat16 if the tensor is, else float32."""
-    return "bfloat16" if name in tensors and tensors[name].dtype == ml_dtypes.bfloat16 else "float32"
+    """The trunk's type on disk if none is requested: the tensor's if it has 16 bits, else float32."""
+    halves: dict[np.dtype, Precision] = {np.dtype(ml_dtypes.bfloat16): "bfloat16", np.dtype(np.float16): "float16"}
+    return halves.get(tensors[name].dtype, "float32") if name in tensors else "float32"
 
 
 def _count(layout: Layout) -> int:
@@ -199,13 +201,19 @@ def _count(layout: Layout) -> int:
 
 @contextmanager
 def _progress(found: Parameters, path: Path) -> Iterator[Callable[[str], np.ndarray]]:
-    """Yield a function that reads a tensor in its type, with a progress bar on a terminal."""
+    """Yield a function that reads a tensor in its type, with a progress bar on a terminal.
+
+    It raises CheckpointError for values that do not fit into float16.
+    """
     with tqdm(
         total=_count(found.layout), desc=path.name, unit=" parameters", unit_scale=True, disable=not sys.stderr.isatty()
     ) as bar:
 
         def read(name: str) -> np.ndarray:
-            tensor = np.asarray(found.tensors[name], found.layout[name][1])
+            with np.errstate(over="ignore"):
+                tensor = np.asarray(found.tensors[name], found.layout[name][1])
+            if tensor.dtype == np.float16 and not np.isfinite(tensor).all():
+                raise CheckpointError(f"{path}: {name} has values that float16 cannot hold: use --dtype bfloat16")
             bar.update(tensor.size)
             return tensor
 

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from recipe import Recipe
 
-from ivggt_jax import ModelConfig
+from ivggt_jax import Model, ModelConfig, save
 from ivggt_jax.convert.__main__ import main
 from ivggt_jax.convert.assembly import ConversionError, find_mismatches, torch_shapes
 from ivggt_jax.convert.command import Convert, convert_file, export_file, run
 from ivggt_jax.convert.torch_file import open_tensors
 from ivggt_jax.convert.torch_writer import write_torch
-from ivggt_jax.model.parameters import flatten
+from ivggt_jax.model.parameters import flatten, unflatten
 from ivggt_jax.weights import hub
 from ivggt_jax.weights.checkpoint import CheckpointError, Source, describe
 from ivggt_jax.weights.loading import load
@@ -110,19 +110,30 @@ def test_an_orbax_checkpoint_of_another_model_is_refused(folder, tmp_path):
             convert(tmp_path / "orbax", tmp_path / name)
 
 
-def test_bfloat16_stays_unless_asked_otherwise(folder, tmp_path):
-    half = write_recipe(tmp_path / "half.pth", ml_dtypes.bfloat16)
+@pytest.mark.parametrize("kind", [ml_dtypes.bfloat16, np.float16])
+def test_16_bits_stay_unless_asked_otherwise(folder, tmp_path, kind):
+    half = write_recipe(tmp_path / "half.pth", kind)
     convert_file(half, tmp_path / "kept", config=CONFIG)
     convert_file(half, tmp_path / "wide", config=CONFIG, dtype="float32")
     for path, x in open_safetensors(tmp_path / "kept" / "model.safetensors").items():
-        assert x.dtype == (ml_dtypes.bfloat16 if path.startswith("aggregator/") else np.float32), path
+        assert x.dtype == (kind if path.startswith("aggregator/") else np.float32), path
         wide = open_safetensors(tmp_path / "wide" / "model.safetensors")[path]
         assert wide.dtype == np.float32
         np.testing.assert_array_equal(x.astype(np.float32), wide)
     export_file(tmp_path / "kept", tmp_path / "back.pth")
-    assert_recipe(open_tensors(tmp_path / "back.pth"), ml_dtypes.bfloat16)
-    convert_file(folder / "ours", tmp_path / "narrowed", dtype="bfloat16")
-    assert describe(tmp_path / "narrowed").dtype == "bfloat16"
+    assert_recipe(open_tensors(tmp_path / "back.pth"), kind)
+    name = np.dtype(kind).name
+    convert_file(folder / "ours", tmp_path / "narrowed", dtype=name)
+    assert describe(tmp_path / "narrowed").dtype == name
+
+
+def test_float16_refuses_what_it_cannot_hold(tiny, tmp_path):
+    params = flatten(tiny.params)
+    params["aggregator/camera_token"] = params["aggregator/camera_token"].at[0, 0, 0].set(70_000)
+    save(Model(tiny.config, unflatten(params)), tmp_path / "large")
+    with refused("large: aggregator/camera_token has values that float16 cannot hold: use --dtype bfloat16"):
+        convert_file(tmp_path / "large", tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()
 
 
 def test_prefixes_and_safetensors_and_half_precision_are_read(folder, tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ivggt_jax.config import PUBLISHED_HEADS
+from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.train.data.batches import ClipConfig
 from ivggt_jax.train.data.synthetic import SyntheticConfig
 from ivggt_jax.train.distill import StepConfig
@@ -61,6 +62,7 @@ class TrainConfig(RunConfig):
 
 
 SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
+MANY_WORLDS: tuple[Kind, ...] = ("room", "room", "room", "room", "street", "corridor")
 LEARNED_LAST = ("points/.*", "track_features/.*", "tracker/.*")
 """Parameters that the demo model learns last, starting from a finished student."""
 DEMO_DISTILLED = StepConfig(
@@ -94,6 +96,7 @@ DEMO_WIDE = replace(
     loss=replace(DEMO_DISTILLED.loss, distillation_weight=0.0, camera=40.0),
     optimizer=replace(DEMO_DISTILLED.optimizer, learning_rate=7e-4),
 )
+DEMO_SHARP = replace(DEMO_WIDE, loss=replace(DEMO_WIDE.loss, relative=10.0, log_depth=20.0))
 DEMO_STEPS = replace(
     DEMO_WIDE,
     loss=replace(DEMO_WIDE.loss, relative=30.0),
@@ -218,6 +221,26 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(2.0, 16.0), kinds=("room",)),
             ),
         ),
+        "demo_sharp": (
+            "The same with heads that see the image, in more kinds of scenes, with frames of two sizes, some of them spoilt.",
+            replace(
+                DEMO,
+                out=Path("runs/demo_sharp"),
+                student="runs/demo_wide_again/best",
+                teacher=None,
+                detail=16,
+                steps=3_000,
+                step=DEMO_SHARP,
+                synthetic=SyntheticConfig(
+                    batch_size=2,
+                    frames=(12, 12),
+                    speed=(1.5, 16.0),
+                    kinds=MANY_WORLDS,
+                    defects=0.5,
+                    scales=(1.0, 1.0, 1.0, 1.0, 1.5),
+                ),
+            ),
+        ),
         "demo_steps_12": (
             "The shipped demo model, trained further on the motion between its cameras, in clips of 12 frames.",
             _demo_steps("demo", frames=12, clips=2, steps=1_200),
@@ -240,7 +263,9 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 depth_input=True,
                 steps=1_500,
                 step=DEMO_RGBD,
-                synthetic=SyntheticConfig(batch_size=2, frames=(8, 8), speed=(1.0, 16.0), kinds=("room",)),
+                synthetic=SyntheticConfig(
+                    batch_size=2, frames=(8, 8), speed=(1.0, 16.0), kinds=MANY_WORLDS, defects=0.5
+                ),
             ),
         ),
         "demo_motion": (
@@ -252,7 +277,9 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 teacher=None,
                 steps=3_000,
                 step=DEMO_MOTION,
-                synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(0.5, 8.0), kinds=("room",), bodies=3),
+                synthetic=SyntheticConfig(
+                    batch_size=2, frames=(12, 12), speed=(0.5, 8.0), kinds=MANY_WORLDS, defects=0.5, bodies=3
+                ),
             ),
         ),
         "demo_heads": (
@@ -260,11 +287,11 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             replace(
                 DEMO,
                 out=Path("runs/demo"),
-                student="runs/demo_wide/best",
+                student="runs/demo_sharp/best",
                 teacher=None,
                 steps=1_000,
                 step=DEMO_EXTRA,
-                synthetic=replace(DEMO.synthetic, batch_size=1, query_points=32),
+                synthetic=replace(DEMO.synthetic, batch_size=1, query_points=32, kinds=MANY_WORLDS, defects=0.5),
             ),
         ),
     },
