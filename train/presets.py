@@ -96,7 +96,18 @@ DEMO_WIDE = replace(
     loss=replace(DEMO_DISTILLED.loss, distillation_weight=0.0, camera=40.0),
     optimizer=replace(DEMO_DISTILLED.optimizer, learning_rate=7e-4),
 )
-DEMO_SHARP = replace(DEMO_WIDE, loss=replace(DEMO_WIDE.loss, relative=10.0, log_depth=20.0))
+DEMO_SHARP = StepConfig(
+    heads=("depth",),
+    precision="float32",
+    loss=replace(SUPERVISED, log_depth=20.0),
+    optimizer=OptimizerConfig(
+        learning_rate=1e-3,
+        final_learning_rate=1e-5,
+        frozen=("aggregator/.*",),
+        weight_decay=0.01,
+        average_decay=0.998,
+    ),
+)
 DEMO_STEPS = replace(
     DEMO_WIDE,
     loss=replace(DEMO_WIDE.loss, relative=30.0),
@@ -222,7 +233,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             ),
         ),
         "demo_sharp": (
-            "The same with heads that see the image, in more kinds of scenes, with frames of two sizes, some of them spoilt.",
+            "The depth head again, on the frozen trunk: it sees the image itself, in more kinds of scenes and two sizes.",
             replace(
                 DEMO,
                 out=Path("runs/demo_sharp"),
@@ -234,10 +245,10 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 synthetic=SyntheticConfig(
                     batch_size=2,
                     frames=(12, 12),
-                    speed=(1.5, 16.0),
+                    speed=(1.0, 12.0),
                     kinds=MANY_WORLDS,
-                    defects=0.5,
-                    scales=(1.0, 1.0, 1.0, 1.0, 1.5),
+                    defects=0.25,
+                    scales=(1.0, 1.0, 1.0, 1.5),
                 ),
             ),
         ),

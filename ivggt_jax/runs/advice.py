@@ -13,8 +13,8 @@ from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.run_json import plain, read_run_json, recorded
 from ivggt_jax.writers.saved_run import SavedRun
 
-EXAMPLE = ("examples", "room", "frames")
-"""Folder of the example pictures for the demo model."""
+EXAMPLES = (("room", "frames"), ("examples", "walk.mp4"), ("examples", "street.mp4"))
+"""Last two parts of the paths of the examples for the demo model."""
 REAL = "lch01/StreamVGGT"
 """Published weights of a streaming model."""
 NAMED = 3
@@ -93,7 +93,7 @@ def note_on_demo(settings: Mapping[str, Any]) -> str | None:
     settings: a run's options, as in `run.json`.
     """
     frames = str(recorded(settings, "source", "frames"))
-    if settings["checkpoint"] != "demo" or Path("demo").exists() or Path(full_name(frames)).parts[-3:] == EXAMPLE:
+    if settings["checkpoint"] != "demo" or Path("demo").exists() or Path(full_name(frames)).parts[-2:] in EXAMPLES:
         return None
     return (
         "NOTE: THE DEMO MODEL KNOWS RENDERED ROOMS ONLY. On other pictures its geometry means little; for real ones "

@@ -52,14 +52,15 @@ class DenseHead(nnx.Module):
 class Detail(nnx.Module):
     """What the image's own pixels add to a dense head's features; nothing, until it is trained.
 
-    Patch tokens know a place to a few pixels only. Here features within nine pixels are compared with the image, so that depth can
-    change where the image has its edge.
+    Patch tokens know a place to a few pixels only. Here features up to eight pixels away are compared with the image, so that depth
+    can change where the image has its edge.
     """
 
     def __init__(self, features: int, channels: int, *, rngs: nnx.Rngs):
         self.look = conv(3, channels, rngs=rngs)
         self.mix = conv(features + channels, channels, rngs=rngs)
-        self.spread = conv(channels, channels, dilation=2, rngs=rngs)
+        self.near = conv(channels, channels, dilation=2, rngs=rngs)
+        self.far = conv(channels, channels, dilation=4, rngs=rngs)
         self.out = linear(channels, features, rngs=rngs)
         self.out.kernel = nnx.Param(jnp.zeros_like(self.out.kernel[...]))
 
@@ -68,8 +69,9 @@ class Detail(nnx.Module):
     ) -> Float[Array, "B H W features"]:
         """Features [B,H,W,features] and images [B,H,W,3] in [0,1] → new features."""
         seen = jax.nn.relu(self.look(images - 0.5))
-        mixed = jax.nn.relu(self.mix(jnp.concatenate([x, seen], axis=-1)))
-        return x + self.out(jax.nn.relu(self.spread(mixed)))
+        y = jax.nn.relu(self.mix(jnp.concatenate([x, seen], axis=-1)))
+        y = jax.nn.relu(self.far(jax.nn.relu(self.near(y))))
+        return x + self.out(y)
 
 
 class FeatureHead(nnx.Module):
