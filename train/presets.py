@@ -101,11 +101,12 @@ DEMO_SHARP = StepConfig(
     precision="float32",
     loss=replace(SUPERVISED, log_depth=20.0),
     optimizer=OptimizerConfig(
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         final_learning_rate=1e-5,
         frozen=("aggregator/.*",),
+        slower=(("depth/(?!detail/).*", 0.1),),
         weight_decay=0.01,
-        average_decay=0.998,
+        average_decay=0.995,
     ),
 )
 DEMO_STEPS = replace(
@@ -246,9 +247,8 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                     batch_size=2,
                     frames=(12, 12),
                     speed=(1.0, 12.0),
-                    kinds=MANY_WORLDS,
+                    kinds=("room",),
                     defects=0.25,
-                    scales=(1.0, 1.0, 1.0, 1.5),
                 ),
             ),
         ),

@@ -44,7 +44,7 @@ class LossConfig:
     relative: float = 0.0
     """Weight of relative poses of frames 1, 4 and 16 apart, against ground truth only; see `relative_pose_loss`."""
     log_depth: float = 0.0
-    """Weight of the logarithm of depth and of its steps between pixels, against ground truth only; see `log_depth_loss`."""
+    """Weight of the error of log depth, against ground truth only."""
     matching: float = 0.0
     """Weight of the loss that trains global attention to find correspondences (`train.losses.guidance`); 0: none."""
     readout: float = 0.0

@@ -5,7 +5,6 @@ Prediction and ground truth are each divided by the confidence-weighted mean dis
 first camera's frame.
 """
 
-import itertools
 from collections.abc import Mapping
 
 import jax
@@ -21,8 +20,6 @@ CONFIDENCE_REWARD = 0.2
 CAMERA_DELTA = 0.02
 """Where the camera's Huber loss becomes linear. A step between video frames is a few hundredths of a scene's size, and within the
 distillation loss's 0.1 it would have hardly any weight."""
-STEPS = (1, 2, 4)
-"""Distances in pixels of the steps of log depth that are compared."""
 CLIP = (1, 2, 3)
 _LENGTHS = {"pose_encoding", "depth", "points"}
 
@@ -110,23 +107,12 @@ def _dense_loss(
 
 
 def log_depth_loss(prediction: jax.Array, truth: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
-    """Error of log depth, and that of its steps, both L1 (MegaDepth, arXiv 1804.00607, §5, without its scale invariance).
+    """Mean absolute error of log depth, so that a relative error counts alike near and far; all images have equal weight.
 
-    prediction, truth: [B,S,H,W] in one unit; valid: bool [B,S,H,W]. A relative error counts alike near and far, and steps between
-    pixels 1, 2 and 4 apart, along rows and columns, ask for edges where the truth has them. All images have equal weight.
+    prediction, truth: [B,S,H,W] in one unit; valid: bool [B,S,H,W].
     """
     error = jnp.log(jnp.maximum(prediction, EPSILON)) - jnp.log(jnp.where(valid, truth, 1.0))
-    steps = []
-    for axis, apart in itertools.product((2, 3), STEPS):
-        if apart < valid.shape[axis]:
-            before, after = slice(None, -apart), slice(apart, None)
-            at = ((..., before, slice(None)), (..., after, slice(None))) if axis == 2 else ((..., before), (..., after))
-            both = valid[at[0]] & valid[at[1]]
-            steps.append(jnp.mean(masked_mean(jnp.abs(error[at[1]] - error[at[0]]), both, (2, 3))))
-    return {
-        "error": jnp.mean(masked_mean(jnp.abs(error), valid, (2, 3))),
-        "steps": sum(steps, jnp.zeros(())) / max(len(steps), 1),
-    }
+    return {"error": jnp.mean(masked_mean(jnp.abs(error), valid, (2, 3)))}
 
 
 def _match(values: jax.Array, like: jax.Array) -> jax.Array:
