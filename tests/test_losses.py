@@ -302,7 +302,7 @@ def test_a_clip_without_valid_depth_has_no_scale_for_its_translation() -> None:
 
 
 def test_log_depth_counts_ratios() -> None:
-    """Twice too deep everywhere: ln 2, near and far. Twice too deep in one half: half of it. Pixels that are not valid do not count."""
+    """Twice too deep everywhere: ln 2, near and far. Twice too deep in one half: half of it. Invalid pixels do not count."""
     truth, valid = np.full((1, 1, 6, 8), 3.0, np.float32), np.ones((1, 1, 6, 8), bool)
     left = np.arange(8) < 4
     assert float(log_depth_loss(2 * truth, truth, valid)["error"]) == pytest.approx(np.log(2))
