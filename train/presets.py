@@ -101,7 +101,7 @@ DEMO_SHARP = StepConfig(
     precision="float32",
     loss=replace(SUPERVISED, log_depth=20.0),
     optimizer=OptimizerConfig(
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         final_learning_rate=1e-5,
         frozen=("aggregator/.*",),
         slower=(("depth/(?!detail/).*", 0.1),),

@@ -68,9 +68,10 @@ class Detail(nnx.Module):
         self, x: Float[Array, "B H W features"], images: Float[Array, "B H W 3"]
     ) -> Float[Array, "B H W features"]:
         """Features [B,H,W,features] and images [B,H,W,3] in [0,1] → new features."""
-        seen = jax.nn.relu(self.look(images - 0.5))
-        y = jax.nn.relu(self.mix(jnp.concatenate([x, seen], axis=-1)))
-        y = jax.nn.relu(self.far(jax.nn.relu(self.near(y))))
+        # GELU, because after a projection of zero every ReLU of so narrow a branch can die before it is of use.
+        seen = jax.nn.gelu(self.look(images - 0.5))
+        y = jax.nn.gelu(self.mix(jnp.concatenate([x, seen], axis=-1)))
+        y = jax.nn.gelu(self.far(jax.nn.gelu(self.near(y))))
         return x + self.out(y)
 
 
