@@ -146,8 +146,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
             convert_file(directory, mapped, dtype=dtype, overwrite=True)
             directory = mapped
         ours = _open_directory(directory, dtype)
-        extras = {name for name in ("depth_input", "dpt_detail") if getattr(ours.config, name)}
-        if more := sorted({*ours.heads} - {*PUBLISHED_HEADS} | extras):
+        if more := sorted({*ours.heads} - {*PUBLISHED_HEADS} | ({"depth_input"} if ours.config.depth_input else set())):
             raise CheckpointError(f"{directory} has {', '.join(more)}, which PyTorch's network has not")
         trunk, others = ours.layout["aggregator/camera_token"][1], np.dtype(np.float32)
         layout = {

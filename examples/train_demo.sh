@@ -9,8 +9,7 @@ python -m train supervised demo        # a teacher that sees whole clips, from r
 python -m train distill demo           # its causal student
 python -m train supervised demo_wide   # wide motion, twice
 python -m train supervised demo_wide --student runs/demo_wide/best --out runs/demo_wide_again
-python -m train supervised demo_sharp  # heads that see the image; more worlds, poorer cameras, two sizes
-python -m train supervised demo_heads  # points and tracks, on the frozen trunk; then depth as input, and what moves
-python -m train supervised demo_rgbd --student runs/demo/best
+python -m train supervised demo_heads --student runs/demo_wide_again/best  # points and tracks, on the frozen trunk
+python -m train supervised demo_rgbd --student runs/demo/best              # then depth as input, and what moves
 python -m train supervised demo_motion --student runs/demo_rgbd/best
 python -m convert runs/demo_motion/best runs/demo_model --dtype float16 --overwrite

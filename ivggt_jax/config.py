@@ -67,8 +67,6 @@ class ModelConfig:
     """Aggregator layers that the dense heads read; the last must be the network's last."""
     dpt_features: int = 256
     dpt_channels: tuple[int, ...] = (256, 512, 1024, 1024)
-    dpt_detail: int = 0
-    """Channels of a branch of every dense head that sees the image itself, so that edges follow it; 0, as published: none."""
     track_features: int = 128
     track_hidden: int = 384
     track_depth: int = 6
@@ -91,7 +89,7 @@ class ModelConfig:
         for name, value in vars(self).items():
             if name in ("predicts", "depth_input"):
                 continue
-            least = 0 if name in ("register_tokens", "dpt_layers", "dpt_detail", "track_radius") else 1
+            least = 0 if name in ("register_tokens", "dpt_layers", "track_radius") else 1
             if min(value if isinstance(value, tuple) else (value,), default=least) < least:
                 raise ValueError(f"{name} must be at least {least}, not {value}")
         for divisor, of in (("heads", "width"), ("encoder_heads", "width"), ("track_heads", "track_hidden")):

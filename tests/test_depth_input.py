@@ -28,7 +28,7 @@ WHOLE = CacheConfig(total_budget=None, max_frames=6, camera_cache="per_iteration
 @pytest.fixture(scope="module")
 def branch(tiny: Model) -> Model:
     """The tiny model as training adds the branch, and then with a projection that is not zero any more."""
-    params = flatten(extended(tiny, (), jax.random.key(0), depth_input=True).params)
+    params = flatten(extended(tiny, (), True, jax.random.key(0)).params)
     path = "aggregator/depth_patches/mlp/fc2/kernel"
     assert not params[path].any()
     params[path] = jnp.asarray(np.random.default_rng(1).normal(0, 0.05, params[path].shape), jnp.float32)
@@ -75,7 +75,7 @@ def test_a_branch_that_learned_nothing_changes_the_unit_alone(
     tiny: Model, videos: np.ndarray, depth: np.ndarray
 ) -> None:
     """The factor is the median of measured over answered depth in the first frame; NaN and infinity are left out. To 1e-5."""
-    model = extended(tiny, (), jax.random.key(0), depth_input=True)
+    model = extended(tiny, (), True, jax.random.key(0))
     images, told = videos[:3].swapaxes(0, 1), depth[:3].swapaxes(0, 1).copy()
     told[:, :, 0, 0], told[:, :, 1, 0] = np.nan, np.inf
     found, plain = (exact_clip(model, images, depth=x) for x in (told, None))

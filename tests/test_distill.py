@@ -236,7 +236,7 @@ def test_no_gradient_runs_through_a_trunk_that_is_frozen(model: Model) -> None:
     batch = clips(0) | {"moving": np.zeros((4, 3, 28, 28), bool), "sensor_depth": clips(0)["depth"]}
 
     def backwards(frozen: str, heads: tuple[str, ...], depth_input: bool) -> int:
-        student = extended(model, heads, jax.random.key(0), depth_input=depth_input)
+        student = extended(model, heads, depth_input, jax.random.key(0))
         plan = dataclasses.replace(make_plan(heads=heads, frozen=(frozen,)), model=student.config)
         state = jax.eval_shape(partial(init_state, plan), student)
         program = jax.make_jaxpr(partial(differentiate, plan))((state.trainable, state.frozen, None), batch)
@@ -248,8 +248,8 @@ def test_no_gradient_runs_through_a_trunk_that_is_frozen(model: Model) -> None:
 
 def test_a_student_is_extended_by_what_it_has_not(model: Model) -> None:
     """What it has stays the same arrays; what is new begins with the key's; asked for nothing new it is itself."""
-    assert extended(model, ("camera", "tracks"), jax.random.key(0)) is model
-    more = extended(model.only_heads(("camera",)), ("motion",), jax.random.key(0), depth_input=True)
+    assert extended(model, ("camera", "tracks"), False, jax.random.key(0)) is model
+    more = extended(model.only_heads(("camera",)), ("motion",), True, jax.random.key(0))
     assert more.config.predicts == ("camera", "motion") and more.config.depth_input
     old, new = flatten(model.only_heads(("camera",)).params), flatten(more.params)
     assert all(new[path] is x for path, x in old.items())

@@ -76,7 +76,7 @@ def test_a_sensor_is_the_same_for_a_part_of_a_walk_and_its_first_frame_has_depth
 @pytest.mark.slow
 def test_a_walk_with_a_sensor_and_without(tmp_path: Path) -> None:
     """Fifty frames of 28×28 pixels among bodies; with a sensor lengths are metres, and the motion head is measured either way."""
-    save(extended(random_model(0), ("motion",), jax.random.key(0), depth_input=True), tmp_path / "model")
+    save(extended(random_model(0), ("motion",), True, jax.random.key(0)), tmp_path / "model")
     arguments = [
         "--checkpoint",
         str(tmp_path / "model"),

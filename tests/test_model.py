@@ -85,7 +85,7 @@ def test_dense_heads_a_few_frames_at_a_time(tiny: Model, monkeypatch):
     outputs = jax.random.normal(jax.random.key(0), (4, 1, 5, 11, 128))
 
     def depth():
-        return jax.jit(lambda model, x: model.network.dense(x, 28, 42, None, ["depth"]))(tiny, outputs)
+        return jax.jit(lambda model, x: model.network.dense(x, 28, 42, ["depth"]))(tiny, outputs)
 
     expected = depth()
     monkeypatch.setattr(vggt, "PIXELS_AT_ONCE", 2 * 28 * 42)

@@ -33,9 +33,7 @@ def preset(objective: str, name: str) -> TrainConfig:
 def test_presets_do_what_their_objective_says(objective: str, name: str) -> None:
     config = preset(objective, name)
     assert (config.teacher is not None) == (objective == "distill") == (config.step.loss.distillation_weight > 0)
-    model = extended(
-        random_model(0), config.step.heads, jax.random.key(0), depth_input=config.depth_input, detail=config.detail
-    )
+    model = extended(random_model(0), config.step.heads, config.depth_input, jax.random.key(0))
     trained, _ = partition(model.params, config.step.optimizer.frozen)
     modules = {path.split("/")[0] for path in flatten(trained)}
     heads = {"tracks": "tracker"}
@@ -48,7 +46,7 @@ def test_what_the_demo_model_has_stays_as_it_is() -> None:
     """Told depth and taught what moves, it is trained in what is new alone."""
     for name, new in (("demo_rgbd", "aggregator/depth_patches"), ("demo_motion", "motion")):
         config = preset("supervised", name)
-        model = extended(random_model(0), config.step.heads, jax.random.key(0), depth_input=config.depth_input)
+        model = extended(random_model(0), config.step.heads, config.depth_input, jax.random.key(0))
         plan = Plan(step=config.step, model=model.config, mesh=make_mesh(), updates=10)
         trained = flatten(jax.eval_shape(partial(init_state, plan), model).trainable)
         assert trained and all(path.startswith(f"{new}/") for path in trained)
@@ -65,9 +63,7 @@ def test_the_demo_model_is_made_stage_by_stage() -> None:
     teacher, wide, heads = (preset("supervised", name) for name in ("demo", "demo_wide", "demo_heads"))
     student = preset("distill", "demo")
     assert student.student == student.teacher == str(teacher.out / "best")
-    sharp = preset("supervised", "demo_sharp")
-    assert wide.student == str(student.out / "best") and heads.student == str(sharp.out / "best")
-    assert sharp.student == f"{wide.out}_again/best" and sharp.step.heads == ("depth",)
+    assert wide.student == str(student.out / "best") and heads.student == str(wide.out / "best")
     assert {*teacher.step.heads, *student.step.heads, *wide.step.heads} == {"camera", "depth"}
     assert teacher.step.mode == "offline" and student.step.mode == wide.step.mode == "causal"
     assert student.step.optimizer.frozen == wide.step.optimizer.frozen

@@ -159,11 +159,12 @@ def _run(config: StepConfig, model: Model, batch: Batch, mode: Mode) -> tuple[Pr
     network = cast(model, config.precision).network
     if config.rematerialise == "full":
         for name in filter(partial(hasattr, network), DENSE_HEADS):
-            setattr(network, name, jax.checkpoint(getattr(network, name), static_argnums=(2, 3)))
+            setattr(network, name, jax.checkpoint(getattr(network, name), static_argnums=(1, 2)))
     depth = batch.get("sensor_depth") if model.config.depth_input else None
     outputs, unit = network.see(images, mode, depth, remat=config.rematerialise != "none")
     queries = batch["query_points"] if "tracks" in config.heads else None
-    return answered(network.read(outputs, images, mode, config.heads, queries), unit, depth), outputs
+    height, width = images.shape[2:4]
+    return answered(network.read(outputs, height, width, mode, config.heads, queries), unit, depth), outputs
 
 
 def _choose(condition: jax.Array, yes: Any, no: Any) -> Any:

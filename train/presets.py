@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ivggt_jax.config import PUBLISHED_HEADS
-from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.train.data.batches import ClipConfig
 from ivggt_jax.train.data.synthetic import SyntheticConfig
 from ivggt_jax.train.distill import StepConfig
@@ -62,7 +61,6 @@ class TrainConfig(RunConfig):
 
 
 SUPERVISED = LossConfig(task_weight=1.0, distillation_weight=0.0)
-MANY_WORLDS: tuple[Kind, ...] = ("room", "room", "room", "room", "street", "corridor")
 LEARNED_LAST = ("points/.*", "track_features/.*", "tracker/.*")
 """Parameters that the demo model learns last, starting from a finished student."""
 DEMO_DISTILLED = StepConfig(
@@ -96,18 +94,10 @@ DEMO_WIDE = replace(
     loss=replace(DEMO_DISTILLED.loss, distillation_weight=0.0, camera=40.0),
     optimizer=replace(DEMO_DISTILLED.optimizer, learning_rate=7e-4),
 )
-DEMO_SHARP = StepConfig(
-    heads=("depth",),
-    precision="float32",
-    loss=replace(SUPERVISED, log_depth=20.0),
-    optimizer=OptimizerConfig(
-        learning_rate=1e-3,
-        final_learning_rate=1e-5,
-        frozen=("aggregator/.*",),
-        slower=(("depth/(?!detail/).*", 0.1),),
-        weight_decay=0.01,
-        average_decay=0.995,
-    ),
+DEMO_WORLDS = replace(
+    DEMO_WIDE,
+    loss=replace(DEMO_WIDE.loss, relative=10.0, log_depth=20.0),
+    optimizer=replace(DEMO_WIDE.optimizer, learning_rate=5e-4),
 )
 DEMO_STEPS = replace(
     DEMO_WIDE,
@@ -233,22 +223,22 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(2.0, 16.0), kinds=("room",)),
             ),
         ),
-        "demo_sharp": (
-            "The depth head again, on the frozen trunk: it sees the image itself, in more kinds of scenes and two sizes.",
+        "demo_worlds": (
+            "The shipped demo model, trained further in more kinds of scenes and two sizes, by cameras good and poor.",
             replace(
                 DEMO,
-                out=Path("runs/demo_sharp"),
-                student="runs/demo_wide_again/best",
+                out=Path("runs/demo_worlds"),
+                student="demo",
                 teacher=None,
-                detail=16,
-                steps=3_000,
-                step=DEMO_SHARP,
+                steps=9_000,
+                step=DEMO_WORLDS,
                 synthetic=SyntheticConfig(
                     batch_size=2,
                     frames=(12, 12),
-                    speed=(1.0, 12.0),
-                    kinds=("room",),
-                    defects=0.25,
+                    speed=(1.5, 16.0),
+                    kinds=("room", "room", "room", "room", "room", "room", "street", "corridor"),
+                    defects=0.3,
+                    scales=(1.5, 1.5, 1.0),
                 ),
             ),
         ),
@@ -274,9 +264,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 depth_input=True,
                 steps=1_500,
                 step=DEMO_RGBD,
-                synthetic=SyntheticConfig(
-                    batch_size=2, frames=(8, 8), speed=(1.0, 16.0), kinds=MANY_WORLDS, defects=0.5
-                ),
+                synthetic=SyntheticConfig(batch_size=2, frames=(8, 8), speed=(1.0, 16.0), kinds=("room",)),
             ),
         ),
         "demo_motion": (
@@ -288,9 +276,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 teacher=None,
                 steps=3_000,
                 step=DEMO_MOTION,
-                synthetic=SyntheticConfig(
-                    batch_size=2, frames=(12, 12), speed=(0.5, 8.0), kinds=MANY_WORLDS, defects=0.5, bodies=3
-                ),
+                synthetic=SyntheticConfig(batch_size=2, frames=(12, 12), speed=(0.5, 8.0), kinds=("room",), bodies=3),
             ),
         ),
         "demo_heads": (
@@ -298,11 +284,11 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             replace(
                 DEMO,
                 out=Path("runs/demo"),
-                student="runs/demo_sharp/best",
+                student="runs/demo_wide/best",
                 teacher=None,
                 steps=1_000,
                 step=DEMO_EXTRA,
-                synthetic=replace(DEMO.synthetic, batch_size=1, query_points=32, kinds=MANY_WORLDS, defects=0.5),
+                synthetic=replace(DEMO.synthetic, batch_size=1, query_points=32),
             ),
         ),
     },

@@ -40,25 +40,11 @@ def fresh_model(config: ModelConfig, key: jax.Array) -> Model:
     return Model(config, unflatten(params))
 
 
-def extended(
-    model: Model, heads: Iterable[str], key: jax.Array, *, depth_input: bool = False, detail: int = 0
-) -> Model:
-    """The model with these heads and, if asked for, depth input and dense heads' `dpt_detail` added; new parts are random.
-
-    Raises ValueError if the model's heads have detail of another size.
-    """
-    if detail and model.config.dpt_detail not in (0, detail):
-        raise ValueError(
-            f"detail is {detail}, but the student's dense heads have {model.config.dpt_detail} channels of it"
-        )
+def extended(model: Model, heads: Iterable[str], depth_input: bool, key: jax.Array) -> Model:
+    """The model with these heads and, if `depth_input`, a depth input added; new parts get random weights."""
     asked = {*model.config.predicts, *heads}
     predicts = tuple(head for head in HEADS if head in asked)
-    config = replace(
-        model.config,
-        predicts=predicts,
-        depth_input=model.config.depth_input or depth_input,
-        dpt_detail=model.config.dpt_detail or detail,
-    )
+    config = replace(model.config, predicts=predicts, depth_input=model.config.depth_input or depth_input)
     if config == model.config:
         return model
     return Model(config, unflatten(flatten(Model.initialise(config, key).params) | flatten(model.params)))

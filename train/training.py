@@ -44,9 +44,6 @@ class RunConfig:
     heads that a checkpoint lacks start with random weights."""
     depth_input: bool = False
     """Train with simulated depth sensors; a student without depth input gets one, initialised to have no effect."""
-    detail: int = 0
-    """Channels of the branch that shows dense heads the image (`ModelConfig.dpt_detail`); a student without it gets one,
-    initialised to have no effect. 0: none is added."""
     teacher: str | None = "facebook/VGGT-1B"
     """Checkpoint or published name of the teacher; None: ground truth only."""
     steps: int = 390_000
@@ -88,8 +85,7 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
     FloatingPointError when ten batches in a row gave no finite loss; the last checkpoint is then still good.
     """
     model = _load_student(config.student, config.seed)
-    key = jax.random.key(config.seed)
-    model = extended(model, config.step.heads, key, depth_input=config.depth_input, detail=config.detail)
+    model = extended(model, config.step.heads, config.depth_input, jax.random.key(config.seed))
     updates = max(config.steps // config.step.optimizer.accumulation, 1)
     plan = Plan(step=config.step, model=model.config, mesh=mesh, updates=updates)
     with Checkpoints(config.out, config.keep) as checkpoints:

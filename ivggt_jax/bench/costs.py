@@ -168,9 +168,6 @@ def _dense_operations(config: ModelConfig, height: int, width: int, outputs: int
         work += 2 * size[0] * size[1] * features**2 + _resize(size, larger, features)
     work += _convolution(features, features // 2, *sizes[-1]) + _resize(sizes[-1], (height, width), features // 2)
     work += _convolution(features // 2, OUTPUT_FEATURES, height, width)
-    if detail := config.dpt_detail:
-        work += sum(_convolution(wide, detail, height, width) for wide in (3, OUTPUT_FEATURES + detail, detail, detail))
-        work += 2 * height * width * OUTPUT_FEATURES * detail
     return work + 2 * height * width * OUTPUT_FEATURES * outputs
 
 

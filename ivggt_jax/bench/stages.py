@@ -117,8 +117,7 @@ def _camera(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamSt
 
 def _dense(network: VGGT, state: StreamState, inputs: Inputs) -> tuple[StreamState, Any]:
     settings = state.settings
-    images = inputs["frame"].astype(jnp.float32)[:, None] / 255
-    return state, network.dense(inputs["outputs"], settings.height, settings.width, images, settings.heads)
+    return state, network.dense(inputs["outputs"], settings.height, settings.width, settings.heads)
 
 
 STAGES: dict[str, Stage] = {

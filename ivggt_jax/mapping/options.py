@@ -39,7 +39,7 @@ class SubmapOptions:
         if self.submaps != "auto":
             return SubmapConfig(frames=int(self.submaps), refine=self.refine)
         demo = ModelConfig.demo()
-        if replace(model, predicts=demo.predicts, depth_input=False, dpt_detail=demo.dpt_detail) == demo:
+        if replace(model, predicts=demo.predicts, depth_input=False) == demo:  # whichever heads and inputs are used
             return SubmapConfig(refine=self.refine)
         if length is not None and length <= LONG and not self.loops and not needed:
             return None

@@ -63,17 +63,6 @@ class Predictions:
         return f"Predictions({', '.join(named)})"
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Encoded:
-    """What is known of frames, each by itself."""
-
-    patches: Float[Array, "... N width"]
-    """[…,N,width]: patch tokens."""
-    images: Float[Array, "... H W 3"] | None
-    """[…,H,W,3] in [0,1], if dense heads look at them (`dpt_detail`)."""
-
-
 class VGGT(nnx.Module):
     """Aggregator and heads (VGGT, arXiv 2503.11651; causal: StreamVGGT, 2507.11539; bounded memory: InfiniteVGGT, 2601.02281)."""
 
@@ -103,15 +92,10 @@ class VGGT(nnx.Module):
     ) -> Predictions:
         """A whole clip [B,S,H,W,3] in [0,1] at once; queries [B,N,2] are pixels of the first frame, depth [B,S,H,W] is
         measured."""
+        height, width = images.shape[2:4]
         outputs, unit = self.see(images, mode, depth)
-        found = self.read(outputs, images, mode, heads, query_points)
+        found = self.read(outputs, height, width, mode, heads, query_points)
         return answered(replace(found, features=outputs[-1]) if features else found, unit, depth)
-
-    def encode(self, images: Float[Array, "*axes H W 3"]) -> Encoded:
-        """Frames [...,H,W,3] in [0,1], each by itself."""
-        patches = self.aggregator.encoder(images.reshape(-1, *images.shape[-3:]))
-        patches = patches.reshape(*images.shape[:-3], *patches.shape[1:])
-        return Encoded(patches, images if self.aggregator.config.dpt_detail else None)
 
     def see(
         self, images: jax.Array, mode: ClipMode, depth: jax.Array | None = None, remat: bool = False
@@ -125,14 +109,14 @@ class VGGT(nnx.Module):
     def read(
         self,
         outputs: jax.Array,
-        images: jax.Array,
+        height: int,
+        width: int,
         mode: ClipMode,
         heads: Collection[str],
         query_points: jax.Array | None = None,
     ) -> Predictions:
-        """Predictions of the heads from a clip's layer outputs [layer,B,S,P,2·width] and images [B,S,H,W,3]."""
-        height, width = images.shape[2:4]
-        found: dict[str, jax.Array] = self.dense(outputs, height, width, images, heads)
+        """Predictions of the heads from a clip's layer outputs [layer,B,S,P,2·width]."""
+        found: dict[str, jax.Array] = self.dense(outputs, height, width, heads)
         if "camera" in heads:
             found["pose_encoding"] = self.camera.clip(outputs[-1, :, :, 0], mode)[-1]
         if query_points is not None and "tracks" in heads:
@@ -140,50 +124,39 @@ class VGGT(nnx.Module):
             found["tracks"], found["visibility"], found["track_confidence"] = self.tracker(maps, query_points)
         return Predictions(**found)
 
-    def dense(
-        self, outputs: jax.Array, height: int, width: int, images: jax.Array | None, heads: Collection[str]
-    ) -> dict[str, jax.Array]:
-        """Predictions of the dense heads among `heads` from layer outputs [layer,B,S,P,2·width], by field name.
-
-        images: [B,S,H,W,3], as in `DenseHead`.
-        """
+    def dense(self, outputs: jax.Array, height: int, width: int, heads: Collection[str]) -> dict[str, jax.Array]:
+        """Predictions of the dense heads among `heads` from layer outputs [layer,B,S,P,2·width], by field name."""
         found: dict[str, jax.Array] = {}
         for name, head in HEADS.items():
             if head.activate is not None and name in heads:
-                raw, *confidence = self._map_frames(getattr(self, name), outputs, images, height, width)
+                raw, *confidence = self._map_frames(getattr(self, name), outputs, height, width)
                 found |= dict(zip(head.fields, (head.activate(raw), *confidence), strict=True))
         return found
 
     def track_maps(self, outputs: jax.Array, height: int, width: int) -> jax.Array:
         """Feature maps for the tracker, [B,S,H/2,W/2,track_features]."""
-        head = self.track_features
-        return self._map_frames(lambda patches, images, *size: head(patches, *size), outputs, None, height, width)
+        return self._map_frames(self.track_features, outputs, height, width)
 
     def _map_frames(
         self,
-        head: Callable[[jax.Array, jax.Array | None, int, int], Any],
+        head: Callable[[jax.Array, int, int], Any],
         outputs: Float[Array, "layer B S token width"],
-        images: Float[Array, "B S H W 3"] | None,
         height: int,
         width: int,
     ) -> Any:
-        """Apply a head to the patch tokens and images of all frames, a few frames at a time."""
+        """Apply a dense head to the patch tokens of all frames, a few frames at a time."""
         layers, batch, frames = outputs.shape[:3]
         patches = outputs[:, :, :, self.aggregator.config.special_tokens :]
         patches = patches.reshape(layers, batch * frames, *patches.shape[3:])
-        if images is not None:
-            images = images.reshape(batch * frames, *images.shape[2:])
         at_once = max(1, PIXELS_AT_ONCE // (height * width))
         if batch * frames <= at_once:
-            found = head(patches, images, height, width)
+            found = head(patches, height, width)
         else:
-
-            def one(frame: tuple[jax.Array, jax.Array | None]) -> Any:
-                patches, image = frame
-                found = head(patches[:, None], None if image is None else image[None], height, width)
-                return jax.tree.map(lambda x: x[0], found)
-
-            found = lax.map(one, (patches.swapaxes(0, 1), images), batch_size=at_once)
+            found = lax.map(
+                lambda frame: jax.tree.map(lambda x: x[0], head(frame[:, None], height, width)),
+                patches.swapaxes(0, 1),
+                batch_size=at_once,
+            )
         return jax.tree.map(lambda x: x.reshape(batch, frames, *x.shape[1:]), found)
 
 

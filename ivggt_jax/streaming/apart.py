@@ -41,9 +41,9 @@ def see_frame(
     """
     images = unit(frame)
     measured = sensor_depth(model, state.settings, depth, images)
-    encoded = model.network.encode(images[:, None])
+    patches = model.network.aggregator.encoder(images)[:, None]
     measured = None if measured is None else measured[:, None]
-    state, seen, _ = seen_twice(model.network, state, encoded, jnp.asarray(never), None, measured)
+    state, seen, _ = seen_twice(model.network, state, patches, jnp.asarray(never), None, measured)
     return state, seen
 
 

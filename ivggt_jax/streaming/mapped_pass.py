@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from ivggt_jax.mapping.pyramid import pyramid
 from ivggt_jax.mapping.submaps import follow, is_due
-from ivggt_jax.model.vggt import VGGT, Encoded, Predictions
+from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamState
 
@@ -18,19 +18,19 @@ from ivggt_jax.streaming.state import StreamState
 def mapped_pass(
     network: VGGT,
     state: StreamState,
-    encoded: Encoded,
+    patches: Float[Array, "B S N width"],
     images: Float[Array, "B S H W 3"],
     where: Bool[Array, " B"] | None = None,
     depth: Float[Array, "B S H W"] | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked; predictions in the world.
+    """`one_pass` for frames [B,S,H,W,3] in [0,1], NaN where masked, with their patch tokens; predictions in the world.
 
     `depth` [B,S,H,W] is what a sensor measured, in metres.
     """
     levels, due = look(state, images)
     if where is not None:
         due = due & where
-    state, seen, again = seen_twice(network, state, encoded, due, where, depth)
+    state, seen, again = seen_twice(network, state, patches, due, where, depth)
     return place(state, Views(levels, due, seen, again, depth), where)
 
 
@@ -89,7 +89,7 @@ def with_known_focal(
 def seen_twice(
     network: VGGT,
     state: StreamState,
-    encoded: Encoded,
+    patches: Float[Array, "B S N width"],
     due: Bool[Array, " B"],
     where: Bool[Array, " B"] | None,
     depth: Float[Array, "B S H W"] | None,
@@ -98,7 +98,7 @@ def seen_twice(
 
     Returns the state and the predictions of both passes.
     """
-    nothing = jax.eval_shape(lambda: one_pass(network, state, encoded, None, depth)[1])
+    nothing = jax.eval_shape(lambda: one_pass(network, state, patches, None, depth)[1])
     seen = again = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing)
 
     # A loop of one or two iterations instead of a conditional: the network is compiled once, and XLA updates a loop's buffers
@@ -111,7 +111,7 @@ def seen_twice(
         first = ~second if where is None else ~second & where
         points = None if seen.tracks is None else seen.tracks[:, 0]  # the first frame that the next submap sees
         state = fresh(state, due & second, points)
-        state, again = one_pass(network, state, encoded, due | first, depth)
+        state, again = one_pass(network, state, patches, due | first, depth)
         seen = jax.tree.map(lambda old, new: jnp.where(second, old, new), seen, again)
         return state, seen, again
 

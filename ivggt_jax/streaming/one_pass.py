@@ -15,7 +15,7 @@ from ivggt_jax.memory.ring import CameraMemory, CameraRing
 from ivggt_jax.memory.token_memory import TokenMemory
 from ivggt_jax.memory.track_window import TrackWindow
 from ivggt_jax.model.sensor import SensorUnit
-from ivggt_jax.model.vggt import VGGT, Encoded, Predictions, in_unit
+from ivggt_jax.model.vggt import VGGT, Predictions, in_unit
 from ivggt_jax.streaming.state import StreamState
 
 FrameMemory = tuple[jax.Array, CameraRing | None, TrackWindow | None]
@@ -25,11 +25,11 @@ FrameMemory = tuple[jax.Array, CameraRing | None, TrackWindow | None]
 def one_pass(
     network: VGGT,
     state: StreamState,
-    encoded: Encoded,
+    patches: Float[Array, "B S N width"],
     where: Bool[Array, " B"] | None = None,
     depth: Float[Array, "B S H W"] | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """The next S frames [B,S,…] of each stream in one pass; predictions [B,S,…].
+    """The next S frames of each stream, from their patch tokens [B,S,N,width], in one pass; predictions [B,S,…].
 
     `depth` [B,S,H,W] is what a sensor measured.
 
@@ -40,11 +40,10 @@ def one_pass(
     height, width = settings.height, settings.width
     if state.sensor is None:
         depth = None  # depth is for the map alone: this network does not take it
-    patches = encoded.patches
     if depth is not None:
         state, patches = _tell(network, state, patches, where, depth)
     state, outputs = _aggregate(network, state, patches, where)
-    found = network.dense(outputs, height, width, encoded.images, settings.heads)
+    found = network.dense(outputs, height, width, settings.heads)
     if depth is not None and "depth" in found:
         assert state.sensor is not None
         sensor = state.sensor.answered(depth, found["depth"], state.frame)

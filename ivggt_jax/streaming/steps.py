@@ -23,7 +23,7 @@ from ivggt_jax.model.clip import ClipMode
 from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.sensor import SensorUnit
-from ivggt_jax.model.vggt import VGGT, Encoded, Predictions
+from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.groups import groups
@@ -139,8 +139,8 @@ def step(
     network = model.network
     measured = sensor_depth(model, state.settings, depth, images)
     measured = None if measured is None else measured[:, None]
-    encoded = network.encode(images[:, None])
-    state, predictions = _pass(network, state, encoded, still(images, masks)[:, None], measured, where)
+    patches = network.aggregator.encoder(images)[:, None]
+    state, predictions = _pass(network, state, patches, still(images, masks)[:, None], measured, where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
 
 
@@ -167,8 +167,14 @@ def scan(
         raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
     model, images = guarded(state.settings, (model, unit(frames)))
     network = model.network
-    of_frames = (network.encode(images), still(images, masks), sensor_depth(model, state.settings, depth, images))
-    passes = jax.tree.map(lambda x: x.reshape(count // each, each, *x.shape[1:]).swapaxes(1, 2), of_frames)
+    patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
+
+    def grouped(x: jax.Array, axes: int) -> jax.Array:
+        return x.reshape(count // each, each, batch, *x.shape[-axes:]).swapaxes(1, 2)
+
+    measured = sensor_depth(model, state.settings, depth, images)
+    measured = None if measured is None else grouped(measured, 2)
+    passes = (grouped(patches, 2), grouped(still(images, masks), 3), measured)
     state, predictions = lax.scan(lambda state, inputs: _pass(network, state, *inputs), state, passes)
     return state, jax.tree.map(lambda x: x.swapaxes(1, 2).reshape(count, batch, *x.shape[3:]), predictions)
 
@@ -275,16 +281,16 @@ def _clip(
 def _pass(
     network: VGGT,
     state: StreamState,
-    encoded: Encoded,
+    patches: Float[Array, "B S N width"],
     images: Float[Array, "B S H W 3"],
     depth: Float[Array, "B S H W"] | None,
     where: Bool[Array, " B"] | None = None,
 ) -> tuple[StreamState, Predictions]:
-    """One pass over frames [B,S,H,W,3], NaN where masked, with their measured depth [B,S,H,W]."""
+    """One pass over frames [B,S,H,W,3], NaN where masked, with their patch tokens [B,S,N,width] and depth [B,S,H,W]."""
     if state.settings.submaps is None:
-        state, found = one_pass(network, state, encoded, where, depth)
+        state, found = one_pass(network, state, patches, where, depth)
         return with_known_focal(state, found, where)
-    return mapped_pass(network, state, encoded, images, where, depth)
+    return mapped_pass(network, state, patches, images, where, depth)
 
 
 def _map(

@@ -17,7 +17,6 @@ _MOST = {
     "dpt_layers": 1_023,
     "dpt_features": 65_536,
     "dpt_channels": 65_536,
-    "dpt_detail": 65_536,
     "track_features": 65_536,
     "track_hidden": 65_536,
     "track_levels": 16,

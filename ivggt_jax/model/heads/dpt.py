@@ -28,51 +28,15 @@ class DenseHead(nnx.Module):
         self.output1 = conv(features // 2, 32, rngs=rngs)
         self.output2 = linear(32, channels + confidence, rngs=rngs)
         self.channels = channels
-        self.detail = Detail(32, config.dpt_detail, rngs=rngs) if config.dpt_detail else None
 
-    def __call__(
-        self, layers: Tokens, images: Float[Array, "B H W 3"] | None, height: int, width: int
-    ) -> tuple[Float[Array, "B ..."], ...]:
-        """Patch tokens [layer,B,N,2·width] → raw values [B,H,W,channels] and, if the head has one, confidence ≥ 1 [B,H,W].
-
-        images: in [0,1]; only heads with the branch of `dpt_detail` need them.
-        """
+    def __call__(self, layers: Tokens, height: int, width: int) -> tuple[Float[Array, "B ..."], ...]:
+        """Patch tokens [layer,B,N,2·width] → raw values [B,H,W,channels] and, if the head has one, confidence ≥ 1 [B,H,W]."""
         x = self.reduce(self.pyramid(layers, height, width))
         x = resize_aligned(x, height, width)
         x = x + UV_WEIGHT * uv_embedding(height, width, x.shape[-1], width / height)
-        x = jax.nn.relu(self.output1(x))
-        if self.detail is not None:
-            assert images is not None
-            x = self.detail(x, images)
-        x = self.output2(x)
+        x = self.output2(jax.nn.relu(self.output1(x)))
         values = x[..., : self.channels]
         return (values,) if x.shape[-1] == self.channels else (values, 1 + jnp.exp(x[..., -1]))
-
-
-class Detail(nnx.Module):
-    """What the image's own pixels add to a dense head's features; nothing, until it is trained.
-
-    Patch tokens know a place to a few pixels only. Here features up to eight pixels away are compared with the image, so that depth
-    can change where the image has its edge.
-    """
-
-    def __init__(self, features: int, channels: int, *, rngs: nnx.Rngs):
-        self.look = conv(3, channels, rngs=rngs)
-        self.mix = conv(features + channels, channels, rngs=rngs)
-        self.near = conv(channels, channels, dilation=2, rngs=rngs)
-        self.far = conv(channels, channels, dilation=4, rngs=rngs)
-        self.out = linear(channels, features, rngs=rngs)
-        self.out.kernel = nnx.Param(jnp.zeros_like(self.out.kernel[...]))
-
-    def __call__(
-        self, x: Float[Array, "B H W features"], images: Float[Array, "B H W 3"]
-    ) -> Float[Array, "B H W features"]:
-        """Features [B,H,W,features] and images [B,H,W,3] in [0,1] → new features."""
-        # GELU, because after a projection of zero every ReLU of so narrow a branch can die before it is of use.
-        seen = jax.nn.gelu(self.look(images - 0.5))
-        y = jax.nn.gelu(self.mix(jnp.concatenate([x, seen], axis=-1)))
-        y = jax.nn.gelu(self.far(jax.nn.gelu(self.near(y))))
-        return x + self.out(y)
 
 
 class FeatureHead(nnx.Module):
@@ -154,14 +118,9 @@ class Residual(nnx.Module):
         return self.conv2(jax.nn.relu(self.conv1(x))) + x
 
 
-def conv(
-    features_in: int, features_out: int, stride: int = 1, use_bias: bool = True, dilation: int = 1, *, rngs: nnx.Rngs
-) -> nnx.Conv:
-    """3×3 convolution; with stride 1 the padding keeps the size."""
-    return nnx.Conv(
-        features_in, features_out, (3, 3), stride,
-        padding=dilation, kernel_dilation=dilation, use_bias=use_bias, rngs=rngs,
-    )  # fmt: skip
+def conv(features_in: int, features_out: int, stride: int = 1, use_bias: bool = True, *, rngs: nnx.Rngs) -> nnx.Conv:
+    """3×3 convolution, padding 1."""
+    return nnx.Conv(features_in, features_out, (3, 3), stride, padding=1, use_bias=use_bias, rngs=rngs)
 
 
 def resize_aligned(
