@@ -13,7 +13,7 @@ from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.run_json import plain, read_run_json, recorded
 from ivggt_jax.writers.saved_run import SavedRun
 
-EXAMPLES = (("room", "frames"), ("examples", "walk.mp4"), ("examples", "street.mp4"))
+EXAMPLES = (("room", "frames"), ("examples", "walk.mp4"))
 """Last two parts of the paths of the examples for the demo model."""
 REAL = "lch01/StreamVGGT"
 """Published weights of a streaming model."""
