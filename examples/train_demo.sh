@@ -10,6 +10,4 @@ python -m train distill demo           # its causal student
 python -m train supervised demo_wide   # wide motion, twice
 python -m train supervised demo_wide --student runs/demo_wide/best --out runs/demo_wide_again
 python -m train supervised demo_heads --student runs/demo_wide_again/best  # points and tracks, on the frozen trunk
-python -m train supervised demo_rgbd --student runs/demo/best              # then depth as input, and what moves
-python -m train supervised demo_motion --student runs/demo_rgbd/best
-python -m convert runs/demo_motion/best runs/demo_model --dtype float16 --overwrite
+python -m convert runs/demo/best runs/demo_model --dtype bfloat16 --overwrite
