@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import subprocess
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +58,23 @@ def test_what_the_demo_model_has_stays_as_it_is() -> None:
 def test_runs_have_folders_of_their_own() -> None:
     folders = [preset(*names).out for names in ALL]
     assert len(set(folders)) == len(folders)
+
+
+def test_the_script_runs_each_stage_after_the_one_that_it_starts_from() -> None:
+    script = Path(__file__).parents[1] / "examples" / "train_demo.sh"
+    subprocess.run(["sh", "-n", script], check=True)
+    made: list[str] = []
+    for line in script.read_text().splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:3] == ["python", "-m", "train"]:
+            config = preset(*words[3:5])
+            options = dict(zip(words[5::2], words[6::2], strict=True))
+            student, out = options.get("--student", config.student), options.get("--out", str(config.out))
+            assert student == f"{made[-1]}/best" if made else student == "random:demo"
+            made.append(out)
+        elif words[:3] == ["python", "-m", "convert"]:
+            assert words[3] == f"{made[-1]}/best"
+    assert len(made) == 5
 
 
 def test_the_demo_model_is_made_stage_by_stage() -> None:
