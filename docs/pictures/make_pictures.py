@@ -1,6 +1,6 @@
 """Make the pictures in this folder: python docs/pictures/make_pictures.py [NAME…]
 
-`demo`, `growing`, `map` and `room` are what the demo model predicts; named, only they are made. The others need Chromium,
+`demo`, `growing`, `map`, `moving` and `room` are what the demo model predicts; named, only they are made. The others need Chromium,
 though no graphics card, and show the ground truth of examples/room, through the writers: saved frames, scene.html and the page
 of `ivggt view`, which has no cache fill to show.
 """
@@ -216,6 +216,40 @@ def draw_map(folder: Path) -> Image.Image:
     return Image.fromarray(np.hstack(panels))
 
 
+def draw_moving(folder: Path) -> tuple[Image.Image, Image.Image]:
+    """Three frames of a walk among bodies, tinted where something moves and where the run found it; and two clouds from above.
+
+    The clouds are that of everything and that of `--moving drop`, both laid on the true path by the similarity that fits best.
+    """
+    part = Walk("crowd", HELD_OUT_SEED + 200, 84, 112).part(0, 120)
+    (folder / "crowd").mkdir()
+    for number, image in enumerate(part.images):
+        Image.fromarray(image).save(folder / "crowd" / f"{number:06d}.png")
+    panels = []
+    for moving in ("keep", "drop"):
+        run = folder / moving
+        command = [sys.executable, "-m", "ivggt_jax", str(folder / "crowd"), "--out", str(run), "--moving", moving]
+        subprocess.run([*command, "--export", "tum", "ply", "masks"], check=True)
+        path = poses_from_tum(read_table(run / "trajectory.txt", 8)[0])
+        fit = align_trajectory(path, part.world_from_cam, "sim3")
+        cloud = trimesh.load(run / "points.ply")
+        positions = part.world_from_cam[:, [0, 2], 3]
+        least, most = positions.min(axis=0) - 4, positions.max(axis=0) + 4
+        colours = np.asarray(cloud.colors)[:, :3]
+        panels.append(draw_from_above(fit.points(cloud.vertices), colours, fit.points(path[:, :, 3]), least, most))
+    rows = []
+    for number in (40, 75, 110):
+        found = np.asarray(Image.open(folder / "drop" / "masks" / f"{number:06d}.png.png").convert("L")) == 0
+        shown = [part.images[number], *(tinted(part.images[number], mask) for mask in (part.moving[number], found))]
+        rows.append(np.hstack([np.asarray(Image.fromarray(side).resize((280, 210))) for side in shown]))
+    return Image.fromarray(np.vstack(rows)), Image.fromarray(np.hstack(panels))
+
+
+def tinted(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """An image uint8 [H,W,3], half red where the mask [H,W] is True."""
+    return np.where(mask[..., None], image // 2 + np.uint8([127, 0, 20]), image).astype(np.uint8)
+
+
 def draw_from_above(
     points: np.ndarray, colours: np.ndarray, path: np.ndarray, least: np.ndarray, most: np.ndarray
 ) -> np.ndarray:
@@ -256,6 +290,10 @@ def main() -> None:
             )
         if not names or "map" in names:
             keep(draw_map(Path(folder)), HERE / "map.png")
+        if not names or "moving" in names:
+            frames, clouds = draw_moving(Path(folder))
+            keep(frames, HERE / "moving.png")
+            keep(clouds, HERE / "moving_clouds.png")
         if names:
             return
         run = Path(folder) / "room"
