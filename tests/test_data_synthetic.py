@@ -58,6 +58,8 @@ def test_batches_come_in_several_sizes() -> None:
     batches = SyntheticBatches(config, steps=6)
     sizes = [batches[step].arrays["depth"].shape[2:] for step in range(6)]
     assert set(sizes) == {(28, 28), (42, 42)} and batches[1].arrays["images"].shape[2:4] == sizes[1]
+    larger = SyntheticBatches(replace(config, scales=(1.5,)), steps=1)[0]
+    assert larger.arrays["depth"].shape[2:] == (42, 42)
     with pytest.raises(ValueError, match=r"scales must make whole pixels of 42×28, not \(1.3,\)"):
         replace(CONFIG, scales=(1.3,))
 

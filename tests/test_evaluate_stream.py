@@ -179,6 +179,9 @@ def test_frames_of_a_walk_may_be_spoilt():
     assert (clean.name, dark.name) == ("loop-3", "loop-3-dark")
     assert spoilt.images.mean() == pytest.approx(0.4 * whole.images.mean(), rel=0.02)
     np.testing.assert_array_equal(spoilt.depth, whole.depth)
+    noisy = Walk("loop", 3, 28, 42, defect="noise")
+    first, second = noisy.part(0, 10).images, noisy.part(5, 10).images
+    assert np.abs(first[5:].astype(int) - second[:5]).mean() < 0.5 < np.abs(first.astype(int) - whole.images).mean()
 
 
 def test_drift_shows_in_all_frames_and_not_in_the_last_hundred():

@@ -122,7 +122,7 @@ class Walk:
             _render(self._scene, self._path_key, start, frames, self._route, *self.size)
         )
         if self._defects is not None:
-            images = np.asarray(_spoilt(jax.random.fold_in(self._path_key, start), images, self._defects))
+            images = np.asarray(_spoilt(self._path_key, start, images, self._defects))
         part = WalkPart(images, depth, inverse(cam_from_world.astype(np.float64)), moving)
         if self._remembered is not None:
             self._remembered[start, frames] = part
@@ -165,9 +165,13 @@ def depth_errors(depth: np.ndarray, truth: np.ndarray) -> DepthErrors:
 
 
 @jax.jit
-def _spoilt(key: jax.Array, images: jax.Array, defects: Defects) -> jax.Array:
-    """Images uint8 [T,H,W,3] as such a camera takes them."""
-    return jnp.round(255 * taken(key, images.astype(jnp.float32) / 255, defects)).astype(jnp.uint8)
+def _spoilt(key: jax.Array, start: int, images: jax.Array, defects: Defects) -> jax.Array:
+    """Images uint8 [T,H,W,3] of the frames from number `start` on, as such a camera takes them."""
+
+    def one(number: jax.Array, image: jax.Array) -> jax.Array:
+        return taken(jax.random.fold_in(key, number), image[None] / 255, defects)[0]
+
+    return jnp.round(255 * jax.vmap(one)(start + jnp.arange(len(images)), images)).astype(jnp.uint8)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))

@@ -73,15 +73,10 @@ def random_defects(key: jax.Array, share: jax.Array | float = 1.0) -> Defects:
     )
 
 
-def taken(key: jax.Array, images: jax.Array, defects: Defects, progress: jax.Array | None = None) -> jax.Array:
-    """Images [T,H,W,3] in [0,1] as they come out of such a camera and file: a pure function of the key.
-
-    progress: [T] float32, how far the drift of exposure is, by default from 0 in the first frame to 1 in the last.
-    """
+def taken(key: jax.Array, images: jax.Array, defects: Defects) -> jax.Array:
+    """Images [T,H,W,3] in [0,1] as they come out of such a camera and file: a pure function of the key."""
     frames, height, width, _ = images.shape
-    if progress is None:
-        progress = jnp.linspace(0, 1, frames)
-    light = defects.exposure * jnp.asarray(defects.drift, jnp.float32) ** progress
+    light = defects.exposure * jnp.asarray(defects.drift, jnp.float32) ** jnp.linspace(0, 1, frames)
     colour = jnp.stack([1 + jnp.asarray(defects.warmth), jnp.ones(()), 1 - jnp.asarray(defects.warmth)])
     y, x = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing="ij")
     reaches = 1 - defects.vignetting * (x**2 + y**2) / 2

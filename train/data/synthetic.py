@@ -94,7 +94,7 @@ class SyntheticBatches:
         turns = (np.arange(config.batch_size) + generator.integers(len(options))) % len(options)
         slowest, fastest = np.log(config.speed)
         speeds = np.exp(generator.uniform(slowest, fastest, config.batch_size)).astype(np.float32)
-        if len(config.scales) > 1:
+        if config.scales != (1.0,):
             scale = generator.choice(config.scales)
             config = replace(config, width=int(scale * config.width), height=int(scale * config.height), scales=(1.0,))
         parts, names = [], []
