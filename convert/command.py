@@ -42,8 +42,7 @@ class Convert:
     output: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUTPUT")]
     """Directory to create; with --to torch the .pth, .pt or .safetensors file."""
     dtype: Precision | None = None
-    """Type of the trunk; heads are float32. By default that of the input's trunk if it has 16 bits, else float32. float16 rounds an
-    eighth as much as bfloat16 but ends at 65,504: weights with larger values are refused."""
+    """Type of the trunk, by default the input's if it has 16 bits, else float32; heads are float32. float16 ends at 65,504."""
     to: Literal["safetensors", "orbax", "torch"] = "safetensors"
     """safetensors: mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
     config: Path | None = None
