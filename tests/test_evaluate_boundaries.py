@@ -20,6 +20,7 @@ def step(column: int, far: float = 2.0) -> np.ndarray:
         (step(5), 0.0),  # a pixel beside
         (step(4, far=0.5), 0.0),  # the wrong side is in front
         (np.ones((6, 8)), 0.0),
+        (np.full((6, 8), np.nan), 0.0),
         (step(4, far=1.15), np.average(RATIOS < 1.15, weights=RATIOS)),
     ],
 )

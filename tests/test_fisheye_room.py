@@ -35,14 +35,14 @@ def rendered(lens: Camera, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
     rays = lens.unproject(pixels)
     rays = jnp.asarray(rays / rays[..., 2:], jnp.float32)
 
-    def one(camera: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one(camera: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         world_from_cam = geometry.invert(camera)
         origin, directions = world_from_cam[:, 3], rotate(world_from_cam[:, :3], rays)
         return shade(
             scene, visible_primitives(scene, origin, directions), origin, directions, jnp.asarray(1 / lens.focal[0])
         )
 
-    images, depth = jax.jit(lambda cameras: each_camera(one, cameras, SIZE[0] * SIZE[1]))(cameras)
+    images, depth, _ = jax.jit(lambda cameras: each_camera(one, cameras, SIZE[0] * SIZE[1]))(cameras)
     return (
         np.round(255 * np.asarray(images)).astype(np.uint8),
         np.asarray(depth),

@@ -285,6 +285,8 @@ def test_a_run_without_frames_names_the_command_that_keeps_them(tmp_path: Path) 
         ("/anywhere/examples/room/frames", "demo", False),
         ("/anywhere/examples/room/frames/", "demo", False),
         ("/anywhere/frames", "demo", True),
+        ("/mine/room/frames", "demo", True),
+        ("/anywhere/examples/walk.mp4", "demo", False),
         ("walk.mp4", "demo", True),
         ("cam:0", "demo", True),
         ("examples/room", "demo", True),

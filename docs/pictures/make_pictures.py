@@ -147,7 +147,7 @@ def draw_demo() -> Image.Image:
     part = Walk("loop", HELD_OUT_SEED, 84, 112).part(0, 100)
     cache = CacheConfig(total_budget=5088)
     depth = np.stack([np.asarray(predictions.depth) for predictions in stream(load("demo"), part.images, cache)])
-    depth *= depth_errors(depth, part.depth)[1][:, None, None]
+    depth *= depth_errors(depth, part.depth).scale[:, None, None]
     rows = []
     for image, *maps in zip(part.images, part.depth, depth, strict=True):
         near_and_far = inverse_depth_range(maps[0], None)

@@ -10,8 +10,10 @@ def boundary_f1(prediction: np.ndarray, truth: np.ndarray) -> float:
     """F1 of the contours of a depth map [H,W], 1 if all are in place; a mean over `RATIOS` in which larger ones weigh more.
 
     A contour runs between two neighbours, along rows or columns, and its side counts. It must be in place to the pixel. NaN if the
-    truth has none; pixels of unknown depth (0) have none.
+    truth has none; pixels of unknown depth (0) have none. 0 for a prediction that is not finite.
     """
+    if not np.isfinite(prediction).all():
+        return 0.0
     known = truth > 0
     depths = [np.log(np.where(known, np.maximum(depth, 1e-6), 1.0)) for depth in (prediction, truth)]
     steps = np.log(RATIOS)[:, None]

@@ -19,6 +19,7 @@ from scipy.spatial.transform import Rotation
 
 from ivggt_jax import geometry
 from ivggt_jax.config import CacheConfig
+from ivggt_jax.evaluate.boundaries import boundary_f1
 from ivggt_jax.evaluate.depth_sensor import MetricErrors, joined, measured_depth, metric_errors, metric_measures
 from ivggt_jax.evaluate.loops import Loops, MapFollower
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
@@ -296,7 +297,8 @@ def _look(part: WalkPart, predictions: Predictions) -> dict[str, np.ndarray]:
     assert predictions.pose_encoding is not None
     assert predictions.depth is not None
     cam_from_world, _ = _cameras(predictions.pose_encoding, *part.depth.shape[1:])
-    errors = depth_errors(np.asarray(predictions.depth), part.depth)
+    depth = np.asarray(predictions.depth)
+    errors = depth_errors(depth, part.depth)
     return {
         "truth": part.world_from_cam,
         "found": inverse(np.asarray(cam_from_world, np.float64)),
@@ -304,7 +306,7 @@ def _look(part: WalkPart, predictions: Predictions) -> dict[str, np.ndarray]:
         "constant_depth_error": part.constant_depth_error,
         "depth_scale": errors.scale,
         "depth_delta": errors.delta,
-        "boundary_f1": errors.boundary_f1,
+        "boundary_f1": np.array([boundary_f1(*maps) for maps in zip(depth, part.depth, strict=True)]),
     }
 
 

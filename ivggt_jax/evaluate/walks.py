@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ivggt_jax import geometry
-from ivggt_jax.evaluate.boundaries import boundary_f1
 from ivggt_jax.evaluate.depth import evaluate_depth
 from ivggt_jax.synthetic import (
     Defects,
@@ -137,8 +136,6 @@ class DepthErrors(NamedTuple):
     """True over predicted depth."""
     delta: np.ndarray
     """Share of pixels that are wrong by less than a factor of 1.25."""
-    boundary_f1: np.ndarray
-    """Agreement of occluding contours, which needs no scale."""
 
 
 def depth_errors(depth: np.ndarray, truth: np.ndarray) -> DepthErrors:
@@ -148,9 +145,6 @@ def depth_errors(depth: np.ndarray, truth: np.ndarray) -> DepthErrors:
     prediction is not finite, AbsRel and scale are infinite and nothing is right.
     """
     errors, scales, deltas = np.empty((3, len(truth)))
-    sharp = np.array(
-        [boundary_f1(*maps) if np.isfinite(maps[0]).all() else 0.0 for maps in zip(depth, truth, strict=True)]
-    )
     for start in range(0, len(truth), CHUNK):
         chunk = slice(start, start + CHUNK)
         if not (truth[chunk] > 0).any():
@@ -161,7 +155,7 @@ def depth_errors(depth: np.ndarray, truth: np.ndarray) -> DepthErrors:
             found = evaluate_depth(list(zip(depth[chunk], truth[chunk], strict=True)), "scale")
             errors[chunk], scales[chunk] = [frame.abs_rel for frame in found.frames], found.scale
             deltas[chunk] = [frame.delta_1 for frame in found.frames]
-    return DepthErrors(errors, scales, deltas, sharp)
+    return DepthErrors(errors, scales, deltas)
 
 
 @jax.jit

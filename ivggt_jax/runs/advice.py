@@ -13,8 +13,8 @@ from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.run_json import plain, read_run_json, recorded
 from ivggt_jax.writers.saved_run import SavedRun
 
-EXAMPLES = (("room", "frames"), ("examples", "walk.mp4"))
-"""Last two parts of the paths of the examples for the demo model."""
+EXAMPLES = (("examples", "room", "frames"), ("examples", "walk.mp4"))
+"""Last parts of the paths of the examples for the demo model."""
 REAL = "lch01/StreamVGGT"
 """Published weights of a streaming model."""
 NAMED = 3
@@ -88,12 +88,14 @@ def next_steps(out: Path, settings: Mapping[str, Any], *, frames_saved: bool, sh
 
 
 def note_on_demo(settings: Mapping[str, Any]) -> str | None:
-    """A note if the demo model is run on anything but the example; otherwise None.
+    """A note if the demo model is run on anything but the examples; otherwise None.
 
     settings: a run's options, as in `run.json`.
     """
     frames = str(recorded(settings, "source", "frames"))
-    if settings["checkpoint"] != "demo" or Path("demo").exists() or Path(full_name(frames)).parts[-2:] in EXAMPLES:
+    parts = Path(full_name(frames)).parts
+    is_example = any(parts[-len(example) :] == example for example in EXAMPLES)
+    if settings["checkpoint"] != "demo" or Path("demo").exists() or is_example:
         return None
     return (
         "NOTE: THE DEMO MODEL KNOWS RENDERED ROOMS ONLY. On other pictures its geometry means little; for real ones "
