@@ -77,6 +77,14 @@ def test_what_the_host_is_asked(cache: CacheConfig, expected: int):
     assert len(asked) == expected and not any(inside for _, inside in asked)
 
 
+def test_the_cache_passes_through_no_conditional():
+    """Lowered for a GPU: XLA of JAX 0.10 would copy all of it. What a conditional returns has no channels, the fifth dimension."""
+    returned = re.findall(
+        r"\}\) : \(tensor<i32>\) -> (.*)", lowered(CacheConfig(total_budget=4 * 600), "gpu").as_text()
+    )
+    assert returned and not any(re.search(r"tensor<(\d+x){5}", types) for types in returned)
+
+
 @pytest.mark.parametrize(("platform", "loops"), [("gpu", False), ("cpu", True)])
 def test_weights_are_taken_from_their_stack_by_a_loop_only_on_a_cpu(platform, loops):
     """On a GPU that would copy them: as lowered, no slice at a place known only when it runs is cut out of a weight."""

@@ -4,15 +4,15 @@ All layers share one set of buffers with a leading layer axis, which a scan over
 length) are live. The first `anchor` of them hold the first frame and never move (InfiniteVGGT, arXiv 2601.02281, §3.2).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int8
 
-from ivggt_jax.kernels import platform
-from ivggt_jax.memory.largest import largest, places
+from ivggt_jax.kernels import can_read
+from ivggt_jax.kernels.moves import plan_moves
 
 
 @jax.tree_util.register_dataclass
@@ -92,87 +92,85 @@ def append(
     )
 
 
-_Round = tuple[KVCache, jax.Array, jax.Array, jax.Array]
-"""Cache after a round of eviction, redundancy before it [batch,head,slot], the round's holes and movers [batch,head,most]."""
+Moves = tuple[jax.Array, jax.Array, jax.Array]
+"""A round of eviction: length after it [batch], holes and movers [batch,head,most] (`kernels.moves.plan_moves`)."""
 
 
-def drop(
+def plan(
     cache: KVCache,
     layer: Int[Array, ""],
     redundancy: Float[Array, "batch head slot"],
     budget: Int[Array, " batch"],
     anchor: int,
     most: int,
-) -> KVCache:
-    """Evict from one layer down to `budget` [batch] tokens: in every head those of highest `redundancy` [batch,head,slot] go.
+) -> Moves:
+    """The next round that brings a layer nearer to `budget` [batch] tokens: in every head those of highest `redundancy` go.
 
-    Among equally redundant tokens the lowest slot goes first. The first `anchor` slots always stay. Tokens go in rounds of at
-    most `most` per head, until every stream is within its budget. In steady state one round is enough; a layer whose budget falls
-    faster takes several, with the same result. The first round is unconditional: on a GPU, deciding whether to run it would make
-    the host wait for the device.
+    At most `most` go per head; among equally redundant tokens the lowest slot goes first. The first `anchor` slots always stay.
     """
+    length, slot = cache.length[layer], jnp.arange(redundancy.shape[-1])
+    target = jnp.clip(budget, length - most, length)
+    candidates = ((slot >= anchor) & (slot < length[:, None]))[:, None]
+    # NaN is evicted first. As it is, −NaN would rank below the −∞ of slots that are no candidates.
+    ranked = jnp.where(candidates, jnp.where(jnp.isnan(redundancy), jnp.inf, redundancy), -jnp.inf)
+    return target, *(plan_moves if can_read(cache.keys) else moves_by_sorting)(ranked, length, target, most)
 
-    batch, heads, _ = redundancy.shape
+
+def no_moves(cache: KVCache, layer: Int[Array, ""], most: int) -> Moves:
+    """A round in which everything stays."""
+    batch, slots, heads = cache.origin.shape[1:]
+    nowhere = jnp.full((batch, heads, most), slots, jnp.int32)
+    return cache.length[layer], nowhere, nowhere
+
+
+def drop(
+    cache: KVCache,
+    layer: Int[Array, ""],
+    redundancy: Float[Array, "batch head slot"],
+    first: Moves,
+    budget: Int[Array, " batch"],
+    anchor: int,
+) -> KVCache:
+    """Evict from one layer down to `budget` [batch] tokens, in rounds of which the `first` is planned already.
+
+    In steady state one round is enough; a layer whose budget falls faster takes several, with the same result. The first round
+    is unconditional: on a GPU, deciding whether to run it would make the host wait for the device.
+    """
+    batch, heads, most = first[1].shape
     entry, head = jnp.arange(batch)[:, None, None], jnp.arange(heads)
 
-    def one_round(cache: KVCache, redundancy: jax.Array) -> _Round:
-        length = cache.length[layer]
-        target = jnp.clip(budget, length - most, length)
-        holes, movers = _plan_moves(redundancy, length, target, anchor, most)
-        hole, mover = holes.transpose(0, 2, 1), movers.transpose(0, 2, 1)
+    def moved(cache: KVCache, moves: Moves) -> KVCache:
+        length, hole, mover = moves[0], moves[1].transpose(0, 2, 1), moves[2].transpose(0, 2, 1)
 
-        def move(rows: jax.Array) -> jax.Array:
-            moving = rows.at[layer, entry, mover, head].get(mode="clip")
-            return rows.at[layer, entry, hole, head].set(moving, mode="drop", unique_indices=False)
-
-        cache = replace(
-            cache,
-            keys=move(cache.keys),
-            values=move(cache.values),
-            origin=move(cache.origin),
-            length=cache.length.at[layer].set(target),
-            extra=jax.tree.map(move, cache.extra),
-            scales=jax.tree.map(move, cache.scales),
+        kept = cache.keys, cache.values, cache.origin, cache.extra, cache.scales
+        moving = jax.tree.map(lambda rows: rows.at[layer, entry, mover, head].get(mode="clip"), kept)
+        # All are read before any is written. Otherwise XLA on a GPU reads while it writes, and copies the cache for that.
+        moving = lax.optimization_barrier(moving)
+        keys, values, origin, extra, scales = jax.tree.map(
+            lambda rows, new: rows.at[layer, entry, hole, head].set(new, mode="drop"), kept, moving
         )
-        return cache, redundancy, holes, movers
+        return KVCache(keys, values, origin, cache.length.at[layer].set(length), extra, scales)
 
-    def another_round(carry: _Round) -> _Round:
-        cache, redundancy, holes, movers = carry
-        moved = jnp.take_along_axis(redundancy, movers, axis=2, mode="clip")
-        return one_round(cache, redundancy.at[entry, head[:, None], holes].set(moved, mode="drop"))
+    def another_round(carry: tuple[KVCache, jax.Array, Moves]) -> tuple[KVCache, jax.Array, Moves]:
+        cache, redundancy, (_, holes, movers) = carry
+        replaced = jnp.take_along_axis(redundancy, movers, axis=2, mode="clip")
+        redundancy = redundancy.at[entry, head[:, None], holes].set(replaced, mode="drop")
+        moves = plan(cache, layer, redundancy, budget, anchor, most)
+        return moved(cache, moves), redundancy, moves
 
-    def unfinished(carry: _Round) -> jax.Array:
+    def unfinished(carry: tuple[KVCache, jax.Array, Moves]) -> jax.Array:
         return jnp.any(carry[0].length[layer] > budget)
 
-    return lax.while_loop(unfinished, another_round, one_round(cache, redundancy))[0]
+    return lax.while_loop(unfinished, another_round, (moved(cache, first), redundancy, first))[0]
 
 
-def _plan_moves(
-    redundancy: Float[Array, "batch head slot"],
-    length: Int[Array, " batch"],
-    target: Int[Array, " batch"],
-    anchor: int,
-    most: int,
+def moves_by_sorting(
+    redundancy: Float[Array, "batch head slot"], length: Int[Array, " batch"], target: Int[Array, " batch"], most: int
 ) -> tuple[Int[Array, "batch head most"], Int[Array, "batch head most"]]:
-    """Which survivors move where when the `length − target` most redundant candidates go.
-
-    Holes are the victims' slots in [anchor, target), movers the survivors in [target, length); each head has as many of either.
-    Both are [batch, head, most], ascending, padded with the number of slots, which is past the end, so that those moves are
-    dropped. On a CPU sorting the few that `lax.top_k` returns is fastest; on a GPU nothing is sorted.
-    """
+    """`kernels.moves.plan_moves` in XLA. On a CPU, sorting the few that `lax.top_k` returns is fastest."""
     batch, heads, slots = redundancy.shape
-    slot, step = jnp.arange(slots), jnp.arange(most)
-    candidates = (slot >= anchor) & (slot < length[:, None])
-    # NaN is evicted first. As it is, −NaN would rank below the −∞ of slots that are no candidates.
-    redundancy = jnp.where(jnp.isnan(redundancy), jnp.inf, redundancy)
-    redundancy = jnp.where(candidates[:, None], redundancy, -jnp.inf)
+    step = jnp.arange(most)
     count, target = (length - target)[:, None, None], target[:, None, None]
-    if platform() == "gpu":
-        gone = largest(redundancy, jnp.broadcast_to(count[..., 0], (batch, heads)))
-        moving = ~gone & (slot >= target) & (slot < target + count)
-        holes, movers = places(jnp.stack([gone & (slot < target), moving]), most)
-        return holes, movers
-
     _, ranked = lax.top_k(redundancy, most)
     victims = jnp.where(step < count, ranked, slots)
     holes = jnp.sort(jnp.where(victims < target, victims, slots), axis=-1)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.diversity_in_place import diversity_in_place
-from ivggt_jax.memory.cache import KVCache, drop
+from ivggt_jax.memory.cache import KVCache, Moves, drop, no_moves, plan
 from ivggt_jax.memory.origin import Origin
 from ivggt_jax.memory.policies import diversity, find_policy
 
@@ -58,17 +58,23 @@ class Eviction:
             kept = protected(self.origin(cache, layer), budget, self.config.anchor_frames, self.config.protect_special)
             candidates &= ~kept
 
-        def down(cache: KVCache) -> tuple[KVCache, jax.Array]:
+        most = min((1 + self.config.frames_per_step) * self.tokens, slots)
+
+        def judge(cache: KVCache) -> tuple[jax.Array, Moves, jax.Array]:
             redundancy = self.redundancy(cache, layer, live, candidates)
             mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
             redundancy = jnp.maximum(redundancy, PROTECTED / 2)
             if kept is not None:  # if they exceed the budget, some of them go too
                 redundancy = jnp.where(kept, PROTECTED, redundancy)
-            most = min((1 + self.config.frames_per_step) * self.tokens, slots)
-            return drop(cache, layer, redundancy, budget, anchor, most), jnp.where(over, mean, score)
+            return redundancy, plan(cache, layer, redundancy, budget, anchor, most), jnp.where(over, mean, score)
 
-        # A scalar condition: nothing is computed while all streams are within their budgets.
-        return lax.cond(jnp.any(over), down, lambda cache: (cache, score), cache)
+        def spare(cache: KVCache) -> tuple[jax.Array, Moves, jax.Array]:
+            return jnp.zeros(candidates.shape, jnp.float32), no_moves(cache, layer, most), score
+
+        # A scalar condition: nothing is judged while all streams are within their budgets. The cache does not pass through it,
+        # because XLA of JAX 0.10 would copy it on a GPU.
+        redundancy, moves, score = lax.cond(jnp.any(over), judge, spare, cache)
+        return drop(cache, layer, redundancy, moves, budget, anchor), score
 
     def origin(self, cache: KVCache, layer: Int[Array, ""]) -> Origin:
         """Origin of a layer's tokens."""

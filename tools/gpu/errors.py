@@ -8,7 +8,6 @@ float32. On a CPU, where the kernels run in Pallas's interpreter; the products o
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from kernels import distance
 from scipy.special import erf
 
@@ -16,8 +15,8 @@ from ivggt_jax import CacheConfig, load, stream
 from ivggt_jax.evaluate.walks import HELD_OUT_SEED, Walk
 from ivggt_jax.kernels.attention_in_place import attend_in_place
 from ivggt_jax.kernels.diversity_in_place import diversity_in_place
-from ivggt_jax.memory.cache import quantise
-from ivggt_jax.memory.largest import largest
+from ivggt_jax.kernels.moves import plan_moves
+from ivggt_jax.memory.cache import moves_by_sorting, quantise
 from ivggt_jax.model.heads import dpt
 from ivggt_jax.model.layers import gelu
 from ivggt_jax.model.parameters import Model, cast
@@ -67,11 +66,13 @@ def parts() -> None:
     exact = np.einsum("hr,brwc,vw->bhvc", dpt._interpolation(28, 392), maps.astype(float), dpt._interpolation(37, 518))
     found = dpt._between(dpt._between(jnp.asarray(maps), 1, 392), 2, 518)
     row("interpolation by two taps", found, exact)
-    numbers = np.float32(np.round(RANDOM.normal(size=(HEADS, SLOTS)), 2))
-    chosen = np.zeros(numbers.shape, bool)
-    np.put_along_axis(chosen, np.asarray(lax.top_k(numbers, 100)[1]), True, axis=-1)
-    others = int((np.asarray(largest(numbers, jnp.full(HEADS, 100))) != chosen).sum())
-    print(f"| what is evicted, chosen by digits | {others or 'none'} |")
+    inputs = (
+        np.float32(np.round(RANDOM.normal(size=(1, HEADS, SLOTS)), 2)),
+        jnp.array([SLOTS]),
+        jnp.array([SLOTS - 100]),
+    )
+    others = sum(map(np.not_equal, plan_moves(*inputs, 100, interpret=True), moves_by_sorting(*inputs, 100))).sum()
+    print(f"| what is evicted and what moves, chosen by the kernel | {others or 'none'} |")
 
 
 def whole(model: Model) -> None:

@@ -21,8 +21,9 @@ from ivggt_jax.kernels.attention_in_place import attend_in_place
 from ivggt_jax.kernels.attention_on_hopper import attend_hopper
 from ivggt_jax.kernels.diversity_in_place import diversity_in_place
 from ivggt_jax.kernels.diversity_on_hopper import diversity_hopper
+from ivggt_jax.kernels.moves import plan_moves
+from ivggt_jax.memory import cache
 from ivggt_jax.memory.cache import quantise
-from ivggt_jax.memory.largest import largest, places
 from ivggt_jax.memory.policies import diversity
 from ivggt_jax.streaming.steps import step
 
@@ -103,17 +104,11 @@ def kernels() -> None:
         row(what, kernel, (poisoned[0], *inputs[1:]), exact)
         row(f"{what}, int8", kernel, (keys8, *inputs[1:], key_scale), exact)
 
-    count, redundancy = jnp.full((1, HEADS), TOKENS), jnp.where(candidates, exact, -jnp.inf)
-
-    def sort(redundancy, count):
-        return jnp.sort(jax.lax.top_k(redundancy, TOKENS)[1])
-
-    def digits(redundancy, count):
-        return places(largest(redundancy, count), TOKENS)
-
-    same = bool((jax.jit(sort)(redundancy, count) == jax.jit(digits)(redundancy, count)).all())
-    print(f"| the {TOKENS} most redundant, top_k | {milliseconds(sort, redundancy, count):.3f} | |")
-    print(f"| … by digits | {milliseconds(digits, redundancy, count):.3f} | {'none' if same else 'OTHERS'} |")
+    inputs = jnp.where(candidates, exact, -jnp.inf), length, length - TOKENS
+    sorting, kernel = (partial(plan, most=2 * TOKENS) for plan in (cache.moves_by_sorting, plan_moves))
+    same = jax.tree.map(jnp.array_equal, jax.jit(sorting)(*inputs), jax.jit(kernel)(*inputs))
+    print(f"| moves, by sorting | {milliseconds(sorting, *inputs):.3f} | |")
+    print(f"| … in one kernel | {milliseconds(kernel, *inputs):.3f} | {'none' if all(same) else 'OTHERS'} |")
 
 
 def profile(case: Case) -> None:
