@@ -116,8 +116,9 @@ def test_fps_takes_the_first_frame_at_or_after_each_tick(clip, fps, expected):
     assert reader.expected_length == len(expected)
 
 
-def test_fps_above_the_videos_takes_every_frame_once(clip):
+def test_fps_above_the_videos_takes_every_frame_once_and_says_so(clip, caplog):
     reader = VideoReader(clip, fps=1000)
+    assert "has 10 frames per second, not 1000: all are taken" in caplog.text
     assert [index for index, _ in shown(reader)] == list(range(COUNT))
     assert reader.expected_length == COUNT
 

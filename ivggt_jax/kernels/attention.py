@@ -193,7 +193,7 @@ def _over_chunks(
             jnp.zeros((queries, head_dim), jnp.float32),
         )
         trips = (live + chunk - 1) // chunk if skip else -(-slots // chunk)
-        whole = 0 if length is not None and not skip else live // chunk  # masks cost a CPU a tenth of the time
+        whole = 0 if length is not None and not skip else live // chunk  # chunks that need no mask
         carry = lax.fori_loop(0, whole, partial(step, whole=True), start)
         _, total, output = lax.fori_loop(whole, trips, partial(step, whole=False), carry)
         return (output / total).astype(query.dtype)

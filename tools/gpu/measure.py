@@ -3,7 +3,8 @@
 Correctness of each section comes first, then its times. Every case is written to the file when it is done, a failure with its
 message, and the next one follows. The weights are made once. Needs the package, JAX for CUDA and Flax; each section is meant to
 take less than eight minutes. XLA_PYTHON_CLIENT_PREALLOCATE=false lets the allocator count what is used. Has not run on a GPU as it
-stands; `pytest` on one (JAX_PLATFORMS=cuda) and `python -m ivggt_jax.bench --reference CLONE` go beside it.
+stands. Beside it go `pytest` on one (JAX_PLATFORMS=cuda), `python -m ivggt_jax.bench --reference CLONE`, and for training
+`python -m train supervised published --student random:vggt_1b --steps 30 --log-every 10`.
 """
 
 import json
