@@ -130,10 +130,17 @@ def test_random_is_uniform_repeats_and_changes_with_the_frame(cache):
     assert changed[1][cache["candidates"][1]].all()
 
 
-def test_a_policy_of_a_wrong_shape_is_refused(cache):
-    wrong = eviction(cache, lambda keys, live, candidates, origin, extra: keys[..., 0])
-    with pytest.raises(ValueError, match=r"\[3, 2, 64\], not \[3, 64, 2\]"):
-        wrong.redundancy(*arguments(cache))
+@pytest.mark.parametrize(
+    ("policy", "shape"),
+    [
+        (lambda keys, live, candidates, origin, extra: keys[..., 0], r"\[3, 64, 2\]"),
+        (lambda keys, live, candidates, origin, extra: 0.5, r"\[\]"),
+    ],
+    ids=["other axes", "a number"],
+)
+def test_a_policy_of_a_wrong_shape_is_refused(cache, policy, shape):
+    with pytest.raises(ValueError, match=rf"\[3, 2, 64\], not {shape}"):
+        eviction(cache, policy).redundancy(*arguments(cache))
 
 
 @pytest.mark.parametrize("anchors", [2, 3, 5])

@@ -96,7 +96,7 @@ class Eviction:
             scales = None if cache.scales is None else cache.scales[0]
             return diversity_in_place(cache.keys, layer, cache.length[layer], candidates, scales)
         extra = None if cache.extra is None else cache.extra[layer]
-        redundancy = policy(cache.layer_keys(layer), live, candidates, self.origin(cache, layer), extra)
+        redundancy = jnp.asarray(policy(cache.layer_keys(layer), live, candidates, self.origin(cache, layer), extra))
         if redundancy.shape != candidates.shape:
             raise ValueError(
                 f"a policy must give a redundancy for every [batch, head, slot] = {list(candidates.shape)}, "
