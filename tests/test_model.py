@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from numpy_reference import cubic_resize_matrix
 
 from ivggt_jax import Model, infer_clip
@@ -141,6 +142,15 @@ def test_aligned_corner_resize(size, new_size, platform, monkeypatch: pytest.Mon
             np.maximum(0, 1 - np.abs(np.arange(size[1]) - column)),
         )
         close(found[:, h, w], np.einsum("brcd,r,c->bd", x, *weights), 1e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 6), (8, 7)])
+def test_halving_is_the_convolution(size):
+    """As one matrix product: 2 maps of 6 channels, odd and even."""
+    conv = dpt.conv(6, 4, stride=2, rngs=nnx.Rngs(0))
+    conv.bias = nnx.Param(jnp.arange(4.0))
+    x = jax.random.normal(jax.random.key(0), (2, *size, 6))
+    close(dpt.halved(conv, x), conv(x), 1e-5)
 
 
 def test_uv_embedding():

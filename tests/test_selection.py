@@ -1,6 +1,7 @@
 """Choosing without sorting: the kernel plans the same moves as `lax.top_k` and sorting, to the slot."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -49,6 +50,33 @@ def test_more_can_go_than_a_block_holds():
     expected = cache.moves_by_sorting(redundancy, length, target, most)
     found = plan_moves(redundancy, length, target, most, interpret=INTERPRET)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_where_numbers_have_64_bits_by_default():
+    """Both ways give 32-bit slots."""
+    redundancy, length = jnp.asarray(numbers("all different", 128)), jnp.array([128, 128, 100], jnp.int32)
+    with jax.enable_x64(True):
+        expected = cache.moves_by_sorting(redundancy, length, length - 9, 20)
+        found = plan_moves(redundancy, length, length - 9, 20, interpret=INTERPRET)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    assert {x.dtype for x in (*found, *expected)} == {np.dtype(np.int32)}
+
+
+def test_eviction_by_the_kernel_keeps_the_same_tokens(monkeypatch):
+    """Three streams of one layer, 128 slots, 2 heads: in four rounds of at most 20 tokens, one, and none."""
+    redundancy = jnp.asarray(numbers("many equal", 128))
+    length, budget = jnp.array([[128, 100, 60]], jnp.int32), jnp.array([55, 90, 60], jnp.int32)
+    keys = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 128, 2, 4)), jnp.float32)
+    full = replace(cache.KVCache.empty(keys.shape, jnp.dtype("float32")), keys=keys, values=-keys, length=length)
+    kept = []
+    for kernel in (False, True):
+        monkeypatch.setattr(cache, "can_read", lambda _, kernel=kernel: kernel)
+        monkeypatch.setattr(cache, "plan_moves", partial(plan_moves, interpret=INTERPRET))
+        first = cache.plan(full, 0, redundancy, budget, 10, 20)
+        kept.append(cache.drop(full, 0, redundancy, first, budget, 10))
+    jax.tree.map(np.testing.assert_array_equal, *kept)
+    np.testing.assert_array_equal(kept[0].length, budget[None])
+    np.testing.assert_array_equal(kept[0].keys[:, :, :10], keys[:, :, :10])
 
 
 def test_moves_are_one_kernel():

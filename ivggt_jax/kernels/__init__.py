@@ -1,4 +1,4 @@
-"""GPU kernels that read one layer of the cache in place; XLA would first copy the layer, including dead slots.
+"""GPU kernels: two read one layer of the cache in place, where XLA would copy it, dead slots too; one chooses without sorting.
 
 Written with Pallas for Triton. Without it, and for cases that the kernels do not support, XLA and cuDNN work on a copy.
 """

@@ -134,7 +134,8 @@ def drop(
     """Evict from one layer down to `budget` [batch] tokens, in rounds of which the `first` is planned already.
 
     In steady state one round is enough; a layer whose budget falls faster takes several, with the same result. The first round
-    is unconditional: on a GPU, deciding whether to run it would make the host wait for the device.
+    is unconditional: on a GPU, deciding whether to run it would make the host wait for the device. If nothing goes, it moves
+    nothing, which costs little.
     """
     batch, heads, most = first[1].shape
     entry, head = jnp.arange(batch)[:, None, None], jnp.arange(heads)
@@ -142,14 +143,19 @@ def drop(
     def moved(cache: KVCache, moves: Moves) -> KVCache:
         length, hole, mover = moves[0], moves[1].transpose(0, 2, 1), moves[2].transpose(0, 2, 1)
 
-        kept = cache.keys, cache.values, cache.origin, cache.extra, cache.scales
-        moving = jax.tree.map(lambda rows: rows.at[layer, entry, mover, head].get(mode="clip"), kept)
-        # All are read before any is written. Otherwise XLA on a GPU reads while it writes, and copies the cache for that.
-        moving = lax.optimization_barrier(moving)
-        keys, values, origin, extra, scales = jax.tree.map(
-            lambda rows, new: rows.at[layer, entry, hole, head].set(new, mode="drop"), kept, moving
+        def move(rows: jax.Array) -> jax.Array:
+            # All is read before anything is written. Otherwise XLA on a GPU does both in one kernel, and copies the cache for it.
+            moving = lax.optimization_barrier(rows.at[layer, entry, mover, head].get(mode="clip"))
+            return rows.at[layer, entry, hole, head].set(moving, mode="drop")
+
+        return KVCache(
+            keys=move(cache.keys),
+            values=move(cache.values),
+            origin=move(cache.origin),
+            length=cache.length.at[layer].set(length),
+            extra=jax.tree.map(move, cache.extra),
+            scales=jax.tree.map(move, cache.scales),
         )
-        return KVCache(keys, values, origin, cache.length.at[layer].set(length), extra, scales)
 
     def another_round(carry: tuple[KVCache, jax.Array, Moves]) -> tuple[KVCache, jax.Array, Moves]:
         cache, redundancy, (_, holes, movers) = carry
@@ -169,7 +175,7 @@ def moves_by_sorting(
 ) -> tuple[Int[Array, "batch head most"], Int[Array, "batch head most"]]:
     """`kernels.moves.plan_moves` in XLA. On a CPU, sorting the few that `lax.top_k` returns is fastest."""
     batch, heads, slots = redundancy.shape
-    step = jnp.arange(most)
+    step = jnp.arange(most, dtype=jnp.int32)
     count, target = (length - target)[:, None, None], target[:, None, None]
     _, ranked = lax.top_k(redundancy, most)
     victims = jnp.where(step < count, ranked, slots)
