@@ -115,7 +115,7 @@ def _cudnn(query: jax.Array, keys: jax.Array, values: jax.Array, live: jax.Array
 
 
 def _keys_at_once(queries: int, slots: int, cached: bool) -> int:
-    """Keys per chunk, so that all chunks have equal size. For few queries to a cache, much of a larger last chunk would be dead."""
+    """Keys per chunk, so that all have equal size. Of a cache few, because much of its last chunk is dead slots."""
     most = CHUNK if cached else max(CHUNK, SCORES_OF_A_HEAD // queries)
     return -(-slots // -(-slots // most))
 

@@ -93,7 +93,7 @@ def append(
 
 
 Moves = tuple[jax.Array, jax.Array, jax.Array]
-"""A round of eviction: length after it [batch], holes and movers [batch,head,most] (`kernels.moves.plan_moves`)."""
+"""A round of eviction, int32: length after it [batch], holes and movers [batch,head,most] (`kernels.moves.plan_moves`)."""
 
 
 def plan(

@@ -243,7 +243,7 @@ class VideoReader:
             )  # fmt: skip
         if name := NAMES.get(stream.codec_context.color_trc):
             logger.warning("%s: is in %s (high dynamic range): tone-mapped to ordinary video", self._path, name)
-        if self._fps and self.rate and self._fps > self.rate + 0.5:
+        if self._fps and self.rate and self._fps > self.rate + 0.5:  # 30 may be asked of 29.97
             logger.warning("%s: has %.6g frames per second, not %.6g: all are taken", self._path, self.rate, self._fps)
 
     def _expected_length(self, stream: VideoStream) -> int | None:

@@ -123,16 +123,16 @@ def conv(features_in: int, features_out: int, stride: int = 1, use_bias: bool = 
     return nnx.Conv(features_in, features_out, (3, 3), stride, padding=1, use_bias=use_bias, rngs=rngs)
 
 
-def halved(conv: nnx.Conv, x: Float[Array, "B h w c"]) -> Float[Array, "B rows columns features"]:
-    """A 3×3 convolution with stride 2 and padding 1, as one matrix product: half the rows and columns, rounded up.
+def halved(layer: nnx.Conv, x: Float[Array, "B h w c"]) -> Float[Array, "B rows columns features"]:
+    """A 3×3 convolution with stride 2 and padding 1, as one matrix product: [B,h,w,c] → half the rows and columns, rounded up.
 
     As a convolution, XLA on a GPU would write the kernel, 38 MB in the published network, in another order for every frame.
     """
-    assert conv.bias is not None
+    assert layer.bias is not None
     rows, columns = (-(-size // 2) for size in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     seen = [x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(3) for j in range(3)]
-    return jnp.concatenate(seen, axis=-1) @ conv.kernel[...].reshape(-1, conv.out_features) + conv.bias[...]
+    return jnp.concatenate(seen, axis=-1) @ layer.kernel[...].reshape(-1, layer.out_features) + layer.bias[...]
 
 
 def resize_aligned(
