@@ -176,9 +176,11 @@ def test_a_named_pipe_gives_lines(place, monkeypatch):
     monkeypatch.chdir(place)
     keeper = os.open(place / "pipe", os.O_RDWR)
     os.write(keeper, plain().encode())
-    source = open_source(SourceConfig(frames=str(place / "pipe"), size=28, max_frames=4))
-    assert shades(list(source)) == [0, 1, 2, 3] and source.length == 4
+    with open_source(SourceConfig(frames=str(place / "pipe"), size=28, max_frames=4)) as source:
+        assert shades(list(source)) == [0, 1, 2, 3] and source.length == 4
     os.close(keeper)
+    with pytest.raises(OSError, match="No such device"):  # nobody reads it any more
+        os.open(place / "pipe", os.O_WRONLY | os.O_NONBLOCK)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
@@ -80,7 +80,10 @@ class FileReader:
                 )
 
     def close(self) -> None:
-        """Nothing is held open between frames."""
+        """Close a pipe of paths, unless a thread still waits for its next line: that ends with the process."""
+        if isinstance(self._files, Generator):
+            with suppress(ValueError):
+                self._files.close()
 
     def _read(self, path: Path) -> Picture:
         picture = read_picture(path, self._exif, self._stretch)
