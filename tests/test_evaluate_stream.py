@@ -19,6 +19,7 @@ from ivggt_jax.config import PolicyName
 from ivggt_jax.evaluate import study
 from ivggt_jax.evaluate.__main__ import main
 from ivggt_jax.evaluate.records import Record, curves, measures, path_errors, run_walks, turning_factor
+from ivggt_jax.evaluate.stream import Stream
 from ivggt_jax.evaluate.study_report import tables, write_study
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, ROUTES, Walk, WalkPart, depth_errors
 from ivggt_jax.geometry import cameras_from_pose
@@ -226,6 +227,14 @@ def test_the_stream_command(checkpoint, tmp_path, capsys):
     assert written["settings"]["total budget"] == CACHE.total_budget
     assert all(len(values) == 20 for values in written["curves"].values())
     assert "<svg" in (tmp_path / "report.html").read_text()
+
+
+def test_frames_of_another_size(checkpoint, tmp_path, capsys):
+    options = ("--routes", "loop", "--seeds", "0", "--frames", "10", "--cache.total-budget", "132", "--submaps", "off")
+    assert run("stream", "--checkpoint", checkpoint, "--size", "42", *options, "--out", str(tmp_path)) == 0
+    assert "10 frames of 42×28" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="size 50 must be a multiple of 14; the nearest is 56"):
+        Stream(size=50)
 
 
 STUDY = (

@@ -16,7 +16,7 @@ from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, DefectName, RouteName
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.runs.command import say
-from ivggt_jax.sources.fit import usual_size
+from ivggt_jax.sources.fit import PATCH, nearest_size, usual_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class Stream:
     """Seeds of scenes and paths; each route is walked once per seed. Training uses only smaller seeds."""
     frames: int = 1000
     """Length of each walk in frames."""
+    size: int | None = None
+    """Width of the frames in pixels, a multiple of 14; by default the model's own. Their height is three quarters of it."""
     defect: DefectName = "none"
     """Spoil the frames: noise of 5 %, two fifths of the light, a blur of one pixel, or JPEG of quality 30."""
     depth_sensor: int | None = None
@@ -42,6 +44,10 @@ class Stream:
     def __post_init__(self) -> None:
         if self.frames < 3:
             raise ValueError(f"frames must be at least 3, for a path to have a shape, not {self.frames}")
+        if self.size is not None and (self.size < PATCH or self.size % PATCH):
+            raise ValueError(
+                f"size {self.size} must be a multiple of {PATCH}; the nearest is {nearest_size(self.size)}"
+            )
         if self.depth_sensor is not None and (self.depth_sensor < 1 or self.mapping.submaps == "off"):
             raise ValueError("depth-sensor is 1 for every frame, n for every n-th, and needs submaps")
         if not self.routes or not self.seeds:
@@ -51,13 +57,13 @@ class Stream:
 def evaluate_streams(config: Stream) -> int:
     """Measure error, drift, memory and time on endless synthetic videos, as functions of the frame number."""
     model = config.model.load()
-    size = usual_size(model.config.image_size)[::-1]
-    walks = [Walk(route, seed, *size, defect=config.defect) for route in config.routes for seed in config.seeds]
+    width, height = usual_size(config.size or model.config.image_size)
+    walks = [Walk(route, seed, height, width, defect=config.defect) for route in config.routes for seed in config.seeds]
     cache = config.memory.cache_for(config.frames)
     submaps = config.mapping.choose(model.config, config.frames, needed=config.depth_sensor is not None)
     records = run_walks(model, cache, walks, config.frames, submaps, config.mapping.loops, config.depth_sensor)
     reports = [report_record(record, cache, submaps) for record in records]
-    title = f"stream · {config.frames} frames"
+    title = f"stream · {config.frames} frames of {width}×{height}"
     print(summary_table(title, reports))
     write_report(config.out, title, reports)
     say(f"{len(reports)} streams → {config.out}")
