@@ -9,5 +9,7 @@ python -m train supervised demo        # a teacher that sees whole clips, from r
 python -m train distill demo           # its causal student
 python -m train supervised demo_wide   # wide motion, twice
 python -m train supervised demo_wide --student runs/demo_wide/best --out runs/demo_wide_again
-python -m train supervised demo_heads --student runs/demo_wide_again/best  # points and tracks, on the frozen trunk
+# more kinds of scenes, two sizes, cameras good and poor
+python -m train supervised demo_worlds --student runs/demo_wide_again/best
+python -m train supervised demo_heads  # points and tracks, on the frozen trunk
 python -m convert runs/demo/best runs/demo_model --dtype bfloat16 --overwrite

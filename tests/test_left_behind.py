@@ -287,6 +287,7 @@ def test_a_run_without_frames_names_the_command_that_keeps_them(tmp_path: Path) 
         ("/anywhere/frames", "demo", True),
         ("/mine/room/frames", "demo", True),
         ("/anywhere/examples/walk.mp4", "demo", False),
+        ("/anywhere/examples/street.mp4", "demo", False),
         ("walk.mp4", "demo", True),
         ("cam:0", "demo", True),
         ("examples/room", "demo", True),
@@ -298,5 +299,5 @@ def test_the_demo_model_says_what_it_knows(frames: str, checkpoint: str, said: b
     note = note_on_demo(settings(frames, checkpoint=checkpoint))
     assert (note is not None) == said
     if note:
-        assert note.startswith("NOTE: THE DEMO MODEL KNOWS RENDERED ROOMS ONLY") and "non-commercial" in note
+        assert note.startswith("NOTE: THE DEMO MODEL KNOWS RENDERED SCENES ONLY") and "non-commercial" in note
         assert parsed(note.partition(": ")[2].partition("5 GB): ")[2]).checkpoint == "lch01/StreamVGGT"

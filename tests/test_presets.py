@@ -74,18 +74,20 @@ def test_the_script_runs_each_stage_after_the_one_that_it_starts_from() -> None:
             made.append(out)
         elif words[:3] == ["python", "-m", "convert"]:
             assert words[3] == f"{made[-1]}/best"
-    assert len(made) == 5
+    assert len(made) == 6
 
 
 def test_the_demo_model_is_made_stage_by_stage() -> None:
     """Each starts from the best of the one before; the last trains point head and tracker, which the others leave alone."""
-    teacher, wide, heads = (preset("supervised", name) for name in ("demo", "demo_wide", "demo_heads"))
+    names = ("demo", "demo_wide", "demo_worlds", "demo_heads")
+    teacher, wide, worlds, heads = (preset("supervised", name) for name in names)
     student = preset("distill", "demo")
     assert student.student == student.teacher == str(teacher.out / "best")
-    assert wide.student == str(student.out / "best") and heads.student == str(wide.out / "best")
-    assert {*teacher.step.heads, *student.step.heads, *wide.step.heads} == {"camera", "depth"}
-    assert teacher.step.mode == "offline" and student.step.mode == wide.step.mode == "causal"
-    assert student.step.optimizer.frozen == wide.step.optimizer.frozen
+    assert wide.student == str(student.out / "best") and worlds.student == str(wide.out / "best")
+    assert heads.student == str(worlds.out / "best")
+    assert all(set(stage.step.heads) == {"camera", "depth"} for stage in (teacher, student, wide, worlds))
+    assert teacher.step.mode == "offline" and all(stage.step.mode == "causal" for stage in (student, wide, worlds))
+    assert student.step.optimizer.frozen == wide.step.optimizer.frozen == worlds.step.optimizer.frozen
     assert set(heads.step.heads) == {"points", "tracks"}
     params = random_model(0).params
     first, _ = partition(params, student.step.optimizer.frozen)

@@ -96,8 +96,8 @@ DEMO_WIDE = replace(
 )
 DEMO_WORLDS = replace(
     DEMO_WIDE,
-    loss=replace(DEMO_WIDE.loss, relative=10.0, log_depth=20.0),
-    optimizer=replace(DEMO_WIDE.optimizer, learning_rate=5e-4),
+    loss=replace(DEMO_WIDE.loss, relative=30.0, log_depth=20.0),
+    optimizer=replace(DEMO_WIDE.optimizer, learning_rate=4e-4),
 )
 DEMO_STEPS = replace(
     DEMO_WIDE,
@@ -224,20 +224,20 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             ),
         ),
         "demo_worlds": (
-            "The shipped demo model, trained further in more kinds of scenes and two sizes, by cameras good and poor.",
+            "The demo model's student, trained further in more kinds of scenes and two sizes, by cameras good and poor.",
             replace(
                 DEMO,
                 out=Path("runs/demo_worlds"),
-                student="demo",
+                student="runs/demo_wide/best",
                 teacher=None,
-                steps=9_000,
+                steps=4_000,
                 step=DEMO_WORLDS,
                 synthetic=SyntheticConfig(
                     batch_size=2,
                     frames=(12, 12),
                     speed=(1.5, 16.0),
                     kinds=("room", "room", "room", "room", "room", "room", "street", "corridor"),
-                    defects=0.3,
+                    defects=0.5,
                     scales=(1.5, 1.5, 1.0),
                 ),
             ),
@@ -284,7 +284,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             replace(
                 DEMO,
                 out=Path("runs/demo"),
-                student="runs/demo_wide/best",
+                student="runs/demo_worlds/best",
                 teacher=None,
                 steps=1_000,
                 step=DEMO_EXTRA,

@@ -13,7 +13,7 @@ from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.run_json import plain, read_run_json, recorded
 from ivggt_jax.writers.saved_run import SavedRun
 
-EXAMPLES = (("examples", "room", "frames"), ("examples", "walk.mp4"))
+EXAMPLES = (("examples", "room", "frames"), ("examples", "walk.mp4"), ("examples", "street.mp4"))
 """Last parts of the paths of the examples for the demo model."""
 REAL = "lch01/StreamVGGT"
 """Published weights of a streaming model."""
@@ -98,7 +98,7 @@ def note_on_demo(settings: Mapping[str, Any]) -> str | None:
     if settings["checkpoint"] != "demo" or Path("demo").exists() or is_example:
         return None
     return (
-        "NOTE: THE DEMO MODEL KNOWS RENDERED ROOMS ONLY. On other pictures its geometry means little; for real ones "
+        "NOTE: THE DEMO MODEL KNOWS RENDERED SCENES ONLY. On other pictures its geometry means little; for real ones "
         f"({PUBLISHED[REAL].licence}; downloads 5 GB): {infer_command(settings, checkpoint=REAL, overwrite=True)}"
     )
 
