@@ -39,7 +39,7 @@ LONGEST_CLIP = 300
 """Most frames that the offline reference sees at once; its time grows with their square."""
 
 
-SHIPPED = "docs/study, beside the source code, has the demo model's cells: of the default lengths and seeds, on a CPU"
+SHIPPED = "docs/study, beside the source code, has cells of the demo model's earlier weights: default lengths and seeds, on a CPU"
 
 
 @dataclass(frozen=True, kw_only=True)
