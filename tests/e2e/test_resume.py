@@ -15,7 +15,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from commands import PATIENCE, run, start, wait_until, write_frames
+from commands import PATIENCE, finish, run, start, wait_until, write_frames
 
 from ivggt_jax import infer
 from ivggt_jax.evaluate.walks import Walk
@@ -45,7 +45,7 @@ def arguments(checkpoint: Path, frames: np.ndarray, tmp_path_factory: pytest.Tem
 def whole(arguments: tuple[object, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What an uninterrupted run leaves."""
     out = tmp_path_factory.mktemp("whole") / "out"
-    assert run(main, *arguments, "--out", out) == 0
+    finish("infer", *arguments, "--out", out)
     return out
 
 
@@ -106,8 +106,7 @@ def test_two_kills_and_the_same_files(arguments: tuple[object, ...], whole: Path
     wait_until(lambda: (out / "sparse").exists(), process)
     kill(process)
     assert not (out / "run.json").exists() and (out / STATE_FILE).exists()
-    assert run(main, *arguments, "--resume") == 0
-    assert f"{FRAMES} frames saved: resumed from there" in capsys.readouterr().err
+    assert f"{FRAMES} frames saved: resumed from there" in finish("infer", *arguments, "--resume")
     assert_same_files(out, whole)
     assert run(main, *arguments, "--resume") == 0
     assert f"a finished run of {FRAMES} frames of {arguments[1]}: nothing to resume" in capsys.readouterr().err
@@ -131,9 +130,7 @@ def test_fifty_kills_at_random_times(arguments: tuple[object, ...], whole: Path,
             else:
                 time.sleep(chance.uniform(0.3, 1.0) * seconds)
             kill(process)
-        process = start("infer", *arguments, "--out", out, "--resume")
-        _, error = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0, error
+        finish("infer", *arguments, "--out", out, "--resume")
         assert_same_files(out, whole)
 
 
@@ -215,9 +212,7 @@ def test_twenty_kills_and_the_same_corrected_map(tmp_path: Path) -> None:
     there = np.concatenate([walk.part(first, 10).images for first in range(0, 40, 10)])
     folder = write_frames(tmp_path / "frames", np.concatenate((there, there[::-1])) / 255)
     arguments = ("--frames", folder, "--submaps", 11, "--loops", "--export", "tum", "ply", "colmap")
-    process = start("infer", *arguments, "--out", tmp_path / "whole")
-    _, error = process.communicate(timeout=PATIENCE)
-    assert "corrected by" in error
+    assert "corrected by" in finish("infer", *arguments, "--out", tmp_path / "whole")
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert json.loads((whole / "corrected" / "map.json").read_text())["loops"]["kept"] > 0
     chance = random.Random(0)
@@ -227,9 +222,7 @@ def test_twenty_kills_and_the_same_corrected_map(tmp_path: Path) -> None:
         wait_until(condition, process)
         kill(process)
         assert not (out / "run.json").exists()
-    process = start("infer", *arguments, "--out", out, "--resume")
-    _, error = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, error
+    finish("infer", *arguments, "--out", out, "--resume")
     for path in sorted(path for path in whole.rglob("*.*") if path.name != "run.json"):
         assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes(), path
 
