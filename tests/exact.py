@@ -17,11 +17,15 @@ OTHER_WAY = (
 )
 """XLA's older way to make code of fused loops, which takes less time; later releases do not know it and refuse to start.
 
-A program's code is made by one thread: with several, two of many thousand compilations crashed ("pure virtual method called"), and
-in tests they gain nothing.
+A program's code is made by one thread: in tests more gain nothing.
 """
 COARSE = f"--xla_backend_optimization_level=0 {OTHER_WAY}"
 """XLA's flags in tests. Most of their time is compiling, and these leave a fifth of it. `XLA_FLAGS= pytest` goes without."""
+
+
+def as_users_do() -> str:
+    """`XLA_FLAGS` without the older way, for processes that a test starts: with it some crashed ("pure virtual method called")."""
+    return os.environ.get("XLA_FLAGS", "").replace(OTHER_WAY, "")
 
 
 @cache

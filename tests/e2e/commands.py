@@ -11,7 +11,7 @@ from typing import NoReturn
 import jax
 import numpy as np
 import pytest
-from exact import OTHER_WAY
+from exact import as_users_do
 from PIL import Image
 
 FRAMES = 5
@@ -36,8 +36,7 @@ def start(module: str, *arguments: object, limit: str = "true") -> subprocess.Po
         "JAX_DEFAULT_MATMUL_PRECISION": "highest",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
         "PYTHONFAULTHANDLER": "1",
-        # As users have it: with JAX 0.10, XLA's older way crashed in such processes, never in pytest's own.
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "").replace(OTHER_WAY, ""),
+        "XLA_FLAGS": as_users_do(),
     }
     line = [
         "bash",
