@@ -84,6 +84,20 @@ def test_frames_that_are_no_arrays(tiny: Model, frames):
         next(stream(tiny, frames, BOUNDED))
 
 
+def test_lists_instead_of_arrays(tiny: Model):
+    frame = np.zeros((3, 28, 42, 3), np.float32)
+    for name, use in {
+        "images": lambda: infer_clip(tiny, [frame]),
+        "frame": lambda: step(tiny, start(tiny), list(frame)),
+        "frames": lambda: scan(tiny, start(tiny), [frame]),
+        "masks": lambda: step(tiny, start(tiny), frame, masks=[frame[..., 0] > 0]),
+        "query_points": lambda: start(tiny, query_points=[[[1, 2]]] * 3),
+        "focal": lambda: start(tiny, focal=[[40, 40]] * 3),
+    }.items():
+        with refused(f"^{name} must be an array, not a list: np.stack makes one of several"):
+            use()
+
+
 def test_a_state_is_used_once(tiny: Model):
     state, frame = start(tiny), np.zeros((3, 28, 42, 3), np.float32)
     step(tiny, state, frame)
@@ -130,6 +144,20 @@ def test_query_points_of_a_wrong_shape(tiny: Model, shape):
         infer_clip(tiny, np.zeros((1, 2, 28, 42, 3), np.float32), query_points=np.zeros(shape))
     with refused(rf"\[1,N,2\].*{', '.join(map(str, shape))}"):
         start(tiny, batch=1, query_points=np.zeros(shape))
+
+
+@pytest.mark.parametrize("point", [(-0.6, 3), (41.6, 3), (3, 27.6), (np.nan, 3)])
+def test_query_points_outside_the_frame(tiny: Model, point):
+    """A frame of 42×28 pixels reaches from -½ to 41½ and 27½."""
+    good, bad = np.array([[[-0.5, 27.5], [41.5, -0.5]]], np.float32), np.array([[[1, 1], point]], np.float32)
+    for use in (
+        lambda points: infer_clip(tiny, np.zeros((1, 2, 28, 42, 3), np.float32), query_points=points),
+        lambda points: start(tiny, batch=1, query_points=points),
+        lambda points: reset(start(tiny, batch=1, heads=["tracks"], query_points=good), np.array([True]), points),
+    ):
+        use(good)
+        with refused(r"query point \[.*\] is outside the frame of 42×28 pixels"):
+            use(bad)
 
 
 def test_names(tiny: Model):

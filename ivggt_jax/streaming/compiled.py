@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 
-from ivggt_jax.streaming.inputs import in_range
+from ivggt_jax.streaming.inputs import check_arrays, check_inside, in_range
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
@@ -28,7 +28,8 @@ class Compiled(Protocol[Parameters, Returned_co]):
 def compiled(function: Callable[Parameters, Returned]) -> Compiled[Parameters, Returned]:
     """Decorator: `jax.jit` that donates the argument `state`.
 
-    Raises ValueError for a state that an earlier call used up, and for frames (`frame`, `frames`) that `in_range` refuses.
+    Raises ValueError for a state that an earlier call used up, for lists instead of arrays, for frames (`frame`, `frames`) that
+    `in_range` refuses, and for query points that `check_inside` refuses.
     """
     return cast(Compiled[Parameters, Returned], _Compiled(function))
 
@@ -44,9 +45,12 @@ class _Compiled:
         counted = getattr(given.get("state"), "frame", None)
         if isinstance(counted, jax.Array) and not isinstance(counted, jax.core.Tracer) and counted.is_deleted():
             raise ValueError("this state was used up by an earlier call: go on with the state that it returned")
+        check_arrays(**{name: given.get(name) for name in ("frame", "frames", "masks", "depth", "query_points")})
         for name in ("frame", "frames"):
             if name in given:
                 in_range(given[name])
+        if given.get("query_points") is not None:
+            check_inside(given["query_points"], given["state"].settings.height, given["state"].settings.width)
         return self._jitted(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

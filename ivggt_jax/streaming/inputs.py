@@ -26,6 +26,13 @@ def unit(images: Shaped[FrameArray, "*axes"]) -> Float32[Array, "*axes"]:
     return jnp.asarray(images, jnp.float32)
 
 
+def check_arrays(**given: object) -> None:
+    """Raises ValueError for a given argument that is no array, such as a list of frames; None counts as not given."""
+    for name, value in given.items():
+        if value is not None and not isinstance(value, FrameArray):
+            raise ValueError(f"{name} must be an array, not a {type(value).__name__}: np.stack makes one of several")
+
+
 def in_range(images: Shaped[FrameArray, "*axes"]) -> Shaped[FrameArray, "*axes"]:
     """The images, unchanged. Raises ValueError for NumPy floats that are plainly 0 to 255; compiled code cannot check values."""
     if isinstance(images, np.ndarray) and images.dtype.kind == "f" and images.size and (most := images.max()) > WHITEST:
@@ -80,11 +87,26 @@ def depth_of(depths: Iterator[FrameArray | None] | None, frames: Sequence[FrameA
     return np.stack(maps + [nothing] * (count - len(maps)))[:, None]
 
 
-def queries_of(query_points: FrameArray, batch: int) -> Float32[Array, "{batch} N 2"]:
-    """Query points [B,N,2] as float32. Raises ValueError for any other shape."""
+def queries_of(query_points: FrameArray, batch: int, height: int, width: int) -> Float32[Array, "{batch} N 2"]:
+    """Query points [B,N,2] as float32, for frames of height×width pixels.
+
+    Raises ValueError for any other shape, and for points outside the frame (`check_inside`).
+    """
     if query_points.ndim != 3 or query_points.shape[0] != batch or query_points.shape[-1] != 2:
         raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
+    check_inside(query_points, height, width)
     return jnp.array(query_points, jnp.float32)  # A copy, because the state is donated.
+
+
+def check_inside(query_points: FrameArray, height: int, width: int) -> None:
+    """Raises ValueError for a query point [...,2] outside a frame of height×width; compiled code cannot check values."""
+    if isinstance(query_points, jax.core.Tracer) or query_points.shape[-1:] != (2,):  # a wrong shape is told elsewhere
+        return
+    points = np.asarray(query_points).reshape(-1, 2)
+    # Pixel centres have whole coordinates, and a frame ends half a pixel beyond them.
+    inside = ((points >= -0.5) & (points <= np.array([width, height]) - 0.5)).all(-1)
+    if not inside.all():
+        raise ValueError(f"query point {points[~inside][0].tolist()} is outside the frame of {width}×{height} pixels")
 
 
 def focal_of(focal: FrameArray, batch: int, heads: tuple[str, ...]) -> jax.Array:

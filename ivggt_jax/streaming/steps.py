@@ -27,7 +27,17 @@ from ivggt_jax.model.vggt import VGGT, Predictions
 from ivggt_jax.streaming.compiled import compiled
 from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.groups import groups
-from ivggt_jax.streaming.inputs import FrameArray, depth_of, focal_of, in_range, queries_of, sensor_depth, still, unit
+from ivggt_jax.streaming.inputs import (
+    FrameArray,
+    check_arrays,
+    depth_of,
+    focal_of,
+    in_range,
+    queries_of,
+    sensor_depth,
+    still,
+    unit,
+)
 from ivggt_jax.streaming.known_focal import KnownFocal
 from ivggt_jax.streaming.mapped_pass import mapped_pass, with_known_focal
 from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
@@ -47,14 +57,16 @@ def infer_clip(
     """Predictions for a whole clip at once; images [B,S,H,W,3], float32 in [0,1] or uint8.
 
     `offline`: every frame sees all frames (VGGT); `causal`: a frame sees itself and earlier ones (StreamVGGT). `query_points`
-    [B,N,2] are (x, y) pixels of the first frame; `depth` [B,S,H,W] is as in `step`. Raises ValueError for other shapes or types.
+    [B,N,2] are (x, y) pixels of the first frame; `depth` [B,S,H,W] is as in `step`. Raises ValueError for other shapes or types,
+    and for query points outside the frame.
     """
+    check_arrays(images=images, query_points=query_points, depth=depth)
     if images.ndim != 5 or images.shape[-1] != 3 or not all(images.shape[:2]):
         raise ValueError(f"images must be [B,S,H,W,3] with at least one frame, not {list(images.shape)}")
     if mode not in ("offline", "causal"):
         raise ValueError(f"mode must be 'offline' or 'causal', not {mode!r}")
     model.config.patch_grid(*in_range(images).shape[2:4])
-    queries = None if query_points is None else queries_of(query_points, images.shape[0])
+    queries = None if query_points is None else queries_of(query_points, images.shape[0], *images.shape[2:4])
     measured = sensor_depth(model, None, depth, images)
     return _clip(model, images, queries, measured, mode, _heads(model, heads, queries is not None), features)
 
@@ -77,10 +89,11 @@ def init_stream(
     `query_points` [B,N,2] are (x, y) pixels of each stream's first frame. With `submaps` a stream keeps one world and one unit
     however long it is. `focal` [B,2] are known focal lengths along x and y, in pixels of the frames; they replace the predicted
     ones, and the principal point is the image centre. Raises ValueError when the size is not a multiple of the patch size, the
-    budget cannot hold one frame in each layer, or submaps lack the heads `camera` and `depth`.
+    budget cannot hold one frame in each layer, submaps lack the heads `camera` and `depth`, or a query point is outside the frame.
     """
+    check_arrays(query_points=query_points, focal=focal)
     config, cache_config = model.config, cache_config or CacheConfig()
-    queries = None if query_points is None else queries_of(query_points, batch)
+    queries = None if query_points is None else queries_of(query_points, batch, height, width)
     chosen = _heads(model, heads, queries is not None)
     if submaps is not None and not {"camera", "depth"} <= set(chosen):
         raise ValueError(f"submaps are linked by the heads camera and depth; chosen are {', '.join(chosen)}")
@@ -241,7 +254,8 @@ def stream(
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
     """Restart the streams marked in `where` [B] bool: nothing they saw before has any influence, NaN included.
 
-    With `query_points` [B,N,2] those streams track new points, as many as before. Raises ValueError for another shape.
+    With `query_points` [B,N,2] those streams track new points, as many as before. Raises ValueError for another shape,
+    and for points outside the frame.
     """
     where = _marks(state, where)
     queries = None
@@ -249,7 +263,7 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
         if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
             had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
             raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
-        queries = queries_of(query_points, where.shape[0])
+        queries = queries_of(query_points, where.shape[0], state.settings.height, state.settings.width)
     state = fresh(state, where, queries)
     state = replace(state, clipped=jnp.where(where, 0, state.clipped), dropped=jnp.where(where, 0, state.dropped))
     known = state.focal
