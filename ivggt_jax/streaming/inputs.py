@@ -1,15 +1,16 @@
 """Inputs of a stream: checked and converted to the form in which they are computed with."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Shaped
 
 from ivggt_jax.model.parameters import Model
-from ivggt_jax.streaming.state import StreamSettings
+from ivggt_jax.streaming.state import StreamSettings, StreamState
 
 FrameArray = jax.Array | np.ndarray
 
@@ -96,6 +97,26 @@ def queries_of(query_points: FrameArray, batch: int, height: int, width: int) ->
         raise ValueError(f"query_points must be [{batch},N,2] pixels, not {list(query_points.shape)}")
     check_inside(query_points, height, width)
     return jnp.array(query_points, jnp.float32)  # A copy, because the state is donated.
+
+
+def marks(state: StreamState, where: FrameArray) -> Bool[Array, " B"]:
+    """Which streams take part, as an array. Raises ValueError unless there is an entry for each."""
+    where, batch = jnp.asarray(where), state.frame.shape[0]
+    if where.shape != (batch,):
+        raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")
+    return where
+
+
+def check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
+    """Raises ValueError for frames, with so many axes, of another shape than the state's, and for a model that does not fit it."""
+    own = vars(replace(model.config, predicts=state.settings.model.predicts))  # the state's heads are checked below
+    if other := [f"{name}={x}, not {own[name]}" for name, x in vars(state.settings.model).items() if x != own[name]]:
+        raise ValueError(f"this state was started with another model: {'; '.join(other)}")
+    model.check_heads(state.settings.heads)
+    wanted = (state.frame.shape[0], state.settings.height, state.settings.width, 3)
+    if frames.ndim != axes or tuple(frames.shape[-4:]) != wanted:
+        expected = ["T"] * (axes - 4) + list(wanted)
+        raise ValueError(f"frames must be {expected} for this state, not {list(frames.shape)}")
 
 
 def check_inside(query_points: FrameArray, height: int, width: int) -> None:

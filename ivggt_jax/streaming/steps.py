@@ -30,9 +30,11 @@ from ivggt_jax.streaming.groups import groups
 from ivggt_jax.streaming.inputs import (
     FrameArray,
     check_arrays,
+    check_frames,
     depth_of,
     focal_of,
     in_range,
+    marks,
     queries_of,
     sensor_depth,
     still,
@@ -146,8 +148,8 @@ def step(
     Raises ValueError for frames, masks or depth of another shape, for the state of a differently configured model, and for heads
     of the state that the model lacks.
     """
-    _check_frames(model, state, frame, 4)
-    where = None if where is None else _marks(state, where)
+    check_frames(model, state, frame, 4)
+    where = None if where is None else marks(state, where)
     model, images = guarded(state.settings, (model, unit(frame)))
     network = model.network
     measured = sensor_depth(model, state.settings, depth, images)
@@ -173,7 +175,7 @@ def scan(
     Differentiable where nothing is forgotten: with an unbounded cache and no submaps, on a CPU. Elsewhere differentiating raises
     ValueError.
     """
-    _check_frames(model, state, frames, 5)
+    check_frames(model, state, frames, 5)
     count, batch = frames.shape[:2]
     each = state.settings.cache.frames_per_step
     if count % each or not count:
@@ -257,7 +259,7 @@ def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None
     With `query_points` [B,N,2] those streams track new points, as many as before. Raises ValueError for another shape,
     and for points outside the frame.
     """
-    where = _marks(state, where)
+    where = marks(state, where)
     queries = None
     if query_points is not None:
         if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
@@ -332,24 +334,6 @@ def _heads(model: Model, heads: Iterable[HeadName] | None, queries: bool) -> tup
         raise ValueError("the tracks head needs query_points")
     model.check_heads(chosen)
     return tuple(head for head in HEADS if head in chosen)
-
-
-def _marks(state: StreamState, where: FrameArray) -> Bool[Array, " B"]:
-    where, batch = jnp.asarray(where), state.frame.shape[0]
-    if where.shape != (batch,):
-        raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")
-    return where
-
-
-def _check_frames(model: Model, state: StreamState, frames: FrameArray, axes: int) -> None:
-    own = vars(replace(model.config, predicts=state.settings.model.predicts))  # the state's heads are checked below
-    if other := [f"{name}={x}, not {own[name]}" for name, x in vars(state.settings.model).items() if x != own[name]]:
-        raise ValueError(f"this state was started with another model: {'; '.join(other)}")
-    model.check_heads(state.settings.heads)
-    wanted = (state.frame.shape[0], state.settings.height, state.settings.width, 3)
-    if frames.ndim != axes or tuple(frames.shape[-4:]) != wanted:
-        expected = ["T"] * (axes - 4) + list(wanted)
-        raise ValueError(f"frames must be {expected} for this state, not {list(frames.shape)}")
 
 
 def _all_unstacked(running: deque[tuple[Predictions, int]]) -> Iterator[Predictions]:
