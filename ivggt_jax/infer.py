@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ivggt_jax.cameras.exif import offered_camera
+from ivggt_jax.cameras.files import calibration_file
 from ivggt_jax.config import CacheConfig
 from ivggt_jax.export import build, move, write_records
 from ivggt_jax.inference.checks import check
@@ -32,6 +33,7 @@ from ivggt_jax.runs.progress import Progress
 from ivggt_jax.runs.resume import Unfinished, begin, finish, restore_stream, save_state, weights_fingerprint
 from ivggt_jax.runs.run import Run, compile_step, interruptible
 from ivggt_jax.sources import Frame, Source, SourceError, open_source
+from ivggt_jax.sources.config import is_live
 from ivggt_jax.sources.source import NAMES_KEPT
 from ivggt_jax.streaming.apart import without_network
 from ivggt_jax.streaming.state import StreamState
@@ -58,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def infer(config: InferConfig, load: Load = loading.load) -> int:
     """Camera poses, depth and points from a folder of images, a video or a camera, in bounded memory."""
     # Cheap checks come first: the source, the options, the folder. Downloading, loading and compiling come later.
-    live = not comes_again(config.source.frames)
+    live = is_live(config.source.frames)
     # For a camera the run counts the frames itself, because the first frame that is read is not part of it (`_started`).
     with open_source(dataclasses.replace(config.source, max_frames=None) if live else config.source) as source:
         check(config)
         check_split(config, source)
         out = config.out or output_folder.default_out(config.source.frames)
-        others = (config.source.masks, config.source.depth, config.options.images, config.align.trajectory)
+        calibration = None if config.source.camera is None else calibration_file(config.source.camera)
+        others = (config.source.masks, config.source.depth, calibration, config.options.images, config.align.trajectory)
         output_folder.check_inputs_outside(out, config.source.frames, others)
         if config.align.trajectory:
             read_trajectory(config.align.trajectory)  # so that errors in it appear now, not at the end
@@ -132,7 +135,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         model,
         state,
         Writers(_growing(config, state), out, config.options, unfinished.frames, unfinished.writers),
-        Progress(length, unfinished.frames, state, sure=length == source.length, live=not again),
+        Progress(length, unfinished.frames, state, sure=length == source.length, live=is_live(config.source.frames)),
         points_from_depth=config.points_from == "depth",
         begin=unfinished.frames,
         next_index=unfinished.next_index,
@@ -264,7 +267,7 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     )
     state = without_network(begin) if config.split and submaps else begin()
     words, thing = f"compiling for {width}×{height} (once for each size", stages.first_frame(state)
-    if comes_again(config.source.frames):
+    if not is_live(config.source.frames):
         stages.announce(f"{words} and length), then the first frame", thing)
         return chain([first], frames), state
     with stages.stage(f"{words}), before the first frame is taken", thing):

@@ -97,6 +97,16 @@ def test_a_table_has_options_of_its_own_for_each(tmp_path, ending):
         find_inputs((str(path),))
 
 
+def test_a_source_has_one_set_of_options(tmp_path):
+    """Two parts of a video would be one entry of the manifest, and one would be left out without a word."""
+    rows = [{"source": "/v.mp4", "end": 10}, {"source": "/v.mp4", "start": 10}]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SourceError, match="v.mp4 stands there twice, with the options --end 10 and with --start 10"):
+        find_inputs((str(tmp_path / "table.jsonl"),))
+    (tmp_path / "table.jsonl").write_text(2 * (json.dumps(rows[0]) + "\n"))
+    assert find_inputs((str(tmp_path / "table.jsonl"),)) == [Input("/v.mp4", ("--end", "10"))]
+
+
 def test_folders_keep_their_sources(tmp_path):
     first = manifest.with_earlier(["/x/cam0/a.mp4", "/x/cam1/a.mp4", "s3://b/manifest.jsonl"], [])
     assert [row.path for row in first] == ["a", "a-2", "b-manifest.jsonl"]

@@ -34,7 +34,7 @@ def depths(folder: Path, names: list[str], values: np.ndarray = RAMP) -> Path:
     return folder
 
 
-def frames_of(folder: Path, depth: Path, **config) -> list[Frame]:
+def frames_of(folder: Path | str, depth: Path, **config) -> list[Frame]:
     with open_source(SourceConfig(frames=str(folder), size=56, depth=depth, **config)) as source:
         return list(source)
 
@@ -153,7 +153,34 @@ def test_other_times_missing_folders_exr_and_damage(tmp_path: Path) -> None:
     (tmp_path / "bad" / "1305031102.175304.npz").write_bytes(b"PK\3\4")
     with pytest.raises(SourceError, match="is no depth map"):
         frames_of(folder, tmp_path / "bad")
+    whole = depths(tmp_path / "cut", ["1305031102.175304.png"]) / "1305031102.175304.png"
+    whole.write_bytes(whole.read_bytes()[:200])
+    with pytest.raises(SourceError, match="175304.png: is damaged or truncated"):
+        frames_of(folder, tmp_path / "cut")
+    (tmp_path / "depth.txt").write_text("1305031102.175304 gone/1.png\n")
+    with pytest.raises(SourceError, match="gone/1.png: there is no such file"):
+        frames_of(folder, tmp_path / "depth.txt")
     assert len(frames_of(folder, tmp_path / "bad", on_error="skip")) == 1
+
+
+def test_times_with_more_digits_come_later(tmp_path: Path) -> None:
+    """As text, 10.00 would come before 9.95, and times that fall are no times."""
+    folder = pictures(tmp_path / "rgb", ["9.90.png", "9.96.png", "10.01.png"])
+    where = depths(tmp_path / "d", ["9.89.png", "9.95.png", "10.00.png"])
+    assert all(np.isfinite(frame.depth).any() for frame in frames_of(folder, where))
+
+
+def test_two_frames_do_not_share_a_map_by_its_name(tmp_path: Path) -> None:
+    """Depth of another camera of the rig looks plausible, so nothing later would tell."""
+    (tmp_path / "rig").mkdir()
+    for camera in ("cam0", "cam1"):
+        pictures(tmp_path / "rig" / camera, ["0.jpg"])
+    where = depths(tmp_path / "depth", ["0.png"])
+    with pytest.raises(SourceError, match=r"cam1/0.jpg would share its depth map .*0.png with .*cam0/0.jpg"):
+        frames_of(f"{tmp_path}/rig/*/*.jpg", where)
+    for camera in ("cam0", "cam1"):
+        depths(where / camera, ["0.png"])
+    assert len(frames_of(f"{tmp_path}/rig/*/*.jpg", where)) == 2
 
 
 def test_two_maps_of_a_frame_are_a_mistake(tmp_path: Path) -> None:

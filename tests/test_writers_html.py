@@ -49,6 +49,14 @@ def test_it_is_one_file_that_needs_no_other(tmp_path):
     assert not re.search(r'(src|href)="?http|<link|<script src|@[A-Z]+@', page)
 
 
+def test_a_name_that_is_not_utf_8_is_written_escaped(tmp_path):
+    item = result(0)
+    scene, *_ = read(
+        write(tmp_path, [dataclasses.replace(item, frame=dataclasses.replace(item.frame, name="caf\udce9"))])
+    )
+    assert [frame["name"] for frame in scene["frames"]] == ["caf\\xe9"]
+
+
 def test_it_holds_every_frames_points_and_camera(tmp_path):
     items = [result(index) for index in range(3)]
     scene, points, looks, near = read(write(tmp_path, items))

@@ -35,15 +35,20 @@ class Input:
 def find_inputs(names: tuple[str, ...]) -> list[Input]:
     """Expand names to sources, in order, without duplicates, as absolute paths.
 
-    Raises SourceError for a pattern without matches, a live source, an invalid list, and a name that is not UTF-8, which no
-    manifest can hold. Faults of a source itself appear when it is its turn.
+    Raises SourceError for a pattern without matches, a live source, an invalid list, one source with different options, and a
+    name that is not UTF-8, which no manifest can hold. Faults of a source itself appear when it is its turn.
     """
     found: dict[str, Input] = {}
     for name in names:
         for item in _inputs(name):
             if any("\ud800" <= letter <= "\udfff" for letter in item.source):
                 raise SourceError(f"{item.source!r}: the name is not in UTF-8: rename it")
-            found.setdefault(item.source, item)
+            other = found.setdefault(item.source, item)
+            if other != item:
+                options = " and with ".join(" ".join(each.options) or "none" for each in (other, item))
+                raise SourceError(
+                    f"{item.source} stands there twice, with the options {options}: a job runs a source once"
+                )
     if not found:
         raise SourceError("there are no sources: name videos, folders, patterns or lists")
     return list(found.values())

@@ -43,13 +43,12 @@ def read_camera(text: str) -> Camera:
     The prefix `fisheye:` says that four coefficients are a fisheye's, if the file itself does not name the model; `#NAME` after a
     file selects one of its cameras. Raises CameraError for anything else.
     """
-    kind, _, rest = text.rpartition(":") if text.startswith(("fisheye:", "brown:", "pinhole:")) else ("", "", text)
+    kind, rest = _model_and_rest(text)
     if rest == "equirectangular":
         return Camera("equirectangular", (1.0, 1.0), (0.0, 0.0))
     if re.fullmatch(r"[-+0-9.eE,\s]+", rest) and "," in rest:
         return _of_numbers(rest, kind)
-    name, _, which = rest.partition("#") if not Path(rest).expanduser().exists() else (rest, "", "")
-    path = Path(name).expanduser()
+    path, which = _file_and_name(rest)
     try:
         found = _the_one(_read(path, KINDS[kind or "brown"]), which)
         if kind and found.kind != KINDS[kind] and (kind, found.kind) != ("brown", "pinhole"):  # one without distortion
@@ -63,6 +62,22 @@ def read_camera(text: str) -> Camera:
         raise CameraError(f"{path}: is no calibration ({_one_line(error)}); --camera takes {WAYS}") from None
     except (struct.error, yaml.YAMLError, RecursionError) as error:
         raise CameraError(f"{path}: is no calibration ({_one_line(error)}); --camera takes {WAYS}") from None
+
+
+def calibration_file(text: str) -> Path | None:
+    """The file named by `--camera`; None if it names none that exists."""
+    path, _ = _file_and_name(_model_and_rest(text)[1])
+    return path if path.is_file() else None
+
+
+def _model_and_rest(text: str) -> tuple[str, str]:
+    kind, _, rest = text.rpartition(":") if text.startswith(("fisheye:", "brown:", "pinhole:")) else ("", "", text)
+    return kind, rest
+
+
+def _file_and_name(text: str) -> tuple[Path, str]:
+    name, _, which = text.partition("#") if not Path(text).expanduser().exists() else (text, "", "")
+    return Path(name).expanduser(), which
 
 
 def _of_numbers(text: str, kind: str) -> Camera:

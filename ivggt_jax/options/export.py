@@ -53,7 +53,7 @@ FORMATS: dict[Output, Format] = {
         files=("moving",), needs="points", reading="what moves in each frame, in the world; its time is in the header"
     ),
     "video": Format(files=("video.mp4",), needs="depth"),
-    "rrd": Format(files=("recording*.rrd",)),
+    "rrd": Format(files=("recording.rrd", f"recording-{6 * '[0-9]'}*.rrd")),
     "mcap": Format(files=("recording.mcap",)),
     "colmap": Format(
         files=("sparse", "images"),

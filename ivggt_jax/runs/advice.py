@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ivggt_jax.options.words import nearest
+from ivggt_jax.sources.config import is_live
 from ivggt_jax.sources.folder import natural_key
-from ivggt_jax.sources.source import LIVE, full_name
+from ivggt_jax.sources.source import full_name
 from ivggt_jax.weights.hub import PUBLISHED
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.run_json import plain, read_run_json, recorded
@@ -25,7 +26,7 @@ LEFT_OUT = ("overwrite", "resume", "view", "port", "frames_dtype")
 
 def comes_again(frames: str) -> bool:
     """Whether a source gives the same frames when read again; a camera or a named pipe does not."""
-    return not frames.startswith(LIVE) and not Path(frames).is_fifo()
+    return not is_live(frames) and not Path(frames).is_fifo()
 
 
 def infer_command(settings: Mapping[str, Any], **changes: object) -> str:

@@ -9,6 +9,14 @@ import tyro
 from ivggt_jax.sources.fit import PATCH, nearest_size
 from ivggt_jax.sources.frame import SourceError
 
+LIVE = ("cam:", "rtsp://", "rtsps://", "udp://", "http://", "https://")
+"""Prefixes of cameras."""
+
+
+def is_live(frames: str) -> bool:
+    """Whether a source is a camera: its frames are to be taken when they come, and cannot be read again."""
+    return frames.startswith(LIVE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:

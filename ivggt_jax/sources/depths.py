@@ -10,8 +10,9 @@ import numpy as np
 
 from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.sources.fit import check_shape
+from ivggt_jax.sources.folder import natural_key
 from ivggt_jax.sources.frame import Fit, RawFrame, SourceError
-from ivggt_jax.sources.image_file import grey_16_of
+from ivggt_jax.sources.image_file import read_grey_16
 from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images, named_images
 from ivggt_jax.sources.masks import names_of
 from ivggt_jax.sources.times import ASSOCIATION_SECONDS, nearest_in_time
@@ -32,7 +33,8 @@ class Depths:
         """scale: steps per metre for integers. Raises SourceError when there is no map."""
         self._where, self._scale = where, scale
         if where.is_dir():
-            paths = sorted(path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
+            every = (path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
+            paths = sorted(every, key=natural_key)
             files = (
                 named_images([path for path in paths if path.suffix.lower() in (*PICTURES, *ARRAYS, EXR)], where)
                 if paths
@@ -49,6 +51,7 @@ class Depths:
                 f"{where}: {what if where.exists() else 'there is no such folder of depth maps, nor a list'}"
             )
         self._named: dict[str, Path] = {}
+        self._frames: dict[Path, str] = {}  # the frame that took each by its name
         for file in files:
             other = self._named.setdefault(PurePath(file.name).with_suffix("").as_posix(), file.path)
             if other != file.path:
@@ -58,9 +61,17 @@ class Depths:
         self._timed = [path for _, path in timed]
 
     def path_of(self, raw: RawFrame) -> Path | None:
-        """The map of a frame: the one with its name, else one within 0.02 s; None if there is none."""
+        """The map of a frame: the one with its name, else one within 0.02 s; None if there is none.
+
+        Raises SourceError when the map with its name is another frame's, too.
+        """
         whole = PurePath(raw.name if raw.path is None else os.path.abspath(raw.path))
         named = next((self._named[name] for name in names_of(whole) if name in self._named), None)
+        if named is not None and (other := self._frames.setdefault(named, f"{whole}")) != f"{whole}":
+            raise SourceError(
+                f"{whole} would share its depth map {named} with {other}: put maps into folders as the frames are, like "
+                f"{self._where / whole.parent.name / named.name}"
+            )
         if named is not None or raw.timestamp is None or not self._timed:
             return named
         (nearest,) = nearest_in_time(np.array([raw.timestamp]), self._times)
@@ -81,7 +92,7 @@ class Depths:
     def read(self, path: Path) -> np.ndarray:
         """A map float32 [h,w] in metres, NaN where nothing was measured. Raises SourceError when the file is not a map."""
         suffix = path.suffix.lower()
-        values = _array(path) if suffix in ARRAYS else _exr(path) if suffix == EXR else grey_16_of(path)
+        values = _array(path) if suffix in ARRAYS else _exr(path) if suffix == EXR else read_grey_16(path)
         if values is None:
             raise SourceError(f"{path}: is no depth map: 16 bits of grey are needed")
         return in_metres(values, self._scale)

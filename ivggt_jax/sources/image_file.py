@@ -152,11 +152,16 @@ def grey_16(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(np.uint16)
 
 
+def read_grey_16(path: Path, page: int = 0) -> np.ndarray | None:
+    """The values, uint16 [H,W], of a 16-bit grey file; None if it is another picture. Raises SourceError when it cannot be read."""
+    with _opened(path, False, page) as image:
+        return grey_16(image) if is_grey_16(image) else None
+
+
 def grey_16_of(path: Path, page: int = 0) -> np.ndarray | None:
-    """The values, uint16 [H,W], of a 16-bit grey file; None if it is not one, or cannot be read."""
+    """The same, with None for a file that cannot be read, too."""
     try:
-        with _opened(path, False, page) as image:
-            return grey_16(image) if is_grey_16(image) else None
+        return read_grey_16(path, page)
     except SourceError:
         return None
 

@@ -18,7 +18,7 @@ from ivggt_jax.sources import camera
 from ivggt_jax.sources.ahead import read_ahead, read_on_request
 from ivggt_jax.sources.calibrated import Calibration, View
 from ivggt_jax.sources.camera import CameraReader
-from ivggt_jax.sources.config import SourceConfig
+from ivggt_jax.sources.config import SourceConfig, is_live
 from ivggt_jax.sources.depths import Depths, fit_depth
 from ivggt_jax.sources.fit import Size, fit_image, fit_mask, model_size, plan_fit
 from ivggt_jax.sources.folder import FileReader, find_images, left_out
@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 STILLS = tuple(suffix for suffix in IMAGE_SUFFIXES if suffix != ".gif")
 """Suffixes of a single file that is a picture, not a video."""
-
-LIVE = ("cam:", "rtsp://", "rtsps://", "udp://", "http://", "https://")
-"""Prefixes of sources whose frames cannot be read again."""
 
 WHOLE = (".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm")
 """Suffixes of addresses of files that can be read completely, frame by frame."""
@@ -324,7 +321,7 @@ def open_reader(config: SourceConfig) -> Reader:
         return RecordingReader(path, config.topic, config.stride, depth_topic(config), config.depth_scale)
     if spec.startswith("http") and spec.partition("?")[0].lower().endswith(WHOLE):
         raise SourceError(f"{spec}: of http only live pictures (MJPEG) are read; download the file and name it")
-    if spec.startswith(LIVE):
+    if is_live(spec):
         reopen = partial(camera.open_capture, spec)
         return CameraReader(full_name(spec), reopen(), config.stride, reopen=reopen)
     if "://" in spec:

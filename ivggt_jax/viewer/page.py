@@ -23,7 +23,7 @@ from ivggt_jax.writers.drawn import DrawnFrame, Thinned
 from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.frusta import first_look, frustum_corners, frustum_depth
 from ivggt_jax.writers.fusion import automatic_voxel
-from ivggt_jax.writers.run_json import recorded
+from ivggt_jax.writers.run_json import plain, recorded
 from ivggt_jax.writers.saved_run import Move, moved, read_result
 from ivggt_jax.writers.trails import LENGTH
 
@@ -295,7 +295,7 @@ class View:
         if event.client is None or now < 0 or (result := self._read(now)) is None:
             return
         gui = event.client.gui
-        with gui.add_modal(result.frame.name) as window:
+        with gui.add_modal(plain(result.frame.name)) as window:
             gui.add_html(large(self._full_size.picture(result)))
             gui.add_button("close").on_click(lambda _: window.close())
 

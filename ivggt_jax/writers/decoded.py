@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ivggt_jax.sources.config import SourceConfig
+from ivggt_jax.sources.config import SourceConfig, is_live
 from ivggt_jax.sources.fit import fit_image
 from ivggt_jax.sources.frame import Frame, RawFrame, SourceError
-from ivggt_jax.sources.source import LIVE, open_reader
+from ivggt_jax.sources.source import open_reader
 from ivggt_jax.writers.run_json import read_run_json, recorded
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Decoded:
 
     def __init__(self, source: SourceConfig | None):
         """source: of the run; None if unknown."""
-        self._source = None if source is None or source.frames.startswith(LIVE) else source
+        self._source = None if source is None or is_live(source.frames) else source
         self._raw: Iterator[RawFrame] | None = None
         self._next: RawFrame | None = None
 

@@ -22,6 +22,7 @@ from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.frusta import first_look, frustum_depth
 from ivggt_jax.writers.fusion import automatic_voxel
 from ivggt_jax.writers.result import Result
+from ivggt_jax.writers.run_json import plain
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.writer import ExportOptions, required
 
@@ -68,7 +69,7 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
         "frames": frames,
     }
     page = (files("ivggt_jax") / "writers/scene.html").read_text(encoding="utf-8")
-    words = json.dumps(scene, ensure_ascii=False).replace("<", "\\u003c")  # names must not start an HTML element
+    words = json.dumps(plain(scene), ensure_ascii=False).replace("<", "\\u003c")  # names must not start an HTML element
     packed = base64.b64encode(zlib.compress(b"".join(array.tobytes() for array in arrays))).decode()
     with replacing(out / "scene.html") as file:
         file.write(page.replace("@SCENE@", words).replace("@POINTS@", packed).encode())

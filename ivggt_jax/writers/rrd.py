@@ -47,7 +47,8 @@ class RrdWriter(Writer):
         with naming(self._path):
             out.mkdir(parents=True, exist_ok=True)
             for path in out.glob("recording-*.rrd"):
-                if int(path.stem.removeprefix("recording-")) >= frames:
+                count = path.stem.removeprefix("recording-")
+                if count.isdecimal() and int(count) >= frames:
                     path.unlink()
             # The same for all parts of a run.
             identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """`python -m ivggt_jax.infer` as a user runs it: outputs, and one clear line for whatever goes wrong."""
 
 import json
+import os
 import signal
 import time
 import urllib.error
@@ -46,6 +47,24 @@ def test_outputs_equal_the_library(tiny: Model, checkpoint: Path, folder: Path, 
     assert record["frames"] == FRAMES
     assert record["tokens_kept"]["total"] == int(state.lengths.sum())
     assert record["settings"]["memory"]["budget"] == 290
+
+
+def test_a_named_pipe_of_paths_is_no_camera(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    """All frames count, the first too, and their names tell no time at which they came."""
+    pipe, names = tmp_path / "pipe", [f"{1305031102.25 + i / 16}.png" for i in range(FRAMES)]
+    for i, name in enumerate(names):
+        (folder / f"img{i + 1}.png").rename(folder / name)
+    os.mkfifo(pipe)
+    keeper = os.open(pipe, os.O_RDWR)
+    os.write(keeper, "".join(f"{folder}/{name}\n" for name in names).encode())
+    out = tmp_path / "out"
+    code = run(main, pipe, "--checkpoint", checkpoint, "--out", out, "--heads", "camera", "--export", "tum", "--max-frames",
+               FRAMES)  # fmt: skip
+    os.close(keeper)
+    assert code == 0
+    times = np.loadtxt(out / "trajectory.txt")[:, 0]
+    np.testing.assert_allclose(times, 1305031102.25 + np.arange(FRAMES) / 16, rtol=0, atol=1e-6)
+    assert json.loads((out / "run.json").read_text())["milliseconds_from_capture_to_pose"] == {}
 
 
 def test_options_change_what_is_run(checkpoint: Path, folder: Path, tmp_path: Path) -> None:

@@ -41,14 +41,15 @@ def test_only_results_are_removed(tmp_path: Path) -> None:
         ".points.ply.part",
         "trajectory.txt",
     )
-    for name in (*made, "notes.txt", "recording.txt"):
+    for name in (*made, "notes.txt", "recording.txt", "recording-before.rrd", "recording-2024.rrd"):
         (tmp_path / name).touch()
     (tmp_path / "frames").mkdir()
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").touch()
     (tmp_path / "images").symlink_to(tmp_path / "photos")
     begin_anew(tmp_path)
-    assert {path.name for path in tmp_path.rglob("*")} == {MARKER, "a.jpg", "notes.txt", "photos", "recording.txt"}
+    mine = {"a.jpg", "notes.txt", "photos", "recording.txt", "recording-before.rrd", "recording-2024.rrd"}
+    assert {path.name for path in tmp_path.rglob("*")} == {MARKER, *mine}
     (tmp_path / "trajectory.txt").touch()
     begin_anew(tmp_path)
     assert not (tmp_path / "trajectory.txt").exists(), "the mark of the run before is enough"
@@ -107,6 +108,18 @@ def test_frames_that_lie_where_results_go_are_refused(tmp_path: Path, path: str)
         check_inputs_outside(tmp_path, f"{tmp_path}/{path}")
     for frames in (tmp_path, f"{tmp_path}/photos/*.jpg", f"{tmp_path}2/images", "cam:0", "-"):
         check_inputs_outside(tmp_path, str(frames))
+
+
+def test_a_calibration_among_results_is_refused(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    """What an adjustment wrote is a calibration too, and the next run there would remove it."""
+    where = tmp_path / "out" / "refined" / "transforms.json"
+    where.parent.mkdir(parents=True)
+    where.write_text('{"w": 70, "h": 56, "fl_x": 60, "fl_y": 60, "cx": 35, "cy": 28, "frames": []}')
+    options = ("--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--overwrite", "--camera")
+    for camera in (where, f"pinhole:{where}"):
+        assert run(infer.main, *options, camera) == 1
+        assert "transforms.json lies where results are written" in capsys.readouterr().err
+    assert where.exists()
 
 
 @pytest.mark.parametrize("frames", ["list.txt", "*/*.jpg"])
