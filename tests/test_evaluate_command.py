@@ -100,6 +100,20 @@ def test_a_full_disk_costs_one_sequence(checkpoint, tmp_path, capsys, monkeypatc
     assert (tmp_path / "report" / "first.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--stride", "-1"), "stride must be at least 1, not -1"),
+        (("--max-frames", "-1"), "max_frames must be at least 1, not -1"),
+        (("--cache.max-frames", "9"), "cache.max_frames follows from the frames"),
+        (("--cloud-stride", "0"), "cloud_stride must be at least 1, not 0"),
+    ],
+)
+def test_frames_that_nobody_can_mean(tmp_path, capsys, words, problem):
+    assert run("reconstruction", "--dataset", "tum", "--root", str(tmp_path), *words) != 0
+    assert problem in capsys.readouterr().err
+
+
 def test_nothing_to_evaluate_is_an_error_that_says_why(checkpoint, tmp_path, capsys):
     MAKERS["kitti"](tmp_path)
     assert run("pose", "--dataset", "kitti", "--root", str(tmp_path), "--checkpoint", checkpoint) == 1
@@ -112,7 +126,7 @@ def test_nothing_to_evaluate_is_an_error_that_says_why(checkpoint, tmp_path, cap
     ("mode", "mapping"),
     [
         ("stream", SubmapOptions(submaps="off")),
-        ("stream", SubmapOptions(submaps="2", loops=True)),
+        ("stream", SubmapOptions(submaps="10", loops=True)),
         ("offline", SubmapOptions()),
     ],
 )

@@ -18,7 +18,9 @@ from ivggt_jax import CacheConfig, Model, save, stream
 from ivggt_jax.config import PolicyName
 from ivggt_jax.evaluate import study
 from ivggt_jax.evaluate.__main__ import main
+from ivggt_jax.evaluate.options import MemoryOptions
 from ivggt_jax.evaluate.records import Record, curves, measures, path_errors, run_walks, turning_factor
+from ivggt_jax.evaluate.sensing import Sensing
 from ivggt_jax.evaluate.stream import Stream
 from ivggt_jax.evaluate.study_report import tables, write_study
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, ROUTES, Walk, WalkPart, depth_errors
@@ -235,6 +237,12 @@ def test_frames_of_another_size(checkpoint, tmp_path, capsys):
     assert "10 frames of 42×28" in capsys.readouterr().out
     with pytest.raises(ValueError, match="size 50 must be a multiple of 14; the nearest is 56"):
         Stream(size=50)
+
+
+def test_frames_of_a_pass_make_up_a_chunk():
+    for options in (Stream, Sensing):
+        with pytest.raises(ValueError, match="chunks of 10 frames: cache.frames_per_step must divide that, not be 4"):
+            options(memory=MemoryOptions(cache=CacheConfig(frames_per_step=4)))
 
 
 STUDY = (

@@ -8,6 +8,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax import geometry
@@ -128,6 +129,35 @@ def test_what_shows_nothing_is_no_loop():
         proof = prove(visit(0), blank, 0.9, FOCAL / WIDTH, LoopConfig())
         assert proof.verdict == "matches"
         assert np.isfinite([*proof.scores, proof.a_from_b.scale, *proof.a_from_b.translation]).all()
+
+
+def test_what_covers_the_same_part_of_every_image_is_no_place():
+    """Unrelated pictures in one white frame, as a wide field of view leaves it: no corner near its edge counts."""
+    row, column = np.mgrid[:HEIGHT, :WIDTH]
+    seen = np.abs(row - 41.5) < 34 + 0.0025 * (column - 55.5) ** 2
+    seen &= np.abs(column - 55.5) < 46 + 0.006 * (row - 41.5) ** 2
+
+    def framed(number: int, mask: np.ndarray | None) -> Place:
+        rng = np.random.default_rng(number)
+        depth = (2 + 2 * gaussian_filter(rng.normal(size=(HEIGHT, WIDTH)), 10)).astype(np.float32)
+        found = []
+        for _ in range(3):
+            noise = rng.normal(size=(HEIGHT, WIDTH, 3))
+            scene = sum(blur * gaussian_filter(noise, (blur, blur, 0)) for blur in (1, 2, 4, 8))
+            shown = np.where(seen[..., None], 60 + 180 * (scene - scene.min()) / np.ptp(scene), 255)
+            found.append(find_features(shown.astype(np.uint8), depth, mask))
+        columns = {name: np.stack([getattr(x, name) for x in found]) for name in ("pixels", "depth", "patches")}
+        poses = np.tile(np.eye(3, 4), (3, 1, 1))
+        return Place(number, np.zeros(4, np.float16), poses, np.array(FOCAL / WIDTH), **columns)
+
+    for number in range(4):
+        proofs = [
+            prove(framed(number, mask), framed(number + 10, mask), 0.9, FOCAL / WIDTH, LoopConfig())
+            for mask in (None, seen)
+        ]
+        assert proofs[0].verdict == "accepted", "this is what the mask is for"
+        assert proofs[1].verdict in ("matches", "support")
+        assert proofs[1].scores.support < LoopConfig().support / 2
 
 
 def test_the_same_two_places_always_give_the_same_loop():

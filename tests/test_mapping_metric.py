@@ -186,6 +186,9 @@ def test_some_frames_of_a_stream_have_depth(tiny: Model, videos: np.ndarray) -> 
     assert [bool(p.map.measured) for p in found] == [False, True, False]
     with pytest.raises(ValueError, match="depth ended before the frames"):
         list(stream(tiny, videos[:3, 0], CACHE, depth=depths[:2], **options))
+    millimetres = [np.full((28, 42), 2000, np.uint16), None]
+    with pytest.raises(ValueError, match="depth must be floats, in metres, not uint16"):
+        list(stream(tiny, videos[:2, 0], CACHE, chunk=2, depth=millimetres, **options))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,14 @@ def test_what_the_demo_model_has_stays_as_it_is() -> None:
         assert config.student == "demo" and not flatten(random_model(0).params).keys() & trained.keys()
 
 
+def test_what_moves_is_told_by_rendered_bodies_alone() -> None:
+    config = preset("supervised", "demo_motion")
+    still = replace(config.synthetic, bodies=0)
+    for changes in ({"data": ("tum=/data/tum",)}, {"synthetic": still}):
+        with pytest.raises(ValueError, match="of ground truth only synthetic.bodies, at least 1 and without data"):
+            replace(config, **changes)
+
+
 def test_runs_have_folders_of_their_own() -> None:
     folders = [preset(*names).out for names in ALL]
     assert len(set(folders)) == len(folders)

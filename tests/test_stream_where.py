@@ -65,3 +65,14 @@ def test_where_must_name_every_stream(tiny: Model, videos: np.ndarray, shape):
         reset(start(tiny), np.ones(shape, bool))
     with pytest.raises(ValueError, match="each of 3 streams"):
         step(tiny, start(tiny), videos[0], np.ones(shape, bool))
+
+
+@pytest.mark.parametrize("where", [[0, 1, 2], [1.0, 0.0, 1.0], [True, False]])
+def test_streams_are_marked_by_bools(tiny: Model, where: list):
+    """Numbers of streams, as NumPy would take them, would be read as marks."""
+    for use in (
+        lambda: reset(start(tiny), np.array(where)),
+        lambda: step(tiny, start(tiny), np.zeros((3, 28, 42, 3), np.float32), np.array(where)),
+    ):
+        with pytest.raises(ValueError, match="where must be a bool for each of 3 streams, not "):
+            use()

@@ -92,6 +92,8 @@ def test_a_network_is_measured_on_all_clips_by_what_it_trains() -> None:
     with_depth = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("camera", "depth")))
     known = {"abs_rel": 0.25, "path_error": 0.5, "point_error": 1.0}
     assert overall(with_depth, known) == 0.75 and overall(with_depth, known | {"path_error": np.nan}) == 0.25
+    motion = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("depth", "motion")))
+    assert overall(motion, known) == 0.25, "held-out clips in which nothing moves do not judge motion"
     tracks = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("tracks",)))
     assert overall(tracks, known) == overall(plan, known | {"point_error": np.nan}) == np.inf
     found = jax.eval_shape(

@@ -46,7 +46,7 @@ def overall(plan: Plan, errors: Mapping[str, float]) -> float:
 
     Infinite if none is known.
     """
-    found = [errors[JUDGED[head]] for head in plan.step.heads if head in JUDGED]
+    found = [errors.get(JUDGED[head], np.nan) for head in plan.step.heads if head in JUDGED]
     known = [error for error in found if not np.isnan(error)]
     return float(sum(known)) if known else np.inf
 

@@ -40,9 +40,10 @@ class TrainConfig(RunConfig):
         if "tracks" in self.step.heads and self.data and self.step.loss.distillation_weight <= 0:
             raise ValueError("step.heads include tracks, which recorded data do not have: only a teacher tells them")
 
-        if "motion" in self.step.heads and not self.synthetic.bodies and self.step.loss.task_weight > 0:
+        tells = self.synthetic.bodies and not self.data
+        if "motion" in self.step.heads and not tells and self.step.loss.task_weight > 0:
             raise ValueError(
-                "step.heads include motion: synthetic.bodies must be at least 1, for nothing else tells what moves"
+                "step.heads include motion: of ground truth only synthetic.bodies, at least 1 and without data, tell what moves"
             )
         if self.depth_input and self.data:
             raise ValueError(

@@ -74,6 +74,9 @@ class DatasetOptions:
     mapping: Annotated[SubmapOptions, tyro.conf.arg(name="")] = field(default_factory=SubmapOptions)
 
     def __post_init__(self) -> None:
+        for name in ("stride", "max_frames"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
         if self.mode != "stream" and (self.mapping.loops or self.mapping.submaps not in ("auto", "off")):
             raise ValueError(f"--submaps and --loops are of streams: leave them out of --mode {self.mode}")
 
@@ -111,6 +114,10 @@ class Reconstruction:
     """Long3D: scale factor for the prediction before ICP, chosen by hand as published; 1.0: none."""
     cloud_stride: int = 10
     """Long3D: every n-th frame adds to the cloud."""
+
+    def __post_init__(self) -> None:
+        if self.cloud_stride < 1:
+            raise ValueError(f"cloud_stride must be at least 1, not {self.cloud_stride}")
 
 
 def evaluate_poses(config: Pose) -> int:

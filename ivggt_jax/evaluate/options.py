@@ -32,6 +32,10 @@ class MemoryOptions:
     """Which tokens are forgotten first."""
     cache: Annotated[CacheConfig, tyro.conf.SuppressFixed] = field(default_factory=CacheConfig)
 
+    def __post_init__(self) -> None:
+        if self.cache.max_frames != CacheConfig().max_frames:
+            raise ValueError("cache.max_frames follows from the frames that are evaluated: leave it out")
+
     def cache_for(self, frames: int) -> CacheConfig:
         """The cache for a stream of `frames` frames."""
         return replace(self.cache, policy=self.policy, max_frames=frames)

@@ -19,7 +19,15 @@ from ivggt_jax.config import CacheConfig
 from ivggt_jax.evaluate.ghosts import Runner, moving_errors, overlap
 from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
 from ivggt_jax.evaluate.records import path_errors
-from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk, WalkPart, depth_errors
+from ivggt_jax.evaluate.walks import (
+    CHUNK,
+    HELD_OUT_SEED,
+    RouteName,
+    Walk,
+    WalkPart,
+    check_frames_per_step,
+    depth_errors,
+)
 from ivggt_jax.mapping.moving import View, motion_from_views
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model
@@ -79,6 +87,7 @@ class Sensing:
     def __post_init__(self) -> None:
         if self.frames < 1 + VIEWS[-1] - VIEWS[0]:
             raise ValueError(f"frames must be at least {1 + VIEWS[-1] - VIEWS[0]}, not {self.frames}")
+        check_frames_per_step(self.memory.cache.frames_per_step)
 
 
 def evaluate_sensing(config: Sensing) -> int:

@@ -49,6 +49,14 @@ DEFECTS: dict[DefectName, Defects | None] = {
 RouteName = Literal["loop", "return", "corridor", "street", "doors", "crowd"]
 
 
+def check_frames_per_step(frames: int) -> None:
+    """Raises ValueError unless passes of so many frames make up a chunk."""
+    if CHUNK % frames:
+        raise ValueError(
+            f"walks come in chunks of {CHUNK} frames: cache.frames_per_step must divide that, not be {frames}"
+        )
+
+
 @dataclass(frozen=True)
 class Route:
     """Where a walk leads. At speed 2 it covers 2 to 9 cm per frame."""

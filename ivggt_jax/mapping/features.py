@@ -38,13 +38,18 @@ class Features:
     """int8 [MOST,SIDE²]: patches of mean zero, scaled to a largest entry of ±127."""
 
 
-def find_features(image: np.ndarray, depth: np.ndarray) -> Features:
-    """The strongest corners of an image uint8 [H,W,3] among pixels with known depth [H,W]. There may be none."""
+def find_features(image: np.ndarray, depth: np.ndarray, mask: np.ndarray | None = None) -> Features:
+    """The strongest corners of an image uint8 [H,W,3] among pixels with known depth [H,W]. There may be none.
+
+    No patch reaches a pixel where `mask` bool [H,W] is False: the edge of what covers the same part of every image looks the same
+    everywhere.
+    """
     height, width = image.shape[:2]
     factor = max(1, int((height * width / AREA) ** 0.5))
     flat = _without_light(_averaged(image.astype(np.float32).mean(axis=-1), factor))
     blurred = gaussian_filter(flat, BLUR)
-    rows, columns = _corners(blurred)
+    covered = np.zeros_like(flat) if mask is None else _averaged((~mask).astype(np.float32), factor)
+    rows, columns = _corners(blurred, maximum_filter(covered, 2 * EDGE + 1) > 0)
     middle = (factor - 1) / 2
     v, u = factor * rows + middle, factor * columns + middle
     nearest = depth[np.round(v).astype(int), np.round(u).astype(int)]
@@ -76,11 +81,12 @@ def _without_light(brightness: np.ndarray) -> np.ndarray:
     return np.asarray(contrast / (np.sqrt(gaussian_filter(contrast**2, SURROUNDINGS)) + 0.05))
 
 
-def _corners(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the corners, strongest first."""
+def _corners(image: np.ndarray, excluded: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the corners, none of them at an excluded pixel, strongest first."""
     down, across = np.gradient(image)
     yy, xx, xy = (gaussian_filter(product, WINDOW) for product in (down**2, across**2, down * across))
     strength = (xx * yy - xy**2) / (xx + yy + 1e-6)
+    strength[excluded] = 0
     strength[:EDGE] = strength[-EDGE:] = strength[:, :EDGE] = strength[:, -EDGE:] = 0
     rows, columns = np.nonzero((strength == maximum_filter(strength, APART)) & (strength > 1e-6))
     order = np.argsort(-strength[rows, columns], kind="stable")

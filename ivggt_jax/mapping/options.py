@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.mapping.config import SubmapConfig
+from ivggt_jax.mapping.visits import SHORTEST_WITH_PLACE
 
 LONG = 500
 """Longest stream, in frames, that stays undivided with other weights than the demo model's: the longest sequences of 7-Scenes, on
@@ -28,6 +29,10 @@ class SubmapOptions:
             raise ValueError(f"--submaps is auto, off, or at least 2 frames, not {self.submaps!r}")
         if self.loops and self.submaps == "off":
             raise ValueError("--loops joins submaps, and --submaps off has none: leave one of them out")
+        if self.loops and self.submaps.isdecimal() and int(self.submaps) < SHORTEST_WITH_PLACE:
+            raise ValueError(
+                f"--loops compares places, which take submaps of {SHORTEST_WITH_PLACE} frames, not {self.submaps}"
+            )
 
     def choose(self, model: ModelConfig, length: int | None, needed: bool = False) -> SubmapConfig | None:
         """The submaps for a stream of `length` frames, None if its end is not known. Returns None for an undivided stream.

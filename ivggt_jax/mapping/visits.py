@@ -11,6 +11,8 @@ from ivggt_jax.transforms import Similarity
 
 EVERY = 4
 """Frames from one frame of a place to the next."""
+SHORTEST_WITH_PLACE = EVERY * (FRAMES - 1) + 2
+"""Fewest frames per submap with which a place is complete before the next anchor."""
 
 
 class PlaceMaker:
@@ -29,11 +31,18 @@ class PlaceMaker:
         self._features = [Features(*arrays) for arrays in zip(*columns, strict=True)]
 
     def feed(
-        self, image: np.ndarray, depth: np.ndarray, world_from_cam: np.ndarray, focal: float, record: MapRecord
+        self,
+        image: np.ndarray,
+        depth: np.ndarray,
+        world_from_cam: np.ndarray,
+        focal: float,
+        record: MapRecord,
+        mask: np.ndarray | None = None,
     ) -> Place | None:
         """Take the next frame: image uint8 [H,W,3], depth [H,W], pose [3,4] in the world, and the map's record of it.
 
-        `focal` is in image widths. Returns a place if the frame completes one. A submap that ends before that makes none.
+        `focal` is in image widths, `mask` bool [H,W] False where something covers the scene (`find_features`). Returns a place
+        if the frame completes one. A submap that ends before that makes none.
         """
         if record.anchor or self._submap < 0:
             self._begin(int(record.submap) + int(record.anchor), np.asarray(record.token, np.float16), focal)
@@ -42,7 +51,7 @@ class PlaceMaker:
         else:
             self._since += 1
         if self._since % EVERY == 0:
-            self._features.append(find_features(image, depth))
+            self._features.append(find_features(image, depth, mask))
             self._world_from_cam.append(np.asarray(world_from_cam, np.float64))
         return self._finish(record) if len(self._features) == FRAMES else None
 

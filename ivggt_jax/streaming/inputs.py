@@ -73,7 +73,7 @@ def sensor_depth(
 def depth_of(depths: Iterator[FrameArray | None] | None, frames: Sequence[FrameArray], count: int) -> np.ndarray | None:
     """The next depths, one per frame [H,W,3], padded to [count,1,H,W]. None and the padding become 0: not measured.
 
-    Raises ValueError when there are too few or a shape differs from the frame's.
+    Raises ValueError when there are too few, for integers, whose unit is unknown, and for a shape other than the frame's.
     """
     if depths is None:
         return None
@@ -85,6 +85,8 @@ def depth_of(depths: Iterator[FrameArray | None] | None, frames: Sequence[FrameA
     for depth in maps:
         if depth.shape != nothing.shape:
             raise ValueError(f"depth must be {list(nothing.shape)} like its frame, not {list(depth.shape)}")
+        if depth.dtype.kind != "f":  # stacking with floats would hide it
+            raise ValueError(f"depth must be floats, in metres, not {depth.dtype}")
     return np.stack(maps + [nothing] * (count - len(maps)))[:, None]
 
 
@@ -100,10 +102,10 @@ def queries_of(query_points: FrameArray, batch: int, height: int, width: int) ->
 
 
 def marks(state: StreamState, where: FrameArray) -> Bool[Array, " B"]:
-    """Which streams take part, as an array. Raises ValueError unless there is an entry for each."""
+    """Which streams take part, as an array. Raises ValueError unless there is a bool for each; numbers would be taken for them."""
     where, batch = jnp.asarray(where), state.frame.shape[0]
-    if where.shape != (batch,):
-        raise ValueError(f"where must have an entry for each of {batch} streams, not {list(where.shape)}")
+    if where.shape != (batch,) or where.dtype != bool:
+        raise ValueError(f"where must be a bool for each of {batch} streams, not {where.dtype} {list(where.shape)}")
     return where
 
 

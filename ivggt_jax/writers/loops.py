@@ -48,10 +48,13 @@ class LoopsWriter(Writer):
         if result.map is None:
             raise ValueError("loops.txt needs a run with submaps")
         frame, focal = result.frame, float(result.intrinsics[0, 0]) / result.frame.image.shape[1]
-        depth = required(result.depth, "loops.txt", "depth")
+        depth, mask = required(result.depth, "loops.txt", "depth"), frame.mask
         if result.moving is not None:
             depth = np.where(result.moving, np.float32(0), depth)  # moving things do not identify a place
-        place = self._maker.feed(frame.image, depth, result.world_from_cam, focal, result.map)
+            mask = (
+                None if mask is None else mask | result.moving
+            )  # but do not cover the same part of every image either
+        place = self._maker.feed(frame.image, depth, result.world_from_cam, focal, result.map, mask)
         if place is None:
             return
         self._channels = len(place.descriptor)

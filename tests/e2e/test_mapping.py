@@ -148,6 +148,13 @@ def test_other_values_are_refused(value: str) -> None:
         SubmapOptions(submaps=value)
 
 
+def test_loops_need_submaps_that_hold_a_place() -> None:
+    """A place is three frames, four apart; with shorter submaps the run would end without a loop and say nothing."""
+    with pytest.raises(ValueError, match="--loops compares places, which take submaps of 10 frames, not 9"):
+        SubmapOptions(submaps="9", loops=True)
+    assert SubmapOptions(submaps="10", loops=True).submaps == "10"
+
+
 def test_auto_is_by_model_and_length() -> None:
     auto = SubmapOptions()
     demo, published = ModelConfig.demo(), ModelConfig.vggt_1b()
