@@ -120,7 +120,7 @@ def test_unreadable_clips_are_replaced() -> None:
 
 def test_unusable_datasets_are_errors() -> None:
     bare = Dataset("bare", dataset().scenes, Sampling(), labelled=False)
-    with pytest.raises(ValueError, match="bare has no labels"):
+    with pytest.raises(ValueError, match="bare has no labels: ground truth comes from datasets"):
         ClipBatches(config(), [(bare, 1.0)], STEPS)
     with pytest.raises(ValueError, match="no scene of 31 frames"):
         ClipBatches(config(frames=(2, 31)), [(dataset(), 1.0)], STEPS)

@@ -237,7 +237,7 @@ def test_no_gradient_runs_through_a_trunk_that_is_frozen(model: Model) -> None:
 
     def backwards(frozen: str, heads: tuple[str, ...], depth_input: bool) -> int:
         student = extended(model, heads, depth_input, jax.random.key(0))
-        plan = dataclasses.replace(make_plan(heads=heads, frozen=(frozen,)), model=student.config)
+        plan = dataclasses.replace(make_plan(heads=heads, frozen=(frozen,)), model=student.config, sensed=depth_input)
         state = jax.eval_shape(partial(init_state, plan), student)
         program = jax.make_jaxpr(partial(differentiate, plan))((state.trainable, state.frozen, None), batch)
         return str(program).count("reverse=True")

@@ -156,9 +156,11 @@ def test_refusals_of_any_repository(server):
         ("name", False), ("a/b/c", False), ("./name", False), ("../name", False), ("/owner/name", False),
         ("owner/name.pth", False), ("owner/model.safetensors", False), ("owner/x.index.json", False),
         ("owner/", False), ("owner/name@", False), ("owner/.hidden", False), ("here/missing", False), ("a b/c", False),
+        ("facebook/VGGT-1B", True), ("facebook/VGGT-1B@main", True), ("facebook/other", False),
     ],
 )  # fmt: skip
 def test_names_are_told_from_paths(tmp_path, monkeypatch, text, expected):
     (tmp_path / "here").mkdir()
+    (tmp_path / "facebook").mkdir()
     monkeypatch.chdir(tmp_path)
     assert hub.is_name(text) == expected

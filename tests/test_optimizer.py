@@ -58,6 +58,18 @@ def test_decay_shrinks_kernels_and_leaves_biases() -> None:
         np.testing.assert_array_equal(after["block"][name], params["block"][name])
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"learning_rate": -1e-3}, {"final_learning_rate": -1.0}, {"beta1": 1.5}, {"beta2": 1.0}, {"weight_decay": -3.0},
+     {"clip_norm": 0.0}, {"clip_norm": np.nan}],
+)  # fmt: skip
+def test_values_that_make_no_sense_are_refused(wrong: dict) -> None:
+    """A clip_norm of 0, which means no clipping elsewhere, would leave weight decay alone."""
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name} .* makes no sense"):
+        OptimizerConfig(**wrong)
+
+
 def test_default_groups_freeze_the_encoder_and_the_special_tokens() -> None:
     params = abstract_params(ModelConfig.vggt_1b())
     trainable, frozen = partition(params, FROZEN)

@@ -49,10 +49,27 @@ def test_what_the_demo_model_has_stays_as_it_is() -> None:
     for name, new in (("demo_rgbd", "aggregator/depth_patches"), ("demo_motion", "motion")):
         config = preset("supervised", name)
         model = extended(random_model(0), config.step.heads, config.depth_input, jax.random.key(0))
-        plan = Plan(step=config.step, model=model.config, mesh=make_mesh(), updates=10)
+        plan = Plan(step=config.step, model=model.config, mesh=make_mesh(), updates=10, sensed=config.depth_input)
         trained = flatten(jax.eval_shape(partial(init_state, plan), model).trainable)
         assert trained and all(path.startswith(f"{new}/") for path in trained)
         assert config.student == "demo" and not flatten(random_model(0).params).keys() & trained.keys()
+
+
+def test_a_depth_input_without_depth_is_frozen() -> None:
+    """Weight decay alone would shrink it."""
+    config = preset("supervised", "demo_steps_12")
+    model = extended(random_model(0), config.step.heads, True, jax.random.key(0))
+    for sensed in (False, True):
+        plan = Plan(step=config.step, model=model.config, mesh=make_mesh(), updates=10, sensed=sensed)
+        state = jax.eval_shape(partial(init_state, plan), model)
+        assert any("depth_patches" in path for path in flatten(state.trainable)) == sensed
+
+
+def test_ground_truth_asks_for_no_tracks() -> None:
+    """So that bodies may move in its scenes."""
+    for name in ("published", "long"):
+        config = preset("supervised", name)
+        assert replace(config.synthetic, bodies=3).bodies == 3 and not config.recorded.query_points
 
 
 def test_what_moves_is_told_by_rendered_bodies_alone() -> None:

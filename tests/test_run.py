@@ -20,7 +20,7 @@ import small_training
 from small_training import SMALL, STEPS, config
 
 import ivggt_jax.train.journal
-from ivggt_jax import load
+from ivggt_jax import load, save
 from ivggt_jax.convert import from_torch
 from ivggt_jax.convert.command import export_file
 from ivggt_jax.convert.torch_file import open_tensors
@@ -28,6 +28,7 @@ from ivggt_jax.model.parameters import flatten
 from ivggt_jax.train.distill import StepConfig
 from ivggt_jax.train.losses import LossConfig
 from ivggt_jax.train.training import _source
+from ivggt_jax.weights.checkpoint import CheckpointError
 from ivggt_jax.weights.loading import identify
 
 SCRIPT = Path(small_training.__file__)
@@ -109,6 +110,39 @@ def test_a_finished_run_is_left_as_it_is(reference: Path) -> None:
     assert (reference / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_folder_keeps_the_options_of_its_run(reference: Path) -> None:
+    """Others would not be used, but recorded; how often it is saved and looked at may change."""
+    before = (reference / "config.json").read_bytes()
+    other = config(reference)
+    other = dataclasses.replace(
+        other, seed=7, step=dataclasses.replace(other.step, heads=("camera", "depth", "points"))
+    )
+    with pytest.raises(
+        ValueError, match=r"begun with .*seed 0, not 7; .*step.heads .*: give its options to continue it"
+    ):
+        small_training.train(other)
+    assert (reference / "config.json").read_bytes() == before
+    small_training.train(dataclasses.replace(config(reference), save_every=1))
+
+
+def test_what_cannot_be_judged_or_taught_is_refused(reference: Path, tmp_path: Path) -> None:
+    """Not after the first thousands of steps."""
+    blind = load(reference / "best").only_heads(["camera"])
+    save(blind, tmp_path / "blind")
+    step = config(tmp_path).step
+    alone = dataclasses.replace(step, heads=("camera",))
+    with pytest.raises(ValueError, match="judged by their heads camera and depth: step.heads lack depth"):
+        small_training.train(config(tmp_path / "run", student=str(tmp_path / "blind"), step=alone))
+    taught = dataclasses.replace(step, heads=("camera", "depth"), loss=LossConfig())
+    with pytest.raises(ValueError, match="blind cannot teach depth, which it lacks"):
+        small_training.train(config(tmp_path / "other", teacher=str(tmp_path / "blind"), step=taught))
+
+
+def test_a_runs_folder_is_no_checkpoint_but_has_one(reference: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"{reference} is a training run: its best student is {reference}/best"):
+        load(reference)
+
+
 def test_the_student_goes_to_pytorch_and_back(reference: Path, tmp_path: Path) -> None:
     export_file(reference / "best", tmp_path / "student.pth")
     returned = from_torch(open_tensors(tmp_path / "student.pth"), SMALL, dtype=np.float32)
@@ -181,7 +215,7 @@ def test_many_such_batches_end_the_run_with_the_last_good_checkpoint(
 def test_a_folder_with_another_run_is_an_error(reference: Path) -> None:
     step = config(reference).step
     step = dataclasses.replace(step, optimizer=dataclasses.replace(step.optimizer, frozen=()))
-    with pytest.raises(ValueError, match="is from a run with another student, other heads, frozen groups"):
+    with pytest.raises(ValueError, match="a run that was begun with step.optimizer.frozen"):
         small_training.train(config(reference, step=step))
 
 

@@ -1,7 +1,7 @@
 """One training step: a causal student follows an offline teacher, ground truth, or both (StreamVGGT, arXiv 2507.11539, §3.3)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -62,6 +62,8 @@ class Plan:
     mesh: Mesh
     updates: int
     """Updates in the whole run, for the learning-rate schedule."""
+    sensed: bool = False
+    """Whether batches come with a sensor's depth."""
 
 
 @jax.tree_util.register_dataclass
@@ -81,12 +83,14 @@ class TrainState:
 def init_state(plan: Plan, model: Model) -> TrainState:
     """The state before the first step, divided over the mesh, from a model of any precision. To be jitted.
 
-    Heads that the step does not train are frozen, besides what the optimiser freezes, because weight decay alone would shrink
-    them.
+    Heads that the step does not train, and a depth input without depth, are frozen, besides what the optimiser freezes, because
+    weight decay alone would shrink them.
     """
     config = plan.step.optimizer
     unasked = [head for name, head in HEADS.items() if name in model.config.predicts and name not in plan.step.heads]
     others = [f"{part}/.*" for head in unasked for part in head.parts]
+    if model.config.depth_input and not plan.sensed:
+        others.append("aggregator/depth_patches/.*")
     trainable, frozen = partition(cast(model, jnp.float32).params, (*config.frozen, *others))
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -132,7 +136,10 @@ def train_step(plan: Plan, state: TrainState, batch: Batch, teacher: Model | Non
 def differentiate(plan: Plan, whole: tuple[Params, Params, Model | None], batch: Batch) -> tuple[Params, Terms]:
     """Gradient of the objective with respect to the trainable parameters, and its terms, for the clips of one device."""
     trainable, frozen, teacher = whole
-    target = None if teacher is None else predict(plan.step, teacher, batch, "offline")
+    target = None
+    if teacher is not None:
+        taught = tuple(head for head in plan.step.heads if head in teacher.config.predicts)
+        target = predict(replace(plan.step, heads=taught), teacher, batch, "offline")
     return jax.grad(partial(loss, plan), has_aux=True)(trainable, frozen, batch, target)
 
 

@@ -40,7 +40,7 @@ class OptimizerConfig:
     weight_decay: float = 0.05
     """Weight decay on matrices, convolutions and learned tokens; never on biases, norms and LayerScale."""
     clip_norm: float = 1.0
-    """Largest global norm of a gradient; longer ones are clipped."""
+    """Largest global norm of a gradient; longer ones are clipped. A huge number clips nothing."""
     accumulation: int = 1
     """Batches whose mean gradient makes one update."""
     frozen: tuple[str, ...] = FROZEN
@@ -51,6 +51,16 @@ class OptimizerConfig:
     """Decay of an exponential moving average of the trainable parameters; None: no average."""
 
     def __post_init__(self) -> None:
+        for name, bad in {
+            "learning_rate": not self.learning_rate > 0,
+            "final_learning_rate": not self.final_learning_rate >= 0,
+            "beta1": not 0 <= self.beta1 < 1,
+            "beta2": not 0 <= self.beta2 < 1,
+            "weight_decay": not self.weight_decay >= 0,
+            "clip_norm": not self.clip_norm > 0,
+        }.items():
+            if bad:
+                raise ValueError(f"{name} {getattr(self, name)} makes no sense")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of all updates in [0, 1), not {self.warmup}")
         if self.accumulation < 1:

@@ -167,7 +167,14 @@ DEMO = TrainConfig(
 def _from_ground_truth(config: TrainConfig, out: str) -> TrainConfig:
     """The same configuration without a teacher and, because recordings have none, without tracks."""
     step = replace(config.step, heads=("camera", "depth", "points"), loss=SUPERVISED)
-    return replace(config, out=Path(out), teacher=None, step=step)
+    return replace(
+        config,
+        out=Path(out),
+        teacher=None,
+        step=step,
+        recorded=replace(config.recorded, query_points=0),
+        synthetic=replace(config.synthetic, query_points=0),
+    )
 
 
 def _demo_steps(student: str, frames: int, clips: int, steps: int) -> TrainConfig:

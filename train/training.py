@@ -11,16 +11,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from ivggt_jax.config import ModelConfig
 from ivggt_jax.disk.beside import written_beside
+from ivggt_jax.disk.strict_json import read_json
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.train.checkpoints import Checkpoints
 from ivggt_jax.train.data.batches import Batch, BatchSource
 from ivggt_jax.train.data.loader import Loader
 from ivggt_jax.train.distill import Plan, StepConfig, TrainState, init_state, student, train_step
-from ivggt_jax.train.evaluate import evaluate, overall
+from ivggt_jax.train.evaluate import ALWAYS, evaluate, overall
 from ivggt_jax.train.journal import Journal
 from ivggt_jax.train.mesh import gather, place, shardings
 from ivggt_jax.train.optimizer import describe
@@ -30,6 +32,22 @@ from ivggt_jax.train.stopping import Stop
 from ivggt_jax.weights.checkpoint import save
 from ivggt_jax.weights.hub import Source
 from ivggt_jax.weights.loading import identify, load
+
+MAY_CHANGE = (
+    "out",
+    "steps",
+    "save_every",
+    "keep",
+    "evaluate_every",
+    "evaluation_clips",
+    "log_every",
+    "threads",
+    "workers",
+    "tensorboard",
+    "fsdp",
+    "distributed",
+)
+"""Options with which a run may continue although it was begun with others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +105,12 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
     model = _load_student(config.student, config.seed)
     model = extended(model, config.step.heads, config.depth_input, jax.random.key(config.seed))
     updates = max(config.steps // config.step.optimizer.accumulation, 1)
-    plan = Plan(step=config.step, model=model.config, mesh=mesh, updates=updates)
+    plan = Plan(step=config.step, model=model.config, mesh=mesh, updates=updates, sensed=config.depth_input)
+    if missing := [head for head in ALWAYS if head not in model.config.predicts]:
+        raise ValueError(f"students are judged by their heads {' and '.join(ALWAYS)}: step.heads lack {missing[0]}")
     with Checkpoints(config.out, config.keep) as checkpoints:
+        if checkpoints.newest is not None:
+            _check_same(config)
         state = _begin(plan, checkpoints, model)
         del model  # Its memory is needed, and the state has its own copy
         _write_config(config, plan.model)
@@ -144,6 +166,11 @@ def _load_teacher(config: RunConfig, mesh: Mesh) -> Model | None:
     if config.teacher is None or config.step.loss.distillation_weight <= 0:
         return None
     teacher = load(config.teacher, dtype=config.step.precision)
+    untaught = [head for head in config.step.heads if head not in teacher.config.predicts]
+    if untaught and config.step.loss.task_weight <= 0:
+        raise ValueError(
+            f"{config.teacher} cannot teach {', '.join(untaught)}, which it lacks: leave it out of step.heads"
+        )
     return jax.device_put(teacher, shardings(mesh, teacher))
 
 
@@ -153,6 +180,24 @@ def _begin(plan: Plan, checkpoints: Checkpoints, model: Model) -> TrainState:
         return jax.jit(init_state, static_argnames="plan")(plan, model)
     abstract = jax.eval_shape(partial(init_state, plan), model)
     return checkpoints.restore(abstract, shardings(plan.mesh, abstract))
+
+
+def _check_same(config: RunConfig) -> None:
+    """Raises ValueError when the folder's run was begun with other options, except those in `MAY_CHANGE`."""
+    record = read_json(config.out / "config.json")["run"]
+    before, now = (
+        flatten_dict(run, sep=".") for run in (record, json.loads(json.dumps(dataclasses.asdict(config), default=str)))
+    )
+    differing = [
+        f"{name} {before[name]}, not {now[name]}"
+        for name in now
+        if name in before and name not in MAY_CHANGE and before[name] != now[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{config.out} holds a run that was begun with {'; '.join(differing)}: "
+            "give its options to continue it, or another --out"
+        )
 
 
 def _write_config(config: Any, model: ModelConfig) -> None:

@@ -60,7 +60,9 @@ def cache_folder() -> Path:
 def is_name(text: str) -> bool:
     """Whether a text names a repository, "owner/name" or "owner/name@revision", rather than a missing file."""
     match = _NAME.fullmatch(text)
-    return match is not None and not text.endswith((*SUFFIXES, ".json")) and not Path(text).parent.is_dir()
+    if match is None or text.endswith((*SUFFIXES, ".json")):
+        return False
+    return match["repository"] in PUBLISHED or not Path(text).parent.is_dir()
 
 
 def cached(name: str, convert: Callable[[Path, Source, Path], None]) -> Path:

@@ -78,6 +78,8 @@ def locate(path_or_name: str | Path) -> Path:
     if name == "demo" and not path.exists():
         return _DEMO
     if path.exists():
+        if not is_checkpoint(path) and is_checkpoint(best := path / "best"):
+            raise CheckpointError(f"{path} is a training run: its best student is {best}")
         return path
     if hub.is_name(name):
         return download(name)

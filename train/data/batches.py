@@ -100,7 +100,9 @@ class ClipBatches:
         self._rows = range(config.batch_size)[rows]
         for dataset, _ in datasets:
             if config.labelled and not dataset.labelled:
-                raise ValueError(f"{dataset.name} has no labels, and labelled=True asks for them")
+                raise ValueError(
+                    f"{dataset.name} has no labels: ground truth comes from datasets, dataset=folder, not from footage"
+                )
             if not dataset.starts(config.frames[1]).any():
                 raise ValueError(f"{dataset.name} has no scene of {config.frames[1]} frames or more")
         self._weights = _normalized([weight for _, weight in datasets])

@@ -46,7 +46,7 @@ class SyntheticConfig:
     """Most bodies that move in a clip; their number is drawn from 0 to this."""
     defects: float = 0.0
     """Share of clips with noise, blur, other exposure or JPEG compression (`synthetic.random_defects`)."""
-    sensor: tyro.conf.Suppress[bool] = False  # The command sets it from the model.
+    sensor: tyro.conf.Suppress[bool] = False  # The command sets it from depth_input.
     """Also simulate a depth sensor, a different one for every clip (`synthetic.random_sensor`)."""
 
     def __post_init__(self) -> None:
