@@ -3,6 +3,7 @@
 The tiny model, 28×42, with three frames' tokens in each layer: eviction begins with the fourth.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from streaming import HEIGHT, TOKENS, WIDTH
 
 from ivggt_jax import CacheConfig, Model, Predictions, SubmapConfig, geometry, init_stream, save, step
 from ivggt_jax.compile.__main__ import main
-from ivggt_jax.compile.artifact import Artifact
+from ivggt_jax.compile.artifact import Artifact, this_device
 
 BUDGET = 4 * 3 * TOKENS
 ENVIRONMENT = {**os.environ, "XLA_FLAGS": as_users_do()}
@@ -100,6 +101,14 @@ def test_a_stream_begins_anew(folder: Path, images: np.ndarray):
     assert (again["pose_encoding"][1] != first["pose_encoding"][1]).any()
 
 
+def test_executables_are_for_one_kind_of_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """On another, with other instructions, the loader compiles."""
+    here = json.loads((folder / "manifest.json").read_text())["executables"]
+    assert here == ["cpu", jax.__version__, this_device()]
+    monkeypatch.setattr("ivggt_jax.compile.artifact.machine", lambda: "another")
+    assert this_device() != here[2]
+
+
 def test_programs_for_a_gpu_need_none(folder: Path):
     exported = jax.export.deserialize(bytearray((folder / "step.cuda.export").read_bytes()))
     assert exported.platforms == ("cuda",)
@@ -128,6 +137,7 @@ def test_what_cannot_be_loaded(folder: Path, tmp_path: Path):
         (["--out", "new", "--budget", "7"], "a budget of 7 in all is below"),
         (["--out", "new", "--platforms", "cuda", "--executables"], "--executables are for cpu"),
         (["--out", "new", "--heads", "motion"], "no parameters for motion"),
+        (["--out", "new", "--heads", "camera", "--submaps", "16"], "--submaps are linked by camera and depth"),
     ],
 )
 def test_bad_options_are_one_line(

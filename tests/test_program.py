@@ -79,6 +79,8 @@ def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:
         return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=60).stdout.split()
 
     assert completed("ivggt", "ex") == ["export"]
+    for command in COMMANDS:
+        assert command in completed("ivggt", command)
     assert completed("ivggt", "video.mp4", "--bud") == ["--budget"]
     assert completed("ivggt", "video.mp4", "--policy", "div") == ["diversity"]
     assert completed("ivggt", "export", "out", "--to", "col") == ["colmap"]

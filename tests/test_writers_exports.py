@@ -392,6 +392,10 @@ def test_glb_has_the_points_and_true_pyramids_in_opengl_axes(tmp_path):
     points = np.asarray(scene.geometry["points"].vertices) * flip
     assert len(points) > 5000
     assert_on_walls(points, 0.02)
+    dim = {tuple(colour[:3]) for colour in np.asarray(scene.geometry["points"].colors)}
+    shown = np.concatenate([item.frame.image.reshape(-1, 3) for item in items])
+    light = np.where(shown / 255 <= 0.04045, shown / 255 / 12.92, ((shown / 255 + 0.055) / 1.055) ** 2.4)
+    assert np.mean(list(dim)) == pytest.approx(255 * light.mean(), rel=0.15), "glTF's colours are linear"
     pyramids = (np.asarray(scene.geometry["cameras"].vertices) * flip).reshape(-1, 5, 3)
     corners = np.array(((0, 0), (WIDTH, 0), (WIDTH, HEIGHT), (0, HEIGHT))) - 0.5
     for item, pyramid in zip(items, pyramids, strict=True):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from writer_scene import ALL, FITS, HEIGHT, WIDTH, originals, result, saved
 
+from ivggt_jax.sources import SourceConfig
 from ivggt_jax.sources.image_file import read_image
 from ivggt_jax.writers import Result
 from ivggt_jax.writers.colmap import export_colmap
@@ -49,6 +50,24 @@ def test_originals_that_lie_turned_are_written_as_the_model_took_them(stored, ex
         assert picture.size == (336, 224) == item.frame.fit.original_size
         assert picture.getexif().get(0x0112, 1) == 1
         np.testing.assert_array_equal(picture, read_image(photos / "turned.jpg", exif))
+
+
+@pytest.mark.parametrize(("orientation", "exif"), [(3, True), (3, False), (2, False)])
+def test_originals_whose_size_does_not_tell_are_written_as_the_run_took_them(orientation, exif, tmp_path):
+    """Upside down or mirrored in their file: turned only if the run turned them, else they would not fit their cameras."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    stored = Image.new("RGB", (336, 224), (200, 10, 10))
+    stored.paste((10, 10, 200), (0, 0, 336, 50))
+    tags = stored.getexif()
+    tags[0x0112] = orientation
+    stored.save(photos / "a.jpg", exif=tags)
+    item = result(0)
+    frame = dataclasses.replace(item.frame, name="a.jpg", path=photos / "a.jpg")
+    pictures = Pictures(tmp_path / "images", None, SourceConfig(frames=str(photos), exif=exif))
+    view = pictures.place(dataclasses.replace(item, frame=frame))
+    with Image.open(tmp_path / "images" / view.name) as picture:
+        np.testing.assert_array_equal(picture, read_image(photos / "a.jpg", exif))
 
 
 def test_originals_lost_or_changed_since_the_run_are_given_as_the_model_saw_them(tmp_path):

@@ -5,22 +5,22 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from jax import export
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from jax.experimental.serialize_executable import serialize
 
 from ivggt_jax.compile import artifact
-from ivggt_jax.compile.programs import Platform, export_programs, named
-from ivggt_jax.config import CacheConfig, PolicyName
+from ivggt_jax.compile.options import CompileConfig
+from ivggt_jax.compile.programs import export_programs, named
+from ivggt_jax.config import CacheConfig
 from ivggt_jax.disk.beside import written_beside
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.model.parameters import Model, flatten
@@ -36,36 +36,6 @@ VERSION = 1
 LOADER = "artifact.py"
 USED_UP = {"start": (), "step": (1,), "reset": (0,)}
 """Arguments of the programs that are donated."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompileConfig:
-    """Options of the command."""
-
-    checkpoint: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")]
-    """A converted model's folder, a .pth or .safetensors file, a published name such as lch01/StreamVGGT, or demo."""
-    out: Path
-    """Folder for the artefact; it must not exist yet."""
-    size: str | None = None
-    """Frame size as WIDTHxHEIGHT, such as 518x392; by default the model's own width, and 3/4 of it as height."""
-    batch: int = 1
-    """Streams in one step."""
-    heads: tuple[Literal["camera", "depth", "points", "motion"], ...] = ("camera", "depth")
-    """What to predict."""
-    budget: int | None = None
-    """Tokens kept for each stream, over all layers; by default 48 frames' worth."""
-    policy: PolicyName = "diversity"
-    """Which tokens are forgotten first (docs/memory.md)."""
-    submaps: str = "auto"
-    """Frames per submap; off: one stream; auto: 32 for the demo model, else 48 (docs/mapping.md)."""
-    refine: bool = True
-    """Refine the poses of submaps by aligning the images directly."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Type of the trunk, on every platform; bfloat16 is for GPUs."""
-    platforms: tuple[Platform, ...] = ("cpu", "cuda")
-    """Kinds of devices to compile for; none need be present."""
-    executables: bool = False
-    """Also compile for this machine's device: starting on similar machines with this release of JAX then needs no compilation."""
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m ivggt_jax.compile") -> None:
@@ -86,7 +56,12 @@ def compile_artifact(config: CompileConfig) -> int:
     if find_spec("flatbuffers") is None:
         raise ValueError("programs are saved with flatbuffers: pip install 'ivggt_jax[deploy]'")
     size = None if config.size is None else parse_size(config.size)
-    mapping = SubmapOptions(submaps=config.submaps, refine=config.refine)
+    mapping, mapped = (
+        SubmapOptions(submaps=config.submaps, refine=config.refine),
+        {"camera", "depth"} <= set(config.heads),
+    )
+    if config.submaps not in ("auto", "off") and not mapped:
+        raise ValueError("--submaps are linked by camera and depth: name both in --heads, or leave --submaps out")
     say(f"loading {config.checkpoint}")
     model = loading.load(config.checkpoint, config.precision).only_heads(config.heads)
     width, height = size or usual_size(model.config.image_size)
@@ -100,7 +75,7 @@ def compile_artifact(config: CompileConfig) -> int:
             width=width,
             batch=config.batch,
             heads=config.heads,
-            submaps=mapping.choose(model.config, None) if {"camera", "depth"} <= set(config.heads) else None,
+            submaps=mapping.choose(model.config, None) if mapped else None,
         )
 
     jax.eval_shape(begin)  # reports invalid options before a folder is created
@@ -116,7 +91,7 @@ def write_artifact(folder: Path, config: CompileConfig, model: Model, begin: Cal
     layout = {path: (x.shape, np.dtype(x.dtype)) for path, x in weights.items()}
     write_safetensors(folder / "weights.safetensors", layout, lambda path: np.asarray(weights[path]))
     shutil.copyfile(artifact.__file__, folder / LOADER)
-    here, kind = _here(), jax.devices()[0].device_kind
+    here = _here()
     found: dict[str, jax.ShapeDtypeStruct] = {}
     for platform in config.platforms:
         say(f"programs for {platform}")
@@ -134,7 +109,7 @@ def write_artifact(folder: Path, config: CompileConfig, model: Model, begin: Cal
         "source": asdict(loading.identify(config.checkpoint)),
         "options": asdict(config) | {"out": config.out.name},
         "platforms": config.platforms,
-        "executables": [here, jax.__version__, kind] if config.executables else None,
+        "executables": [here, jax.__version__, artifact.this_device()] if config.executables else None,
         "images": _shape(programs["step"].in_avals[-1]),
         "found": {name: _shape(x) for name, x in found.items()},
         "state": [{"name": name, **_shape(x)} for name, x in state.items()],

@@ -11,6 +11,7 @@ state = artifact.reset(state, where)  # bool [B]: these streams start over
 import hashlib
 import json
 from pathlib import Path
+from platform import machine
 from typing import Any
 
 import jax
@@ -20,6 +21,17 @@ from jax import export
 from jax.experimental.serialize_executable import deserialize_and_load
 
 DTYPES = {"F32": jnp.float32, "BF16": jnp.bfloat16}
+
+
+def this_device() -> str:
+    """The device that executables are made for: its kind and, for a CPU, its instruction set, without which they may crash."""
+    kind = jax.devices()[0].device_kind
+    if jax.default_backend() != "cpu":
+        return kind
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.is_file() else []
+    features = sorted({line for line in lines if line.startswith(("flags", "Features"))})
+    return f"{kind} {machine()} {hashlib.sha256(' '.join(features).encode()).hexdigest()[:16]}"
 
 
 class Artifact:
@@ -46,7 +58,7 @@ class Artifact:
 
     def _program(self, name: str, platform: str, *used_up: int) -> Any:
         exported = export.deserialize(bytearray(self._read(f"{name}.{platform}.export")))
-        if self.manifest["executables"] == [platform, jax.__version__, jax.devices()[0].device_kind]:
+        if self.manifest["executables"] == [platform, jax.__version__, this_device()]:
             jnp.linalg.solve(jnp.eye(2), jnp.ones(2))  # loads LAPACK, which CPU executables assume is there
             executable = self._read(f"{name}.{platform}.executable")
             return deserialize_and_load(executable, exported.in_tree, exported.out_tree)

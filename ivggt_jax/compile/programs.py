@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import export
 
 from ivggt_jax import geometry
+from ivggt_jax.compile.options import Platform
 from ivggt_jax.kernels import abstract_gpu
 from ivggt_jax.model.parameters import Model, flatten, unflatten
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import reset, step
 
-Platform = Literal["cpu", "cuda"]
 KERNELS = (export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton"),)
 """Attention on GPUs needs this custom call, for which JAX gives no compatibility guarantee."""
 

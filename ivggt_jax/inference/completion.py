@@ -8,6 +8,7 @@ from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, subco
 
 from ivggt_jax.batch.options import BatchConfig
 from ivggt_jax.bench.__main__ import BenchConfig
+from ivggt_jax.compile.options import CompileConfig
 from ivggt_jax.convert.command import Convert
 from ivggt_jax.doctor import DoctorConfig
 from ivggt_jax.evaluate.__main__ import Command as Measurement
@@ -36,6 +37,7 @@ class _Program(InferConfig):
         Annotated[ViewConfig, subcommand("view")]
         | Annotated[ExportConfig, subcommand("export")]
         | Annotated[BatchConfig, subcommand("batch")]
+        | Annotated[CompileConfig, subcommand("compile")]
         | Annotated[Convert, subcommand("convert")]
         | Annotated[PushConfig, subcommand("push")]
         | Annotated[_Train, subcommand("train")]

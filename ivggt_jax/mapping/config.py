@@ -4,6 +4,13 @@ from dataclasses import dataclass
 
 from ivggt_jax.config import check_whole
 
+PLACE_FRAMES = 3
+"""Frames per place, by which loops are found."""
+PLACE_EVERY = 4
+"""Frames from one frame of a place to the next."""
+SHORTEST_WITH_PLACE = PLACE_EVERY * (PLACE_FRAMES - 1) + 2
+"""Fewest frames per submap with which a place is complete before the next anchor."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SubmapConfig:

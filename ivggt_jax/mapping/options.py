@@ -3,8 +3,7 @@
 from dataclasses import dataclass, replace
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.mapping.config import SubmapConfig
-from ivggt_jax.mapping.visits import SHORTEST_WITH_PLACE
+from ivggt_jax.mapping.config import SHORTEST_WITH_PLACE, SubmapConfig
 
 LONG = 500
 """Longest stream, in frames, that stays undivided with other weights than the demo model's: the longest sequences of 7-Scenes, on

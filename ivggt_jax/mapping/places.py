@@ -13,32 +13,31 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from ivggt_jax.mapping.config import PLACE_FRAMES
 from ivggt_jax.mapping.features import MOST as CORNERS
 from ivggt_jax.mapping.features import SIDE
 
-FRAMES = 3
-"""Frames per place."""
 MOST = 512
 """Most places that are kept; with submaps of 32 frames, all of the first 16,384 frames."""
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """The beginning of a submap, seen by `FRAMES` frames; N and D are as in `features.Features`."""
+    """The beginning of a submap, seen by `PLACE_FRAMES` frames; N and D are as in `features.Features`."""
 
     submap: int
     descriptor: np.ndarray
     """float16 [C]: the camera token of the first frame."""
     submap_from_cam: np.ndarray
-    """float64 [FRAMES,3,4]: cameras in the submap's own frame and unit."""
+    """float64 [PLACE_FRAMES,3,4]: cameras in the submap's own frame and unit."""
     focal: np.ndarray
     """float64 []: predicted focal length in image widths."""
     pixels: np.ndarray
-    """float32 [FRAMES,N,2]: corners, as in `features.Features`."""
+    """float32 [PLACE_FRAMES,N,2]: corners, as in `features.Features`."""
     depth: np.ndarray
-    """float32 [FRAMES,N] in the submap's unit, 0 where there is no corner."""
+    """float32 [PLACE_FRAMES,N] in the submap's unit, 0 where there is no corner."""
     patches: np.ndarray
-    """int8 [FRAMES,N,D]"""
+    """int8 [PLACE_FRAMES,N,D]"""
 
 
 def place_type(channels: int) -> np.dtype[Any]:
@@ -48,11 +47,11 @@ def place_type(channels: int) -> np.dtype[Any]:
             ("number", "<i8"),
             ("submap", "<i8"),
             ("focal", "<f8"),
-            ("submap_from_cam", "<f8", (FRAMES, 3, 4)),
+            ("submap_from_cam", "<f8", (PLACE_FRAMES, 3, 4)),
             ("descriptor", "<f2", (channels,)),
-            ("pixels", "<f4", (FRAMES, CORNERS, 2)),
-            ("depth", "<f4", (FRAMES, CORNERS)),
-            ("patches", "i1", (FRAMES, CORNERS, SIDE**2)),
+            ("pixels", "<f4", (PLACE_FRAMES, CORNERS, 2)),
+            ("depth", "<f4", (PLACE_FRAMES, CORNERS)),
+            ("patches", "i1", (PLACE_FRAMES, CORNERS, SIDE**2)),
         ]
     )
 

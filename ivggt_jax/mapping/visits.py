@@ -4,19 +4,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ivggt_jax.mapping.config import PLACE_EVERY, PLACE_FRAMES
 from ivggt_jax.mapping.features import Features, find_features
-from ivggt_jax.mapping.places import FRAMES, Place
+from ivggt_jax.mapping.places import Place
 from ivggt_jax.mapping.state import MapRecord
 from ivggt_jax.transforms import Similarity
 
-EVERY = 4
-"""Frames from one frame of a place to the next."""
-SHORTEST_WITH_PLACE = EVERY * (FRAMES - 1) + 2
-"""Fewest frames per submap with which a place is complete before the next anchor."""
-
 
 class PlaceMaker:
-    """Makes places from one stream's frames, fed in order; at most `FRAMES` - 1 frames wait at a time.
+    """Makes places from one stream's frames, fed in order; at most `PLACE_FRAMES` - 1 frames wait at a time.
 
     Another instance can continue from the result of `state`.
     """
@@ -50,10 +46,10 @@ class PlaceMaker:
             return None
         else:
             self._since += 1
-        if self._since % EVERY == 0:
+        if self._since % PLACE_EVERY == 0:
             self._features.append(find_features(image, depth, mask))
             self._world_from_cam.append(np.asarray(world_from_cam, np.float64))
-        return self._finish(record) if len(self._features) == FRAMES else None
+        return self._finish(record) if len(self._features) == PLACE_FRAMES else None
 
     def state(self) -> dict[str, np.ndarray]:
         """The pending data, for another instance to continue from."""

@@ -32,11 +32,18 @@ def export_glb(run: SavedRun, out: Path, options: ExportOptions) -> None:
     mesh = trimesh.Trimesh(
         vertices * OPENGL_FROM_OPENCV,
         faces,
-        vertex_colors=np.rint(FIRST + age * (LAST - FIRST)).astype(np.uint8),
+        vertex_colors=_linear(FIRST + age * (LAST - FIRST)),
         process=False,
     )
     scene = trimesh.Scene()
-    scene.add_geometry(trimesh.PointCloud(points * OPENGL_FROM_OPENCV, colours), geom_name="points")
+    scene.add_geometry(trimesh.PointCloud(points * OPENGL_FROM_OPENCV, _linear(colours)), geom_name="points")
     scene.add_geometry(mesh, geom_name="cameras")
     with replacing(out / "scene.glb") as file:
         file.write(scene.export(file_type="glb"))
+
+
+def _linear(colours: np.ndarray) -> np.ndarray:
+    """Colours of the screen (sRGB, 0 to 255) as uint8 in linear light, which vertices have in glTF (IEC 61966-2-1)."""
+    share = colours / 255
+    light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return np.rint(255 * light).astype(np.uint8)

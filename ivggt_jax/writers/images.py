@@ -94,6 +94,7 @@ class Pictures:
         """originals: folder to search for originals, instead of where they were read. source: the run's source."""
         self._folder, self._originals = folder, originals
         self._decoded = Decoded(source)
+        self._exif = None if source is None else source.exif
         self._named = {} if originals is None else _by_stem(originals)
         self._files: dict[str, Path | None] = {}  # the original placed under each name; None: the model's input
         self._frames: dict[Path, str] = {}  # the frame that took each original
@@ -181,12 +182,17 @@ class Pictures:
             _link(original, self._folder / taken)
             return taken
         try:
-            picture = read_image(original, size == facts.upright, frame.levels)  # not after `infer --no-exif`
+            picture = read_image(original, self._upright(size, facts), frame.levels)
         except SourceError:  # it has been damaged since
             return None
         taken = self._take(name.with_name(fitting_name("", name.name, ".png")), original, frame)
         _write_png(self._folder / taken, picture)
         return taken
+
+    def _upright(self, size: tuple[int, int], facts: "_Facts") -> bool:
+        """Whether the run turned the picture by its EXIF (not after `infer --no-exif`): by its size, else by the run's option."""
+        size_tells = facts.turned and size[0] != size[1]
+        return size == facts.upright if size_tells or self._exif is None else self._exif
 
     def _own_name(self, frame: Frame) -> PurePosixPath:
         """Name for a picture of the model's input."""

@@ -79,7 +79,7 @@ def refined(run: SavedRun, options: ExportOptions) -> tuple[SavedRun, Refinement
     kept, adjusted = adjust(rest, cameras, solve)
     before, after = (_median_error(judges, cameras) for cameras in (own, adjusted))
     refinement = Refinement(
-        bool(after < before),
+        bool(len(kept.positions) and after < before),
         len(rest.positions),
         len(kept.positions),
         len(judges.positions),
