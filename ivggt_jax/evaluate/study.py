@@ -37,9 +37,7 @@ SUBMAPS = (8, 16, 32, 48, 80)
 """Submap lengths, in frames, that are compared."""
 LONGEST_CLIP = 300
 """Most frames that the offline reference sees at once; its time grows with their square."""
-
-
-SHIPPED = "docs/study, beside the source code, has cells of the demo model's earlier weights: default lengths and seeds, on a CPU"
+SHIPPED = "docs/study, beside the source code, has the demo model's cells: default lengths and seeds, on a CPU"
 
 
 @dataclass(frozen=True, kw_only=True)
