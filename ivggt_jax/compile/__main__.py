@@ -56,10 +56,8 @@ def compile_artifact(config: CompileConfig) -> int:
     if find_spec("flatbuffers") is None:
         raise ValueError("programs are saved with flatbuffers: pip install 'ivggt_jax[deploy]'")
     size = None if config.size is None else parse_size(config.size)
-    mapping, mapped = (
-        SubmapOptions(submaps=config.submaps, refine=config.refine),
-        {"camera", "depth"} <= set(config.heads),
-    )
+    mapping = SubmapOptions(submaps=config.submaps, refine=config.refine)
+    mapped = {"camera", "depth"} <= set(config.heads)
     if config.submaps not in ("auto", "off") and not mapped:
         raise ValueError("--submaps are linked by camera and depth: name both in --heads, or leave --submaps out")
     say(f"loading {config.checkpoint}")

@@ -50,10 +50,9 @@ class LoopsWriter(Writer):
         frame, focal = result.frame, float(result.intrinsics[0, 0]) / result.frame.image.shape[1]
         depth, mask = required(result.depth, "loops.txt", "depth"), frame.mask
         if result.moving is not None:
-            depth = np.where(result.moving, np.float32(0), depth)  # moving things do not identify a place
-            mask = (
-                None if mask is None else mask | result.moving
-            )  # but do not cover the same part of every image either
+            # Moving things do not identify a place, but do not cover the same part of every image either.
+            depth = np.where(result.moving, np.float32(0), depth)
+            mask = None if mask is None else mask | result.moving
         place = self._maker.feed(frame.image, depth, result.world_from_cam, focal, result.map, mask)
         if place is None:
             return

@@ -1,7 +1,8 @@
 """`masks/NAME.png`: a mask for each frame, white where pixels count, black where they are masked or move; `--masks` reads them.
 
-They are named as COLMAP expects masks, by the frame's full name, 0001.jpg.png, and 000000.png for a frame of a video. They have
-the size of the original picture, for a calibrated camera the distorted one. Parts of it that the model did not see are white.
+They are named as COLMAP expects masks, by the frame's full name, 0001.jpg.png, and 000000.png for a frame of a video. (There
+COLMAP would look for 000000.jpg.png, after the picture that is exported for it.) They have the size of the original picture, for a
+calibrated camera the distorted one. Parts of it that the model did not see are white.
 """
 
 import shutil
