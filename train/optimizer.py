@@ -1,4 +1,4 @@
-"""The optimiser: AdamW with warm-up and cosine schedule, clipping, accumulation, and frozen groups.
+"""The optimiser: AdamW or Muon with warm-up and cosine schedule, clipping, accumulation, and frozen groups.
 
 Frozen parameters are in a separate dict, so that they have neither gradients nor optimiser state.
 """
@@ -7,11 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from ivggt_jax.model.parameters import Params, flatten, unflatten
 
@@ -22,11 +23,19 @@ NOT_DECAYED = ("bias", "scale", "scale1", "scale2")
 """Names of parameters without weight decay: vectors (biases, norms, LayerScale). The shapes of stacked blocks do not show
 this."""
 
+MATRICES = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+"""Axes of the kernels of stacked blocks [layer, in, out], which Muon makes orthogonal for each layer."""
+
+MUON_RMS = 0.2
+"""Root mean square of Muon's updates before the learning rate: about AdamW's, so that one rate fits both (2502.16982, §2.2)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """Hyperparameters of the update; the defaults are StreamVGGT's. Raises ValueError for values that make no sense."""
 
+    method: Literal["adamw", "muon"] = "adamw"
+    """AdamW, or Muon (arXiv 2502.16982) for the matrices of transformer blocks and AdamW for all other parameters."""
     learning_rate: float = 1e-5
     """Learning rate at the end of the warm-up."""
     final_learning_rate: float = 1e-7
@@ -34,7 +43,7 @@ class OptimizerConfig:
     warmup: float = 0.05
     """Share of all updates over which the learning rate rises from 0."""
     beta1: float = 0.9
-    """Decay of the mean gradient per update."""
+    """Decay of the mean gradient per update; Muon's is 0.95."""
     beta2: float = 0.95
     """Decay of the mean squared gradient per update."""
     weight_decay: float = 0.05
@@ -126,15 +135,19 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
 
     With accumulation n, every n-th call changes the parameters, by the mean of the last n gradients.
     """
+    rate = learning_rate_schedule(config, updates)
+    rule = optax.adamw(rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=decay_mask)
+    if config.method == "muon":
+        muon = optax.contrib.muon(
+            rate,
+            weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=MATRICES,
+            consistent_rms=MUON_RMS,
+        )
+        rule = optax.partition({"muon": muon, "adamw": rule}, _methods)
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            learning_rate_schedule(config, updates),
-            b1=config.beta1,
-            b2=config.beta2,
-            weight_decay=config.weight_decay,
-            mask=decay_mask,
-        ),
+        rule,
         *(optax.masked(optax.scale(factor), partial(_matching, pattern)) for pattern, factor in config.slower),
     )
     if config.accumulation == 1:
@@ -156,6 +169,12 @@ def has_updated(state: optax.OptState) -> jax.Array:
 def decay_mask(params: Params) -> Any:
     """Nested booleans: parameters with weight decay."""
     return unflatten({path: path.split("/")[-1] not in NOT_DECAYED for path in flatten(params)})
+
+
+def _methods(params: Params) -> Any:
+    """Nested names: "muon" for the kernels of stacked blocks, "adamw" for all other parameters."""
+    stacked = {path: path.endswith("/kernel") and value.ndim == 3 for path, value in flatten(params).items()}
+    return unflatten({path: "muon" if is_stacked else "adamw" for path, is_stacked in stacked.items()})
 
 
 def _matching(pattern: str, params: Params) -> Any:

@@ -100,6 +100,7 @@ DEMO_WORLDS = replace(
     loss=replace(DEMO_WIDE.loss, relative=30.0, log_depth=20.0),
     optimizer=replace(DEMO_WIDE.optimizer, learning_rate=4e-4),
 )
+DEMO_SHARP = replace(DEMO_WORLDS, optimizer=replace(DEMO_WORLDS.optimizer, method="muon", learning_rate=6e-4))
 DEMO_STEPS = replace(
     DEMO_WIDE,
     loss=replace(DEMO_WIDE.loss, relative=30.0),
@@ -151,6 +152,15 @@ LONG = replace(
     recorded=ClipConfig(batch_size=4, frames=(4, 24), query_points=64),
     synthetic=replace(FULL_SIZE, batch_size=4, frames=(4, 24)),
 )
+WORLDS = SyntheticConfig(
+    batch_size=2,
+    frames=(12, 12),
+    speed=(1.5, 16.0),
+    kinds=("room", "room", "room", "room", "room", "room", "street", "corridor"),
+    defects=0.5,
+    scales=(1.5, 1.5, 1.0),
+)
+"""Rooms, streets and corridors, half of the clips spoilt, in two sizes."""
 DEMO = TrainConfig(
     out=Path("runs/demo_student"),
     student="runs/demo_teacher/best",
@@ -240,14 +250,19 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 teacher=None,
                 steps=4_000,
                 step=DEMO_WORLDS,
-                synthetic=SyntheticConfig(
-                    batch_size=2,
-                    frames=(12, 12),
-                    speed=(1.5, 16.0),
-                    kinds=("room", "room", "room", "room", "room", "room", "street", "corridor"),
-                    defects=0.5,
-                    scales=(1.5, 1.5, 1.0),
-                ),
+                synthetic=WORLDS,
+            ),
+        ),
+        "demo_sharp": (
+            "The demo model's student, trained further with Muon, on frames of up to 224×168.",
+            replace(
+                DEMO,
+                out=Path("runs/demo_sharp"),
+                student="runs/demo_worlds/best",
+                teacher=None,
+                steps=3_600,
+                step=DEMO_SHARP,
+                synthetic=replace(WORLDS, scales=(1.0, 1.5, 2.0, 2.0)),
             ),
         ),
         "demo_steps_12": (

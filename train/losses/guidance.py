@@ -54,20 +54,27 @@ def guidance(
     """
     config = model.config
     rows, columns = config.patch_grid(*batch["valid"].shape[2:])
-    frames = outputs.shape[2]
+    clips, frames = outputs.shape[1:3]
+    heads, patches = config.heads // 2, rows * columns
     true = correspondences(batch, config.patch_size)
     apart = np.tri(frames, k=-1, dtype=bool) if mode == "causal" else ~np.eye(frames, dtype=bool)
-    pairs = true.seen & apart[:, :, None]
-    target = _shares(true.place, rows, columns)
+    # Both [B,1,S,N,T,…] like the scores. The barrier keeps XLA from computing the shares again wherever they are read.
+    pairs = jnp.swapaxes(true.seen & apart[:, :, None], 2, 3)[:, None]
+    target = jax.lax.optimization_barrier(jnp.swapaxes(_shares(true.place, rows, columns), 2, 3)[:, None])
     rotation = rotation_table(rows, columns, config.special_tokens, config.head_dim, config.rope_base)
 
     def matching(layer: int, within: jax.Array) -> jax.Array:
         block = jax.tree.map(lambda x: x[layer], model.network.aggregator.global_blocks)
         query, keys, _ = block.project(within, rotation)
-        query, keys = (x[:, :, config.special_tokens :, : config.heads // 2].astype(jnp.float32) for x in (query, keys))
-        scores = jnp.einsum("bsnhd,btmhd->bsthnm", query, keys) / math.sqrt(config.head_dim)
-        surprise = -jnp.sum(target[:, :, :, None] * jax.nn.log_softmax(scores, axis=-1), axis=-1)
-        return jnp.mean(masked_mean(surprise, pairs[:, :, :, None], (1, 2, 3, 4)))
+        query, keys = (
+            jnp.moveaxis(x[:, :, config.special_tokens :, :heads].astype(jnp.float32), 3, 1)
+            .reshape(clips, heads, frames * patches, config.head_dim)
+            for x in (query, keys)
+        )  # fmt: skip
+        scores = query / math.sqrt(config.head_dim) @ jnp.swapaxes(keys, -1, -2)
+        scores = scores.reshape(clips, heads, frames, patches, frames, patches)
+        surprise = jax.nn.logsumexp(scores, axis=-1) - jnp.sum(target * scores, axis=-1)
+        return jnp.mean(masked_mean(surprise, pairs, (1, 2, 3, 4)))
 
     # The input of a global block is stored as the first half of its layer's output.
     layers = [
