@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
+from ivggt_jax.disk.beside import claimed, part_of, remove
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.options.export import FORMATS, ExportOptions, MadeOutput, Output
 from ivggt_jax.runs.advice import saved_run
@@ -19,7 +21,7 @@ from ivggt_jax.runs.known_trajectory import align_run
 from ivggt_jax.runs.output_folder import check_over, check_replaceable, locked, mark
 from ivggt_jax.runs.parts import after_joining, begins, warn_of_export
 from ivggt_jax.writers import WRITERS, Writers
-from ivggt_jax.writers.files import replacing
+from ivggt_jax.writers.files import naming, replacing
 from ivggt_jax.writers.refinement import refined
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.run_json import record_outputs
@@ -148,7 +150,7 @@ def _check(name: Output, first: Result) -> None:
         WRITERS[name].check(first)
 
 
-def _build_one(run: SavedRun, name: str, out: Path, options: ExportOptions) -> dict[str, Any]:
+def _build_one(run: SavedRun, name: Output, out: Path, options: ExportOptions) -> dict[str, Any]:
     """Write one output. Returns its record, by its name, if it has one."""
     if name not in WRITERS:
         # Imported here, because viser and trimesh take seconds, and runs that write frame by frame never need them.
@@ -156,11 +158,27 @@ def _build_one(run: SavedRun, name: str, out: Path, options: ExportOptions) -> d
 
         EXPORTS[name](run, out, options)
         return {}
-    writers = Writers([name], out, options)
-    with contextlib.closing(writers):
-        for result in tqdm(run, unit="frame", leave=False, disable=None):
-            writers.write(result)
+    with claimed(part_of(out / name), folder=True) as part:  # an export that fails changes nothing
+        writers = Writers([name], part, options)
+        with contextlib.closing(writers):
+            for result in tqdm(run, unit="frame", leave=False, disable=None):
+                writers.write(result)
+        with naming(out):
+            _take_places(part, out, FORMATS[name].files)
     return writers.record()
+
+
+def _take_places(part: Path, out: Path, patterns: Iterable[str]) -> None:
+    """Move the files and folders in a part to their places, and remove what an earlier export left under such names."""
+    made = {path.name: path for path in part.iterdir()}
+    for name, path in made.items():
+        if (out / name).is_dir():
+            remove(out / name)
+        os.replace(path, out / name)
+    for pattern in patterns:
+        for path in out.glob(pattern):
+            if path.name not in made:
+                remove(path)
 
 
 if __name__ == "__main__":

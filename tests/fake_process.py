@@ -18,6 +18,10 @@ while True:
     (out / "among").write_text(" ".join(sys.argv[2:]))
     tries = len(list(out.glob("try*"))) + 1
     (out / f"try{tries}").write_text(f"{config.resume} {config.overwrite} {config.checkpoint}")
+    if name == "late" and tries == 1:  # it begins, and then dies
+        (out / ".ivggt_jax").unlink()
+        (out / ".ivggt_jax").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     if name == "mortal" or (name == "clumsy" and tries < 3):
         os.kill(os.getpid(), signal.SIGKILL)
     stopped = []

@@ -15,6 +15,7 @@ from ivggt_jax.batch.__main__ import batch
 from ivggt_jax.batch.inputs import Input, find_inputs, local
 from ivggt_jax.batch.manifest import Row
 from ivggt_jax.batch.options import BatchConfig, ray_word
+from ivggt_jax.runs.output_folder import MARKER
 from ivggt_jax.sources import SourceError
 
 ROOT = Path(__file__).parents[1]
@@ -112,10 +113,46 @@ def test_folders_keep_their_sources(tmp_path):
     assert [row.path for row in first] == ["a", "a-2", "b-manifest.jsonl"]
     manifest.write(tmp_path, first)
     again = manifest.with_earlier(["/x/cam2/a.mp4", "/x/cam1/a.mp4"], manifest.read(tmp_path))
-    assert [row.path for row in again] == ["a-3", "a-2"]
+    assert [row.path for row in again] == ["a", "a-2", "b-manifest.jsonl", "a-3"]
+    manifest.write(tmp_path, again)
+    third = manifest.with_earlier(["/x/cam3/a.mp4", "/x/cam0/a.mp4"], manifest.read(tmp_path))
+    assert {row.source: row.path for row in third} == {row.source: row.path for row in again} | {"/x/cam3/a.mp4": "a-4"}
     (tmp_path / "manifest.jsonl").write_text('{"source": 1, "path": "a"}\n')
     with pytest.raises(ValueError, match="is not the manifest of a job"):
         manifest.read(tmp_path)
+
+
+def test_brackets_in_folders_are_no_pattern(tmp_path, monkeypatch):
+    place = touch(tmp_path / "videos [2024]", "a.mp4", "b.mp4")
+    (place / "list.txt").write_text("gone.mp4\n*.mp4\n")
+    both = [Input(str(place / name)) for name in ("a.mp4", "b.mp4")]
+    assert find_inputs((str(place / "list.txt"),)) == [Input(str(place / "gone.mp4")), *both]
+    monkeypatch.chdir(place)
+    assert find_inputs(("*.mp4",)) == both
+    assert find_inputs(("[b].mp4", "gone.mp4")) == [both[1], Input(str(place / "gone.mp4"))]
+
+
+def test_files_in_options_of_a_table_start_at_the_table(tmp_path):
+    """What is not there is taken as written: `depth` may be a topic, `camera` numbers."""
+    touch(tmp_path, "masks/a.png", "rig.yaml")
+    row = {"source": "a.mp4", "masks": "masks", "depth": "/camera/depth", "camera": "rig.yaml", "align_to": "gone.txt"}
+    (tmp_path / "table.jsonl").write_text(json.dumps(row))
+    (found,) = find_inputs((str(tmp_path / "table.jsonl"),))
+    masks, camera = (str(tmp_path / name) for name in ("masks", "rig.yaml"))
+    assert found.options == (
+        "--masks", masks, "--depth", "/camera/depth", "--camera", camera, "--align-to", "gone.txt",
+    )  # fmt: skip
+
+
+def test_an_earlier_run_is_not_taken_for_a_new_one_whose_process_died(faked, tmp_path):
+    """With --overwrite the next process begins anew as long as none has begun, and resumes once one has."""
+    touch(tmp_path, "in/clumsy", "in/late")
+    for name, expected in (("clumsy", ["False True"] * 3), ("late", ["False True", "True False"])):
+        out = tmp_path / "out" / name
+        touch(out, MARKER)
+        assert batch(job(tmp_path / "out", tmp_path / "in" / name, overwrite=True)) == 0
+        tries = [out / f"try{number + 1}" for number in range(len(expected))]
+        assert [path.read_text().removesuffix(" demo") for path in tries] == expected
 
 
 def test_both_manifests_say_the_same(tmp_path):
@@ -211,6 +248,13 @@ def test_addresses(tmp_path, monkeypatch):
                 else:
                     assert Path(place).read_bytes() == content
             assert not Path(place).exists()
+        memory.pipe({"/pics/0.png": b"0", "/pics/../../../escaped": b"1"})
+        with (
+            pytest.raises(SourceError, match="outside the job's folder"),
+            local("memory://pics", tmp_path / "job" / "inputs"),
+        ):
+            pass
+        assert not list(tmp_path.rglob("escaped"))
         for missing in (f"{address}/none.mp4", "memory://none.mp4", "nonsense://a/b"):
             with (
                 pytest.raises(SourceError, match="cannot be fetched|no address that fsspec knows"),

@@ -107,6 +107,7 @@ GOOD = {"type": "frame", "id": 0, "format": "webp", "data": b"x"}
         (b"\x93" * 5000, "neither"),
         ("[" * 100_000, "neither"),
         ('{"type": "frame", "id": 0, "timestamp": NaN}', "NaN"),
+        (f'{{"type": "frame", "id": 0, "timestamp": 1{400 * "0"}}}', "too large"),
         (msgpack.packb([1]), "must be a map, not list"),
         (msgpack.packb({1: 2}), "neither"),
         (msgpack.packb({"type": "hello"}), "type must be frame here, not 'hello'"),
@@ -302,7 +303,9 @@ def test_there_are_as_many_clients_as_slots(serving, videos: np.ndarray):
     held_becomes(made, 0)
 
 
-def test_a_server_that_computes_no_more_says_so(tiny: Model, videos: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_computes_no_more_says_so(
+    tiny: Model, videos: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
     made = service(tiny, heads=("camera",))
     with running(made) as address, entered(address) as client:
         monkeypatch.setattr(made.worker, "_step", lambda *_: 1 / 0)
@@ -313,6 +316,7 @@ def test_a_server_that_computes_no_more_says_so(tiny: Model, videos: np.ndarray,
             late.send(msgpack.packb(HELLO))
             (message,), code = closed_with(late)
             assert (message["reason"], code) == ("failed", 1011)
+        assert "ZeroDivisionError" in caplog.text, "the reason is told at once, not only when the server ends"
         with pytest.raises(urllib.error.HTTPError, match="503"):
             urllib.request.urlopen(f"http://{address}/healthz")
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def test_resuming_what_is_not_there_is_an_error(name, tmp_path):
     run(tmp_path, [name], last=2).close()
     with pytest.raises(ResumeError, match="2 finished frames.*had finished 5.*--overwrite"):
         Writers([name], tmp_path, ExportOptions(), 5, {})
+
+
+def test_a_picture_that_occurs_twice_has_one_mask(tmp_path):
+    """As in a list that goes there and back; such a run can be resumed."""
+    there, back = moving(0), moving(1)
+    back = replace(back, frame=replace(back.frame, name=there.frame.name))
+    writers = Writers(["masks"], tmp_path, ExportOptions())
+    for each in (there, back):
+        writers.write(each)
+    Writers(["masks"], tmp_path, ExportOptions(), 2, writers.state()).close()
+    assert len(files(tmp_path)) == 1
 
 
 def test_a_fresh_run_removes_what_an_earlier_one_left(tmp_path):

@@ -40,13 +40,14 @@ def batch(config: BatchConfig) -> int:
     job = config.out.expanduser().absolute()
     with locked(job):
         rows = {row.source: row for row in manifest.with_earlier(options, manifest.read(job))}
-        tasks = [Task(row, options[row.source]) for row in rows.values() if config.overwrite or not _done(job, row)]
-        if len(tasks) < len(rows):
-            say(f"{len(rows) - len(tasks)} of {len(rows)} sources are done already")
+        wanted = [rows[source] for source in options]
+        tasks = [Task(row, options[row.source]) for row in wanted if config.overwrite or not _done(job, row)]
+        if len(tasks) < len(options):
+            say(f"{len(options) - len(tasks)} of {len(options)} sources are done already")
         _run(config, job, rows, tasks)
-    counts = Counter(row.status for row in rows.values())
+    counts = Counter(rows[source].status for source in options)
     say(f"{', '.join(f'{count} {status}' for status, count in sorted(counts.items()))} → {job / 'manifest.jsonl'}")
-    return int(counts["done"] < len(rows))
+    return int(counts["done"] < len(options))
 
 
 def _run(config: BatchConfig, job: Path, rows: dict[str, Row], tasks: list[Task]) -> None:

@@ -1,6 +1,7 @@
 """The sources of a job: from folders, patterns, lists and manifests, local or at addresses that fsspec supports."""
 
 import glob
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ MOVING = (*VIDEO_SUFFIXES, *RECORDINGS)
 """Suffixes of files that count as one source each in a folder."""
 LIVE = ("cam:", "rtsp://", "rtsps://", "udp://")
 TABLES = (".jsonl", ".parquet")
+FILES = ("masks", "depth", "camera", "images", "align_to", "scale_from")
+"""Options whose values are, or may be, files and folders."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ def local(source: str, folder: Path) -> Iterator[str]:
         with written_beside(place, folder=whole_folder) as part:
             if whole_folder:
                 for inside in files.find(path):
-                    target = part / PurePosixPath(inside).relative_to(PurePosixPath(path))
+                    below = PurePosixPath(inside).relative_to(PurePosixPath(path))
+                    if ".." in below.parts:  # a key of an object store may be any text
+                        raise ValueError(f"{inside} would be written outside the job's folder")
+                    target = part / below
                     target.parent.mkdir(parents=True, exist_ok=True)
                     files.get_file(inside, str(target))
             else:
@@ -88,7 +94,7 @@ def local(source: str, folder: Path) -> Iterator[str]:
 
 
 def _inputs(name: str, lists: tuple[Path, ...] = ()) -> Iterator[Input]:
-    """Expand one name; `lists` are the nested lists that it was found in."""
+    """Expand one name; `lists` are the nested lists that it was found in, the last one with the name."""
     if name.startswith(LIVE) or name == "-":
         raise SourceError(f"{name}: a camera is no part of a job: run it with infer")
     if "://" in name:
@@ -98,21 +104,27 @@ def _inputs(name: str, lists: tuple[Path, ...] = ()) -> Iterator[Input]:
     if path.suffix.lower() in TABLES and path.is_file():
         yield from _of_table(path)
     elif path.suffix.lower() == ".txt" and path.is_file():
-        if path.resolve() in lists:
+        if any(path.samefile(earlier) for earlier in lists):
             raise SourceError(f"{path}: lists itself")
         for line in map(str.strip, _lines(path)):
             if line and not line.startswith("#"):
-                yield from _inputs(_from(path.parent, line, path), (*lists, path.resolve()))
+                yield from _inputs(_from(path.parent, line, path), (*lists, path))
     elif path.is_dir():
         inside = sorted(item for item in path.iterdir() if not item.name.startswith("."))
         yield from map(Input, _of_folder(str(path), [str(item) for item in inside]))
-    elif not path.exists() and glob.has_magic(name):
-        matches = sorted(glob.glob(str(path), recursive=True))
+    elif not path.exists() and (pattern := _pattern(path, lists[-1].parent if lists else Path.cwd())):
+        matches = sorted(glob.glob(pattern, recursive=True))
         if not matches:
             raise SourceError(f"{name}: nothing matches")
         yield from map(Input, matches)
     else:
         yield Input(str(path))
+
+
+def _pattern(path: Path, folder: Path) -> str | None:
+    """The path as a pattern, None if it is none. Brackets in the name of the folder where it starts are no pattern."""
+    start, below = (str(folder), str(path.relative_to(folder))) if path.is_relative_to(folder) else ("", str(path))
+    return os.path.join(glob.escape(start), below) if glob.has_magic(below) else None
 
 
 def _of_folder(folder: str, inside: list[str]) -> list[str]:
@@ -157,10 +169,11 @@ def _of_table(path: Path) -> Iterator[Input]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("source"), str):
             raise SourceError(f"{path}, row {number}: has no source: a column of that name must hold it")
-        yield Input(_from(path.parent, row["source"], path), _words_of(row))
+        yield Input(_from(path.parent, row["source"], path), _words_of(row, path.parent))
 
 
-def _words_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _words_of(row: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
+    """Options as words. Relative paths start at the table's folder; what is not there is taken as written, perhaps as a topic."""
     words: list[str] = []
     for name, value in row.items():
         option = name.replace("_", "-")
@@ -169,8 +182,14 @@ def _words_of(row: Mapping[str, Any]) -> tuple[str, ...]:
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+            texts = map(str, value if isinstance(value, list) else [value])
+            words += [f"--{option}", *(_there(text, folder) if name in FILES else text for text in texts)]
     return tuple(words)
+
+
+def _there(text: str, folder: Path) -> str:
+    path = folder / Path(text).expanduser()
+    return str(path) if path.exists() else text
 
 
 def _lines(path: Path) -> list[str]:

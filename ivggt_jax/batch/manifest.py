@@ -85,14 +85,13 @@ def write(out: Path, rows: Iterable[Row]) -> None:
 
 
 def with_earlier(sources: Iterable[str], earlier: Iterable[Row]) -> list[Row]:
-    """One row for each source: that of the earlier start, or a new one with a folder of its own.
+    """The rows of earlier starts, and a new one for each other source, with a folder of its own.
 
     The folder is named as `infer` would name it, with a number added if the name is taken.
     """
     known = {row.source: row for row in earlier}
     taken = {row.path for row in known.values()}
-    rows = {}
-    for source in dict.fromkeys(sources):
+    for source in sources:
         if source not in known:
             # Without leading dots: those names are the job's own.
             name = default_out(source.rstrip("/")).name.lstrip(".") or "run"
@@ -102,5 +101,4 @@ def with_earlier(sources: Iterable[str], earlier: Iterable[Row]) -> list[Row]:
                 path = fitting_name("", name, f"-{number}")
             taken.add(path)
             known[source] = Row(source, path)
-        rows[source] = known[source]
-    return list(rows.values())
+    return list(known.values())

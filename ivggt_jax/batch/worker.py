@@ -22,6 +22,7 @@ from ivggt_jax.batch.inputs import local
 from ivggt_jax.batch.manifest import Row
 from ivggt_jax.batch.options import BatchConfig
 from ivggt_jax.inference.options import InferConfig
+from ivggt_jax.runs.output_folder import mark_of
 
 PROCESS = "ivggt_jax.batch.process"
 ATTEMPTS = 3
@@ -75,6 +76,8 @@ class Worker:
 
     def _attempts(self, config: InferConfig) -> dict[str, Any]:
         deaths: list[str] = []
+        assert config.out is not None
+        earlier = mark_of(config.out)
         while len(deaths) < ATTEMPTS:
             channel = self._started()
             if self._stopping.is_set():  # checked here, because a process that did not exist yet could not be signalled
@@ -85,7 +88,9 @@ class Worker:
                     return channel.recv()
             except (EOFError, OSError):
                 deaths.append(self._death())
-                config = dataclasses.replace(config, overwrite=False, resume=True)
+                begun = mark_of(config.out) != earlier
+                if begun or not config.overwrite:  # otherwise the folder still holds the earlier run
+                    config = dataclasses.replace(config, overwrite=False, resume=True)
                 continue
             return self._overdue(channel)
         return {"status": "failed", "error": f"its worker died {ATTEMPTS} times: {', '.join(deaths)}"}

@@ -20,8 +20,8 @@ REAL = "lch01/StreamVGGT"
 """Published weights of a streaming model."""
 NAMED = 3
 """Number of runs named in a message."""
-LEFT_OUT = ("overwrite", "resume", "view", "port", "frames_dtype")
-"""Options that do not affect the results, or that follow from others."""
+LEFT_OUT = ("overwrite", "resume", "view", "port", "frames_dtype", "share")
+"""Options that do not affect the results, or that follow from others or from the machine."""
 
 
 def comes_again(frames: str) -> bool:

@@ -133,6 +133,15 @@ def mark(out: Path) -> None:
         (out / MARKER).touch()
 
 
+def mark_of(out: Path) -> tuple[int, int] | None:
+    """Identity of the folder's mark, which changes when a run begins anew; None if there is none."""
+    try:
+        mark = (out / MARKER).stat()
+    except OSError:
+        return None
+    return mark.st_ino, mark.st_mtime_ns
+
+
 def describe(out: Path) -> str | None:
     """A description of the folder's content for people, whatever its state; None if it is empty."""
     try:

@@ -83,7 +83,7 @@ def parse_frame(message: str | bytes) -> FrameMessage:
         if not isinstance(data, bytes) or not data:
             raise MessageError("data must be the bytes of a frame")
         kind = _one_of(fields, "format", get_args(FrameFormat), "jpeg")
-    except ValueError as error:  # those above, and base64's
+    except (ValueError, OverflowError) as error:  # those above, base64's, and that of an integer too large for a float
         raise MessageError(str(error), number) from None
     return FrameMessage(number, None if timestamp is None else float(timestamp), kind, data)
 

@@ -1,7 +1,9 @@
 """The computing thread: runs the waiting frames through one compiled step and returns each stream's predictions."""
 
+import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable
 
 import jax
@@ -15,6 +17,8 @@ from ivggt_jax.serve.slots import Slot, Slots, Taken, Waiting
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import reset, step
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LOOKS = 0.25
 """How often to check whether to stop while no frame comes."""
@@ -64,6 +68,8 @@ class Worker:
                 if now:
                     self._answer(now)
         except BaseException as error:  # in any case, clients must not wait for answers that never come
+            # At once, because the server goes on until somebody ends it.
+            logger.error("nothing is computed any more:\n%s", "".join(traceback.format_exception(error)))
             self.failed = error
             self.on_failure()
 

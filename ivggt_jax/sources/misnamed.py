@@ -16,7 +16,9 @@ def misnamed(path: Path) -> str | None:
     try:
         if not path.is_file():
             return None
-        with av.open(str(path), options={"protocol_whitelist": "file", "format_whitelist": known}) as container:
+        with av.open(
+            str(path.absolute()), options={"protocol_whitelist": "file", "format_whitelist": known}
+        ) as container:
             if not container.streams.video or container.metadata.get("major_brand") in HEIC_BRANDS:
                 return None
     except Exception:  # PyAV raises almost anything on a file of another kind

@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -46,18 +47,34 @@ def serve(options: ProcessConfig) -> int:
     """Process the requested pieces until the other side closes the channel."""
     channel: Connection[Any, Any] = Connection(options.channel)
     try:
-        order: Order = channel.recv()
+        with _listening():
+            order: Order = channel.recv()
         model = loading.load(order.checkpoint, order.precision).only_heads(order.heads)
         with open_source(order.source) as source:
             eye = Eye(order, model, source)
             while True:
-                task: Task | None = channel.recv()
+                with _listening():
+                    task: Task | None = channel.recv()
                 for answer in () if task is None else eye.answers(task):
-                    channel.send(answer)
-                    if channel.poll():  # another task, or none
-                        break
-    except (EOFError, OSError):
+                    with _listening():
+                        channel.send(answer)
+                        if channel.poll():  # another task, or none
+                            break
+    except _Closed:
         return 0
+
+
+class _Closed(Exception):
+    """The other side has closed the channel."""
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Around uses of the channel alone, because reading a file raises OSError too."""
+    try:
+        yield
+    except (EOFError, OSError):
+        raise _Closed from None
 
 
 class Eye:

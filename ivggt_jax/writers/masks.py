@@ -2,7 +2,8 @@
 
 They are named as COLMAP expects masks, by the frame's full name, 0001.jpg.png, and 000000.png for a frame of a video. (There
 COLMAP would look for 000000.jpg.png, after the picture that is exported for it.) They have the size of the original picture, for a
-calibrated camera the distorted one. Parts of it that the model did not see are white.
+calibrated camera the distorted one. Parts of it that the model did not see are white. A picture that occurs twice has the mask of
+its last frame.
 """
 
 import shutil
@@ -29,11 +30,12 @@ class MasksWriter(Writer):
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         self._folder = out / "masks"
         self._originals = OriginalMasks()
+        self._files = int(state.get("files", frames))
         with naming(self._folder):
             if frames == 0 and self._folder.is_dir():
                 shutil.rmtree(self._folder)
             self._folder.mkdir(parents=True, exist_ok=True)
-        if frames > (kept := sum(1 for _ in self._folder.rglob("*.png"))):
+        if self._files > (kept := sum(1 for _ in self._folder.rglob("*.png"))):
             raise ResumeError(self._folder, kept, frames)
 
     @classmethod
@@ -50,7 +52,12 @@ class MasksWriter(Writer):
         mask = np.ones(frame.image.shape[:2], bool) if frame.mask is None else frame.mask
         name = safe_name(frame.name)
         path = self._folder / name.with_name(fitting_name("", name.name, ".png"))
+        self._files += not path.exists()
         write_mask(path, self._originals.of(mask, frame.fit, frame.camera))
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The number of files."""
+        return {"files": np.array(self._files)}
 
     def close(self) -> None:
         """Nothing to do: every file is complete."""

@@ -56,7 +56,7 @@ class PlyWriter(Writer):
         """Write the file. Raises ValueError when frames were written but none of their pixels became a point."""
         if self._frames == 0:
             return
-        _check_not_empty(self._grid, self._path, self._frames)
+        _check_not_empty(self._grid, self._path.name, self._frames)
         write_ply(self._path, *self._grid.cloud())
 
 

@@ -16,7 +16,7 @@ from ivggt_jax import export, infer
 from ivggt_jax.runs.known_trajectory import checked
 from ivggt_jax.runs.output_folder import LOCK, MARKER
 from ivggt_jax.runs.resume import begin
-from ivggt_jax.sources import Fit, Frame
+from ivggt_jax.sources import Fit, Frame, SourceConfig, open_source
 
 SCALE, TURN, SHIFT = 3.0, Rotation.from_euler("xyz", (0.4, -1.0, 2.0)), np.array((5.0, -2.0, 9.0))
 """What takes the model's world to that of the known trajectory."""
@@ -79,6 +79,41 @@ def test_what_fails_is_named_and_the_rest_is_made(saved: Path, tmp_path: Path, c
     assert run(export.main, saved, "--to", "ply", "tum", *options) == 1
     assert "ply: " in capsys.readouterr().err
     assert (tmp_path / "trajectory.txt").exists() and not (tmp_path / "points.ply").exists()
+
+
+def test_an_export_that_fails_leaves_the_earlier_files(saved: Path, tmp_path: Path, capsys) -> None:
+    """The last saved frame is damaged, so each format has begun to write."""
+    own = tmp_path / "own"
+    shutil.copytree(saved, own)
+    names = ("tum", "kitti", "intrinsics", "ply", "depth", "video")
+    words = (export.main, own, "--to", *names, "--confidence", "20")
+    assert run(*words) == 0
+    results = ("trajectory.txt", "kitti.txt", "intrinsics.txt", "points.ply", "depth", "video.mp4")
+    paths = sorted(file for name in results for file in ((own / name).rglob("*") if name == "depth" else [own / name]))
+    before = {path: path.read_bytes() for path in paths}
+    assert len(before) == len(results) - 1 + FRAMES
+    last = own / "frames" / f"{FRAMES - 1:06d}.npz"
+    whole = last.read_bytes()
+    last.write_bytes(whole[: len(whole) // 2])
+    assert run(*words) == 1
+    shown = capsys.readouterr().err
+    assert all(f"{name}: " in shown for name in names)
+    assert {path: path.read_bytes() for path in before} == before and not list(own.glob(".*.part"))
+    last.write_bytes(whole)
+    (own / "depth" / "000099.png").write_bytes(b"of an earlier, longer run")
+    assert run(*words) == 0
+    assert sorted(path.name for path in (own / "depth").iterdir()) == [
+        path.name for path in paths if path.parent.name == "depth"
+    ]
+
+
+def test_a_video_goes_into_a_folder_with_a_colon(saved: Path, tmp_path: Path, monkeypatch) -> None:
+    """FFmpeg takes what is before a colon for a protocol."""
+    monkeypatch.chdir(tmp_path)
+    assert run(export.main, saved, "--to", "video", "--into", "12:31") == 0
+    (tmp_path / "12:31" / "video.mp4").rename(tmp_path / "12:31.mp4")
+    with open_source(SourceConfig(frames="12:31.mp4")) as source:
+        assert sum(1 for _ in source) == FRAMES
 
 
 def test_what_a_run_lacks_is_said_before_anything_is_written(

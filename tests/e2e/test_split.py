@@ -6,8 +6,10 @@ import os
 import signal
 import time
 from itertools import count
+from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import ClassVar
 
 import jax
@@ -177,6 +179,20 @@ def test_processes_that_die_again_and_again_end_the_run(
     monkeypatch.setattr(pool, "PROCESS", "ivggt_jax.no_such_module")
     assert run(main, folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", *OPTIONS, "--split", 1) == 1
     assert "processes died 3 times over the frames from number 0 on: exit code 1, " in capsys.readouterr().err
+
+
+def test_an_error_of_a_process_is_not_taken_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An OSError of reading is none of the channel."""
+    ours, theirs = Pipe()
+    monkeypatch.setattr(process.loading, "load", lambda *_: (_ for _ in ()).throw(OSError("Input/output error")))
+    with theirs, ours:
+        ours.send(SimpleNamespace(checkpoint="demo", precision="float32"))
+        with pytest.raises(OSError, match="Input/output"):
+            process.serve(process.ProcessConfig(channel=os.dup(theirs.fileno())))
+    ours, theirs = Pipe()
+    ours.close()
+    with theirs:
+        assert process.serve(process.ProcessConfig(channel=os.dup(theirs.fileno()))) == 0
 
 
 def test_a_run_that_was_stopped_begins_anew(
