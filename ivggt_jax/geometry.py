@@ -1,18 +1,16 @@
-"""Cameras, pose encodings, unprojection and alignment.
+"""Cameras, pose encodings, projection and unprojection.
 
 Every function is pure, batched over leading axes, and works under jit and grad. Axes follow OpenCV: x right, y down, z forward. A
 rigid transform is a [3, 4] matrix [R | t]; `cam_from_world` maps world points into the camera. Pixel coordinates (u, v) are
 integer at pixel centres, and the principal point of a pose encoding is exactly (width/2, height/2).
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from ivggt_jax.transforms import Similarity, rotate
+from ivggt_jax.transforms import rotate
 
 AnyArray = jax.Array | np.ndarray
 
@@ -171,67 +169,6 @@ def pixel_rays(
     focal, centre = _focal_and_centre(intrinsics[..., None, None, :, :])
     xy = (pixels - centre) / focal
     return jnp.concatenate((xy, jnp.ones_like(xy[..., :1])), axis=-1)
-
-
-def align(
-    source: Float[AnyArray, "..."],
-    target: Float[AnyArray, "..."],
-    weights: Float[AnyArray, "..."] | None = None,
-    kind: Literal["similarity", "rigid", "scale"] = "similarity",
-) -> Similarity:
-    """Least-squares alignment of corresponding points, target_from_source (Umeyama, PAMI 1991, equations 40 to 43).
-
-    source, target [..., N, 3]; weights [..., N], not negative, None for equal ones. "rigid" fixes the scale at 1, "scale"
-    estimates only a scale about the origin. If all source points coincide, the scale is 1. For collinear points the rotation is
-    one of many equally good ones, and its gradient is undefined. Raises ValueError for differing shapes or an unknown kind.
-    """
-    if source.shape != target.shape or source.shape[-1] != 3:
-        raise ValueError(f"source {source.shape} and target {target.shape} must have one shape [..., N, 3]")
-    if kind not in ("similarity", "rigid", "scale"):
-        raise ValueError(f"kind must be 'similarity', 'rigid' or 'scale', not {kind!r}")
-    weights = jnp.ones(source.shape[:-1], source.dtype) if weights is None else weights
-    weights = (weights / jnp.sum(weights, axis=-1, keepdims=True))[..., None]
-    identity = jnp.broadcast_to(jnp.eye(3, dtype=source.dtype), (*source.shape[:-2], 3, 3))
-    if kind == "scale":
-        scale = _ratio(jnp.sum(weights * source * target, axis=(-2, -1)), jnp.sum(weights * source**2, axis=(-2, -1)))
-        return Similarity(scale, identity, jnp.zeros_like(identity[..., 0]))
-    source_mean, target_mean = (jnp.sum(weights * x, axis=-2, keepdims=True) for x in (source, target))
-    centred, target_centred = source - source_mean, target - target_mean
-    covariance = jnp.einsum("...ni,...nj->...ij", weights * target_centred, centred, precision="highest")
-    rotation = _nearest_rotation(covariance)
-    scale = jnp.ones_like(covariance[..., 0, 0])
-    if kind == "similarity":
-        scale = _ratio(jnp.sum(rotation * covariance, axis=(-2, -1)), jnp.sum(weights * centred**2, axis=(-2, -1)))
-    moved = scale[..., None] * rotate(rotation, source_mean[..., 0, :])
-    return Similarity(scale, rotation, target_mean[..., 0, :] - moved)
-
-
-@jax.custom_jvp
-def _nearest_rotation(matrix: jax.Array) -> jax.Array:
-    """The rotation R [..., 3, 3] with the largest ⟨R, matrix⟩. Unlike the SVD, it is differentiable at equal singular values."""
-    u, singular, vt = jnp.linalg.svd(matrix)
-    # Flip the smallest singular direction where the best orthogonal matrix would be a reflection.
-    flip = jnp.ones_like(singular).at[..., 2].set(jnp.sign(jnp.linalg.det(u) * jnp.linalg.det(vt)))
-    return jnp.matmul(u * flip[..., None, :], vt, precision="highest")
-
-
-@_nearest_rotation.defjvp
-def _turn_of_nearest_rotation(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """P = Rᵀ·matrix stays symmetric, so the rotation ω of R solves (tr(P)·1 − P)·ω = axis of (Rᵀ·change − changeᵀ·R)."""
-    rotation = _nearest_rotation(*primals)
-    stretch, change = (
-        jnp.einsum("...ji,...jk->...ik", rotation, x, precision="highest") for x in (*primals, *tangents)
-    )
-    axis = jnp.stack([change[..., k, j] - change[..., j, k] for j, k in ((1, 2), (2, 0), (0, 1))], axis=-1)
-    system = jnp.trace(stretch, axis1=-2, axis2=-1)[..., None, None] * jnp.eye(3, dtype=stretch.dtype) - stretch
-    turn = jnp.linalg.solve(system, axis[..., None])[..., 0]
-    return rotation, jnp.cross(rotation, turn[..., None, :])
-
-
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """Numerator over denominator; 1 where the denominator is zero."""
-    positive = denominator > 0
-    return jnp.where(positive, numerator / jnp.where(positive, denominator, 1), 1)
 
 
 def _join(rotation: AnyArray, translation: AnyArray) -> jax.Array:

@@ -238,9 +238,9 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
 
     A camera continues while the step is compiled; the stream then begins with the latest frame.
     """
-    frames = source.frames()
+    frames = coming = source.frames()
     if config.align.trajectory:
-        frames = checked(frames, config.align.trajectory, source.expected_length)
+        frames = checked(coming, config.align.trajectory, source.expected_length)
     first = next(frames)
     if first.path and not first.camera and (offer := offered_camera(first.path, first.fit.original_size)):
         say(f"{first.name} was taken with a focal length that --camera {offer} would use (docs/sensors.md)")
@@ -272,7 +272,7 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
         return chain([first], frames), state
     with stages.stage(f"{words}), before the first frame is taken", thing):
         compile_step(model, state, config.moving != "keep")
-    return islice(frames, config.source.max_frames), begin()
+    return islice(coming, config.source.max_frames), begin()
 
 
 def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:

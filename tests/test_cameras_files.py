@@ -85,6 +85,19 @@ def test_ros_and_kalibr(write) -> None:
         read_camera(f"{chain}#cam7")
 
 
+@pytest.mark.parametrize(
+    "text", [f"{ROS_TOPIC}---\n", f"---\n{ROS_TOPIC}---\n{ROS_TOPIC}---\n", f"---\n---\n{ROS_TOPIC}"]
+)
+def test_of_several_documents_the_first_that_is_not_empty(write, text: str) -> None:
+    """`ros2 topic echo --once` ends with the mark of another."""
+    assert read_camera(write("info.yaml", text)) == FISHEYE
+
+
+def test_a_file_of_empty_documents_is_no_calibration(write) -> None:
+    with pytest.raises(CameraError, match="is no calibration"):
+        read_camera(write("info.yaml", "---\n---\n"))
+
+
 @pytest.mark.parametrize("ending", ["yml", "json"])
 def test_opencv_as_it_writes_itself(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"camera.{ending}"

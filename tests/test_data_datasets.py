@@ -1,6 +1,7 @@
 """Readers, each on a small folder in its layout, with damaged members."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.train.__main__ import held_out_batches
 from ivggt_jax.train.data.batches import Batch, ClipBatches, ClipConfig
 from ivggt_jax.train.data.datasets import DATASETS
 from ivggt_jax.train.data.datasets.co3d import co3d
+from ivggt_jax.train.data.datasets.tum import held_out, tum
 from ivggt_jax.train.data.scene import Dataset
+from ivggt_jax.train.presets import PRESETS
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 6
 INTRINSICS = np.array([[60.0, 0, 32], [0, 61, 24], [0, 0, 1]])
@@ -103,7 +107,8 @@ def make_seven_scenes(root: Path) -> None:
 
 
 def make_tum(root: Path) -> None:
-    for sequence in ("rgbd_dataset_freiburg3_desk", "rgbd_dataset_freiburg1_xyz", "living_room"):
+    """Of the three that can be used, that of the third camera is held out."""
+    for sequence in (*(f"rgbd_dataset_freiburg{name}" for name in ("1_xyz", "2_desk", "3_desk")), "living_room"):
         folder = root / sequence
         rows = []
         for i in range(FRAMES):
@@ -155,7 +160,7 @@ def test_labels_are_read_as_they_were_written(name: str, tmp_path: Path) -> None
         if intrinsics is not None:
             np.testing.assert_allclose(frame.intrinsics, intrinsics)
     if intrinsics is None:
-        focal = {"7scenes": 525.0, "tum": 535.4}[name]
+        focal = {"7scenes": 525.0, "tum": 520.90862}[name]
         assert frame.intrinsics[0, 0] == focal
 
 
@@ -172,6 +177,38 @@ def test_damaged_clips_are_skipped_and_named(name: str, tmp_path: Path, monkeypa
         assert batch.arrays["images"].shape == (1, 3, 28, 28, 3)
         assert np.isfinite(batch.arrays["points"]).all()
         assert batch.arrays["valid"].mean() > 0.5
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
+    """Of one sequence alone none is."""
+    make_tum(tmp_path)
+    training, held = ({scene.name for scene in tum(tmp_path, split).scenes} for split in ("train", "test"))
+    assert held == {"rgbd_dataset_freiburg3_desk"} and len(training) == 2 and not training & held
+    for name in ("1_xyz", "2_desk"):
+        shutil.rmtree(tmp_path / f"rgbd_dataset_freiburg{name}")
+    assert len(tum(tmp_path, "train").scenes) == 1
+    with pytest.raises(ValueError, match="its only usable sequence, rgbd_dataset_freiburg3_desk, is for training"):
+        tum(tmp_path, "test")
+
+
+def test_a_tenth_of_many_sequences_is_held_out_whatever_the_others() -> None:
+    names = [f"rgbd_dataset_freiburg3_{number}" for number in range(200)]
+    kept = held_out(names)
+    assert 10 <= len(kept) <= 30 and held_out(names[::-1]) == kept
+    assert held_out(names[:100]) == kept & set(names[:100])
+    assert len(held_out(names[:2])) == 1 and not held_out(names[:1])
+
+
+def test_held_out_clips_are_in_order(tmp_path: Path) -> None:
+    """Errors from frame to frame need frames that follow each other; training shuffles two of five clips of this dataset."""
+    make_scannet(tmp_path)
+    (tmp_path / "scans_train").rename(tmp_path / "scans_test")
+    small = ClipConfig(frames=(3, 3), resolutions=((28, 28),), weights=(1,))
+    config = replace(PRESETS["supervised"]["published"][1], data=(f"scannet={tmp_path}",), recorded=small)
+    clips = [
+        name.rpartition(" ")[2].split(",") for batch in held_out_batches(config, slice(None)) for name in batch.names
+    ]
+    assert len(clips) == 16 and all(clip == sorted(clip) for clip in clips)
 
 
 def test_raw_seven_scenes_depth_is_taken_where_none_is_registered(tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ def test_from_the_command_line(benchmark, dataset, measures, checkpoint, tmp_pat
     record = json.loads((tmp_path / "report" / f"{name.replace('/', '_')}.json").read_text())
     assert measures <= record["measures"].keys()
     assert all(record["measures"][measure] is not None for measure in measures)
+    settings = record["settings"]
+    assert settings["checkpoint"] == checkpoint
+    assert {name: settings[name] for name in ("mode", "stride", "frames", "size")} == {
+        "mode": "stream", "stride": 1, "frames": FRAMES, "size": 70,
+    }  # fmt: skip
+    assert {"alignment", "precision", "policy", "total budget", "submaps", "loops"} <= settings.keys()
+    assert ("points from" in settings) == (benchmark == "reconstruction")
     assert "<svg" in (tmp_path / "report" / "report.html").read_text()
 
 
@@ -150,11 +157,96 @@ def test_what_is_predicted_of_a_sequence(tiny: Model, tmp_path, mode, mapping):
         np.testing.assert_allclose(in_camera[..., 2], found.depth(index), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("words", [("--loops",), ("--submaps", "8")])
-def test_clips_have_no_submaps(words, tmp_path, capsys):
-    arguments = ("--dataset", "tum", "--root", str(tmp_path), "--mode", "offline")
+@pytest.mark.parametrize("mode", ["offline", "causal"])
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--loops",), "--loops"),
+        (("--submaps", "8", "--no-refine"), "--submaps, --no-refine"),
+        (("--policy", "segment"), "--policy"),
+        (("--cache.total-budget", "500"), r"--cache\.\*"),
+    ],
+)
+def test_clips_have_no_memory_and_no_submaps(words, named, mode, tmp_path, capsys):
+    arguments = ("--dataset", "tum", "--root", str(tmp_path), "--mode", mode)
     assert run("pose", *arguments, *words) == 1
-    assert "leave them out of --mode offline" in capsys.readouterr().err
+    assert re.search(f"{named}: only for streams, leave them out of --mode {mode}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words", "problem"),
+    [
+        (
+            "long3d",
+            ("--alignment", "fixed"),
+            "--alignment is of data sets with true poses: leave it out of --dataset long3d",
+        ),
+        ("7scenes", ("--scale-factor", "1.0"), "--scale-factor is of long3d: leave it out of --dataset 7scenes"),
+        ("nrgbd", ("--cloud-stride", "2"), "--cloud-stride is of long3d: leave it out of --dataset nrgbd"),
+        ("nrgbd", ("--subset", "110"), "--subset is of bonn, tum, scannet: leave it out of --dataset nrgbd"),
+    ],
+)
+def test_options_of_other_data_sets(dataset, words, problem, tmp_path, capsys):
+    MAKERS[dataset](tmp_path)
+    assert run("reconstruction", "--dataset", dataset, "--root", str(tmp_path), *words) != 0
+    assert problem in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_subset_is_among_the_settings(checkpoint, tmp_path):
+    name = MAKERS["tum"](tmp_path / "data", suffix="_90")
+    arguments = ("--dataset", "tum", "--root", str(tmp_path / "data"), "--out", str(tmp_path / "report"))
+    words = ("--subset", "90", "--stride", "2", "--mode", "offline")
+    assert run("depth", *arguments, "--checkpoint", checkpoint, *words) == 0
+    settings = json.loads((tmp_path / "report" / f"{name}.json").read_text())["settings"]
+    assert {name: settings[name] for name in ("subset", "stride", "frames", "mode")} == {
+        "subset": 90, "stride": 2, "frames": FRAMES // 2, "mode": "offline",
+    }  # fmt: skip
+    assert not {"policy", "total budget", "submaps"} & settings.keys()
+
+
+@pytest.mark.parametrize(("dataset", "stride"), [("nrgbd", FRAMES // 2), ("7scenes", 500)])
+def test_a_stride_on_nrgbd_leaves_two_frames(dataset, stride, checkpoint, tmp_path):
+    name = MAKERS[dataset](tmp_path / "data")
+    arguments = ("--dataset", dataset, "--root", str(tmp_path / "data"), "--out", str(tmp_path / "report"))
+    assert run("depth", *arguments, "--checkpoint", checkpoint, "--stride", "500") == 0
+    settings = json.loads((tmp_path / "report" / f"{name.replace('/', '_')}.json").read_text())["settings"]
+    assert (settings["stride"], settings["frames"]) == (stride, 2 if dataset == "nrgbd" else 1)
+
+
+def test_damaged_depth_is_told_once_and_listed(perfect, checkpoint, caplog, capsys):
+    path = perfect / "chess" / "seq-01" / "frame-000001.depth.png"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(data)
+    measured(benchmarks.evaluate_depths, Depth(data=options(perfect, checkpoint)), perfect)
+    assert len([record for record in caplog.records if str(path) in record.getMessage()]) == 1
+    assert f"left out of chess/seq-01: {path}" in capsys.readouterr().out
+    assert str(path) in json.loads((perfect / "report" / "chess_seq-01.json").read_text())["problems"][0]
+
+
+def test_published_medians_are_of_whole_frames(perfect, checkpoint, monkeypatch):
+    """The margins beside the middle 224 columns are predicted three times as far away."""
+    whole = Perfect.points
+
+    def points(self, index: int) -> np.ndarray:
+        found = whole(self, index)
+        found = found.copy()
+        found[:, :28] *= 3
+        found[:, -28:] *= 3
+        return found
+
+    monkeypatch.setattr(Perfect, "points", points)
+    seen = []
+    medians = benchmarks.reconstruction.align_medians
+    monkeypatch.setattr(
+        benchmarks.reconstruction, "align_medians", lambda *clouds: seen.append(len(clouds[0])) or medians(*clouds)
+    )
+    config = Reconstruction(data=options(perfect, checkpoint))
+    measured(benchmarks.evaluate_reconstructions, config, perfect)
+    settings = json.loads((perfect / "report" / "chess_seq-01.json").read_text())["settings"]
+    assert seen == [FRAMES * Perfect.height * Perfect.width]
+    assert settings["true points"] == FRAMES * 224 * 224
+    assert abs(settings["scale"] - 1 / Perfect.unit) > 0.05
 
 
 class Perfect(Predicted):

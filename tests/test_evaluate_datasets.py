@@ -247,7 +247,12 @@ def test_depth_damaged_in_its_middle_is_reported_when_it_is_read(tmp_path, caplo
     sequence.depths[1].write_bytes(data)
     with caplog.at_level(logging.WARNING):
         assert sequence.depth(1) is None
+        assert sequence[1:].depth(0) is None
+    assert len(caplog.records) == 1, "once, however often it is read"
     assert str(sequence.depths[1]) in caplog.text
+    assert sequence.problems == ()
+    (problem,) = sequence.all_problems
+    assert str(sequence.depths[1]) in problem
 
 
 def test_depth_of_8_bits_is_not_depth(tmp_path, caplog):
@@ -299,7 +304,6 @@ def test_a_slice_is_a_part(tmp_path):
     assert part.images == whole.images[1::2]
     assert part.depths == whole.depths[1::2]
     np.testing.assert_array_equal(part.world_from_cam, whole.world_from_cam[1::2])
-    np.testing.assert_array_equal(part.timestamps, whole.timestamps[1::2])
 
 
 def test_7scenes_reads_the_depth_it_is_asked_for_and_misses_sequences_that_are_not_there(tmp_path):
@@ -360,7 +364,7 @@ def test_bonn_images_are_in_the_order_of_time(tmp_path):
     rows = [tum_row(index, time) for index, time in enumerate(recorded)]
     write_text(tmp_path / "rgbd_bonn_crowd2" / "groundtruth.txt", rows)
     sequence = only_sequence("bonn", tmp_path)
-    assert sequence.timestamps.tolist() == recorded
+    assert [float(path.stem) for path in sequence.images] == recorded
     np.testing.assert_allclose(sequence.world_from_cam, POSES[:3], atol=1e-9)
 
 
@@ -385,6 +389,53 @@ def test_names_without_times_go_in_order_or_not_at_all(tmp_path):
     assert "3 entries for 4 images" in next(iter(open_dataset("tum", tmp_path, options=options))).reason
     (folder / "groundtruth_90.txt").unlink()
     assert "neither" in next(iter(open_dataset("tum", tmp_path, options=options))).reason
+
+
+def numbered(folder: Path, pattern: str, found: list[int], write) -> list[Path]:
+    return [write(folder / pattern.format(number)) for number in found]
+
+
+def test_numbered_depth_goes_to_the_images_of_its_numbers(tmp_path):
+    """Here is one lost of either kind; and it goes in order only where no number is of both."""
+    numbered(tmp_path / "desk" / "rgb", "{:04d}.png", [0, 2, 3], write_image)
+    files = numbered(tmp_path / "desk" / "depth", "d{:04d}.png", [0, 1, 3], write_depth)
+    sequence = only_sequence("tum", tmp_path)
+    assert sequence.depths == (files[0], None, files[2])
+    assert sequence.problems == (f"{sequence.images[1]} has no depth",)
+    for path in files:
+        path.rename(path.with_name(f"{int(path.stem[1:]) + 100}.png"))
+    assert [path.stem for path in only_sequence("tum", tmp_path).depths] == ["100", "101", "103"]
+    for path, name in zip((tmp_path / "desk" / "depth").iterdir(), "abc", strict=True):
+        path.rename(path.with_name(f"{name}.png"))
+    assert [path.stem for path in only_sequence("tum", tmp_path).depths] == ["a", "b", "c"]
+
+
+def test_a_pgm_of_fewer_bits_has_its_own_units(tmp_path):
+    write_image(tmp_path / "desk" / "rgb" / "0.png")
+    (tmp_path / "desk" / "depth").mkdir()
+    path = tmp_path / "desk" / "depth" / "0.pgm"
+    path.write_bytes(b"P5 %d %d 10000\n" % (WIDTH, HEIGHT) + DEPTH.astype(">u2").tobytes())
+    np.testing.assert_allclose(only_sequence("tum", tmp_path).depth(0), DEPTH / 5000, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    ("options", "option", "known"),
+    [
+        (ReadOptions(subset=110), "--subset", ("bonn", "tum", "scannet")),
+        (ReadOptions(registered_depth=True), "--registered-depth", ("7scenes",)),
+    ],
+)
+def test_options_that_a_data_set_has_not_are_refused(name, options, option, known, tmp_path):
+    MAKERS[name](tmp_path)
+    words = (
+        "layout is" if name in known and option == "--subset" else f"{option} is of {', '.join(known)}: leave it out"
+    )
+    if name == "7scenes" and option == "--registered-depth":
+        assert len(only_sequence(name, tmp_path, options)) == FRAMES
+        return
+    with pytest.raises(ValueError, match=words):
+        open_dataset(name, tmp_path, options=options)
 
 
 @pytest.mark.parametrize("columns", [12, 16])
@@ -413,19 +464,21 @@ def test_sintel_cameras_may_be_damaged(tmp_path):
 
 def test_kitti_odometry_needs_its_calibration_and_its_rows(tmp_path):
     make_kitti_odometry(tmp_path)
-    np.testing.assert_allclose(only_sequence("kitti_odometry", tmp_path).timestamps, [0, 0.1, 0.2, 0.3])
+    (tmp_path / "sequences" / "07" / "times.txt").unlink()  # nothing needs times
+    assert len(only_sequence("kitti_odometry", tmp_path)) == FRAMES
     calibration = tmp_path / "sequences" / "07" / "calib.txt"
     whole = calibration.read_text()
     calibration.write_text("P2: 1 2 3\n")
     assert "no line P2" in next(iter(open_dataset("kitti_odometry", tmp_path))).reason
     calibration.write_text(whole)
-    write_text(tmp_path / "sequences" / "07" / "times.txt", [[0.0]])
-    assert "times.txt has 1 rows" in next(iter(open_dataset("kitti_odometry", tmp_path))).reason
+    table = tmp_path / "poses" / "07.txt"
+    write_text(table, table.read_text().splitlines()[:1])
+    assert "07.txt has 1 rows" in next(iter(open_dataset("kitti_odometry", tmp_path))).reason
 
 
 def test_long3d_images_lie_in_one_folder(tmp_path):
     make_long3d(tmp_path)
-    np.testing.assert_allclose(only_sequence("long3d", tmp_path).timestamps, [0, 0.1, 0.2, 0.3])
+    assert len(only_sequence("long3d", tmp_path)) == FRAMES
     write_image(tmp_path / "library" / "other" / "0.jpg")
     assert "one folder" in next(iter(open_dataset("long3d", tmp_path))).reason
     (tmp_path / "library" / "dense_cloud_map.pcd").write_bytes(b"")
@@ -440,8 +493,8 @@ def test_a_file_of_another_kind_is_damaged(tmp_path):
 
 
 def test_lengths_must_agree():
-    with pytest.raises(ValueError, match="timestamps has 2 entries for 1 images"):
-        Sequence("tum", "desk", (Path("a.png"),), timestamps=np.zeros(2))
+    with pytest.raises(ValueError, match="depths has 2 entries for 1 images"):
+        Sequence("tum", "desk", (Path("a.png"),), depths=(None, None))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.evaluate import loops
 from ivggt_jax.evaluate.loops import _is_true
 from ivggt_jax.evaluate.walk_cloud import WalkCloud, camera_points
 from ivggt_jax.mapping.judge import Loop
@@ -60,6 +61,16 @@ def test_points_of_a_depth_map_lie_on_their_rays():
     np.testing.assert_allclose(points[0], (-2, -4 / 3, 2))
     np.testing.assert_allclose(points[-1], (2 * 1 / 3, 0, 2), atol=1e-6)
     assert points.shape == (6, 3)
+
+
+def test_a_frame_of_the_map_has_the_size_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = []
+    monkeypatch.setattr(loops, "make_result", lambda frame, *_: frames.append(frame))
+    monkeypatch.setattr(loops.Writers, "write", lambda *_: None)
+    follower = loops.MapFollower()
+    follower.add(np.zeros((2, 42, 56, 3), np.uint8), np.zeros(2))
+    assert not follower.finish().submaps
+    assert [frame.fit.original_size for frame in frames] == [(56, 42)] * 2
 
 
 @pytest.mark.parametrize(("shift", "turn", "true"), [(0, 0, True), (0.6, 0, True), (0.9, 0, False), (0, 25, False)])

@@ -112,6 +112,21 @@ def test_icp_repairs_a_small_turn_that_medians_leave():
     assert published.accuracy < 0.5 * before.accuracy
 
 
+def test_medians_are_of_whole_frames_and_the_comparison_of_their_crops():
+    """A frame whose other half is twice as far away as predicted: its crop alone would have another scale."""
+    truth = room(frames=2)
+    prediction = truth.copy()
+    prediction[:, 500:] *= 0.5
+    whole = list(zip(prediction, truth, strict=True))
+    cropped = [(found[:500], true[:500]) for found, true in whole]
+    result = evaluate_reconstruction(cropped, "published", whole=whole)
+    medians = align_medians(prediction.reshape(-1, 3), truth.reshape(-1, 3))
+    assert result.truth_from_prediction.scale == pytest.approx(medians.scale)
+    assert result.true_points == result.predicted_points == 1000
+    assert evaluate_reconstruction(cropped, "published").truth_from_prediction.scale == pytest.approx(1)
+    assert evaluate_reconstruction(cropped, "published_projected", whole=whole).errors.chamfer < 1e-6
+
+
 def test_the_fixed_alignment_does_not_need_the_frames_at_once():
     """Frames that exist only while they are looked at, one of them empty."""
     truth = room()

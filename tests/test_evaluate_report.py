@@ -122,6 +122,15 @@ def test_reports_need_sequences_of_different_names(tmp_path):
         write_report(tmp_path, "pose", [trajectory_report("a/b"), trajectory_report("a_b")])
 
 
+def test_a_report_takes_the_place_of_an_earlier_one(tmp_path):
+    """Other files stay, whatever they hold."""
+    write_report(tmp_path, "pose", [trajectory_report("a"), trajectory_report("b")])
+    (tmp_path / "mine.json").write_text('{"name": "mine"}')
+    (tmp_path / "broken.json").write_text("{")
+    write_report(tmp_path, "pose", [trajectory_report("b")])
+    assert {path.name for path in tmp_path.glob("*.json")} == {"b.json", "mine.json", "broken.json"}
+
+
 def test_a_measure_that_is_not_there_is_not_a_number(tmp_path):
     reports = [
         SequenceReport("a", {"alignment": "x"}, {"p": 1.0}),

@@ -23,6 +23,7 @@ from ivggt_jax.evaluate.records import Record, curves, measures, path_errors, ru
 from ivggt_jax.evaluate.sensing import Sensing
 from ivggt_jax.evaluate.stream import Stream
 from ivggt_jax.evaluate.study_report import tables, write_study
+from ivggt_jax.evaluate.trajectory import straight_line
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, ROUTES, Walk, WalkPart, depth_errors
 from ivggt_jax.geometry import cameras_from_pose
 from ivggt_jax.memory.policies import POLICIES
@@ -103,6 +104,7 @@ def test_a_path_in_another_world_and_unit_has_no_error():
     numbers = measures(record(found, truth), 150)
     assert numbers["position_error"] == pytest.approx(0, abs=1e-5)
     assert numbers["path_error_percent"] == pytest.approx(0, abs=1e-5)
+    assert numbers["line_error_percent"] == 100 * path_errors(straight_line(100), truth[:100]).over_length > 5
     assert numbers["turning_factor"] == pytest.approx(1)
     assert (numbers["depth_error"], numbers["constant_depth_error"]) == (0.25, 0.5)
     assert (numbers["depth_delta"], numbers["boundary_f1"]) == (0.875, 0.125)

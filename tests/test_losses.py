@@ -290,6 +290,16 @@ def test_task_loss_knows_no_scale_and_finds_the_truth() -> None:
     assert evaluate(TASK, wrong_scale, batch)[1]["task/depth_error"] > 1, "one scale for all heads"
 
 
+def test_errors_of_the_field_of_view_count_by_their_square_up_to_a_fifth_of_a_radian() -> None:
+    """Half of the Huber distance, times the camera's weight of 20: e²/0.4 below 0.2 and e − 0.1 above."""
+    batch = random_batch(2)
+    right = perfect(batch)
+    for error, expected in ((0.05, 0.05**2 / 0.4), (-0.2, 0.1), (0.5, 0.4)):
+        wrong = right._replace(pose_encoding=right.pose_encoding.at[..., 7:].add(error))
+        found = evaluate(TASK, wrong, batch)[1]["task/camera_field_of_view"]
+        assert found == pytest.approx(20 * 0.5 * expected, rel=1e-3)
+
+
 def test_a_clip_without_valid_depth_has_no_scale_for_its_translation() -> None:
     batch = random_batch(2)
     batch["valid"] = batch["valid"].at[0].set(False)

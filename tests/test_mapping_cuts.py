@@ -1,4 +1,4 @@
-"""Cuts in a video, found by the images alone: exact depth and cameras of two rooms, 56×84, put through `follow`."""
+"""Cuts in a video, and images that show nothing: exact depth and cameras of two rooms, 56×84, put through `follow`."""
 
 from dataclasses import replace
 
@@ -9,7 +9,8 @@ import pytest
 
 from ivggt_jax import Predictions, SubmapConfig, geometry
 from ivggt_jax.evaluate.walks import FIELD_OF_VIEW, Walk
-from ivggt_jax.mapping.pyramid import pyramid
+from ivggt_jax.mapping.pyramid import pyramid, sharpness
+from ivggt_jax.mapping.refinement import CERTAIN, Focal
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.mapping.submaps import PATIENCE, follow, is_due
 from ivggt_jax.trajectories.alignment import inverse
@@ -44,8 +45,8 @@ def one_frame(position: MapState, frames: int, image: jax.Array, prediction: Pre
     return due, *follow(CONFIG, position, alone, replace(alone, depth=again[None]), levels[None], due)
 
 
-def parts(images: np.ndarray, predictions: Predictions, again: np.ndarray | None = None) -> np.ndarray:
-    """The part of the map [T] that each frame is put into; `again` [T,H,W] is the depth that next submaps would give."""
+def mapped(images: np.ndarray, predictions: Predictions, again: np.ndarray | None = None) -> Predictions:
+    """The frames [T,…] in the world, with the map's record; `again` [T,H,W] is the depth that next submaps would give."""
     depths = predictions.depth if again is None else again
     position = jax.tree.map(lambda x: x[0], MapState.empty(CONFIG, 1, *SIZE, None))
     found, frames = [], 0
@@ -54,9 +55,14 @@ def parts(images: np.ndarray, predictions: Predictions, again: np.ndarray | None
         due, position, moved = one_frame(
             position, frames, image, jax.tree.map(lambda x, i=i: x[i], predictions), depths[i]
         )
-        found.append(int(moved.map.part[0]))
+        found.append(jax.device_get(moved))
         frames = 1 if due else frames
-    return np.array(found)
+    return jax.tree.map(lambda *x: np.concatenate(x), *found)
+
+
+def parts(images: np.ndarray, predictions: Predictions, again: np.ndarray | None = None) -> np.ndarray:
+    """The part of the map [T] that each frame is put into."""
+    return mapped(images, predictions, again).map.part
 
 
 def joined(
@@ -65,8 +71,14 @@ def joined(
     return np.concatenate((one[0], other[0])), jax.tree.map(lambda a, b: jnp.concatenate((a, b)), one[1], other[1])
 
 
-def taken(video: tuple[np.ndarray, Predictions], which: slice) -> tuple[np.ndarray, Predictions]:
+def taken(video: tuple[np.ndarray, Predictions], which: slice | np.ndarray) -> tuple[np.ndarray, Predictions]:
     return video[0][which], jax.tree.map(lambda x: x[which], video[1])
+
+
+def to_and_fro(video: tuple[np.ndarray, Predictions], frames: int) -> tuple[np.ndarray, Predictions]:
+    """A longer video, of a camera that walks the same way again and again."""
+    last = len(video[0]) - 1
+    return taken(video, last - np.abs(np.arange(frames) % (2 * last) - last))
 
 
 def test_a_video_without_a_cut_is_one_map(rooms: list[tuple[np.ndarray, Predictions]]):
@@ -87,3 +99,69 @@ def test_a_cut_begins_a_new_part_once(rooms: list[tuple[np.ndarray, Predictions]
     found = parts(*joined(taken(rooms[0], slice(at)), taken(rooms[1], slice(16))))
     assert found.max() == 1
     assert at + PATIENCE <= int(np.argmax(found)) <= at + 3 * PATIENCE
+
+
+def focals(found: Predictions) -> np.ndarray:
+    """The focal length [T] along x, in pixels."""
+    return np.asarray(geometry.cameras_from_pose(jnp.asarray(found.pose_encoding), *SIZE)[1][:, 0, 0])
+
+
+def test_after_a_cut_the_lens_may_be_another(rooms: list[tuple[np.ndarray, Predictions]]):
+    """The network says a focal length a third longer there: the new part begins with it, not with the estimate before."""
+    images, predictions = joined(taken(rooms[0], slice(10)), taken(rooms[1], slice(16)))
+    angles = 2 * np.arctan(np.tan(np.deg2rad(FIELD_OF_VIEW) / 2) * np.array([1, 3 / 4]))
+    lens = geometry.intrinsics_from_field_of_view(jnp.asarray(angles)[:, None], *SIZE)
+    cameras, _ = geometry.cameras_from_pose(predictions.pose_encoding, *SIZE)
+    encoded = geometry.pose_from_cameras(cameras, lens[(np.arange(26) >= 10).astype(int)].reshape(-1, 3, 3), *SIZE)
+    found = mapped(images, replace(predictions, pose_encoding=encoded))
+    begins = int(np.argmax(found.map.part))
+    said, before = (focals(replace(predictions, pose_encoding=encoded))[i] for i in (-1, 0))
+    assert focals(found)[begins - 1] == pytest.approx(before, rel=0.1)
+    assert focals(found)[begins] == pytest.approx(said, rel=0.02)
+
+
+def test_a_known_focal_length_outlasts_a_cut():
+    found = Focal.known(jnp.array([[80.0, 80.0]])).anchored(jnp.array([True]))
+    np.testing.assert_array_equal(found.information, [CERTAIN])
+    assert not Focal(jnp.ones((1, 2)), jnp.array([CERTAIN / 2])).anchored(jnp.array([True])).information.any()
+
+
+@pytest.mark.parametrize("light", [0.3, 0.15])
+def test_a_map_goes_on_when_the_light_goes_off(rooms: list[tuple[np.ndarray, Predictions]], light: float):
+    images, predictions = to_and_fro(rooms[0], 140)
+    images[30:] = np.round(255 * light * images[30:]) / 255
+    found = mapped(images, predictions).map
+    assert found.anchor[-60:].sum() >= 3
+    assert found.agreement[-60:].min() > 0.3
+
+
+def test_a_map_goes_on_after_a_test_card(rooms: list[tuple[np.ndarray, Predictions]]):
+    """A checkerboard, 4 pixels wide, whose sharpness is near a hundred times that of the images."""
+    images, predictions = to_and_fro(rooms[0], 160)
+    rows, columns = np.indices(SIZE) // 4
+    images[0] = ((rows + columns) % 2)[..., None]
+    found = mapped(images, predictions).map
+    assert found.anchor[-60:].sum() >= 3
+    assert found.agreement[-60:].min() > 0.3
+
+
+def test_a_lens_that_is_covered_for_long_shows_nothing(rooms: list[tuple[np.ndarray, Predictions]]):
+    """300 dark frames with noise (σ 2 of 255); then the map goes on."""
+    images, predictions = to_and_fro(rooms[0], 380)
+    noise = np.random.default_rng(0).normal(3, 2, images[30:330].shape)
+    images[30:330] = np.round(np.clip(noise, 0, 255)) / 255
+    found = mapped(images, predictions).map
+    assert found.anchor[:30].any()
+    assert not found.anchor[30:330].any()
+    assert np.abs(found.agreement[30:330]).max() < 0.3
+    assert found.anchor[330:].sum() >= 2
+    assert found.agreement[-30:].min() > 0.3
+
+
+def test_images_of_any_size_are_as_sharp():
+    """A wave that fills the image, at 56×84 and at six times that."""
+    small, large = (
+        sharpness(pyramid(0.5 + 0.4 * jnp.sin(jnp.linspace(0, 20, w))[None, :, None] * jnp.ones((h, 1, 3))))
+        for h, w in (SIZE, (6 * SIZE[0], 6 * SIZE[1]))
+    )
+    assert float(large) == pytest.approx(float(small), rel=0.1)

@@ -1,6 +1,7 @@
 """`submaps.txt` and `loops.txt` come back as they were written, go on where they were cut, and refuse everything else."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -10,7 +11,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.mapping.loops import Proof, Scores
-from ivggt_jax.mapping.map_files import LOOP_COLUMNS, SubmapRecord, loop_line, read_loops, read_submaps
+from ivggt_jax.mapping.map_files import LOOP_COLUMNS, Growth, SubmapRecord, loop_line, read_loops, read_submaps
 from ivggt_jax.mapping.state import MapRecord
 from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.result import Result
@@ -43,16 +44,17 @@ def assert_same(found: Similarity, wanted: Similarity):
         np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-7, atol=1e-7)
 
 
-def write_submaps(out: Path, count: int):
-    """As a run with submaps does, frame by frame."""
+def write_submaps(out: Path, count: int, grown: int | None = None):
+    """As a run with submaps does, frame by frame; in frame `grown` a depth sensor first gives the unit."""
     writer = SubmapsWriter(out, ExportOptions(), 0, {})
     for record in submaps(count):
         seen = MapRecord(
             submap=record.submap, part=record.part, world_from_submap=record.world_from_submap, anchor=False,
             link_share=record.share, link_spread=record.spread, refined=False, agreement=0.0, token=np.zeros(0),
         )  # fmt: skip
-        for _ in range(32):
-            writer.write(cast(Result, SimpleNamespace(map=seen)))
+        for i in range(32):
+            factor = None if grown is None else 2.5 if record.first + i == grown else 1.0
+            writer.write(cast(Result, SimpleNamespace(map=replace(seen, grown=factor))))
     writer.close()
 
 
@@ -69,6 +71,47 @@ def test_submaps_come_back(tmp_path: Path):
         assert (one.submap, one.part, one.first) == (other.submap, other.part, other.first)
         assert (one.share, one.spread) == (other.share, other.spread)
         assert_same(one.world_from_submap, other.world_from_submap)
+
+
+def test_a_change_of_the_unit_comes_back(tmp_path: Path):
+    write_submaps(tmp_path, 3, grown=40)
+    assert (tmp_path / "submaps.txt").read_text().splitlines()[3] == "#grown 40 2.5"
+    one, other, last = read_submaps(tmp_path / "submaps.txt")
+    assert (one.growth, other.growth, last.growth) == (Growth(40, 2.5), Growth(40, 2.5), None)
+    for record in (one, other):
+        assert_same(record.placed, Similarity(2.5).after(record.world_from_submap))
+    assert last.placed is last.world_from_submap
+
+
+def test_a_unit_that_is_known_from_the_first_frame_is_no_change(tmp_path: Path):
+    write_submaps(tmp_path, 3, grown=0)
+    assert not any(record.growth for record in read_submaps(tmp_path / "submaps.txt"))
+
+
+def test_a_reading_in_a_submaps_first_frame_changes_the_unit_of_those_before(tmp_path: Path):
+    write_submaps(tmp_path, 3, grown=64)
+    assert [record.growth for record in read_submaps(tmp_path / "submaps.txt")] == [Growth(64, 2.5)] * 2 + [None]
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["#grown 0 2"], "the unit cannot change in frame 0 here"),
+        (["#grown 5 0"], "the factor 0.0 is not positive"),
+        (["#grown 5 -2"], "the factor -2.0 is not positive"),
+        (["#grown 5 nan"], "'nan' is not a number"),
+        (["#grown x 2"], "'x' is not a whole number"),
+        (["#grown 5"], "2 columns instead of 3"),
+        (["#grown 5 2", "#grown 6 2"], "the unit cannot change in frame 6 here"),
+        (["#grown 40 2", "1 0 32 1 0 0 0 0 0 0 1 0.5 0.1"], "cannot begin with frame 32"),
+    ],
+)
+def test_what_is_no_change_of_the_unit_is_refused(tmp_path: Path, lines: list[str], reason: str):
+    write_submaps(tmp_path, 1)
+    path = tmp_path / "submaps.txt"
+    path.write_text(path.read_text() + "".join(f"{line}\n" for line in lines))
+    with pytest.raises(ValueError, match=rf"line {2 + len(lines)}: .*{reason}"):
+        read_submaps(path)
 
 
 def test_loops_come_back(tmp_path: Path):

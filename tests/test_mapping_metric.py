@@ -170,7 +170,9 @@ def test_a_stream_is_metric_from_its_first_reading_on(tiny: Model, videos: np.nd
     np.testing.assert_allclose(state.map.world_from_model.scale[1], 3 * plain.map.world_from_model.scale[1], rtol=1e-4)
     assert state.map.metric.first.tolist() == [-1, 1] and state.map.metric.readings.tolist() == [0, 7]
     assert np.asarray(found.map.measured).sum(axis=0).tolist() == [0, 7]
+    np.testing.assert_allclose(found.map.grown, np.where(np.arange(16).reshape(8, 2) == 3, 3, 1), rtol=1e-4)
     assert wanted.map.measured is None
+    assert wanted.map.grown is None
     assert reset(state, np.array([True, True])).map.metric.first.tolist() == [-1, -1]
 
 

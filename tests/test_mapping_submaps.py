@@ -140,10 +140,38 @@ def test_reset_begins_a_new_world(tiny: Model, videos: np.ndarray) -> None:
     assert_close(jax.tree.map(lambda x: x[:, 0], again), jax.tree.map(lambda x: x[:, 0], first))
 
 
+def test_reset_tracks_the_first_points_again(tiny: Model, videos: np.ndarray) -> None:
+    """Not those of the last anchor, where a frame that is not a number would leave points that are none."""
+    state = begin(tiny, **AT_ONCE)
+    _, wanted = step(tiny, state, videos[0, :1])
+    state = begin(tiny, **AT_ONCE)
+    for frame in videos[:3, :1]:
+        state, _ = step(tiny, state, frame)
+    state, found = step(tiny, state, np.full_like(videos[0, :1], np.nan, np.float32))
+    assert np.isnan(found.tracks).any()
+    state, again = step(tiny, reset(state, np.array([True])), videos[0, :1])
+    np.testing.assert_allclose(again.tracks, wanted.tracks, atol=1e-5)
+    new = QUERIES + 1
+    for points in (new, None):  # with points of its own, and again with these
+        state, moved = step(tiny, reset(state, np.array([True]), points), videos[0, :1])
+        np.testing.assert_array_equal(state.tracks.query_points, new)
+    assert "frames seen by each stream [1]" in repr(state)
+
+
 def test_stream_hands_out_the_map(tiny: Model, videos: np.ndarray) -> None:
     found = list(stream(tiny, videos[:, 0], CACHE, submaps=SUBMAPS, heads=("camera", "depth"), chunk=4))
     assert [int(x.map.submap) for x in found][-1] >= 3
     assert found[0].features is None
+
+
+def test_a_memory_shorter_than_a_submap_ends_the_stream(tiny: Model, videos: np.ndarray) -> None:
+    """Without eviction it would forget; one as long as the longest submap has room for any stream."""
+    cache = replace(CACHE, max_frames=SUBMAPS.frames + SUBMAPS.delay - 1)
+    found = stream(tiny, videos[:, 0], cache, submaps=SUBMAPS, heads=("camera", "depth"))
+    with pytest.raises(ValueError, match="longer than max_frames=5"):
+        list(found)
+    cache = replace(CACHE, max_frames=SUBMAPS.frames + SUBMAPS.delay)
+    assert len(list(stream(tiny, videos[:, 0], cache, submaps=SUBMAPS, heads=("camera", "depth")))) == len(videos)
 
 
 def test_submaps_need_camera_and_depth(tiny: Model) -> None:

@@ -1,6 +1,7 @@
 """Places made of a stream's frames. Values: default_rng(0), images of noise, 40×48."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,32 @@ def test_a_place_is_the_anchor_and_two_frames_after_it():
 def test_a_submap_that_ends_too_soon_is_no_place():
     assert [place.submap for place in places(list(frames((10, 18, 26), 40)))] == [0, 3]
     assert [place.submap for place in places(list(frames((4, 13), 21)))] == [1]
+
+
+def late(fed: list[Fed], reading: int) -> list[Fed]:
+    """The frames of the same stream when a sensor gives a unit of a quarter of the world's only in frame `reading`."""
+    found = []
+    for number, (image, depth, pose, focal, record) in enumerate(fed):
+        grown = 4.0 if number == reading else 1.0
+        if number < reading:
+            shorter = Similarity(0.25)
+            depth, pose = depth / 4, shorter.poses(pose)
+            record = replace(record, world_from_submap=shorter.after(record.world_from_submap))
+        found.append((image, depth, pose, focal, replace(record, grown=grown)))
+    return found
+
+
+@pytest.mark.parametrize("reading", [1, 3, 4, 5, 8, 9, 20, 21, 26])
+def test_a_unit_that_is_known_late_makes_the_same_places(reading: int):
+    """Also of frames before and after the reading, and resumed between them."""
+    fed = list(frames((20,), 40))
+    changed, wanted = late(fed, reading), places(fed)
+    first = PlaceMaker()
+    found = places(changed[: reading - 1], first)
+    found += places(changed[reading - 1 :], PlaceMaker(first.state()))
+    for one, other in zip(found, wanted, strict=True):
+        for name in NAMES:
+            np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("stopped", range(0, 32))

@@ -21,6 +21,7 @@ from ivggt_jax.train.optimizer import (
     merge,
     partition,
     update_average,
+    updates_made,
 )
 
 TINY_DECAYED = 2_267_457
@@ -171,8 +172,28 @@ def test_accumulation_of_four_equals_a_batch_of_four() -> None:
 
 
 def test_average_moves_by_its_decay() -> None:
-    average = update_average({"a": jnp.array(1.0)}, {"a": jnp.array(2.0)}, decay=0.9)
+    average = update_average({"a": jnp.array(1.0)}, {"a": jnp.array(2.0)}, 0.9, jnp.array(1000))
     assert float(average["a"]) == pytest.approx(1.1)
+
+
+def test_average_soon_forgets_where_it_began() -> None:
+    """Parameters that are 1 from the first update on: of the start at 0, (1+n)/(10+n) is kept in update n."""
+    average = {"a": jnp.array(0.0)}
+    for count in range(1, 4):
+        average = update_average(average, {"a": jnp.array(1.0)}, 0.998, jnp.array(count))
+    assert float(average["a"]) == pytest.approx(1 - 2 / 11 * 3 / 12 * 4 / 13)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_updates_are_counted(method: Literal["adamw", "muon"]) -> None:
+    """Batches that only accumulate are no updates."""
+    params = some_params()
+    optimizer = make_optimizer(OptimizerConfig(method=method, accumulation=2, frozen=()), updates=10)
+    state, counts = optimizer.init(params), []
+    for _ in range(4):
+        _, state = step(optimizer, params, state, params)
+        counts.append(int(updates_made(state)))
+    assert counts == [0, 1, 1, 2]
 
 
 def test_hyperparameters_out_of_range_are_errors() -> None:

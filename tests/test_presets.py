@@ -80,6 +80,15 @@ def test_what_moves_is_told_by_rendered_bodies_alone() -> None:
             replace(config, **changes)
 
 
+def test_recordings_have_the_size_of_the_model() -> None:
+    for objective, name in ALL:
+        config = preset(objective, name)
+        if name.startswith("demo"):
+            assert config.recorded.resolutions == ((config.synthetic.width, config.synthetic.height),)
+        else:
+            assert all(max(size) == 518 for size in config.recorded.resolutions)
+
+
 def test_runs_have_folders_of_their_own() -> None:
     folders = [preset(*names).out for names in ALL]
     assert len(set(folders)) == len(folders)

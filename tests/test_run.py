@@ -136,6 +136,8 @@ def test_what_cannot_be_judged_or_taught_is_refused(reference: Path, tmp_path: P
     taught = dataclasses.replace(step, heads=("camera", "depth"), loss=LossConfig())
     with pytest.raises(ValueError, match="blind cannot teach depth, which it lacks"):
         small_training.train(config(tmp_path / "other", teacher=str(tmp_path / "blind"), step=taught))
+    with pytest.raises(ValueError, match="teacher cannot teach a student with depth_input: it takes no depth"):
+        small_training.train(config(tmp_path / "told", teacher=str(reference / "teacher"), depth_input=True))
 
 
 def test_a_runs_folder_is_no_checkpoint_but_has_one(reference: Path) -> None:

@@ -52,6 +52,26 @@ def test_by_name_and_in_metres(tmp_path: Path) -> None:
     np.testing.assert_allclose(frames_of(folder, where, depth_scale=5000)[0].depth, found[0].depth / 5, rtol=1e-6)
 
 
+def test_a_pgm_of_fewer_bits_has_its_own_units(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "rgb", ["0.png"])
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "0.pgm").write_bytes(b"P5 80 60 4095\n" + RAMP.astype(">u2").tobytes())
+    np.testing.assert_allclose(Depths(tmp_path / "d", 1000).read(tmp_path / "d" / "0.pgm"), RAMP / 1000, rtol=1e-6)
+    (frame,) = frames_of(folder, tmp_path / "d")
+    assert frame.depth.max() < 2.1
+
+
+@pytest.mark.parametrize("exif", [True, False])
+def test_a_map_is_turned_as_its_picture_is(exif: bool, tmp_path: Path) -> None:
+    upside_down = Image.Exif()
+    upside_down[0x0112] = 3
+    for folder, image in (("rgb", Image.new("RGB", (80, 60))), ("d", Image.fromarray(RAMP))):
+        (tmp_path / folder).mkdir()
+        image.save(tmp_path / folder / "0.tif", exif=upside_down)
+    (frame,) = frames_of(tmp_path / "rgb", tmp_path / "d", exif=exif)
+    assert (frame.depth[0, 0] > frame.depth[-1, -1]) == exif
+
+
 def test_zero_is_nothing_and_a_map_may_be_smaller(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "rgb", ["0.png"], (160, 240))
     values = np.full((60, 40), 1500, np.uint16)

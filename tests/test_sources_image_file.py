@@ -5,10 +5,12 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from ivggt_jax.sources import SourceError, read_image, to_rgb
-from ivggt_jax.sources.image_file import read_mask
+from ivggt_jax.sources.image_file import read_counts, read_mask, read_picture
+from ivggt_jax.sources.levels import Stretch
+from ivggt_jax.sources.stack import StackReader
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 
@@ -78,24 +80,66 @@ def test_one_pixel(tmp_path):
     assert read(saved(tmp_path / "a.png", Image.new("RGB", (1, 1), (1, 2, 3)))).tolist() == [[[1, 2, 3]]]
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation):
-    """The eight orientations of the EXIF standard, each undone by the matching NumPy operation."""
-    stored = {
-        1: PIXELS,
-        2: PIXELS[:, ::-1],
-        3: PIXELS[::-1, ::-1],
-        4: PIXELS[::-1],
-        5: PIXELS.swapaxes(0, 1),
-        6: np.rot90(PIXELS, 1),
-        7: np.rot90(PIXELS, 2).swapaxes(0, 1),
-        8: np.rot90(PIXELS, -1),
+def stored(pixels, orientation):
+    """The pixels as one of the eight orientations of the EXIF standard stores them, undone by the matching NumPy operation."""
+    turned = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.swapaxes(0, 1),
+        6: np.rot90(pixels, 1),
+        7: np.rot90(pixels, 2).swapaxes(0, 1),
+        8: np.rot90(pixels, -1),
     }[orientation]
+    return np.ascontiguousarray(turned)
+
+
+@pytest.mark.parametrize(
+    "options", [{"format": "PNG"}, {"format": "TIFF"}, {"format": "TIFF", "compression": "tiff_lzw"}]
+)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, options):
+    """Of colour, of 16-bit grey, and of masks; Pillow turns a TIFF by itself, and maps some from disk."""
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(tmp_path / "a.png", Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
+    path = saved(tmp_path / "a", Image.fromarray(stored(PIXELS, orientation)), exif=exif, **options)
     np.testing.assert_array_equal(read(path), PIXELS)
-    np.testing.assert_array_equal(read(path, exif=False), stored)
+    np.testing.assert_array_equal(read(path, exif=False), stored(PIXELS, orientation))
+    counts = 300 * PIXELS[..., 0].astype(np.uint16)
+    path = saved(tmp_path / "b", Image.fromarray(stored(counts, orientation)), exif=exif, **options)
+    for upright, wanted in ((True, counts), (False, stored(counts, orientation))):
+        np.testing.assert_array_equal(read_counts(path, upright), wanted)
+        np.testing.assert_array_equal(np.asarray(read_mask(path, upright)), np.where(wanted > 0, 255, 0))
+        picture = read_picture(path, upright, Stretch("b", list))
+        assert picture.image.size == wanted.shape[::-1]
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_exif_orientation_of_a_stack(tmp_path, upright):
+    """Every page has its own."""
+    exif = [Image.Exif() for _ in range(3)]
+    for orientation, of_page in zip((6, 1, 8), exif, strict=True):
+        of_page[0x0112] = orientation
+    pages = [Image.fromarray(stored(PIXELS, orientation)) for orientation in (6, 1, 8)]
+    with TiffImagePlugin.AppendingTiffWriter(tmp_path / "a.tif", True) as file:
+        for page, of_page in zip(pages, exif, strict=True):
+            page.save(file, format="TIFF", exif=of_page)
+            file.newFrame()
+    found = [raw.read().image for raw in StackReader(tmp_path / "a.tif", [0, 1, 2], exif=upright).raw_frames()]
+    for picture, page in zip(found, pages, strict=True):
+        np.testing.assert_array_equal(np.asarray(picture), PIXELS if upright else np.asarray(page))
+
+
+@pytest.mark.parametrize("white", [256, 1000, 4095, 65_534, 65_535])
+@pytest.mark.parametrize("plain", [True, False])
+def test_counts_of_a_pgm_are_those_of_the_file(tmp_path, white, plain):
+    """Pillow stretches them to 16 bits; as a picture that is right."""
+    counts = np.linspace(0, white, 48).astype(np.uint16).reshape(6, 8)
+    data = " ".join(map(str, counts.ravel())).encode() + b"\n" if plain else counts.astype(">u2").tobytes()
+    (tmp_path / "a.pgm").write_bytes(b"P%d 8 6 %d\n" % (2 if plain else 5, white) + data)
+    np.testing.assert_array_equal(read_counts(tmp_path / "a.pgm"), counts)
+    assert read(tmp_path / "a.pgm").max() == 255
 
 
 def refused(path, words):

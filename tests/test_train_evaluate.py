@@ -16,6 +16,7 @@ from ivggt_jax.train.journal import Journal
 from ivggt_jax.train.losses import LossConfig
 from ivggt_jax.train.mesh import make_mesh
 from ivggt_jax.train.pictures import depth_picture
+from ivggt_jax.weights.card import MEASURED
 
 FRAMES = 6
 
@@ -27,6 +28,7 @@ def perfect_clip() -> Clip:
     return clip | {
         "predicted_depth": 3 * clip["depth"],
         "predicted_cameras": cameras,
+        "predicted_intrinsics": clip["intrinsics"],
         "predicted_points": 3 * clip["points"],
     }
 
@@ -41,11 +43,13 @@ def measure(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 def test_the_truth_has_no_error_whatever_its_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = measure(perfect_clip(), monkeypatch)
-    constant = errors.pop("constant_abs_rel")
-    assert 0.1 < constant < 0.4
+    assert errors.keys() < MEASURED.keys()
+    constant, line = errors.pop("constant_abs_rel"), errors.pop("line_path_error")
+    assert 0.1 < constant < 0.4 and 0.05 < line < 0.4
     assert errors == pytest.approx(dict.fromkeys(errors, 0), abs=1e-4)
     assert errors.keys() == {
-        "abs_rel", "path_error", "rotation_error", "step_error", "step_rotation_error", "point_error",
+        "abs_rel", "position_error", "path_error", "rotation_error", "step_error", "step_rotation_error",
+        "field_of_view_error", "point_error",
     }  # fmt: skip
 
 
@@ -65,17 +69,65 @@ def test_what_is_not_finite_is_infinitely_wrong_and_what_is_unknown_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clip = perfect_clip()
-    for name in ("depth", "cameras", "points"):
+    for name in ("depth", "cameras", "intrinsics", "points"):
         clip[f"predicted_{name}"] = np.full_like(clip[f"predicted_{name}"], np.nan)
     errors = measure(clip, monkeypatch)
-    assert np.isfinite(errors.pop("constant_abs_rel")) and set(errors.values()) == {np.inf}
+    assert np.isfinite([errors.pop(name) for name in ("constant_abs_rel", "line_path_error")]).all()
+    assert set(errors.values()) == {np.inf}
     for name in ("depth", "points"):
         clip[f"predicted_{name}"] = np.zeros_like(clip[f"predicted_{name}"])
     errors = measure(clip, monkeypatch)
     assert errors["abs_rel"] == errors["point_error"] == np.inf
     clip["valid"] = np.zeros_like(clip["valid"])
+    assert np.isnan(measure(clip, monkeypatch)["position_error"])
     clip["cam_from_world"] = np.tile(clip["cam_from_world"][:1], (FRAMES, 1, 1))
-    assert np.isnan(list(measure(clip, monkeypatch).values())).all()
+    errors = measure(clip, monkeypatch)
+    assert np.isinf(errors.pop("field_of_view_error")) and np.isnan(list(errors.values())).all()
+    clip["valid"] = np.ones_like(clip["valid"])
+    assert np.isnan(measure(clip, monkeypatch)["position_error"]), "a camera that stands still has no path"
+
+
+def test_positions_are_wrong_where_depth_has_no_scale_or_they_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = perfect_clip()
+    clip["predicted_depth"] = np.zeros_like(clip["depth"])
+    assert np.isinf(measure(clip, monkeypatch)["position_error"])
+    clip = perfect_clip()
+    clip["predicted_cameras"][2, 1, 3] = np.inf
+    errors = measure(clip, monkeypatch)
+    assert np.isinf(errors["position_error"]) and np.isfinite(errors["abs_rel"])
+
+
+def test_a_straight_line_is_no_good_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six frames on a tenth of a circle: the similarity turns a line ahead into its chord; where the camera is it cannot say."""
+    clip, angle = perfect_clip(), np.linspace(0, 0.2 * np.pi, FRAMES)
+    clip["cam_from_world"] = np.tile(np.eye(3, 4, dtype=np.float32), (FRAMES, 1, 1))
+    clip["cam_from_world"][:, :, 3] = -np.stack([np.sin(angle), 0 * angle, 1 - np.cos(angle)], axis=1)
+    clip["predicted_cameras"] = np.tile(np.eye(3, 4, dtype=np.float32), (FRAMES, 1, 1))
+    clip["predicted_cameras"][:, 2, 3] = -np.arange(FRAMES)
+    errors = measure(clip, monkeypatch)
+    assert errors["path_error"] == pytest.approx(errors["line_path_error"])
+    assert errors["path_error"] < 0.04 and errors["position_error"] > 0.5
+
+
+def test_positions_have_the_scale_of_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is a tenth too long for its depth, which the similarity does not see."""
+    clip = perfect_clip()
+    clip["predicted_cameras"][:, :, 3] *= 1.1
+    positions = clip["cam_from_world"][:, :, 3]
+    length = np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()
+    errors = measure(clip, monkeypatch)
+    expected = 0.1 * np.sqrt(np.mean(np.sum(np.square(positions), axis=1))) / length
+    assert errors["position_error"] == pytest.approx(expected, rel=1e-4)
+    assert errors["path_error"] == pytest.approx(0, abs=1e-4)
+
+
+def test_fields_of_view_are_compared_in_degrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """True is 2·atan(14/30); two frames of six say 90°, one says nothing, which is an infinite focal length."""
+    clip, true = perfect_clip(), 2 * np.degrees(np.arctan(14 / 30))
+    clip["predicted_intrinsics"] = clip["intrinsics"].copy()
+    clip["predicted_intrinsics"][:2, 0, 0], clip["predicted_intrinsics"][2, 0, 0] = 14, np.inf
+    expected = (2 * (90 - true) + true) / 6
+    assert measure(clip, monkeypatch)["field_of_view_error"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_network_is_measured_on_all_clips_by_what_it_trains() -> None:
@@ -90,8 +142,8 @@ def test_a_network_is_measured_on_all_clips_by_what_it_trains() -> None:
     assert clip["predicted_points"].shape == clip["points"].shape
     assert overall(plan, errors) == errors["point_error"]
     with_depth = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("camera", "depth")))
-    known = {"abs_rel": 0.25, "path_error": 0.5, "point_error": 1.0}
-    assert overall(with_depth, known) == 0.75 and overall(with_depth, known | {"path_error": np.nan}) == 0.25
+    known = {"abs_rel": 0.25, "position_error": 0.5, "path_error": 4.0, "point_error": 1.0}
+    assert overall(with_depth, known) == 0.75 and overall(with_depth, known | {"position_error": np.nan}) == 0.25
     motion = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("depth", "motion")))
     assert overall(motion, known) == 0.25, "held-out clips in which nothing moves do not judge motion"
     tracks = dataclasses.replace(plan, step=dataclasses.replace(step, heads=("tracks",)))

@@ -32,24 +32,25 @@ def test_originals_are_never_touched(place, tmp_path):
     assert (tmp_path / "images" / "000001.png").read_bytes() == before[options.images / "000001.png"]
 
 
+@pytest.mark.parametrize("ending", [".jpg", ".tif"])
 @pytest.mark.parametrize(("stored", "exif"), [((224, 336), True), ((336, 224), False)])
-def test_originals_that_lie_turned_are_written_as_the_model_took_them(stored, exif, tmp_path):
+def test_originals_that_lie_turned_are_written_as_the_model_took_them(stored, exif, ending, tmp_path):
     """Upright, or as they lie in their file (`infer --no-exif`); which of them is told by the size."""
     item = result(0)
-    frame = dataclasses.replace(item.frame, name="turned.jpg")
+    frame = dataclasses.replace(item.frame, name=f"turned{ending}")
     photos = tmp_path / "photos"
     photos.mkdir()
     turned = Image.new("RGB", stored, (200, 10, 10))
     turned.paste((10, 10, 200), (0, 0, 336, 50))
     tags = turned.getexif()
     tags[0x0112] = 6
-    turned.save(photos / "turned.jpg", exif=tags)
+    turned.save(photos / f"turned{ending}", exif=tags)
     options = dataclasses.replace(ALL, images=photos)
     export_nerfstudio(saved(tmp_path, [dataclasses.replace(item, frame=frame)]), tmp_path, options)
-    with Image.open(tmp_path / "images" / "turned.jpg.png") as picture:
+    with Image.open(tmp_path / "images" / f"turned{ending}.png") as picture:
         assert picture.size == (336, 224) == item.frame.fit.original_size
         assert picture.getexif().get(0x0112, 1) == 1
-        np.testing.assert_array_equal(picture, read_image(photos / "turned.jpg", exif))
+        np.testing.assert_array_equal(picture, read_image(photos / f"turned{ending}", exif))
 
 
 @pytest.mark.parametrize(("orientation", "exif"), [(3, True), (3, False), (2, False)])

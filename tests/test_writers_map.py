@@ -156,6 +156,38 @@ def test_a_resumed_map_has_the_same_bytes(run: Path, results: list[Result], tmp_
         assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
 
 
+def late(results: list[Result], reading: int) -> list[Result]:
+    """The same walk when a depth sensor gives the world's unit only in frame `reading`: before it, lengths are a third."""
+    shorter, found = Similarity(1 / 3), []
+    for number, item in enumerate(results):
+        assert item.map is not None
+        assert item.depth is not None
+        seen = replace(item.map, grown=3.0 if number == reading else 1.0)
+        if number < reading:
+            cameras, depth = invert(shorter.poses(item.world_from_cam)), (item.depth / 3).astype(np.float32)
+            seen = replace(seen, world_from_submap=shorter.after(seen.world_from_submap))
+            item = replace(item, cam_from_world=cameras, depth=depth)
+        found.append(replace(item, map=seen))
+    return found
+
+
+@pytest.mark.parametrize("reading", [20, 25, 33])
+def test_a_unit_that_is_known_late_makes_the_same_corrected_map(
+    run: Path, results: list[Result], tmp_path: Path, reading: int
+):
+    """Also if the run was killed after the reading, and if the first frame of a submap has it."""
+    changed = late(results, reading)
+    first = write(tmp_path, changed[: reading + 2])
+    state = {name: np.array(array) for name, array in first.state().items()}
+    first.close()
+    write(tmp_path, changed, first=reading + 2, state=state).close()
+    (move, record), (wanted, plain) = read_correction(tmp_path), read_correction(run)
+    assert record["loops"] == plain["loops"]
+    for one, other in zip(SavedRun(tmp_path).moved(move), SavedRun(run).moved(wanted), strict=True):
+        np.testing.assert_allclose(one.cam_from_world, other.cam_from_world, atol=1e-4)
+        np.testing.assert_allclose(one.depth, other.depth, rtol=1e-4)
+
+
 def test_a_map_that_was_changed_is_not_resumed(results: list[Result], tmp_path: Path):
     writers = write(tmp_path, results[:75], ("loops",))
     state = writers.state()

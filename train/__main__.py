@@ -76,7 +76,10 @@ def training_batches(config: TrainConfig, rows: slice) -> BatchSource:
 
 
 def held_out_batches(config: TrainConfig, rows: slice) -> list[Batch]:
-    """Labelled batches of one size for evaluation: from the test split of labelled datasets, else synthetic scenes."""
+    """Labelled batches of one size for evaluation: from the test split of labelled datasets, else synthetic scenes.
+
+    Frames are in order, because the camera's steps are judged.
+    """
     source: BatchSource
     size, most = config.clips.batch_size, config.clips.frames[1]
     count = max(1, config.evaluation_clips // size)
@@ -91,7 +94,11 @@ def held_out_batches(config: TrainConfig, rows: slice) -> list[Batch]:
             query_points=0,
             labelled=True,
         )
-        source = ClipBatches(recorded, _datasets(config, "test"), count, HELD_OUT_SEED, rows)
+        datasets = [
+            (replace(dataset, sampling=replace(dataset.sampling, video=1.0)), weight)
+            for dataset, weight in _datasets(config, "test")
+        ]
+        source = ClipBatches(recorded, datasets, count, HELD_OUT_SEED, rows)
     else:
         synthetic = replace(
             config.synthetic, batch_size=size, frames=(most, most), query_points=0, sensor=config.depth_input

@@ -24,6 +24,7 @@ from ivggt_jax.train.optimizer import (
     merge,
     partition,
     update_average,
+    updates_made,
 )
 
 Batch = Mapping[str, jax.Array]
@@ -123,7 +124,7 @@ def train_step(plan: Plan, state: TrainState, batch: Batch, teacher: Model | Non
     trainable = optax.apply_updates(state.trainable, updates)
     average = state.average
     if average is not None and config.average_decay is not None:
-        moved = update_average(average, trainable, config.average_decay)
+        moved = update_average(average, trainable, config.average_decay, updates_made(optimizer))
         average = _choose(has_updated(optimizer), moved, average)
     finite = jnp.isfinite(terms["loss"]) & jnp.isfinite(norm)
     trainable, optimizer, average = _choose(

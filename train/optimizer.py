@@ -57,7 +57,7 @@ class OptimizerConfig:
     slower: tuple[tuple[str, float], ...] = ()
     """(regular expression, factor): matching parameters have this share of the learning rate."""
     average_decay: float | None = None
-    """Decay of an exponential moving average of the trainable parameters; None: no average."""
+    """Decay of an exponential moving average of the trainable parameters, less in the first updates; None: no average."""
 
     def __post_init__(self) -> None:
         for name, bad in {
@@ -157,8 +157,13 @@ def make_optimizer(config: OptimizerConfig, updates: int) -> optax.GradientTrans
 
 def current_learning_rate(config: OptimizerConfig, updates: int, state: optax.OptState) -> jax.Array:
     """The learning rate [] of the next update, from the optimiser's own count."""
+    return learning_rate_schedule(config, updates)(updates_made(state))
+
+
+def updates_made(state: optax.OptState) -> jax.Array:
+    """[] int32: the optimiser's own count of its updates."""
     ((_, count), *_) = optax.tree_utils.tree_get_all_with_path(state, "count")
-    return learning_rate_schedule(config, updates)(count)
+    return count
 
 
 def has_updated(state: optax.OptState) -> jax.Array:
@@ -185,6 +190,10 @@ def _matching(pattern: str, params: Params) -> Any:
     return unflatten(flat)
 
 
-def update_average(average: Params, trainable: Params, decay: float) -> Params:
-    """The exponential moving average after another update."""
-    return optax.incremental_update(trainable, average, 1 - decay)
+def update_average(average: Params, trainable: Params, decay: float, count: jax.Array) -> Params:
+    """The exponential moving average after update number `count`, the first being 1.
+
+    The decay is (1 + count) / (10 + count) until that exceeds `decay`, so that the average soon forgets where it began.
+    """
+    decay_now = jnp.minimum(decay, (1 + count) / (10 + count))
+    return optax.incremental_update(trainable, average, 1 - decay_now)

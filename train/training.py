@@ -171,6 +171,10 @@ def _load_teacher(config: RunConfig, mesh: Mesh) -> Model | None:
         raise ValueError(
             f"{config.teacher} cannot teach {', '.join(untaught)}, which it lacks: leave it out of step.heads"
         )
+    if config.depth_input and not teacher.config.depth_input:
+        raise ValueError(
+            f"{config.teacher} cannot teach a student with depth_input: it takes no depth, so its unit is not the sensor's"
+        )
     return jax.device_put(teacher, shardings(mesh, teacher))
 
 

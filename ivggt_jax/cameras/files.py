@@ -106,7 +106,9 @@ def _read(path: Path, unnamed: Kind) -> dict[str, Camera]:
     if suffix in (".yaml", ".yml"):
         # OpenCV's first line, %YAML:1.0, and its tag for matrices are not valid YAML.
         text = re.sub(r"\A%YAML:.*|!!opencv-matrix", "", decoded(path.read_bytes()))
-        return _of_yaml(yaml.safe_load(text), unnamed)
+        # What `ros2 topic echo` prints ends with the mark of another document.
+        documents = (document for document in yaml.safe_load_all(text) if document is not None)
+        return _of_yaml(next(documents, None), unnamed)
     raise CameraError(f"its ending tells no calibration; --camera takes {WAYS}")
 
 

@@ -3,24 +3,26 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
 
-from ivggt_jax.config import HeadName
+from ivggt_jax.config import HeadName, ModelConfig
 from ivggt_jax.evaluate import depth_alignment, reconstruction
 from ivggt_jax.evaluate.datasets import PLAIN, ReadOptions, Sequence, Skipped, open_dataset
 from ivggt_jax.evaluate.datasets.pcd import read_pcd
 from ivggt_jax.evaluate.depth import PROTOCOLS, DepthEvaluation, DepthProtocol, error_map, evaluate_depth
 from ivggt_jax.evaluate.long3d import PUBLISHED_SCALE_FACTOR, VOXEL, evaluate_long3d
-from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
+from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions, stream_settings
 from ivggt_jax.evaluate.pairing import centre_crop, depth_pair, true_points
 from ivggt_jax.evaluate.plots import depth_maps
 from ivggt_jax.evaluate.predict import Mode, Predicted, predict
 from ivggt_jax.evaluate.report import (
     SequenceReport,
+    Settings,
     report_depth,
     report_reconstruction,
     report_trajectory,
@@ -61,7 +63,7 @@ class DatasetOptions:
     out: Path | None = None
     """Folder for the report; by default ivggt_out/ plus the names of benchmark and data set."""
     stride: int = 1
-    """Take every n-th frame. Published: 2 for reconstruction on 7-Scenes, 500 on NRGBD, 1 elsewhere."""
+    """Take every n-th frame (NRGBD: at least two). Published: 2 for reconstruction on 7-Scenes, 500 on NRGBD, else 1."""
     max_frames: int | None = None
     """Take at most this many frames."""
     size: int | None = None
@@ -77,8 +79,37 @@ class DatasetOptions:
         for name in ("stride", "max_frames"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.mode != "stream" and (self.mapping.loops or self.mapping.submaps not in ("auto", "off")):
-            raise ValueError(f"--submaps and --loops are of streams: leave them out of --mode {self.mode}")
+        if self.mode != "stream" and (given := self._of_streams()):
+            raise ValueError(f"{', '.join(given)}: only for streams, leave them out of --mode {self.mode}")
+
+    def _of_streams(self) -> list[str]:
+        """The given options that only a stream has."""
+        every = {
+            "--policy": self.memory.policy != MemoryOptions().policy,
+            "--cache.*": self.memory.cache != MemoryOptions().cache,
+            "--submaps": self.mapping.submaps not in ("auto", "off"),
+            "--no-refine": not self.mapping.refine,
+            "--loops": self.mapping.loops,
+        }
+        return [name for name, given in every.items() if given]
+
+    def stride_for(self, frames: int) -> int:
+        """The stride in a sequence of so many frames: on NRGBD at most half of them, as published."""
+        return min(self.stride, max(1, frames // 2)) if self.dataset == "nrgbd" else self.stride
+
+    def settings(self, model: ModelConfig, stride: int, frames: int) -> Settings:
+        """What a report says of a sequence of so many frames besides its results."""
+        memory = stream_settings(self.memory.cache_for(frames), self.mapping.choose(model, frames))
+        read = {option.replace("_", " "): value for option, value in vars(self.read).items() if value}
+        return {
+            **self.model.settings,
+            "mode": self.mode,
+            **(memory | {"loops": self.mapping.loops} if self.mode == "stream" else {}),
+            "stride": stride,
+            "frames": frames,
+            "size": self.size or model.image_size,
+            **read,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +142,20 @@ class Reconstruction:
     thresholds: tuple[float, ...] = (0.05,)
     """Distance thresholds for precision, recall and F-score, in metres."""
     scale_factor: float = PUBLISHED_SCALE_FACTOR
-    """Long3D: scale factor for the prediction before ICP, chosen by hand as published; 1.0: none."""
+    """Long3D: factor on the ratio of the clouds' spreads, chosen by hand as published; 1.0: that ratio alone."""
     cloud_stride: int = 10
     """Long3D: every n-th frame adds to the cloud."""
 
     def __post_init__(self) -> None:
         if self.cloud_stride < 1:
             raise ValueError(f"cloud_stride must be at least 1, not {self.cloud_stride}")
+        scan = self.data.dataset == "long3d"
+        if scan and self.alignment != "published":
+            raise ValueError("--alignment is of data sets with true poses: leave it out of --dataset long3d")
+        for name in ("scale_factor", "cloud_stride"):
+            if not scan and getattr(self, name) != getattr(type(self), name):
+                option = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{option} is of long3d: leave it out of --dataset {self.data.dataset}")
 
 
 def evaluate_poses(config: Pose) -> int:
@@ -130,9 +168,9 @@ def evaluate_poses(config: Pose) -> int:
             begin = int(np.argmax(np.isfinite(truth).all(axis=(1, 2))))
             found, truth = relative_to_first(found[begin:]), relative_to_first(truth[begin:])
         errors = evaluate_trajectory(found, truth, config.alignment)
-        return report_trajectory(sequence.name, errors, truth, sequence.problems)
+        return report_trajectory(sequence.name, errors, truth, sequence.all_problems)
 
-    return _run("pose", config.data, (), ("world_from_cam",), compare)
+    return _run("pose", config.data, (), ("world_from_cam",), compare, {})
 
 
 def evaluate_depths(config: Depth) -> int:
@@ -146,9 +184,9 @@ def evaluate_depths(config: Depth) -> int:
 
         pairs = _Replay(pair, len(sequence))
         found = evaluate_depth(pairs, config.alignment, protocol)
-        return report_depth(sequence.name, found, _maps(pairs, found, protocol), sequence.problems)
+        return report_depth(sequence.name, found, _maps(pairs, found, protocol), sequence.all_problems)
 
-    return _run("depth", config.data, ("depth",), ("depths",), compare)
+    return _run("depth", config.data, ("depth",), ("depths",), compare, {})
 
 
 def evaluate_reconstructions(config: Reconstruction) -> int:
@@ -164,20 +202,22 @@ def evaluate_reconstructions(config: Reconstruction) -> int:
         if not np.isfinite(cameras[0]).all():
             raise ValueError("the true pose of the first frame, whose camera is the world, is not known")
 
-        def pair(index: int) -> tuple[np.ndarray, np.ndarray]:
+        def pair(index: int, cropped: bool) -> tuple[np.ndarray, np.ndarray]:
             depth = sequence.depth(index)
             if depth is None or not np.isfinite(cameras[index]).all() or not np.isfinite(intrinsics[index]).all():
                 return NOTHING
             found, fit = points(predicted, index), predicted.fits[index]
             truth, known = true_points(depth, intrinsics[index], cameras[index], fit, *found.shape[:2])
-            if config.alignment == "published" and min(found.shape[:2]) >= CROP:
+            if cropped and min(found.shape[:2]) >= CROP:
                 found, truth, known = (centre_crop(array, CROP) for array in (found, truth, known))
             return found[known], truth[known]
 
         published: reconstruction.Alignment = "published" if head else "published_projected"
         alignment = published if config.alignment == "published" else "fixed"
-        found = reconstruction.evaluate_reconstruction(_Replay(pair, len(sequence)), alignment, config.thresholds)
-        return report_reconstruction(sequence.name, found, sequence.problems)
+        whole, cropped = (_Replay(partial(pair, cropped=crop), len(sequence)) for crop in (False, True))
+        compared = whole if alignment == "fixed" else cropped
+        found = reconstruction.evaluate_reconstruction(compared, alignment, config.thresholds, whole)
+        return report_reconstruction(sequence.name, found, sequence.all_problems)
 
     def compare_scan(sequence: Sequence, predicted: Predicted) -> SequenceReport:
         grid = VoxelGrid(VOXEL, LONG3D_CUBES)
@@ -186,18 +226,29 @@ def evaluate_reconstructions(config: Reconstruction) -> int:
             grid.add(found, np.zeros(found.shape, np.uint8))
         truth = read_pcd(_required(sequence, "cloud"))
         errors = evaluate_long3d(grid.cloud()[0].astype(np.float64), truth, config.scale_factor, config.thresholds)
-        return report_reconstruction(sequence.name, errors, sequence.problems)
+        return report_reconstruction(sequence.name, errors, sequence.all_problems)
 
     heads: tuple[HeadName, ...] = ("points",) if head else ("depth",)
+    more: dict[str, str | int | float] = {"points from": config.points_from}
     if config.data.dataset == "long3d":
-        return _run("reconstruction", config.data, heads, ("cloud",), compare_scan)
-    return _run("reconstruction", config.data, heads, ("world_from_cam", "depths", "intrinsics"), compare_frames)
+        more |= {"cloud stride": config.cloud_stride}
+        return _run("reconstruction", config.data, heads, ("cloud",), compare_scan, more)
+    needs = ("world_from_cam", "depths", "intrinsics")
+    return _run("reconstruction", config.data, heads, needs, compare_frames, more)
 
 
 def _run(
-    benchmark: str, options: DatasetOptions, heads: tuple[HeadName, ...], needs: tuple[str, ...], compare: Evaluate
+    benchmark: str,
+    options: DatasetOptions,
+    heads: tuple[HeadName, ...],
+    needs: tuple[str, ...],
+    compare: Evaluate,
+    more: Settings,
 ) -> int:
-    """Predict and compare one sequence after the other; print a table, and write a report to the folder."""
+    """Predict and compare one sequence after the other; print a table, and write a report to the folder.
+
+    `more` are settings for the report besides those of all benchmarks.
+    """
     members = open_dataset(options.dataset, options.root, options.only, options.read)
     model = options.model.load()
     reports: list[SequenceReport] = []
@@ -206,7 +257,8 @@ def _run(
         if isinstance(member, Skipped):
             skipped.append(member)
             continue
-        sequence = member[:: options.stride][: options.max_frames]
+        stride = options.stride_for(len(member))
+        sequence = member[::stride][: options.max_frames]
         say(f"{sequence.name}: {len(sequence)} frames")
         try:
             for field_name in needs:
@@ -216,7 +268,8 @@ def _run(
                     model, sequence, Path(folder), heads=heads, size=options.size or model.config.image_size,
                     mode=options.mode, cache=options.memory.cache_for(len(sequence)), mapping=options.mapping,
                 )  # fmt: skip
-                reports.append(compare(sequence, predicted))
+                report = compare(sequence, predicted)
+            reports.append(report.under({**options.settings(model.config, stride, len(sequence)), **more}))
         except ValueError as error:
             skipped.append(Skipped(sequence.name, str(error)))
         except OSError as error:

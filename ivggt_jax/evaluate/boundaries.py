@@ -9,8 +9,10 @@ RATIOS = np.linspace(1.05, 1.25, 10)
 def boundary_f1(prediction: np.ndarray, truth: np.ndarray) -> float:
     """F1 of the contours of a depth map [H,W], 1 if all are in place; a mean over `RATIOS` in which larger ones weigh more.
 
-    A contour runs between two neighbours, along rows or columns, and its side counts. It must be in place to the pixel. NaN if the
-    truth has none; pixels of unknown depth (0) have none. 0 for a prediction that is not finite.
+    A contour runs between two neighbours, along rows or columns, and its side counts. It must be in place to the pixel. Contours
+    of all four directions are counted together; Depth Pro averages precision and recall over the directions, so its numbers
+    cannot be compared with these. NaN if the truth has none; pixels of unknown depth (0) have none. 0 for a prediction that is not
+    finite.
     """
     if not np.isfinite(prediction).all():
         return 0.0

@@ -49,7 +49,7 @@ class MapFollower:
     def add(self, images: np.ndarray, predictions: Predictions) -> None:
         """Add the next frames uint8 [T,H,W,3] and their predictions on the host, [T,…]."""
         height, width = images.shape[1:3]
-        fit = Fit((height, width), (1.0, 1.0), (0.0, 0.0))
+        fit = Fit((width, height), (1.0, 1.0), (0.0, 0.0))
         for i, image in enumerate(images):
             frame = Frame(image=image, index=self._frames, timestamp=None, name=str(self._frames), fit=fit)
             self._writers.write(make_result(frame, jax.tree.map(lambda x, i=i: x[i], predictions), False))

@@ -21,11 +21,11 @@ from ivggt_jax.writers.fusion import VoxelGrid
 Alignment = Literal["published", "published_projected", "fixed"]
 """Alignment of the prediction before errors are measured.
 
-`published` (points from the point head): the depth of the middle point and the spread around it (`align_medians`), then
-point-to-point ICP within 0.1 m. `published_projected` (depth unprojected with the predicted cameras): the least-squares
-similarity of corresponding points, then the same ICP. `fixed`: that similarity only, with both clouds averaged in cubes of 1 cm.
-There is no iteration, start or threshold that the result could depend on, and surfaces count by area, not by how long the camera
-looked at them.
+`published` (points from the point head): the depth of the middle point and the spread around it, of whole frames
+(`align_medians`), then point-to-point ICP within 0.1 m. `published_projected` (depth unprojected with the predicted cameras): the
+least-squares similarity of corresponding points, then the same ICP. `fixed`: that similarity only, with both clouds averaged in
+cubes of 1 cm. There is no iteration, start or threshold that the result could depend on, and surfaces count by area, not by how
+long the camera looked at them.
 """
 
 Frames = Iterable[tuple[np.ndarray, np.ndarray]]
@@ -93,11 +93,15 @@ class ReconstructionEvaluation:
 
 
 def evaluate_reconstruction(
-    frames: Frames, alignment: Alignment = "published", thresholds: tuple[float, ...] = (0.05,)
+    frames: Frames,
+    alignment: Alignment = "published",
+    thresholds: tuple[float, ...] = (0.05,),
+    whole: Frames | None = None,
 ) -> ReconstructionEvaluation:
     """Align the predicted points of a sequence to the true ones and compare the two clouds.
 
-    Raises ValueError for differing shapes, points that are not finite, an unknown alignment, or fewer than three points.
+    `whole` are the frames before they were cropped, from which `published` takes its medians; None if they were not. Raises
+    ValueError for differing shapes, points that are not finite, an unknown alignment, or fewer than three points.
     """
     if alignment not in get_args(Alignment):
         raise ValueError(f"alignment must be one of {', '.join(get_args(Alignment))}, not {alignment!r}")
@@ -106,10 +110,11 @@ def evaluate_reconstruction(
         transform = _fit(frames)
         prediction, truth, voxel = _fused(frames, transform)
     else:
-        parts = list(_checked(frames))
-        prediction = np.concatenate([part[0] for part in parts] or [np.zeros((0, 3))])
-        truth = np.concatenate([part[1] for part in parts] or [np.zeros((0, 3))])
-        start = align_medians(prediction, truth) if alignment == "published" else umeyama(prediction, truth, scale=True)
+        prediction, truth = _gathered(frames)
+        if alignment == "published":
+            start = align_medians(prediction, truth) if whole is None else align_medians(*_gathered(whole))
+        else:
+            start = umeyama(prediction, truth, scale=True)
         transform = register(start.points(prediction), tree(truth), ICP_THRESHOLD).transform.after(start)
         prediction = transform.points(prediction)
     errors = compare_clouds(prediction, truth, thresholds)
@@ -160,6 +165,12 @@ def compare_clouds(
         recall=recall,
         f_score={threshold: _harmonic(precision[threshold], recall[threshold]) for threshold in thresholds},
     )
+
+
+def _gathered(frames: Frames) -> tuple[np.ndarray, np.ndarray]:
+    """Predicted and true points [N, 3] of all frames."""
+    parts = [(np.zeros((0, 3)), np.zeros((0, 3))), *_checked(frames)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def _fit(frames: Frames) -> Similarity:

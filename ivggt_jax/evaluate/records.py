@@ -22,7 +22,7 @@ from ivggt_jax.config import CacheConfig
 from ivggt_jax.evaluate.boundaries import boundary_f1
 from ivggt_jax.evaluate.depth_sensor import MetricErrors, joined, measured_depth, metric_errors, metric_measures
 from ivggt_jax.evaluate.loops import Loops, MapFollower
-from ivggt_jax.evaluate.trajectory import evaluate_trajectory
+from ivggt_jax.evaluate.trajectory import evaluate_trajectory, straight_line
 from ivggt_jax.evaluate.walk_cloud import WalkCloud, camera_points
 from ivggt_jax.evaluate.walks import CHUNK, FIELD_OF_VIEW, Walk, WalkPart, depth_errors
 from ivggt_jax.mapping.config import SubmapConfig
@@ -196,9 +196,9 @@ def _turns(orientations: np.ndarray) -> np.ndarray:
 def measures(record: Record, length: int) -> dict[str, float]:
     """Summary of a record's first `length` frames: errors, time and memory, a number each.
 
-    `path_error_percent` is the mean over all windows of `WINDOW` frames; `scale_drift` the standard deviation of the log of the
-    depth scale; `late_over_early` the mean depth error of the `LATE` frames over that of the `EARLY` ones, only for streams long
-    enough.
+    `path_error_percent` is the mean over all windows of `WINDOW` frames, and `line_error_percent` that of a straight line with
+    equal steps; `scale_drift` is the standard deviation of the log of the depth scale; `late_over_early` the mean depth error of
+    the `LATE` frames over that of the `EARLY` ones, only for streams long enough.
     """
     found, truth = record.found[:length], record.truth[:length]
     whole = path_errors(found, truth)
@@ -212,6 +212,7 @@ def measures(record: Record, length: int) -> dict[str, float]:
         "constant_depth_error": np.mean(record.constant_depth_error[:length]),
         "scale_drift": np.std(np.log(scale)) if np.isfinite(scale).all() else np.inf,
         "path_error_percent": _window_error(found, truth),
+        "line_error_percent": _window_error(straight_line(len(truth)), truth),
         "position_error": whole.over_spread,
         "rotation_error_degrees": whole.rotation_degrees,
         "turning_factor": turning_factor(found, truth),

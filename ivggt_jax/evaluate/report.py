@@ -4,11 +4,12 @@ import html
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from ivggt_jax.disk.strict_json import JsonError, read_json
 from ivggt_jax.evaluate.datasets.sequence import Skipped
 from ivggt_jax.evaluate.depth import DepthEvaluation
 from ivggt_jax.evaluate.plots import line_plot, path_plot
@@ -16,6 +17,10 @@ from ivggt_jax.evaluate.reconstruction import ReconstructionEvaluation
 from ivggt_jax.evaluate.trajectory import TrajectoryErrors
 from ivggt_jax.writers.files import replacing
 
+Settings = Mapping[str, str | int | float]
+"""What numbers depend on, by name."""
+RECORD = {"name", "settings", "measures", "weight", "problems", "curves"}
+"""Names in a sequence's file."""
 _STYLE = """body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;color:#222}
 table{border-collapse:collapse}td,th{padding:.15em .8em;text-align:right;border-bottom:1px solid #ddd}
 td:first-child,th:first-child{text-align:left}svg text{font:11px system-ui,sans-serif}
@@ -27,8 +32,8 @@ class SequenceReport:
     """Measurements on one sequence."""
 
     name: str
-    settings: dict[str, str | int | float]
-    """What the numbers depend on: the alignment and its result."""
+    settings: Settings
+    """What the numbers depend on: the alignment and its result, the model, and how it was run."""
     measures: dict[str, float]
     curves: dict[str, np.ndarray] = field(default_factory=dict)
     """Measures frame by frame, float [S]."""
@@ -37,6 +42,10 @@ class SequenceReport:
     figures: dict[str, str] = field(default_factory=dict)
     """Caption → SVG or HTML image, only for the page."""
     problems: tuple[str, ...] = ()
+
+    def under(self, settings: Settings) -> "SequenceReport":
+        """The same report with further settings."""
+        return replace(self, settings={**self.settings, **settings})
 
 
 def report_trajectory(
@@ -80,7 +89,7 @@ def report_reconstruction(
 ) -> SequenceReport:
     """The report of a reconstruction."""
     curves = {"distance between corresponding points": np.array(evaluation.frames)} if evaluation.frames else {}
-    settings: dict[str, str | int | float] = {
+    settings = {
         "alignment": evaluation.alignment,
         "scale": evaluation.truth_from_prediction.scale,
         "predicted points": evaluation.predicted_points,
@@ -120,8 +129,8 @@ def write_report(
 ) -> list[Path]:
     """Write `<sequence>.json` for each sequence, `summary.txt` and `report.html` into a folder. Returns their paths.
 
-    The page needs no network and no other file. Each file is replaced atomically. Raises ValueError without any report, or when
-    two names give one file; WriteError when the disk is full.
+    The page needs no network and no other file. Each file is replaced atomically, and the sequences' files of an earlier report in
+    the folder are removed. Raises ValueError without any report, or when two names give one file; WriteError when the disk is full.
     """
     texts = {
         "summary.txt": summary_table(title, reports, skipped) + "\n",
@@ -132,6 +141,9 @@ def write_report(
         if name in texts:
             raise ValueError(f"two sequences would be written to {name}")
         texts[name] = json.dumps(_record(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    for path in folder.glob("*.json"):
+        if path.name not in texts and _is_record(path):
+            path.unlink()
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(text.encode())
@@ -167,6 +179,14 @@ def _record(report: SequenceReport) -> dict[str, object]:
         "problems": list(report.problems),
         "curves": {key: [_finite(float(value)) for value in values] for key, values in report.curves.items()},
     }
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file is a sequence's, of this or an earlier run."""
+    try:
+        return read_json(path).keys() == RECORD
+    except JsonError:
+        return False
 
 
 def _finite(value: str | int | float) -> str | int | float | None:

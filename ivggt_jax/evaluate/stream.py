@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from ivggt_jax.config import CacheConfig
-from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions
+from ivggt_jax.evaluate.options import MemoryOptions, ModelOptions, stream_settings
 from ivggt_jax.evaluate.plots import line_plot, path_plot
 from ivggt_jax.evaluate.records import Record, curves, map_measures, measures, run_walks
 from ivggt_jax.evaluate.report import SequenceReport, summary_table, write_report
@@ -63,7 +63,9 @@ def evaluate_streams(config: Stream) -> int:
     cache = config.memory.cache_for(config.frames)
     submaps = config.mapping.choose(model.config, config.frames, needed=config.depth_sensor is not None)
     records = run_walks(model, cache, walks, config.frames, submaps, config.mapping.loops, config.depth_sensor)
-    reports = [report_record(record, cache, submaps) for record in records]
+    reports = [
+        report_record(record, cache, submaps).under({**config.model.settings, "size": width}) for record in records
+    ]
     title = f"stream · {config.frames} frames of {width}×{height}"
     print(summary_table(title, reports))
     write_report(config.out, title, reports)
@@ -79,10 +81,8 @@ def report_record(record: Record, cache: CacheConfig, submaps: SubmapConfig | No
         name=record.name,
         settings={
             "alignment": f"sim3 of paths, one scale for every {CHUNK} frames of depth",
-            "policy": str(cache.policy),
-            "total budget": "unbounded" if cache.total_budget is None else cache.total_budget,
             "clipped budgets": record.clipped,
-            "submaps": "off" if submaps is None else str(submaps),
+            **stream_settings(cache, submaps),
         },
         measures=measures(record, len(record.truth)) | map_measures(record),
         curves=drawn,

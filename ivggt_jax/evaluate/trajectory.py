@@ -82,6 +82,13 @@ def evaluate_trajectory(
     )
 
 
+def straight_line(frames: int) -> np.ndarray:
+    """Cameras [S, 3, 4] (world_from_cam) on a straight line with equal steps, a path that any model should beat."""
+    cameras = np.tile(np.eye(3, 4), (frames, 1, 1))
+    cameras[:, 2, 3] = np.arange(frames)
+    return cameras
+
+
 def _angles(transform: np.ndarray) -> np.ndarray:
     """Rotation angles [...] in degrees of rigid transforms [..., 3, 4]; NaN where they are not finite."""
     angles = np.full(len(transform), np.nan)

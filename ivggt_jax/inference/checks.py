@@ -31,8 +31,15 @@ def check(config: InferConfig) -> None:
         )
     if config.moving == "keep" and "moving" in config.outputs:
         raise ValueError("--export moving writes what moves: it needs --moving separate")
-    if config.mapping.loops and "depth" not in config.heads:
-        raise ValueError("--loops needs depth, which --heads leaves out: add it")
+    mapped = {
+        "--loops": config.mapping.loops,
+        f"--submaps {config.mapping.submaps}": config.mapping.submaps not in ("auto", "off"),
+        f"--split {config.split}": config.split,
+    }
+    if "depth" not in config.heads and (wanted := [option for option, given in mapped.items() if given]):
+        raise ValueError(f"{wanted[0]} needs depth, which --heads leaves out: add it")
+    if config.track_grid < 1:
+        raise ValueError(f"--track-grid must be at least 1 point, not {config.track_grid}")
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
     for output in config.outputs:
         if (needed := FORMATS[output].needs) and needed not in computed:

@@ -24,7 +24,10 @@ class SubmapConfig:
     delay: int = 8
     """Most frames by which the next anchor is delayed while the picture is blurred, to wait for a sharper one."""
     refine: bool = True
-    """Refine each pose, starting from the network's, by aligning the image with earlier ones (`mapping.refinement`)."""
+    """Refine each pose, starting from the network's, by aligning the image with earlier ones (`mapping.refinement`).
+
+    Without it, cuts in the video are noticed only where a submap begins.
+    """
     keyframes: int = 4
     """Number of earlier frames (keyframes) that an image is aligned with jointly."""
     keyframe_every: int = 4

@@ -12,6 +12,12 @@ world_from_submap as known at that time: a point x of the submap lies at scale Â
 `spread` rate the link to the previous submap: the share of usable pixels, and the spread of the log ratio of their depths. If
 they are too bad, a new part begins. Both are 0 for the first submap and after a cut.
 
+If a depth sensor first gives the unit when there already is a map, a line comes between:
+
+    #grown frame factor
+
+Frames before `frame`, and the lines above, are in another unit: their lengths are to be multiplied by `factor`.
+
 `loops.txt` has a line for every pair of places that was compared, in the order of the comparisons:
 
     a b scale tx ty tz qx qy qz qw likeness matches support error verdict
@@ -23,9 +29,9 @@ makes of accepted pairs is not in this file, because every later loop may change
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -42,8 +48,20 @@ _LARGEST = 1e12
 """Largest magnitude that is read."""
 _SIMILARITY = "scale tx ty tz qx qy qz qw"
 SUBMAP_COLUMNS = f"id part first {_SIMILARITY} share spread"
+GROWN = "#grown"
+"""First word of a line that says that the unit has changed. Programs that read tables skip lines that begin with #."""
+GROWTH_COLUMNS = f"{GROWN} frame factor"
 LOOP_COLUMNS = f"a b {_SIMILARITY} {' '.join(Scores._fields)} verdict"
 _Record = TypeVar("_Record")
+
+
+class Growth(NamedTuple):
+    """A line of `submaps.txt` that says that the map's unit has changed."""
+
+    frame: int
+    """The run's first frame in the new unit."""
+    factor: float
+    """Lengths before it are to be multiplied by this."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +75,24 @@ class SubmapRecord:
     world_from_submap: Similarity
     share: float
     spread: float
+    growth: Growth | None = None
+    """How the map's unit has changed since; None if it has not."""
+
+    @property
+    def placed(self) -> Similarity:
+        """world_from_submap in the map's present unit."""
+        return Similarity(self.growth.factor).after(self.world_from_submap) if self.growth else self.world_from_submap
 
 
 def submap_line(record: SubmapRecord) -> str:
     """The line of a submap, without line end."""
     numbers = (*_numbers(record.world_from_submap), record.share, record.spread)
     return f"{record.submap} {record.part} {record.first} {_text(numbers)}"
+
+
+def growth_line(growth: Growth) -> str:
+    """The line of a change of the unit, without line end."""
+    return f"{GROWN} {growth.frame} {_text((growth.factor,))}"
 
 
 def loop_line(proof: Proof) -> str:
@@ -73,7 +103,11 @@ def loop_line(proof: Proof) -> str:
 def read_submaps(path: Path) -> list[SubmapRecord]:
     """The submaps of a run. Raises ValueError naming the first invalid line, OSError when there is no file."""
 
-    def parse(words: list[str], before: list[SubmapRecord]) -> SubmapRecord:
+    def parse(words: list[str], before: list[SubmapRecord]) -> SubmapRecord | None:
+        if words[0] == GROWN:
+            before[:] = _grown(words, before)
+            return None
+        _check_width(words, SUBMAP_COLUMNS)
         submap, part, first = _wholes(words[:3])
         similarity, (share, spread) = _similarity(words[3:11]), _finite(words[11:])
         last = before[-1] if before else None
@@ -81,7 +115,8 @@ def read_submaps(path: Path) -> list[SubmapRecord]:
             raise ValueError(f"submap {submap} where {len(before)} is next")
         if part != 0 if last is None else not last.part <= part <= last.part + 1:
             raise ValueError(f"part {part} cannot follow")
-        if first <= last.first if last else first != 0:
+        least = 0 if last is None else last.growth.frame if last.growth else last.first + 1
+        if first < least or (last is None and first > 0):
             raise ValueError(f"a submap cannot begin with frame {first} here")
         if not 0 <= share <= 1 or spread < 0:
             raise ValueError("share must be from 0 to 1 and spread not negative")
@@ -94,6 +129,7 @@ def read_loops(path: Path) -> list[Proof]:
     """The pairs that were compared. Raises like `read_submaps`."""
 
     def parse(words: list[str], before: list[Proof]) -> Proof:
+        _check_width(words, LOOP_COLUMNS)
         a, b = _wholes(words[:2])
         if not a < b:
             raise ValueError(f"{a} must be less than {b}")
@@ -106,20 +142,29 @@ def read_loops(path: Path) -> list[Proof]:
     return _read(path, LOOP_COLUMNS, parse)
 
 
-def _read(path: Path, columns: str, parse: Callable[[list[str], list[_Record]], _Record]) -> list[_Record]:
-    """Parse the lines after the header; `parse` also gets the records before."""
+def _grown(words: list[str], before: list[SubmapRecord]) -> list[SubmapRecord]:
+    """The submaps before a line that says how the unit has changed."""
+    _check_width(words, GROWTH_COLUMNS)
+    (frame,), (factor,) = _wholes(words[1:2]), _finite(words[2:])
+    if not before or before[-1].growth or frame <= before[-1].first:
+        raise ValueError(f"the unit cannot change in frame {frame} here")
+    if not factor >= 1 / _LARGEST:
+        raise ValueError(f"the factor {factor} is not positive")
+    return [replace(record, growth=Growth(frame, factor)) for record in before]
+
+
+def _read(path: Path, columns: str, parse: Callable[[list[str], list[_Record]], _Record | None]) -> list[_Record]:
+    """Parse the lines after the header; `parse` also gets the records before, and returns None for a line that is none."""
     found: list[_Record] = []
-    wanted = len(columns.split())
     for number, line in _lines(path):
         try:
             if number == 1:
                 if not line.startswith(f"# {columns}"):
                     raise ValueError(f"the file must begin with '# {columns}'")
                 continue
-            words = line.split(" ")
-            if len(words) != wanted:
-                raise ValueError(f"{len(words)} columns instead of {wanted}")
-            found.append(parse(words, found))
+            record = parse(line.split(" "), found)
+            if record is not None:
+                found.append(record)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
     return found
@@ -136,6 +181,11 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, data[:-1].decode("ascii")
         if number == 0:
             raise ValueError(f"{path}, line 1: the file is empty")
+
+
+def _check_width(words: list[str], columns: str) -> None:
+    if len(words) != (wanted := len(columns.split())):
+        raise ValueError(f"{len(words)} columns instead of {wanted}")
 
 
 def _text(numbers: tuple[float, ...]) -> str:

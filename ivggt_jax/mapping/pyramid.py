@@ -15,13 +15,13 @@ KNOWN = 0.5
 """Share of the blur's weight that must fall on known pixels for the result to be known."""
 
 
-def pyramid(image: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+def pyramid(image: jax.Array) -> jax.Array:
     """Brightness [level,H,W] in [0,1], coarse to fine, of an image [H,W,3], float32 in [0,1].
 
-    mask [H,W] bool: pixels of the static scene; None: all. Pixels that are not finite count as masked.
+    Pixels that are not finite are unknown.
     """
     whole = jnp.mean(image, axis=-1)
-    known = jnp.isfinite(whole) if mask is None else jnp.isfinite(whole) & mask
+    known = jnp.isfinite(whole)
     both = jnp.stack((jnp.where(known, whole, 0), known.astype(jnp.float32)))
     height, width = whole.shape
     down, across = _gaussians(height, (height * width / AREA) ** 0.5), _gaussians(width, (height * width / AREA) ** 0.5)
@@ -65,10 +65,13 @@ def strongest(brightness: jax.Array, known: jax.Array, count: int) -> jax.Array:
 
 
 def sharpness(levels: jax.Array) -> jax.Array:
-    """Float32 []: mean squared difference of neighbouring pixels at the finest of levels [level,H,W]; 0 if none is known."""
+    """Float32 []: mean squared difference of neighbouring pixels at the finest of levels [level,H,W]; 0 if none is known.
+
+    Neighbours are those of an image of `AREA` pixels: images of one view are about equally sharp at any size.
+    """
     squares = jnp.concatenate([jnp.diff(levels[-1], axis=axis).reshape(-1) for axis in (0, 1)]) ** 2
     known = jnp.isfinite(squares)
-    return jnp.sum(jnp.where(known, squares, 0)) / jnp.maximum(jnp.sum(known), 1)
+    return jnp.sum(jnp.where(known, squares, 0)) / jnp.maximum(jnp.sum(known), 1) * (levels[-1].size / AREA)
 
 
 def _gaussians(size: int, unit: float) -> np.ndarray:

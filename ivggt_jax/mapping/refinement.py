@@ -10,7 +10,7 @@ Sparse Odometry", PAMI 2018.
 Shapes and iterations are fixed, and the result is always finite: what cannot be refined is rejected.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class Focal:
     length: jax.Array
     """[2] along x and y, in pixels; their ratio is fixed."""
     information: jax.Array
-    """[] inverse variance of the logarithm; 0 before the first frame."""
+    """[] inverse variance of the logarithm; 0 before the first frame and after a cut."""
 
     @classmethod
     def known(cls, length: jax.Array) -> "Focal":
@@ -88,6 +88,10 @@ class Focal:
         said = jnp.stack((intrinsics[0, 0], intrinsics[1, 1]))
         first = self.information == 0
         return Focal(jnp.where(first, said, self.length), jnp.where(first, FOCAL**-2, self.information))
+
+    def anchored(self, broken: jax.Array) -> "Focal":
+        """The estimate after the next submap began; after a `broken` link it begins anew, because the lens may be another."""
+        return replace(self, information=jnp.where(broken & (self.information < CERTAIN), 0, self.information))
 
 
 @jax.tree_util.register_dataclass
@@ -113,14 +117,9 @@ class Refined:
     """[] the same for details, which only the sharpest level shows; coarse brightness agrees even between different scenes."""
 
 
-def keyframe(levels: jax.Array, depth: jax.Array, world_from_cam: jax.Array, mask: jax.Array | None = None) -> Keyframe:
-    """The keyframe of an image, levels [level,H,W] (`pyramid`), with its depth [H,W] and camera [3,4].
-
-    `mask` [H,W] bool: pixels of the static scene; None: all.
-    """
+def keyframe(levels: jax.Array, depth: jax.Array, world_from_cam: jax.Array) -> Keyframe:
+    """The keyframe of an image, levels [level,H,W] (`pyramid`), with its depth [H,W] and camera [3,4]."""
     known = jnp.isfinite(depth) & (depth > 0)
-    if mask is not None:
-        known &= mask
     pixels = strongest(levels[-1], known, SAMPLES)
     row, column = pixels[:, 1], pixels[:, 0]
     at = pixels.astype(jnp.float32)

@@ -39,7 +39,7 @@ class MapState:
     link_spread: jax.Array
     """[B] float32: spread of the log ratio of depths in that link."""
     sharpness: jax.Array
-    """[B] float32: running mean of the sharpness of frames that show something."""
+    """[B] float32: running mean of the sharpness of frames, slower for those that show nothing."""
     detail: jax.Array
     """[B] float32: running mean of the correlation between details of frames and keyframes."""
     lost: jax.Array
@@ -107,3 +107,5 @@ class MapRecord:
     """[…,2·width] float32: camera token in the newest submap; it serves as the place's descriptor."""
     measured: jax.Array | None = None
     """[…] bool: the frame's measured depth was used; None in a stream without a sensor."""
+    grown: jax.Array | None = None
+    """[…] float32: factor by which the first reading rescaled everything before this frame; otherwise 1; None without a sensor."""

@@ -25,6 +25,13 @@ from ivggt_jax.transforms import Similarity, multiply, rotate
 
 CLEAR, BLANK = 0.5, 0.05
 """Shares of the usual sharpness: from the first a frame may become an anchor, below the second it shows nothing."""
+FOLLOW, FADE = 0.1, 0.02
+"""Rates at which the usual sharpness follows images that show something, and images that show nothing. It follows the latter,
+too, because the light may have gone off, or a test card may have come first: at a tenth of the contrast, images show something
+again after 80 frames. It does so slowly, so that a hand before the lens for a second is no new scene."""
+DARK = (0.5 / 255) ** 2 / BLANK
+"""The usual sharpness does not fall below this by images that show nothing. So images whose neighbouring pixels differ by less
+than half a level of grey, as the noise of a covered sensor does, show nothing however long they last."""
 LEAST_DETAIL = 0.1
 """Correlation of a clear image's details with the keyframes' below which it shows another scene. On the walks it was chosen on,
 95 % of frames of other rooms, and of mirrored frames, were below it, and hardly any of the walk's next frames."""
@@ -57,7 +64,9 @@ def is_full(config: SubmapConfig, usual: jax.Array, sharp: jax.Array, frames: ja
 
 def usual_sharpness(before: jax.Array, sharp: jax.Array, first: jax.Array) -> jax.Array:
     """The usual sharpness [] after an image of sharpness `sharp` []; `first` []: it is the stream's first."""
-    return jnp.where(first, sharp, before + jnp.where(_shows(sharp, before), 0.1 * (sharp - before), 0))
+    change = sharp - before
+    fading = jnp.clip(FADE * change, DARK - before, 0)
+    return jnp.where(first, sharp, before + jnp.where(_shows(sharp, before), FOLLOW * change, fading))
 
 
 def _shows(sharp: jax.Array, usual: jax.Array) -> jax.Array:
@@ -138,7 +147,7 @@ def _place(
         submap=position.submap, part=position.part, world_from_submap=position.world_from_submap,
         anchor=jnp.zeros((), bool), link_share=position.link_share, link_spread=position.link_spread,
         refined=found.accepted if found else jnp.zeros((), bool), agreement=found.detail if found else jnp.zeros(()),
-        token=jnp.zeros(()), measured=used,
+        token=jnp.zeros(()), measured=used, grown=None if reading is None else reading.grown,
     )  # fmt: skip
     moved = replace(
         seen,
@@ -222,6 +231,7 @@ def _anchor(
         link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
         metric=position.metric.anchored(broken), sensed=position.sensed.after(broken, jnp.full(still.shape, jnp.nan), camera),
         valid=jnp.where(broken, False, position.valid), detail=jnp.where(broken, 0, position.detail),
+        focal=position.focal.anchored(broken),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Collects the places of a stream as it passes them: the anchor of a submap and two frames soon after it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class PlaceMaker:
         `focal` is in image widths, `mask` bool [H,W] False where something covers the scene (`find_features`). Returns a place
         if the frame completes one. A submap that ends before that makes none.
         """
+        if record.grown is not None and record.grown != 1:
+            self._grow(float(record.grown))
         if record.anchor or self._submap < 0:
             self._begin(int(record.submap) + int(record.anchor), np.asarray(record.token, np.float16), focal)
         elif self._token is None:
@@ -67,6 +70,11 @@ class PlaceMaker:
     def _begin(self, submap: int, token: np.ndarray, focal: float) -> None:
         self._submap, self._since, self._token, self._focal = submap, 0, token, np.array(focal, np.float64)
         self._features, self._world_from_cam = [], []
+
+    def _grow(self, factor: float) -> None:
+        """Change the unit of the waiting frames; lengths are multiplied by `factor`."""
+        self._features = [replace(found, depth=np.float32(factor) * found.depth) for found in self._features]
+        self._world_from_cam = [Similarity(factor).poses(camera) for camera in self._world_from_cam]
 
     def _finish(self, record: MapRecord) -> Place:
         """The place, in the frame and unit of its submap; only frames after the anchor know where the submap lies."""

@@ -24,6 +24,8 @@ class TrackWindow:
     """[B,W,N,2] float32, in pixels of the model's input: latest coordinates of the points in each frame."""
     query_points: jax.Array
     """[B,N,2] float32, in pixels of the query frame."""
+    first_points: jax.Array
+    """[B,N,2] float32: those of the stream's first frame. In later submaps, points go on from where they were tracked to."""
 
     @classmethod
     def empty(
@@ -35,6 +37,7 @@ class TrackWindow:
             maps=jnp.zeros((batch, frames, height, width, features), jnp.float32),
             coordinates=jnp.zeros((batch, frames, points, 2), jnp.float32),
             query_points=query_points,
+            first_points=jnp.copy(query_points),
         )
 
     def slot(self, frame: Int[Array, " batch"]) -> Int[Array, " batch"]:

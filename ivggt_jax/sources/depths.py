@@ -12,7 +12,7 @@ from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.sources.fit import check_shape
 from ivggt_jax.sources.folder import natural_key
 from ivggt_jax.sources.frame import Fit, RawFrame, SourceError
-from ivggt_jax.sources.image_file import read_grey_16
+from ivggt_jax.sources.image_file import read_counts
 from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images, named_images
 from ivggt_jax.sources.masks import names_of
 from ivggt_jax.sources.times import ASSOCIATION_SECONDS, nearest_in_time
@@ -29,9 +29,9 @@ LOOKED_AT = 2000
 class Depths:
     """A folder of depth maps with their frames' names, or with times as names, or a list with times (TUM's depth.txt)."""
 
-    def __init__(self, where: Path, scale: float):
-        """scale: steps per metre for integers. Raises SourceError when there is no map."""
-        self._where, self._scale = where, scale
+    def __init__(self, where: Path, scale: float, exif: bool = True):
+        """scale: steps per metre for integers; exif: turn maps upright as pictures are. Raises SourceError when there is no map."""
+        self._where, self._scale, self._exif = where, scale, exif
         if where.is_dir():
             every = (path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
             paths = sorted(every, key=natural_key)
@@ -92,7 +92,7 @@ class Depths:
     def read(self, path: Path) -> np.ndarray:
         """A map float32 [h,w] in metres, NaN where nothing was measured. Raises SourceError when the file is not a map."""
         suffix = path.suffix.lower()
-        values = _array(path) if suffix in ARRAYS else _exr(path) if suffix == EXR else read_grey_16(path)
+        values = _array(path) if suffix in ARRAYS else _exr(path) if suffix == EXR else read_counts(path, self._exif)
         if values is None:
             raise SourceError(f"{path}: is no depth map: 16 bits of grey are needed")
         return in_metres(values, self._scale)
@@ -147,7 +147,8 @@ def _array(path: Path) -> np.ndarray:
 def _exr(path: Path) -> np.ndarray:
     """The floats of an OpenEXR file, read by FFmpeg, which knows the channel Y, and R, G and B: these must be equal."""
     try:
-        with av.open(str(path), options={"protocol_whitelist": "file", "format_whitelist": "exr_pipe"}) as container:
+        options = {"protocol_whitelist": "file", "format_whitelist": "exr_pipe"}
+        with av.open(str(path.absolute()), options=options) as container:
             container.streams.video[0].codec_context.options = {"max_pixels": str(LARGEST)}
             frame = next(container.decode(video=0))
             kind = np.float32 if "f32" in frame.format.name else np.float16

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from pillow_heif import register_heif_opener
 
 from ivggt_jax.sources import hdr
@@ -42,6 +43,9 @@ HIGH_RANGE = "ivggt high range"
 DEEP = "ivggt deep"
 """The same for whether it has 16 bits."""
 
+WHITE = "ivggt white"
+"""The same for the largest value that the head of a PGM with 16 bits names, which Pillow stretches to 65,535."""
+
 NEARLY_BLACK = 16
 """Upper eight of 16 bits below which all 12-bit values lie."""
 
@@ -75,7 +79,7 @@ def read_picture(path: Path, exif: bool, stretch: Stretch) -> Picture:
 
     stretch: provides the levels of 16-bit grey.
     """
-    with _opened(path, False) as image:
+    with _opened(path, exif) as image:
         return to_picture(image, exif, stretch)
 
 
@@ -152,16 +156,24 @@ def grey_16(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(np.uint16)
 
 
-def read_grey_16(path: Path, page: int = 0) -> np.ndarray | None:
-    """The values, uint16 [H,W], of a 16-bit grey file; None if it is another picture. Raises SourceError when it cannot be read."""
-    with _opened(path, False, page) as image:
-        return grey_16(image) if is_grey_16(image) else None
+def read_counts(path: Path, exif: bool = True) -> np.ndarray | None:
+    """The values, uint16 [H,W], of a 16-bit grey file, such as a depth map; None if it is another picture.
+
+    They are those of the file, also where Pillow stretches them, as in a PGM whose white is not 65,535. Raises SourceError when
+    the file cannot be read.
+    """
+    with _opened(path, exif) as image:
+        if not is_grey_16(image):
+            return None
+        values, white = grey_16(image), image.info[WHITE]
+        return values if white is None else np.rint(values * (white / 65_535)).astype(np.uint16)
 
 
 def grey_16_of(path: Path, page: int = 0) -> np.ndarray | None:
-    """The same, with None for a file that cannot be read, too."""
+    """The values, uint16 [H,W], of a 16-bit grey picture; None if it is another one, or cannot be read."""
     try:
-        return read_grey_16(path, page)
+        with _opened(path, False, page) as image:
+            return grey_16(image) if is_grey_16(image) else None
     except SourceError:
         return None
 
@@ -194,17 +206,39 @@ def _formats(path: Path) -> tuple[str, ...]:
     return (*FORMATS, "TGA") if path.suffix.lower() == PLAIN_SUFFIX_OF_TGA else FORMATS
 
 
-def decode(image: Image.Image, page: int = 0) -> None:
-    """Decode a page of an opened image.
+def decode(image: Image.Image, page: int = 0, exif: bool = True) -> None:
+    """Decode a page of an opened image; without `exif` a TIFF stays as it is stored, as other formats do anyway.
 
     Raises SourceError when it is too large, and whatever the decoder raises.
     """
     image.seek(page)
     if image.width * image.height > LARGEST_IMAGE:
         raise SourceError(f"{image.width}×{image.height} pixels are too many; scale it down first")
-    high, deep = high_range(image), is_deep(image)
+    high, deep, white = high_range(image), is_deep(image), _white(image)
+    if isinstance(image, TiffImageFile):
+        _load_tiff(image, exif)
+    else:
+        image.load()
+    image.info[HIGH_RANGE], image.info[DEEP], image.info[WHITE] = high, deep, white
+
+
+def _load_tiff(image: TiffImageFile, exif: bool) -> None:
+    """Load a TIFF, which Pillow would always turn by its orientation, and might map from disk in the turned size."""
+    tags = image.getexif()
+    orientation = tags.pop(ExifTags.Base.Orientation, 1)
+    image._size = image._tile_size
     image.load()
-    image.info[HIGH_RANGE], image.info[DEEP] = high, deep
+    if exif:
+        tags[ExifTags.Base.Orientation] = orientation
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _white(image: Image.Image) -> int | None:
+    """The value to be stretched to 65,535 while an opened PGM with 16 bits is loaded; None where there is none."""
+    if image.format != "PPM" or image.mode != "I":
+        return None
+    words = image.tile[0].args  # type: ignore[attr-defined]
+    return int(words[-1]) if isinstance(words, tuple) else None
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -223,7 +257,7 @@ def _opened(path: Path, exif: bool, page: int = 0) -> Iterator[Image.Image]:
         if path.stat().st_size == 0:
             raise SourceError("is empty (zero bytes)")
         with Image.open(path, formats=_formats(path)) as image:
-            decode(image, page)
+            decode(image, page, exif)
             if exif:
                 ImageOps.exif_transpose(image, in_place=True)
             yield image

@@ -199,7 +199,7 @@ def _picture(message: Any) -> Image.Image:
             image = Image.open(io.BytesIO(message.data.tobytes()), formats=FORMATS)
         except UnidentifiedImageError:  # for example H.264, whose frames depend on each other
             raise SourceError(f"is no picture, though its format says {message.format!r}") from None
-        decode(image)
+        decode(image, exif=False)
         return image
     if message.encoding not in ENCODINGS:
         raise SourceError(f"its encoding {message.encoding} is none of {', '.join(ENCODINGS)}")

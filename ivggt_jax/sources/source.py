@@ -91,7 +91,7 @@ class Source:
             None if config.camera is None else Calibration(config.camera, config.camera_fov, config.camera_towards)
         )
         self._depths = (
-            Depths(config.depth, config.depth_scale)
+            Depths(config.depth, config.depth_scale, config.exif)
             if config.depth is not None and depth_topic(config) is None
             else None
         )

@@ -36,7 +36,7 @@ class StackReader:
                 result: Image.Image | str = image
                 if chosen or image.format != "TIFF":  # pictures of an animation depend on the previous ones
                     try:
-                        decode(image, page)
+                        decode(image, page, self._exif)
                     except Exception as error:  # decoders raise almost anything on a damaged file
                         result = reason(error)
                 shown = image.info.get("duration")

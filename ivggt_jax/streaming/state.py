@@ -86,7 +86,7 @@ class StreamState:
     budgets: jax.Array
     """[B,layer] int32: budget of each layer in the last step; all slots when the cache is unbounded."""
     frame: jax.Array
-    """[B] int32: frames seen."""
+    """[B] int32: frames seen; with submaps, those that the memory of the present one has seen."""
     clipped: jax.Array
     """[B] int32: how often a layer's budget was clipped to its buffer or to one frame, summed over passes."""
     dropped: jax.Array
@@ -101,7 +101,7 @@ class StreamState:
     """Known focal length of a calibrated camera; None where the predicted one is used."""
 
     def __repr__(self) -> str:
-        settings, cache, frame = self.settings, self.settings.cache, self.frame
+        settings, cache, frame = self.settings, self.settings.cache, self.frame if self.map is None else self.map.frame
         seen = shape(frame)
         if isinstance(frame, jax.Array) and not isinstance(frame, jax.core.Tracer):
             if frame.is_deleted():

@@ -224,8 +224,9 @@ def stream(
     if lookahead < 0:
         raise ValueError(f"lookahead must be 0 or more chunks, not {lookahead}")
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
-    # With submaps the memory never holds more frames than one submap has, however long the stream.
-    most = cache_config.max_frames if submaps is None else None
+    most = cache_config.max_frames
+    if submaps is not None and most is not None and most >= submaps.frames + submaps.delay:
+        most = None  # The memory holds the frames of one submap at most.
     frames, depths = iter(frames), None if depth is None else iter(depth)
     state = None
     running: deque[tuple[Predictions, int]] = deque()
@@ -256,20 +257,22 @@ def stream(
 def reset(state: StreamState, where: FrameArray, query_points: FrameArray | None = None) -> StreamState:
     """Restart the streams marked in `where` [B] bool: nothing they saw before has any influence, NaN included.
 
-    With `query_points` [B,N,2] those streams track new points, as many as before. Raises ValueError for another shape,
-    and for points outside the frame.
+    Those streams track their first frame's query points again or, with `query_points` [B,N,2], as many new ones. Raises ValueError
+    for another shape, and for points outside the frame.
     """
     where = marks(state, where)
-    queries = None
+    queries = None if state.tracks is None else state.tracks.first_points
     if query_points is not None:
-        if state.tracks is None or query_points.shape != state.tracks.query_points.shape:
-            had = "none" if state.tracks is None else list(state.tracks.query_points.shape)
+        if queries is None or query_points.shape != queries.shape:
+            had = "none" if queries is None else list(queries.shape)
             raise ValueError(f"query_points must be like those of the state, {had}, not {list(query_points.shape)}")
         queries = queries_of(query_points, where.shape[0], state.settings.height, state.settings.width)
     state = fresh(state, where, queries)
+    if (tracks := state.tracks) is not None:
+        first = choose(where, tracks.query_points, tracks.first_points)
+        state = replace(state, tracks=replace(tracks, first_points=first))
     state = replace(state, clipped=jnp.where(where, 0, state.clipped), dropped=jnp.where(where, 0, state.dropped))
-    known = state.focal
-    if known is not None:
+    if (known := state.focal) is not None:
         known = jax.tree.map(partial(choose, where), KnownFocal.of(known.length), known)
         state = replace(state, focal=known)
     if state.map is None:

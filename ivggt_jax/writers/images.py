@@ -286,7 +286,8 @@ def _facts(path: Path) -> _Facts | None:
             plain = (
                 known and orientation == 1 and image.mode == "RGB" and not unusual and not image.has_transparency_data
             )
-            return _Facts(image.size[::-1] if turned else image.size, turned, plain)
+            swapped = turned and image.format != "TIFF"  # of which Pillow states the upright size
+            return _Facts(image.size[::-1] if swapped else image.size, turned, plain)
     except (OSError, ValueError, SyntaxError):
         return None
 

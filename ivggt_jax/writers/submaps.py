@@ -5,7 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ivggt_jax.mapping.map_files import SUBMAP_COLUMNS, SUBMAPS_FILE, SubmapRecord, submap_line
+from ivggt_jax.mapping.map_files import (
+    SUBMAP_COLUMNS,
+    SUBMAPS_FILE,
+    Growth,
+    SubmapRecord,
+    growth_line,
+    submap_line,
+)
 from ivggt_jax.writers.files import LineFile
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer
@@ -21,13 +28,18 @@ class SubmapsWriter(Writer):
         self._refined = int(state.get("refined", 0))
         self._submaps = int(state.get("submaps", 0))
         self._part = int(state.get("part", 0))
-        self._file = LineFile(out / SUBMAPS_FILE, self._submaps, f"# {SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
+        self._grown = int(state.get("grown", 0))
+        lines = self._submaps + self._grown
+        self._file = LineFile(out / SUBMAPS_FILE, lines, f"# {SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
 
     def write(self, result: Result) -> None:
-        """Append a line when a new submap has begun."""
+        """Append a line when the unit has changed, and one when a new submap has begun."""
         seen = result.map
         if seen is None:
             raise ValueError("submaps.txt needs a run with submaps")
+        if self._submaps and seen.grown is not None and seen.grown != 1:
+            self._file.append(growth_line(Growth(self._frames, float(seen.grown))))
+            self._grown += 1
         if seen.submap == self._submaps:
             self._part = int(seen.part)
             share, spread = float(seen.link_share), float(seen.link_spread)
@@ -39,7 +51,7 @@ class SubmapsWriter(Writer):
 
     def state(self) -> dict[str, np.ndarray]:
         """The number of lines, and the counts of `record`."""
-        counts = {"refined": self._refined, "submaps": self._submaps, "part": self._part}
+        counts = {"refined": self._refined, "submaps": self._submaps, "part": self._part, "grown": self._grown}
         return {name: np.array(count) for name, count in counts.items()}
 
     def record(self) -> dict[str, int]:

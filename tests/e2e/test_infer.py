@@ -259,11 +259,17 @@ def opened(monkeypatch) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize("checked", [False, True])
 def test_a_live_stream_begins_with_what_is_seen_when_everything_is_compiled(
-    checkpoint: Path, tmp_path: Path, monkeypatch, capsys
+    checkpoint: Path, tmp_path: Path, monkeypatch, capsys, checked: bool
 ) -> None:
-    """And not with the frame that told the size; how long a pose takes is told and kept."""
+    """And not with the frame that told the size, nor with those that were compared with a trajectory; how long a pose takes is
+    told and kept."""
     camera, steps = Camera(10_000), []
+    known = tmp_path / "known.txt"
+    since = np.arange(0, 60 * PATIENCE, 0.02)
+    pose = [since, since**2, np.zeros((4, len(since))), np.ones(len(since))]
+    np.savetxt(known, np.vstack([time.time() + since, *pose]).T, fmt="%.6f")
 
     def compile_slowly(model: Model, state: StreamState, moving: bool) -> None:
         steps.append(state.frame.shape)
@@ -272,10 +278,11 @@ def test_a_live_stream_begins_with_what_is_seen_when_everything_is_compiled(
     monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: camera)
     monkeypatch.setattr(infer, "compile_step", compile_slowly)
     out = tmp_path / "out"
-    arguments = ("http://host/live", "--max-frames", 3, "--checkpoint", checkpoint, "--out", out, "--export", "npz")
+    arguments = ("http://host/live", "--max-frames", 3, "--checkpoint", checkpoint, "--out", out, "--export", "npz",
+                 *(("--scale-from", known) if checked else ()))  # fmt: skip
     assert run(main, *arguments) == 0
     first, *others = sorted(int(path.stem) for path in (out / "frames").iterdir())
-    assert len(others) == 2 and first >= 3, "at ten frames a second, half a second is five"
+    assert len(others) == 2 and first >= 3 + 10 * checked, "at ten frames a second, half a second is five"
     record = json.loads((out / "run.json").read_text())
     assert record["frames"] == 3 and steps == [(1,)]
     assert 0 < record["milliseconds_from_capture_to_pose"]["p50"] < 1000 * PATIENCE

@@ -137,6 +137,11 @@ def test_loops_need_submaps_and_depth(checkpoint: Path, folder: Path, tmp_path: 
     assert "--loops joins submaps" in capsys.readouterr().err
     assert run(main, *options, "--heads", "camera", "--points-from", "head", "--loops") != 0
     assert "--loops needs depth" in capsys.readouterr().err
+    for option in (("--submaps", 16), ("--split", 2)):
+        assert run(main, *options, "--heads", "camera", "--points-from", "head", *option) != 0
+        assert f"{option[0]} {option[1]} needs depth" in capsys.readouterr().err
+    assert run(main, *options, "--heads", "camera", "depth", "tracks", "--track-grid", 0) != 0
+    assert "--track-grid must be at least 1" in capsys.readouterr().err and not (tmp_path / "out").exists()
     assert run(main, *options, "--export", "tum", "npz") == 0
     assert run(export.main, tmp_path / "out", "--corrected", "--to", "tum") != 0
     assert "ivggt writes it with --loops" in capsys.readouterr().err

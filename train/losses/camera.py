@@ -13,9 +13,14 @@ LEAST_MOTION = 0.01
 
 
 def camera_loss(
-    prediction: jax.Array, target: jax.Array, *, delta: float = 0.1, reference: bool = False
+    prediction: jax.Array,
+    target: jax.Array,
+    *,
+    delta: float = 0.1,
+    view_delta: float | None = None,
+    reference: bool = False,
 ) -> dict[str, jax.Array]:
-    """Huber distances of translation, rotation and field of view, quadratic up to `delta`.
+    """Huber distances of translation, rotation and field of view, quadratic up to `delta`, that of the view up to `view_delta`.
 
     prediction, target: pose encodings [..., 9] (translation, quaternion xyzw, fields of view in radians). A quaternion and its
     negative are the same rotation, so the closer of the two is the target; not with `reference`.
@@ -27,7 +32,7 @@ def camera_loss(
     return {
         "translation": huber(prediction[..., :3] - target[..., :3], delta),
         "rotation": huber(prediction[..., 3:7] - rotation, delta),
-        "field_of_view": 0.5 * huber(prediction[..., 7:] - target[..., 7:], delta),
+        "field_of_view": 0.5 * huber(prediction[..., 7:] - target[..., 7:], view_delta or delta),
     }
 
 

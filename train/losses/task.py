@@ -20,6 +20,9 @@ CONFIDENCE_REWARD = 0.2
 CAMERA_DELTA = 0.02
 """Where the camera's Huber loss becomes linear. A step between video frames is a few hundredths of a scene's size, and within the
 distillation loss's 0.1 it would have hardly any weight."""
+VIEW_DELTA = 0.2
+"""The same for the field of view, in radians. A network that hardly knows it is wrong by a tenth; with less, the gradient would be
+a sign that changes from clip to clip."""
 CLIP = (1, 2, 3)
 _LENGTHS = {"pose_encoding", "depth", "points"}
 
@@ -71,7 +74,7 @@ def _geometric_losses(
         pose = pose_from_cameras(batch["cam_from_world"], batch["intrinsics"], *valid.shape[-2:])
         found = _with_scale(prediction["pose_encoding"], scale[..., 0, 0], known)
         wanted = _with_scale(pose, true_scale[..., 0, 0], known)
-        losses["camera"] = camera_loss(found, wanted, delta=CAMERA_DELTA)
+        losses["camera"] = camera_loss(found, wanted, delta=CAMERA_DELTA, view_delta=VIEW_DELTA)
         losses["relative"] = relative_pose_loss(found, wanted)
     return losses
 

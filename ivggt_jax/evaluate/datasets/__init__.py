@@ -20,17 +20,19 @@ class Dataset:
     """Finds the folders of its sequences below a root, by name."""
     read: Callable[[str, Path, ReadOptions], Sequence]
     """Reads one of them. Raises OSError or ValueError when it cannot be used at all."""
+    takes: tuple[str, ...] = ()
+    """The fields of `ReadOptions` that apply to it."""
 
 
 DATASETS = {
-    "7scenes": Dataset(seven_scenes.LAYOUT, seven_scenes.find, seven_scenes.read),
+    "7scenes": Dataset(seven_scenes.LAYOUT, seven_scenes.find, seven_scenes.read, ("registered_depth",)),
     "nrgbd": Dataset(nrgbd.LAYOUT, nrgbd.find, nrgbd.read),
     "sintel": Dataset(sintel.LAYOUT, sintel.find, sintel.read),
-    "bonn": Dataset(bonn.LAYOUT, bonn.find, bonn.read),
+    "bonn": Dataset(bonn.LAYOUT, bonn.find, bonn.read, ("subset",)),
     "kitti": Dataset(kitti.DEPTH_LAYOUT, kitti.find_depth, kitti.read_depth),
     "kitti_odometry": Dataset(kitti.ODOMETRY_LAYOUT, kitti.find_odometry, kitti.read_odometry),
-    "tum": Dataset(tum.LAYOUT, tum.find, tum.read),
-    "scannet": Dataset(scannet.LAYOUT, scannet.find, scannet.read),
+    "tum": Dataset(tum.LAYOUT, tum.find, tum.read, ("subset",)),
+    "scannet": Dataset(scannet.LAYOUT, scannet.find, scannet.read, ("subset",)),
     "long3d": Dataset(long3d.LAYOUT, long3d.find, long3d.read),
 }
 
@@ -41,12 +43,16 @@ def open_dataset(
     """The sequences of a data set, each read when its turn comes.
 
     `only` names the sequences to read; empty means all. A sequence that cannot be used is yielded as `Skipped`; damaged parts of
-    a sequence are left out and listed in its `problems`. Raises ValueError at once for an unknown data set or sequence, or when
-    the root has none.
+    a sequence are left out and listed in its `problems`. Raises ValueError at once for an unknown data set or sequence, for an
+    option that does not apply to the data set, or when the root has none.
     """
     if name not in DATASETS:
         raise ValueError(f"there is no data set {name!r}; known are {', '.join(DATASETS)}")
     dataset = DATASETS[name]
+    for option, value in vars(options).items():
+        if value != getattr(PLAIN, option) and option not in dataset.takes:
+            known = ", ".join(key for key, other in DATASETS.items() if option in other.takes)
+            raise ValueError(f"--{option.replace('_', '-')} is of {known}: leave it out of --dataset {name}")
     folders = dataset.find(root, options)
     if not folders:
         raise ValueError(f"{root} holds no sequence of {name} (options {options}); its layout is {dataset.layout}")

@@ -6,12 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ivggt_jax.evaluate.datasets.sequence import Sequence
 from ivggt_jax.sources.folder import folder_images
 from ivggt_jax.sources.frame import SourceError
-from ivggt_jax.sources.image_file import read_image
+from ivggt_jax.sources.image_file import read_counts, read_image
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
@@ -72,7 +71,6 @@ def without_damage(sequence: Sequence, check: Callable[[Path], str | None] = dam
         depths=None if depths is None else tuple(path for path, whole in zip(depths, keep, strict=True) if whole),
         world_from_cam=kept(sequence.world_from_cam),
         intrinsics=kept(sequence.intrinsics),
-        timestamps=kept(sequence.timestamps),
         problems=problems,
     )
 
@@ -110,14 +108,13 @@ def matched(
 
 
 def read_png_depth(path: Path, units_per_metre: float, largest: float = np.inf) -> np.ndarray:
-    """Depth in metres, float32 [H, W], from a 16-bit PNG; 0 where it is 0 or more than `largest` metres.
+    """Depth in metres, float32 [H, W], from a picture of 16-bit grey; 0 where it is 0 or more than `largest` metres.
 
-    Raises ValueError for an image of another kind, OSError or SyntaxError for a damaged one.
+    Raises ValueError for a damaged picture, or one of another kind.
     """
-    with Image.open(path) as image:
-        if not image.mode.startswith("I"):
-            raise ValueError(f"{path} has mode {image.mode!r}; depth is stored in 16 bits")
-        depth = np.asarray(image).astype(np.float32) / np.float32(units_per_metre)
+    if (counts := read_counts(path)) is None:
+        raise ValueError(f"{path} is another kind of picture; depth is stored in 16 bits of grey")
+    depth = counts.astype(np.float32) / np.float32(units_per_metre)
     return np.where(depth > largest, np.float32(0), depth)
 
 

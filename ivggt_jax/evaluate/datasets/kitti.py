@@ -10,7 +10,7 @@ from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
 from ivggt_jax.trajectories.tables import poses_from_rows, read_table
 
 DEPTH_LAYOUT = "depth_selection/val_selection_cropped/{image_gathered,groundtruth_depth_gathered}/<sequence>/*.png"
-ODOMETRY_LAYOUT = "sequences/00/{image_2/000000.png,calib.txt,times.txt} and poses/00.txt"
+ODOMETRY_LAYOUT = "sequences/00/{image_2/000000.png,calib.txt} and poses/00.txt"
 
 
 def find_depth(root: Path, options: ReadOptions) -> dict[str, Path]:
@@ -42,19 +42,17 @@ def find_odometry(root: Path, options: ReadOptions) -> dict[str, Path]:
 
 
 def read_odometry(name: str, folder: Path, options: ReadOptions) -> Sequence:
-    """One odometry sequence: the left colour camera; frame i has the i-th pose and time.
+    """One odometry sequence: the left colour camera; frame i has the i-th pose.
 
     Poses on disk are of the left grey camera; the calibration's baseline converts them to the colour camera. Raises ValueError
-    when the calibration is damaged, or the numbers of poses, times and images differ.
+    when the calibration is damaged, or an image has no pose.
     """
     images = images_in(folder / "image_2")
     table = folder.parent.parent / "poses" / f"{name}.txt"
     rows, pose_problems = read_table(table, 12)
-    times, time_problems = read_table(folder / "times.txt", 1)
     index = np.array([number(path) for path in images])
-    for path, count in ((table, len(rows)), (folder / "times.txt", len(times))):
-        if index.max() >= count:
-            raise ValueError(f"{path} has {count} rows, but there is an image {index.max():06d}")
+    if index.max() >= len(rows):
+        raise ValueError(f"{table} has {len(rows)} rows, but there is an image {index.max():06d}")
     intrinsics, offset = _colour_camera(folder / "calib.txt")
     poses = poses_from_rows(rows)[index]
     poses[..., 3] -= poses[..., :3] @ offset
@@ -65,8 +63,7 @@ def read_odometry(name: str, folder: Path, options: ReadOptions) -> Sequence:
             images=images,
             world_from_cam=poses,
             intrinsics=np.tile(intrinsics, (len(images), 1, 1)),
-            timestamps=times[index, 0],
-            problems=(*pose_problems, *time_problems),
+            problems=pose_problems,
         )
     )
 

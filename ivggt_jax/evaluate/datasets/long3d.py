@@ -1,15 +1,12 @@
-"""Long3D (InfiniteVGGT): long videos at 10 Hz, each with one laser scan of the whole scene and no truth per frame."""
+"""Long3D (InfiniteVGGT): long videos, each with one laser scan of the whole scene and no truth per frame."""
 
 from pathlib import Path
-
-import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import damage, images_in, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
 from ivggt_jax.sources.image_file import IMAGE_SUFFIXES
 
 LAYOUT = "<scene>/dense_cloud_map.pcd, with the images beside it or in one folder beside it"
-FRAMES_PER_SECOND = 10
 
 
 def find(root: Path, options: ReadOptions) -> dict[str, Path]:
@@ -26,8 +23,7 @@ def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
     if len(holders) != 1:
         raise ValueError(f"{folder}: images must lie in one folder, not in {len(holders)}")
     images = images_in(holders[0])
-    times = np.arange(len(images)) / FRAMES_PER_SECOND
-    return without_damage(Sequence(dataset="long3d", name=name, images=images, timestamps=times, cloud=cloud))
+    return without_damage(Sequence(dataset="long3d", name=name, images=images, cloud=cloud))
 
 
 def _holds_images(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,48 +26,55 @@ class Sequence:
     depths: tuple[Path | None, ...] | None = None
     """S files of true depth, None for a frame without; None instead of a tuple if the data set has no depth."""
     read_depth: Callable[[Path], np.ndarray] | None = None
-    """Reads a depth file."""
+    """Reads a depth file; its errors name the file."""
     world_from_cam: np.ndarray | None = None
     """float64 [S, 3, 4], OpenCV axes, metres; NaN for a frame with unknown pose."""
     intrinsics: np.ndarray | None = None
     """float64 [S, 3, 3], in pixels of the image, with pixel centres at integers; NaN for a frame with unknown camera."""
-    timestamps: np.ndarray | None = None
-    """float64 [S], seconds."""
     cloud: Path | None = None
     """A scan (PCD) of the whole scene, in a coordinate frame of its own."""
     problems: tuple[str, ...] = ()
     """Damaged parts that were left out, a line each, with the file's name."""
+    unreadable: dict[Path, str] = field(default_factory=dict)
+    """A line for each depth file that turned out to be damaged when `depth` read it."""
 
     def __post_init__(self) -> None:
         if not self.images:
             raise ValueError(
                 f"{self.name}: no frame is left" + "".join(f"; {problem}" for problem in self.problems[:3])
             )
-        for field in ("depths", "world_from_cam", "intrinsics", "timestamps"):
-            value = getattr(self, field)
+        for name in ("depths", "world_from_cam", "intrinsics"):
+            value = getattr(self, name)
             if value is not None and len(value) != len(self.images):
-                raise ValueError(f"{self.name}: {field} has {len(value)} entries for {len(self.images)} images")
+                raise ValueError(f"{self.name}: {name} has {len(value)} entries for {len(self.images)} images")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, part: slice) -> "Sequence":
         """The frames of a slice, as a sequence."""
-        fields = ("images", "depths", "world_from_cam", "intrinsics", "timestamps")
-        taken = {field: getattr(self, field)[part] for field in fields if getattr(self, field) is not None}
+        names = ("images", "depths", "world_from_cam", "intrinsics")
+        taken = {name: getattr(self, name)[part] for name in names if getattr(self, name) is not None}
         return dataclasses.replace(self, **taken)
+
+    @property
+    def all_problems(self) -> tuple[str, ...]:
+        """The problems, and those of depth files that were read so far."""
+        return (*self.problems, *self.unreadable.values())
 
     def depth(self, index: int) -> np.ndarray | None:
         """True depth of a frame in metres, float32 [H, W], 0 where unknown; None if the frame has none.
 
-        If the file turns out to be damaged, a warning is logged and None returned.
+        If the file turns out to be damaged, None is returned; a warning is logged, once, and kept in `unreadable`.
         """
         if self.depths is None or self.read_depth is None or (path := self.depths[index]) is None:
             return None
         try:
             return self.read_depth(path)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # all from Pillow's decoders
-            logger.warning("%s: %s is left out, its depth cannot be read: %s", self.name, path, error)
+            if path not in self.unreadable:
+                self.unreadable[path] = str(error)
+                logger.warning("%s: a depth map cannot be read and is left out: %s", self.name, error)
             return None
 
 
@@ -81,7 +88,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """Options of the readers; each uses those that apply to its data set."""
+    """Options of the readers; `Dataset.takes` names those that apply to a data set."""
 
     subset: int | None = None
     """Bonn, TUM, ScanNet: read the published subset of n frames (`rgb_110`) instead of the whole recording."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ivggt_jax.evaluate.datasets.files import images_in, read_png_depth, without_damage
+from ivggt_jax.evaluate.datasets.files import images_in, matched, numbers, read_png_depth, without_damage
 from ivggt_jax.evaluate.datasets.sequence import ReadOptions, Sequence
 from ivggt_jax.sources.times import ASSOCIATION_SECONDS, in_seconds, nearest_in_time
 from ivggt_jax.trajectories.tables import (
@@ -29,8 +29,9 @@ def find(root: Path, options: ReadOptions) -> dict[str, Path]:
 def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") -> Sequence:
     """One recording.
 
-    Each image gets the pose and depth nearest in time, within 0.02 s. Files that are not named by their time are matched in
-    order, and there must be equally many of each. Raises ValueError when there are not, or when there is neither depth nor pose.
+    Each image gets the pose and depth nearest in time, within 0.02 s. Where files are not named by their time, an image gets the
+    depth with the numbers in its name. Poses, and depth whose numbers are all others, are matched in order, and there must be
+    equally many of each. Raises ValueError when there are not, or when there is neither depth nor pose.
     """
     images = images_in(folder / f"rgb{suffix(options)}")
     times = times_in_names(images)
@@ -38,17 +39,16 @@ def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") ->
     problems: tuple[str, ...] = ()
     trajectory = folder / f"groundtruth{suffix(options)}.txt"
     if trajectory.is_file():
-        rows, problems = read_table(trajectory, 8)
-        index = _belonging(times, in_seconds(rows[:, 0]), len(images), str(trajectory))
+        rows, row_problems = read_table(trajectory, 8)
+        row_times = in_seconds(rows[:, 0])
+        index = _in_order(images, len(rows), trajectory) if times is None else nearest_in_time(times, row_times)
         poses = np.where((index >= 0)[:, None, None], poses_from_tum(rows)[index], np.nan)
-        problems += tuple(f"{images[i]} has no pose within {ASSOCIATION_SECONDS} s" for i in np.flatnonzero(index < 0))
+        problems = (*row_problems, *_far(images, index, "pose"))
     depths: tuple[Path | None, ...] | None = None
     depth_folder = folder / f"depth{suffix(options)}"
     if depth_folder.is_dir():
-        files = images_in(depth_folder)
-        index = _belonging(times, times_in_names(files), len(images), str(depth_folder), len(files))
-        depths = tuple(files[i] if i >= 0 else None for i in index)
-        problems += tuple(f"{images[i]} has no depth within {ASSOCIATION_SECONDS} s" for i in np.flatnonzero(index < 0))
+        depths, depth_problems = _depths(images, times, depth_folder)
+        problems += depth_problems
     if poses is None and depths is None:
         raise ValueError(f"{folder} has neither {trajectory.name} nor {depth_folder.name}")
     return without_damage(
@@ -59,7 +59,6 @@ def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") ->
             depths=depths,
             read_depth=partial(read_png_depth, units_per_metre=5000),
             world_from_cam=poses,
-            timestamps=times,
             problems=problems,
         )
     )
@@ -70,13 +69,28 @@ def suffix(options: ReadOptions) -> str:
     return "" if options.subset is None else f"_{options.subset}"
 
 
-def _belonging(
-    times: np.ndarray | None, others: np.ndarray | None, frames: int, what: str, count: int | None = None
-) -> np.ndarray:
-    """For each frame the index of the matching entry, −1 for none: by time, or in order if there are no times."""
+def _depths(
+    images: tuple[Path, ...], times: np.ndarray | None, folder: Path
+) -> tuple[tuple[Path | None, ...], tuple[str, ...]]:
+    """For each image its depth file, or None, and a line for each without: by time, else by number, else in order."""
+    files = images_in(folder)
+    others = times_in_names(files)
     if times is not None and others is not None:
-        return nearest_in_time(times, others)
-    count = len(others) if others is not None else count
-    if count != frames:
-        raise ValueError(f"{what} has {count} entries for {frames} images, and names without times cannot tell which")
-    return np.arange(frames)
+        index = nearest_in_time(times, others)
+        return tuple(files[i] if i >= 0 else None for i in index), _far(images, index, "depth")
+    own, their = ({found for path in paths if (found := numbers(path))} for paths in (images, files))
+    if own & their:
+        return matched(images, files, "depth")
+    return tuple(files[i] for i in _in_order(images, len(files), folder)), ()
+
+
+def _far(images: tuple[Path, ...], index: np.ndarray, what: str) -> tuple[str, ...]:
+    return tuple(f"{images[i]} has no {what} within {ASSOCIATION_SECONDS} s" for i in np.flatnonzero(index < 0))
+
+
+def _in_order(images: tuple[Path, ...], count: int, where: Path) -> np.ndarray:
+    if count != len(images):
+        raise ValueError(
+            f"{where} has {count} entries for {len(images)} images, and names without times cannot tell which"
+        )
+    return np.arange(count)

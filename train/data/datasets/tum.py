@@ -4,6 +4,9 @@ A shortened copy has rgb_N, depth_N and groundtruth_N.txt instead. groundtruth l
 the camera in the world. Depth is in 5,000ths of a metre. Images, depths and poses are matched by time.
 """
 
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +66,21 @@ class TumSequence(Scene):
 
 
 def tum(root: Path, split: str = "train") -> Dataset:
-    """All sequences below `root` for either split, because TUM has none. Raises ValueError when none is usable."""
+    """The sequences below `root` for one split; `held_out` makes the splits. Raises ValueError when there is none."""
     folders = sorted({path.parent for path in root.glob("*/rgb*/")})
-    return open_scenes(f"tum {root}", folders, TumSequence, Sampling(max_interval=15, block=16))
+    dataset = open_scenes(f"tum {root}", folders, TumSequence, Sampling(max_interval=15, block=16))
+    kept = held_out([scene.name for scene in dataset.scenes])
+    scenes = tuple(scene for scene in dataset.scenes if (scene.name in kept) == (split == "test"))
+    if not scenes:
+        raise ValueError(
+            f"{dataset.name}: its only usable sequence, {dataset.scenes[0].name}, is for training, so none is held out for "
+            "evaluation: add another"
+        )
+    return replace(dataset, scenes=scenes)
+
+
+def held_out(names: Sequence[str]) -> set[str]:
+    """The sequences for evaluation: about one in ten, by a hash of their names; of two or more at least one, and never all."""
+    hashes = {name: zlib.crc32(name.encode()) for name in names}
+    tenth = sum(number < 2**32 / 10 for number in hashes.values())
+    return set(sorted(hashes, key=hashes.__getitem__)[: min(max(tenth, 1), len(hashes) - 1)])
