@@ -173,7 +173,7 @@ def _take_places(part: Path, out: Path, patterns: Iterable[str]) -> None:
     made = {path.name: path for path in part.iterdir()}
     for name, path in made.items():
         if (out / name).is_dir():
-            remove(out / name)
+            os.replace(out / name, part / f".{name}")  # which is removed with the part
         os.replace(path, out / name)
     for pattern in patterns:
         for path in out.glob(pattern):

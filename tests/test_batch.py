@@ -135,12 +135,14 @@ def test_brackets_in_folders_are_no_pattern(tmp_path, monkeypatch):
 def test_files_in_options_of_a_table_start_at_the_table(tmp_path):
     """What is not there is taken as written: `depth` may be a topic, `camera` numbers."""
     touch(tmp_path, "masks/a.png", "rig.yaml")
-    row = {"source": "a.mp4", "masks": "masks", "depth": "/camera/depth", "camera": "rig.yaml", "align_to": "gone.txt"}
+    row = {"source": "a.mp4", "masks": "masks", "depth": "/camera/depth", "camera": "fisheye:rig.yaml#left",
+           "align-to": "rig.yaml", "scale_from": "gone.txt", "images": ""}  # fmt: skip
     (tmp_path / "table.jsonl").write_text(json.dumps(row))
     (found,) = find_inputs((str(tmp_path / "table.jsonl"),))
-    masks, camera = (str(tmp_path / name) for name in ("masks", "rig.yaml"))
+    masks, rig = (str(tmp_path / name) for name in ("masks", "rig.yaml"))
     assert found.options == (
-        "--masks", masks, "--depth", "/camera/depth", "--camera", camera, "--align-to", "gone.txt",
+        "--masks", masks, "--depth", "/camera/depth", "--camera", f"fisheye:{rig}#left", "--align-to", rig,
+        "--scale-from", "gone.txt", "--images", "",
     )  # fmt: skip
 
 

@@ -170,7 +170,7 @@ def test_what_is_predicted_of_a_sequence(tiny: Model, tmp_path, mode, mapping):
 def test_clips_have_no_memory_and_no_submaps(words, named, mode, tmp_path, capsys):
     arguments = ("--dataset", "tum", "--root", str(tmp_path), "--mode", mode)
     assert run("pose", *arguments, *words) == 1
-    assert re.search(f"{named}: only for streams, leave them out of --mode {mode}", capsys.readouterr().err)
+    assert re.search(f"{named} apply only to streams: leave them out of --mode {mode}", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +179,15 @@ def test_clips_have_no_memory_and_no_submaps(words, named, mode, tmp_path, capsy
         (
             "long3d",
             ("--alignment", "fixed"),
-            "--alignment is of data sets with true poses: leave it out of --dataset long3d",
+            "--alignment applies only to data sets with true poses: leave it out of --dataset long3d",
         ),
-        ("7scenes", ("--scale-factor", "1.0"), "--scale-factor is of long3d: leave it out of --dataset 7scenes"),
-        ("nrgbd", ("--cloud-stride", "2"), "--cloud-stride is of long3d: leave it out of --dataset nrgbd"),
-        ("nrgbd", ("--subset", "110"), "--subset is of bonn, tum, scannet: leave it out of --dataset nrgbd"),
+        (
+            "7scenes",
+            ("--scale-factor", "1.0"),
+            "--scale-factor applies only to long3d: leave it out of --dataset 7scenes",
+        ),
+        ("nrgbd", ("--cloud-stride", "2"), "--cloud-stride applies only to long3d: leave it out of --dataset nrgbd"),
+        ("nrgbd", ("--subset", "110"), "--subset applies only to bonn, tum, scannet: leave it out of --dataset nrgbd"),
     ],
 )
 def test_options_of_other_data_sets(dataset, words, problem, tmp_path, capsys):

@@ -396,7 +396,7 @@ def numbered(folder: Path, pattern: str, found: list[int], write) -> list[Path]:
 
 
 def test_numbered_depth_goes_to_the_images_of_its_numbers(tmp_path):
-    """Here is one lost of either kind; and it goes in order only where no number is of both."""
+    """One file of each kind is missing. Depth is matched in order only if no number occurs in both."""
     numbered(tmp_path / "desk" / "rgb", "{:04d}.png", [0, 2, 3], write_image)
     files = numbered(tmp_path / "desk" / "depth", "d{:04d}.png", [0, 1, 3], write_depth)
     sequence = only_sequence("tum", tmp_path)
@@ -429,7 +429,9 @@ def test_a_pgm_of_fewer_bits_has_its_own_units(tmp_path):
 def test_options_that_a_data_set_has_not_are_refused(name, options, option, known, tmp_path):
     MAKERS[name](tmp_path)
     words = (
-        "layout is" if name in known and option == "--subset" else f"{option} is of {', '.join(known)}: leave it out"
+        "layout is"
+        if name in known and option == "--subset"
+        else f"{option} applies only to {', '.join(known)}: leave it out"
     )
     if name == "7scenes" and option == "--registered-depth":
         assert len(only_sequence(name, tmp_path, options)) == FRAMES

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from ivggt_jax.mapping.correction import correct
 from ivggt_jax.mapping.loops import Proof, Scores
 from ivggt_jax.mapping.map_files import LOOP_COLUMNS, Growth, SubmapRecord, loop_line, read_loops, read_submaps
 from ivggt_jax.mapping.state import MapRecord
@@ -83,6 +84,11 @@ def test_a_change_of_the_unit_comes_back(tmp_path: Path):
     assert last.placed is last.world_from_submap
 
 
+def test_a_change_of_the_unit_moves_nothing(tmp_path: Path):
+    write_submaps(tmp_path, 3, grown=40)
+    assert correct(read_submaps(tmp_path / "submaps.txt"), []).largest_move == pytest.approx(0, abs=1e-6)
+
+
 def test_a_unit_that_is_known_from_the_first_frame_is_no_change(tmp_path: Path):
     write_submaps(tmp_path, 3, grown=0)
     assert not any(record.growth for record in read_submaps(tmp_path / "submaps.txt"))
@@ -104,6 +110,7 @@ def test_a_reading_in_a_submaps_first_frame_changes_the_unit_of_those_before(tmp
         (["#grown 5"], "2 columns instead of 3"),
         (["#grown 5 2", "#grown 6 2"], "the unit cannot change in frame 6 here"),
         (["#grown 40 2", "1 0 32 1 0 0 0 0 0 0 1 0.5 0.1"], "cannot begin with frame 32"),
+        (["#grown 20 2", "1 0 32 1 0 0 0 0 0 0 1 0.5 0.1", "#grown 40 2"], "the unit cannot change in frame 40 here"),
     ],
 )
 def test_what_is_no_change_of_the_unit_is_refused(tmp_path: Path, lines: list[str], reason: str):

@@ -170,7 +170,8 @@ def test_a_memory_shorter_than_a_submap_ends_the_stream(tiny: Model, videos: np.
     found = stream(tiny, videos[:, 0], cache, submaps=SUBMAPS, heads=("camera", "depth"))
     with pytest.raises(ValueError, match="longer than max_frames=5"):
         list(found)
-    cache = replace(CACHE, max_frames=SUBMAPS.frames + SUBMAPS.delay)
+    assert SUBMAPS.longest(1) == 6 and replace(SUBMAPS, delay=3).longest(2) == 8
+    cache = replace(CACHE, max_frames=SUBMAPS.longest(1))
     assert len(list(stream(tiny, videos[:, 0], cache, submaps=SUBMAPS, heads=("camera", "depth")))) == len(videos)
 
 

@@ -102,7 +102,7 @@ DEMO_WORLDS = replace(
 )
 DEMO_SHARP = replace(
     DEMO_WORLDS,
-    # The depth head had a fifth of the gradient, and confidence takes its weight from clips and edges that are hard.
+    # With 20, both losses of depth have a fifth of the gradient; and confidence takes the weight of the other from hard clips.
     loss=replace(DEMO_WORLDS.loss, log_depth=60.0),
     optimizer=replace(DEMO_WORLDS.optimizer, method="muon", learning_rate=6e-4),
 )
@@ -260,7 +260,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             ),
         ),
         "demo_sharp": (
-            "The demo model's student, trained further with Muon, on frames of up to 224×168.",
+            "The result of demo_worlds, trained further with Muon, on frames of up to 224×168.",
             replace(
                 DEMO,
                 out=Path("runs/demo_sharp"),

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,8 +24,10 @@ MOVING = (*VIDEO_SUFFIXES, *RECORDINGS)
 """Suffixes of files that count as one source each in a folder."""
 LIVE = ("cam:", "rtsp://", "rtsps://", "udp://")
 TABLES = (".jsonl", ".parquet")
-FILES = ("masks", "depth", "camera", "images", "align_to", "scale_from")
+FILES = ("masks", "depth", "camera", "images", "align-to", "scale-from")
 """Options whose values are, or may be, files and folders."""
+CALIBRATION = re.compile(r"^(\w+:)?([^#]*)(#.*)?$", re.DOTALL)
+"""A kind of lens, a file, and the name of one of its cameras."""
 
 
 @dataclass(frozen=True)
@@ -183,13 +186,16 @@ def _words_of(row: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
             texts = map(str, value if isinstance(value, list) else [value])
-            words += [f"--{option}", *(_there(text, folder) if name in FILES else text for text in texts)]
+            words += [f"--{option}", *(_there(text, folder) if option in FILES else text for text in texts)]
     return tuple(words)
 
 
 def _there(text: str, folder: Path) -> str:
-    path = folder / Path(text).expanduser()
-    return str(path) if path.exists() else text
+    """The path below the folder if it exists, else the text. A camera's may stand after `fisheye:` and before `#NAME`."""
+    for before, path, after in (("", text, ""), *CALIBRATION.findall(text)):
+        if path and (place := folder / Path(path).expanduser()).exists():
+            return f"{before}{place}{after}"
+    return text
 
 
 def _lines(path: Path) -> list[str]:

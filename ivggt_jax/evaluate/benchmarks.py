@@ -63,7 +63,7 @@ class DatasetOptions:
     out: Path | None = None
     """Folder for the report; by default ivggt_out/ plus the names of benchmark and data set."""
     stride: int = 1
-    """Take every n-th frame (NRGBD: at least two). Published: 2 for reconstruction on 7-Scenes, 500 on NRGBD, else 1."""
+    """Take every n-th frame; on NRGBD at least two remain. Published: 2 for reconstruction on 7-Scenes, 500 on NRGBD, else 1."""
     max_frames: int | None = None
     """Take at most this many frames."""
     size: int | None = None
@@ -80,7 +80,7 @@ class DatasetOptions:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
         if self.mode != "stream" and (given := self._of_streams()):
-            raise ValueError(f"{', '.join(given)}: only for streams, leave them out of --mode {self.mode}")
+            raise ValueError(f"{', '.join(given)} apply only to streams: leave them out of --mode {self.mode}")
 
     def _of_streams(self) -> list[str]:
         """The given options that only a stream has."""
@@ -151,11 +151,11 @@ class Reconstruction:
             raise ValueError(f"cloud_stride must be at least 1, not {self.cloud_stride}")
         scan = self.data.dataset == "long3d"
         if scan and self.alignment != "published":
-            raise ValueError("--alignment is of data sets with true poses: leave it out of --dataset long3d")
+            raise ValueError("--alignment applies only to data sets with true poses: leave it out of --dataset long3d")
         for name in ("scale_factor", "cloud_stride"):
             if not scan and getattr(self, name) != getattr(type(self), name):
                 option = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{option} is of long3d: leave it out of --dataset {self.data.dataset}")
+                raise ValueError(f"{option} applies only to long3d: leave it out of --dataset {self.data.dataset}")
 
 
 def evaluate_poses(config: Pose) -> int:

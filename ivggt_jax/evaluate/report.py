@@ -141,12 +141,12 @@ def write_report(
         if name in texts:
             raise ValueError(f"two sequences would be written to {name}")
         texts[name] = json.dumps(_record(report), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    for path in folder.glob("*.json"):
-        if path.name not in texts and _is_record(path):
-            path.unlink()
     for name, text in texts.items():
         with replacing(folder / name) as file:
             file.write(text.encode())
+    for path in folder.glob("*.json"):
+        if path.name not in texts and _is_record(path):
+            path.unlink()
     return [folder / name for name in texts]
 
 

@@ -83,7 +83,7 @@ def evaluate_trajectory(
 
 
 def straight_line(frames: int) -> np.ndarray:
-    """Cameras [S, 3, 4] (world_from_cam) on a straight line with equal steps, a path that any model should beat."""
+    """Cameras [S, 3, 4] (world_from_cam) on a straight line with equal steps: a baseline that uses no image."""
     cameras = np.tile(np.eye(3, 4), (frames, 1, 1))
     cameras[:, 2, 3] = np.arange(frames)
     return cameras

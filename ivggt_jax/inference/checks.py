@@ -14,9 +14,8 @@ def check(config: InferConfig) -> None:
         raise ValueError(f"--save-every must be 0 or more frames, not {config.save_every}")
     if config.memory.max_memory is not None:
         parse_memory(config.memory.max_memory)
-    if len(config.source.camera_towards) > 1 and (
-        config.mapping.loops or config.mapping.submaps not in ("auto", "off")
-    ):
+    submaps = config.mapping.submaps not in ("auto", "off")
+    if len(config.source.camera_towards) > 1 and (config.mapping.loops or submaps):
         raise ValueError(
             "views of a panorama do not follow one another, as submaps and loops need: give one --camera-towards"
         )
@@ -31,13 +30,13 @@ def check(config: InferConfig) -> None:
         )
     if config.moving == "keep" and "moving" in config.outputs:
         raise ValueError("--export moving writes what moves: it needs --moving separate")
-    mapped = {
-        "--loops": config.mapping.loops,
-        f"--submaps {config.mapping.submaps}": config.mapping.submaps not in ("auto", "off"),
-        f"--split {config.split}": config.split,
-    }
-    if "depth" not in config.heads and (wanted := [option for option, given in mapped.items() if given]):
-        raise ValueError(f"{wanted[0]} needs depth, which --heads leaves out: add it")
+    for option, given in (
+        ("--loops", config.mapping.loops),
+        (f"--submaps {config.mapping.submaps}", submaps),
+        (f"--split {config.split}", config.split),
+    ):
+        if given and "depth" not in config.heads:
+            raise ValueError(f"{option} needs depth, which --heads leaves out: add it")
     if config.track_grid < 1:
         raise ValueError(f"--track-grid must be at least 1 point, not {config.track_grid}")
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}

@@ -33,6 +33,10 @@ class SubmapConfig:
     keyframe_every: int = 4
     """Frames from one keyframe to the next."""
 
+    def longest(self, frames_per_step: int) -> int:
+        """Most frames that a submap has, unless images show nothing for long: a submap begins with a pass."""
+        return -(-(self.frames + self.delay) // frames_per_step) * frames_per_step
+
     def __post_init__(self) -> None:
         check_whole(self)
         if self.frames < 2:

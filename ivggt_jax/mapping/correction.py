@@ -81,8 +81,7 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     loops = [believed(proof) for proof in proofs if proof.verdict == "accepted"]
     solution = solve(chain, parts, loops, stretches=_stretches(submaps))
     moves = [after.after(before.inverse()) for after, before in zip(solution.nodes, chain, strict=True)]
-    written = [record.world_from_submap for record in submaps]
-    shifts = [after.translation - before.translation for after, before in zip(solution.nodes, written, strict=True)]
+    shifts = [after.translation - before.translation for after, before in zip(solution.nodes, chain, strict=True)]
     first = np.array([record.first for record in submaps])
     kept = [(loop.a, loop.b) for loop, verdict in zip(loops, solution.verdicts, strict=True) if verdict == "kept"]
     largest = float(np.linalg.norm(shifts, axis=-1).max())

@@ -146,7 +146,7 @@ def _grown(words: list[str], before: list[SubmapRecord]) -> list[SubmapRecord]:
     """The submaps before a line that says how the unit has changed."""
     _check_width(words, GROWTH_COLUMNS)
     (frame,), (factor,) = _wholes(words[1:2]), _finite(words[2:])
-    if not before or before[-1].growth or frame <= before[-1].first:
+    if not before or before[0].growth or frame <= before[-1].first:
         raise ValueError(f"the unit cannot change in frame {frame} here")
     if not factor >= 1 / _LARGEST:
         raise ValueError(f"the factor {factor} is not positive")
@@ -154,7 +154,10 @@ def _grown(words: list[str], before: list[SubmapRecord]) -> list[SubmapRecord]:
 
 
 def _read(path: Path, columns: str, parse: Callable[[list[str], list[_Record]], _Record | None]) -> list[_Record]:
-    """Parse the lines after the header; `parse` also gets the records before, and returns None for a line that is none."""
+    """Parse the lines after the header.
+
+    `parse` also gets the records so far, which it may change; it returns None for a line that adds no record.
+    """
     found: list[_Record] = []
     for number, line in _lines(path):
         try:

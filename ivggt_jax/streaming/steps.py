@@ -215,8 +215,8 @@ def stream(
     before the next frame is requested, as a live camera needs. `query_points` [N,2], `submaps` and `focal` [2] are
     those of `init_stream` for one stream. `depth` yields what a sensor measured of each frame, [H,W] or None (`step`).
 
-    Raises ValueError before the first frame past `max_frames`. Whatever `frames` or `depth` raises is raised after all frames
-    before it were handed out.
+    Raises ValueError before the first frame past `max_frames`, with submaps only if a submap may be longer. Whatever `frames` or
+    `depth` raises is raised after all frames before it were handed out.
     """
     cache_config = cache_config or CacheConfig()
     if chunk < 1:
@@ -225,8 +225,8 @@ def stream(
         raise ValueError(f"lookahead must be 0 or more chunks, not {lookahead}")
     chunk = -(-chunk // cache_config.frames_per_step) * cache_config.frames_per_step
     most = cache_config.max_frames
-    if submaps is not None and most is not None and most >= submaps.frames + submaps.delay:
-        most = None  # The memory holds the frames of one submap at most.
+    if submaps is not None and most is not None and most >= submaps.longest(cache_config.frames_per_step):
+        most = None  # A submap fits.
     frames, depths = iter(frames), None if depth is None else iter(depth)
     state = None
     running: deque[tuple[Predictions, int]] = deque()

@@ -42,7 +42,6 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
     pictures.check()
     cameras = lenses(views, options)
     numbers = {lens: number for number, lens in enumerate(dict.fromkeys(cameras), start=1)}
-    _write_cameras(model / "cameras.bin", list(numbers))
     tracker = Tracker(options) if run.tracks is None else KnownTracks(run)
     points = 0
     with replacing(model / "points3D.bin") as points_file, replacing(model / "images.bin") as images_file:
@@ -60,6 +59,7 @@ def export_colmap(run: SavedRun, out: Path, options: ExportOptions) -> None:
         dense = _write_dense(points_file, run, options, points)
         points_file.seek(0)
         points_file.write(struct.pack("<Q", points + dense))
+    _write_cameras(model / "cameras.bin", list(numbers))  # last, so that an export that fails leaves the earlier model
     if points < FEW and run.tracks is None:  # else they were just refined
         logger.warning(
             "thin: %d points of the COLMAP model are seen in three of its %d pictures, too few to refine it; %d more are there "

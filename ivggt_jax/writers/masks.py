@@ -30,13 +30,13 @@ class MasksWriter(Writer):
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         self._folder = out / "masks"
         self._originals = OriginalMasks()
-        self._files = int(state.get("files", frames))
         with naming(self._folder):
             if frames == 0 and self._folder.is_dir():
                 shutil.rmtree(self._folder)
             self._folder.mkdir(parents=True, exist_ok=True)
-        if self._files > (kept := sum(1 for _ in self._folder.rglob("*.png"))):
-            raise ResumeError(self._folder, kept, frames)
+        wanted, self._files = int(state.get("files", frames)), sum(1 for _ in self._folder.rglob("*.png"))
+        if self._files < wanted:
+            raise ResumeError(self._folder, self._files, wanted)
 
     @classmethod
     def check(cls, first: Result) -> None:

@@ -32,7 +32,8 @@ def camera_loss(
     return {
         "translation": huber(prediction[..., :3] - target[..., :3], delta),
         "rotation": huber(prediction[..., 3:7] - rotation, delta),
-        "field_of_view": 0.5 * huber(prediction[..., 7:] - target[..., 7:], view_delta or delta),
+        "field_of_view": 0.5
+        * huber(prediction[..., 7:] - target[..., 7:], delta if view_delta is None else view_delta),
     }
 
 

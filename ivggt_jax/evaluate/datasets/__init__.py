@@ -52,7 +52,7 @@ def open_dataset(
     for option, value in vars(options).items():
         if value != getattr(PLAIN, option) and option not in dataset.takes:
             known = ", ".join(key for key, other in DATASETS.items() if option in other.takes)
-            raise ValueError(f"--{option.replace('_', '-')} is of {known}: leave it out of --dataset {name}")
+            raise ValueError(f"--{option.replace('_', '-')} applies only to {known}: leave it out of --dataset {name}")
     folders = dataset.find(root, options)
     if not folders:
         raise ValueError(f"{root} holds no sequence of {name} (options {options}); its layout is {dataset.layout}")

@@ -30,8 +30,9 @@ def read(name: str, folder: Path, options: ReadOptions, dataset: str = "tum") ->
     """One recording.
 
     Each image gets the pose and depth nearest in time, within 0.02 s. Where files are not named by their time, an image gets the
-    depth with the numbers in its name. Poses, and depth whose numbers are all others, are matched in order, and there must be
-    equally many of each. Raises ValueError when there are not, or when there is neither depth nor pose.
+    depth with the same numbers in its name; if no depth has an image's numbers, depths are matched in order, as poses are without
+    times. What is matched in order must be equally many. Raises ValueError when it is not, or when there is neither depth nor
+    pose.
     """
     images = images_in(folder / f"rgb{suffix(options)}")
     times = times_in_names(images)

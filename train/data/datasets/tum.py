@@ -66,7 +66,10 @@ class TumSequence(Scene):
 
 
 def tum(root: Path, split: str = "train") -> Dataset:
-    """The sequences below `root` for one split; `held_out` makes the splits. Raises ValueError when there is none."""
+    """The sequences below `root` for one split; `held_out` makes the splits.
+
+    Raises ValueError when none is usable, or when the test split would be empty because there is only one.
+    """
     folders = sorted({path.parent for path in root.glob("*/rgb*/")})
     dataset = open_scenes(f"tum {root}", folders, TumSequence, Sampling(max_interval=15, block=16))
     kept = held_out([scene.name for scene in dataset.scenes])
