@@ -148,7 +148,7 @@ def _exr(path: Path) -> np.ndarray:
     """The floats of an OpenEXR file, read by FFmpeg, which knows the channel Y, and R, G and B: these must be equal."""
     try:
         options = {"protocol_whitelist": "file", "format_whitelist": "exr_pipe"}
-        with av.open(str(path.absolute()), options=options) as container:
+        with av.open(str(path.absolute()), options=options) as container:  # relative, a colon would end a protocol
             container.streams.video[0].codec_context.options = {"max_pixels": str(LARGEST)}
             frame = next(container.decode(video=0))
             kind = np.float32 if "f32" in frame.format.name else np.float16

@@ -16,9 +16,8 @@ def misnamed(path: Path) -> str | None:
     try:
         if not path.is_file():
             return None
-        with av.open(
-            str(path.absolute()), options={"protocol_whitelist": "file", "format_whitelist": known}
-        ) as container:
+        options = {"protocol_whitelist": "file", "format_whitelist": known}
+        with av.open(str(path.absolute()), options=options) as container:  # relative, a colon would end a protocol
             if not container.streams.video or container.metadata.get("major_brand") in HEIC_BRANDS:
                 return None
     except Exception:  # PyAV raises almost anything on a file of another kind

@@ -148,8 +148,7 @@ class VideoReader:
             raise SourceError(f"{self._path}: there is no such file")
         try:
             options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-            # FFmpeg would take what is before a colon for a protocol.
-            container = av.open(str(self._path.absolute()), options=options)
+            container = av.open(str(self._path.absolute()), options=options)  # relative, a colon would end a protocol
         except Exception as error:
             raise SourceError(f"{self._path}: is not a video that can be read ({_reason(error)})") from error
         if container.format.name == "mjpeg" and not _begins_with_jpeg(self._path):

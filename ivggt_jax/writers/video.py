@@ -42,7 +42,7 @@ class VideoWriter(Writer):
     name = "video"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        self._path = (out / "video.mp4").absolute()  # FFmpeg would take what is before a colon for a protocol
+        self._path = (out / "video.mp4").absolute()  # relative, a colon would end a protocol
         self._frames = frames
         self._inverse_range = state.get("inverse_range")
         self._trails = Trails(state)

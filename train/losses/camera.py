@@ -20,11 +20,12 @@ def camera_loss(
     view_delta: float | None = None,
     reference: bool = False,
 ) -> dict[str, jax.Array]:
-    """Huber distances of translation, rotation and field of view, quadratic up to `delta`, that of the view up to `view_delta`.
+    """Huber distances of translation and rotation, quadratic up to `delta`, and field of view, up to `view_delta` or else `delta`.
 
     prediction, target: pose encodings [..., 9] (translation, quaternion xyzw, fields of view in radians). A quaternion and its
     negative are the same rotation, so the closer of the two is the target; not with `reference`.
     """
+    view_delta = delta if view_delta is None else view_delta
     rotation = target[..., 3:7]
     if not reference:
         opposite = jnp.sum(prediction[..., 3:7] * rotation, -1, keepdims=True) < 0
@@ -32,8 +33,7 @@ def camera_loss(
     return {
         "translation": huber(prediction[..., :3] - target[..., :3], delta),
         "rotation": huber(prediction[..., 3:7] - rotation, delta),
-        "field_of_view": 0.5
-        * huber(prediction[..., 7:] - target[..., 7:], delta if view_delta is None else view_delta),
+        "field_of_view": 0.5 * huber(prediction[..., 7:] - target[..., 7:], view_delta),
     }
 
 
