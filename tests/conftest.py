@@ -34,6 +34,19 @@ def few_mappings() -> Iterator[None]:
         gc.collect()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def flags_stay() -> Iterator[None]:
+    """No file leaves flags that programs started by later tests would read. With XLA's for dumping, those crashed now and then."""
+    before = flags()
+    yield
+    assert flags() == before
+
+
+def flags() -> dict[str, str]:
+    """What of the environment XLA and JAX read."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("XLA_", "JAX_"))}
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Model:
     """The model that the golden numbers were made with."""

@@ -24,7 +24,7 @@ COARSE = f"--xla_backend_optimization_level=0 {OTHER_WAY}"
 
 
 def as_users_do() -> str:
-    """`XLA_FLAGS` without the older way, for processes that a test starts: with it some crashed ("pure virtual method called")."""
+    """`XLA_FLAGS` without the older way, for processes that a test starts: their programs round as those of `exact` do."""
     return os.environ.get("XLA_FLAGS", "").replace(OTHER_WAY, "")
 
 

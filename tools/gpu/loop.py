@@ -14,14 +14,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-DUMPED = tempfile.mkdtemp()
-os.environ["XLA_FLAGS"] = f"--xla_dump_to={DUMPED} --xla_dump_emitter_re=.* --xla_gpu_dump_llvmir=true"
+import jax
+import jax.numpy as jnp
+from h200 import compiled
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-from h200 import compiled  # noqa: E402
-
-from ivggt_jax.kernels.attention_in_place import attend_in_place  # noqa: E402
+from ivggt_jax.kernels.attention_in_place import attend_in_place
 
 SLOTS, TOKENS, HEADS, DIM = 76_288, 1_041, 16, 64
 INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,5})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)\s*([^;]*)")
@@ -48,15 +45,15 @@ def loops(listing: str) -> list[Counter[str]]:
     return found
 
 
-def count(quantised: bool) -> None:
-    """Prints what the loop is made of, and the registers, for a cache in bfloat16 or int8."""
+def count(quantised: bool, dumped: Path) -> None:
+    """Prints what the loop is made of, and the registers, for a cache in bfloat16 or int8; dumped: where XLA leaves its PTX."""
     stored = jax.ShapeDtypeStruct((2, 1, SLOTS, HEADS, DIM), jnp.int8 if quantised else jnp.bfloat16)
     scale = jax.ShapeDtypeStruct(stored.shape[:-1], jnp.float32)
     scalar, length = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
     query = jax.ShapeDtypeStruct((1, TOKENS, HEADS, DIM), jnp.bfloat16)
     compiled(jax.jit(attend_in_place), query, stored, stored, scalar, length, (scale, scale) if quantised else None)
-    (ptx,) = (path for path in Path(DUMPED).glob("*.ptx") if "mma" in path.read_text())
-    binary = Path(DUMPED) / "kernel.cubin"
+    (ptx,) = (path for path in dumped.glob("*.ptx") if "mma" in path.read_text())
+    binary = dumped / "kernel.cubin"
     assembled = subprocess.run(
         [tool("ptxas"), "-v", "-arch=sm_90a", ptx, "-o", binary], capture_output=True, text=True, check=True
     ).stderr
@@ -68,6 +65,8 @@ def count(quantised: bool) -> None:
 
 
 if __name__ == "__main__":
-    count(quantised=False)
-    count(quantised=True)
-    shutil.rmtree(DUMPED)
+    with tempfile.TemporaryDirectory() as folder:
+        # Read when XLA first compiles.
+        os.environ["XLA_FLAGS"] = f"--xla_dump_to={folder} --xla_dump_emitter_re=.* --xla_gpu_dump_llvmir=true"
+        count(quantised=False, dumped=Path(folder))
+        count(quantised=True, dumped=Path(folder))
