@@ -1,6 +1,7 @@
 """Builds our parameters from PyTorch's tensors: strictly, and one at a time."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,11 @@ class ConversionError(ValueError):
         """Take the mismatches, a line each, and advice on what to do."""
         super().__init__(f"{len(problems)} tensors do not fit the model:\n  " + "\n  ".join(problems) + hint)
         self.problems = problems
+
+
+def published(config: ModelConfig) -> ModelConfig:
+    """The configuration with all heads and inputs that PyTorch's weights may have, and no other: which are there, files tell."""
+    return replace(config, predicts=PUBLISHED_HEADS, depth_input=False)
 
 
 def torch_shapes(config: ModelConfig, heads: Iterable[str] = PUBLISHED_HEADS) -> dict[str, tuple[int, ...]]:

@@ -15,7 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from ivggt_jax.config import PUBLISHED_HEADS, ModelConfig
-from ivggt_jax.convert.assembly import Assembled, torch_shapes
+from ivggt_jax.convert.assembly import Assembled, published, torch_shapes
 from ivggt_jax.convert.orbax_file import OrbaxParameters, is_orbax, replace_by_orbax
 from ivggt_jax.convert.parameters import to_torch
 from ivggt_jax.convert.recognise import open_vggt
@@ -163,7 +163,7 @@ def export_file(directory: Path, path: Path, *, dtype: Precision | None = None, 
 
 
 def _open_torch(path: Path, dtype: Precision | None, config: ModelConfig, source: Source | None) -> Parameters:
-    file = find_weights(path)
+    file, config = find_weights(path), published(config)
     found = open_vggt(file, config)
     source = dataclasses.replace(source or Source(name=path.name), sha256=digest(file))
     trunk = dtype or _trunk(found.tensors, "aggregator.camera_token")

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.convert.assembly import Assembled, ConversionError, find_mismatches
+from ivggt_jax.convert.assembly import Assembled, ConversionError, find_mismatches, published
 from ivggt_jax.convert.names import name_table
 from ivggt_jax.convert.recognise import recognise
 from ivggt_jax.model.parameters import Model, flatten, unflatten
@@ -25,7 +25,7 @@ def from_torch(
     The model has the heads that are present. Raises ConversionError with all missing, unexpected and misshapen tensors, and
     CheckpointError for tensors that are not VGGT's, see `ivggt_jax.convert.recognise`.
     """
-    shape = config or ModelConfig.vggt_1b()
+    shape = published(config or ModelConfig.vggt_1b())
     found = recognise(tensors, shape, "the mapping")
     try:
         assembled = Assembled(found.tensors, shape, dtype, found.heads)

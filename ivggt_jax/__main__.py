@@ -46,7 +46,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "ivggt") -> None
     if words[:1] == ["--completion"]:
         run_command(dict, lambda _: _complete(words), [], program)
     if words[:1] and words[0] in COMMANDS:
-        import_module(COMMANDS[words[0]][0]).main(words[1:], f"{program} {words[0]}")
+        try:
+            module = import_module(COMMANDS[words[0]][0])
+        except ModuleNotFoundError as error:
+            if words[0] != "train":  # the others import what is optional when it is needed
+                raise
+            missing = f"training needs {error.name}: pip install 'ivggt_jax[train]'"
+            run_command(dict, lambda _: _refuse(missing), [], program)
+        module.main(words[1:], f"{program} {words[0]}")
     if problem := _misread(words, program):
         run_command(dict, lambda _: _refuse(problem), [], program)
     lines = [f"  {program} {name:<9} {purpose}" for name, (_, purpose) in COMMANDS.items()]

@@ -105,6 +105,11 @@ class ModelConfig:
             raise ValueError(
                 f"track_features {self.track_features} must be a multiple of 4 for the flow and position embeddings"
             )
+        if self.dpt_features % 8 or any(channels % 4 for channels in self.dpt_channels):
+            raise ValueError(
+                f"dpt_features {self.dpt_features} must be a multiple of 8, dpt_channels {self.dpt_channels} of 4, for the "
+                "position embeddings"
+            )
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
         if len(self.dpt_layers) != 4 or len(self.dpt_channels) != 4:

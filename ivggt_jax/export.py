@@ -63,7 +63,9 @@ def export(config: ExportConfig) -> int:
         check_over(out)
         moved, records = move(saved, config.corrected, config.align, config.options if config.refine_ba else None)
         mark(out)
-        build(moved, config.to, config.options, write_records(records, out, apart=out == config.run))
+        build(
+            moved, config.to, config.options, write_records(records, out, apart=out.resolve() == config.run.resolve())
+        )
     parts = begins(config.run)
     if broken := warn_of_export(after_joining(records.get(CORRECTED, {}), parts)):
         say(f"warning: {broken}")

@@ -5,6 +5,7 @@ import dataclasses
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -71,11 +72,12 @@ def infer(config: InferConfig, load: Load = loading.load) -> int:
         output_folder.check_inputs_outside(out, config.source.frames, others)
         if config.align.trajectory:
             read_trajectory(config.align.trajectory)  # so that errors in it appear now, not at the end
-        return _in_folder(config, out, source, load)
+        with ExitStack() as page:  # it stays when the folder is free again
+            return _in_folder(config, out, source, load, page)
 
 
-def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> int:
-    """Run in a folder, unless that holds another run."""
+def _in_folder(config: InferConfig, out: Path, source: Source, load: Load, page: ExitStack) -> int:
+    """Run in a folder, unless that holds another run. `page` closes the viewer."""
     with output_folder.locked(out):
         output_folder.check_replaceable(out)
         earlier = None if config.overwrite else output_folder.earlier_run(out)
@@ -88,7 +90,7 @@ def _in_folder(config: InferConfig, out: Path, source: Source, load: Load) -> in
             model = load(config.checkpoint, _precision(config))
             model = model.only_heads(config.heads_of(model.config))
         source.config = dataclasses.replace(source.config, size=config.source.size or model.config.image_size)
-        return _infer(config, out, model, source, unfinished)
+        return _infer(config, out, model, source, unfinished, page)
 
 
 def _precision(config: InferConfig) -> str | None:
@@ -108,7 +110,9 @@ def _precision(config: InferConfig) -> str | None:
     return "bfloat16" if weights > parse_memory(memory.max_memory) / 2 else None
 
 
-def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinished: Unfinished | None) -> int:
+def _infer(
+    config: InferConfig, out: Path, model: Model, source: Source, unfinished: Unfinished | None, page: ExitStack
+) -> int:
     """Run from the beginning, or from where the unfinished run was saved."""
     weights, again = weights_fingerprint(model), comes_again(config.source.frames)
     length = source.expected_length or config.source.max_frames
@@ -145,7 +149,8 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         without_moving=watch is not None,
     )
     unfinished.release()
-    with _viewer(config, out, run) as view, parallel or contextlib.nullcontext():
+    view = page.enter_context(_viewer(config, out, run))
+    with parallel or contextlib.nullcontext():
         interrupted: list[int] = []
         try:
             with interruptible() as interrupted:
@@ -160,7 +165,7 @@ def _infer(config: InferConfig, out: Path, model: Model, source: Source, unfinis
         if not interrupted:
             finish(out)
             if view:
-                view.wait()
+                page.callback(view.wait)
         elif again:
             _say_stopped(run, parallel is not None)
     return 128 + interrupted[0] if interrupted else int(lost)
@@ -249,7 +254,8 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     cache = _cache(config, model, length, height, width)
     grid = _grid(config, height, width)
     one_way = "depth" in config.predicted and len(config.source.camera_towards) == 1
-    submaps = config.mapping.choose(model.config, length, needed=config.source.depth is not None) if one_way else None
+    metric = config.source.depth is not None
+    submaps = config.mapping.choose(model.config, length, metric, cache.frames_per_step) if one_way else None
     if submaps is not None:
         say(
             f"a new submap every {submaps.frames} frames keeps the camera; --submaps off is one stream (docs/mapping.md)"

@@ -32,7 +32,7 @@ SMALL = ModelConfig(
     dpt_channels=(8, 8, 8, 8), track_features=8, track_hidden=16, track_depth=1, track_heads=2, track_levels=2,
     track_radius=1, track_iterations=1, track_virtual=4,
 )  # fmt: skip
-"""One iteration of camera head and tracker: what goes from one to the next carries no gradient, by design."""
+"""One iteration of camera head and tracker: what goes from one to the next carries no gradient, by design (`test_heads`)."""
 CLIPS, FRAMES, SIZE, QUERIES = 4, 3, 28, 3
 STEPS = 8
 SOURCE = Source(name="noise", licence="for tests alone")

@@ -19,7 +19,7 @@ from ivggt_jax.weights.checkpoint import CheckpointError, describe
 
 SMALL = ModelConfig(
     image_size=28, width=8, depth=4, heads=2, encoder_depth=1, encoder_heads=2, camera_depth=1, camera_heads=2,
-    dpt_layers=(0, 1, 2, 3), dpt_features=4, dpt_channels=(4, 4, 4, 4), track_features=4, track_hidden=8, track_depth=1,
+    dpt_layers=(0, 1, 2, 3), dpt_features=8, dpt_channels=(4, 4, 4, 4), track_features=4, track_hidden=8, track_depth=1,
     track_heads=2, track_levels=1, track_radius=1, track_virtual=2,
 )  # fmt: skip
 """Half a megabyte or so: what is tried is the order of the steps, some hundred times."""

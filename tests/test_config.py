@@ -1,5 +1,7 @@
 """Configurations take whole numbers where they count something, and nothing that only looks like one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,12 @@ def test_counts_are_whole(value: object) -> None:
 def test_lists_of_counts_are_tuples_of_whole_numbers(value: object) -> None:
     with pytest.raises(ValueError, match="dpt_layers must be whole, not"):
         ModelConfig(dpt_layers=value)
+
+
+def test_dense_heads_have_room_for_the_position_embeddings() -> None:
+    for wrong in ({"dpt_features": 36}, {"dpt_channels": (8, 8, 8, 6)}):
+        with pytest.raises(ValueError, match="dpt_features .* must be a multiple of 8, dpt_channels .* of 4"):
+            replace(ModelConfig.tiny(), **wrong)
 
 
 def test_what_is_no_count_may_be_a_fraction_or_nothing() -> None:

@@ -78,6 +78,20 @@ def test_what_is_not_valid_has_no_influence(batch: dict[str, jax.Array], outputs
     assert np.isfinite(gradient).all() and np.any(gradient)
 
 
+def test_what_moves_is_nowhere_else(batch: dict[str, jax.Array]) -> None:
+    """Depth and cameras tell where the world is in another frame, and not where a body is: its patches are not looked for."""
+    plain = correspondences(batch, PATCH)
+    row, column = divmod(int(np.argmax(plain.seen[0, 0, 0])), 2)
+    moving = np.zeros(batch["valid"].shape, bool)
+    moving[0, 0, PATCH * row :, PATCH * column :][:PATCH, :PATCH] = True
+    found = correspondences(batch | {"moving": jnp.asarray(moving)}, PATCH)
+    expected = np.array(plain.seen)
+    assert expected[0, 0, 0, 2 * row + column]
+    expected[0, 0, :, 2 * row + column] = False
+    np.testing.assert_array_equal(found.seen, expected)
+    np.testing.assert_array_equal(found.known, plain.known)
+
+
 def test_a_clip_without_valid_depth_teaches_nothing(batch: dict[str, jax.Array], outputs: jax.Array) -> None:
     model = random_model(0)
     unknown = batch | {"valid": batch["valid"].at[1].set(False)}

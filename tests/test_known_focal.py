@@ -46,7 +46,7 @@ def test_the_known_focal_length_replaces_what_was_said() -> None:
         found.append(corrected)
     logs = np.log(np.delete(said, 2, axis=0))
     assert int(known.frames[0]) == 4
-    np.testing.assert_allclose(known.said[0], logs.sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(known.mean[0], logs.mean(axis=0), rtol=1e-5)
     means = [logs[:2].mean(axis=0)] * 2 + [logs.mean(axis=0)] * 3
     ratio = np.exp([(np.log(FOCAL[0]) - mean).mean() for mean in means])
     got = {
@@ -62,6 +62,17 @@ def test_the_known_focal_length_replaces_what_was_said() -> None:
     )
     before[..., 2] *= ratio[:, None, None]
     np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def test_the_mean_is_as_good_after_five_hours() -> None:
+    """500,000 frames that say 450 pixels, give or take 2 %: 30 a second. A sum in float32 is off by 1 % by then."""
+
+    def frame(known: KnownFocal, number: jax.Array) -> tuple[KnownFocal, None]:
+        said = 450 * jnp.exp(0.02 * jnp.sin(2.4 * number))
+        return known._counted(jnp.full((1, 1, 2), said)), None
+
+    known, _ = jax.lax.scan(frame, KnownFocal.of(jnp.full((1, 2), 450.0)), jnp.arange(500_000))
+    np.testing.assert_allclose(np.exp(known.mean), 450, rtol=1e-4)
 
 
 def test_a_stream_believes_it_and_begins_again_with_it(tiny: Model, videos: np.ndarray) -> None:

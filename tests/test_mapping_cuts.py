@@ -158,6 +158,19 @@ def test_a_lens_that_is_covered_for_long_shows_nothing(rooms: list[tuple[np.ndar
     assert found.agreement[-30:].min() > 0.3
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.0])
+def test_a_lens_that_is_covered_at_first_shows_nothing(rooms: list[tuple[np.ndarray, Predictions]], spread: float):
+    """60 dark frames with noise (σ 1 of 255), or exactly black; then one map without a break."""
+    images, predictions = to_and_fro(rooms[0], 120)
+    noise = np.random.default_rng(0).normal(2 * spread, spread, images[:60].shape)
+    images[:60] = np.round(np.clip(noise, 0, 255)) / 255
+    found = mapped(images, predictions).map
+    assert not found.anchor[:60].any()
+    assert found.part.max() == 0
+    assert found.anchor[60:].sum() >= 3
+    assert found.agreement[-30:].min() > 0.3
+
+
 def test_images_of_any_size_are_as_sharp():
     """A wave that fills the image, at 56×84 and at six times that."""
     small, large = (

@@ -130,6 +130,57 @@ def test_wrong_loops_that_agree_are_outvoted_by_true_ones():
     assert position_error(solution.nodes, true) < 0.5 * position_error(chain, true)
 
 
+def straight(count: int, degrees: float, factor: float = 1.0) -> list[Similarity]:
+    """Submaps a step ahead of each other, each turned by so many degrees, times a factor that leaves the way as it is."""
+    turn = Rotation.from_rotvec([0, np.deg2rad(factor * degrees), 0]).as_matrix()
+    nodes = [Similarity()]
+    while len(nodes) < count:
+        nodes.append(nodes[-1].after(Similarity(rotation=turn, translation=np.array([0.0, 0.0, 1.0]))))
+    return nodes
+
+
+def test_loops_that_are_all_outvoted_leave_the_map_as_it_was():
+    """Two that confirm each other; but what they say of the unit no link allows."""
+    chain = straight(40, 5)
+    wrong = Similarity(np.exp(-0.4), Rotation.from_rotvec([0, -np.deg2rad(10), 0]).as_matrix(), np.array([2.0, 0, 0]))
+    loops = []
+    for a, b in ((5, 15), (6, 16)):
+        true = between(chain[a], chain[b])
+        said = Similarity(wrong.scale, wrong.rotation @ true.rotation, true.translation + wrong.translation)
+        loops.append(Loop(a, b, said, noise=0.25))
+    solution = solve(chain, [0] * 40, loops)
+    assert "kept" not in solution.verdicts
+    assert solution.nodes == chain
+
+
+def test_loops_of_one_stretch_do_not_turn_another():
+    """Before the cut links turn by 0.9 of what they should, and loops say so; what comes after it is right."""
+    true, second = straight(80, 9), straight(30, 9)
+    first = straight(80, 9, factor=0.9)
+    rng = np.random.default_rng(9)
+    loops = [true_loop(true, a, a + 40, rng) for a in range(0, 40, 3)]
+    solution = solve([*first, *second], [0] * 80 + [1] * 30, loops)
+    assert solution.verdicts.count("kept") > 8
+    assert position_error(solution.nodes[:80], true) < 0.2 * position_error(first, true)
+    links = [between(one, other) for one, other in zip(solution.nodes[80:], solution.nodes[81:], strict=False)]
+    for link in links:
+        assert Gap.of(link, between(second[0], second[1])).within(Gap(1e-6, 1e-6, 1e-6))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_lie_where_most_loops_say(seed: int):
+    """Two loops that agree on a wrong place, found before three that agree on the right one."""
+    rng = np.random.default_rng(seed)
+    true = straight(40, 10)
+    elsewhere, wrong = disturbance(rng, 1.0, 5.0, 0.2), disturbance(rng, 1.0, 8.0, 0.2)
+    chain = [*true[:20], *map(elsewhere.after, true[20:])]
+    loops = [Loop(a, a + 20, between(true[a], wrong.after(true[a + 20]))) for a in (3, 4)]
+    loops += [true_loop(true, a, a + 20, rng) for a in (5, 6, 7)]
+    solution = solve(chain, [0] * 20 + [1] * 20, loops)
+    assert solution.verdicts == ["outvoted"] * 2 + ["kept"] * 3
+    assert position_error(solution.nodes, true) < 0.2
+
+
 def test_doors_that_look_alike_are_no_loop():
     """Straight on past equal doors: loops that all agree with each other, and say that nothing moved."""
     step = Similarity(translation=np.array([0.0, 0.0, 1.0]))

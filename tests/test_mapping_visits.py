@@ -66,6 +66,14 @@ def test_a_submap_that_ends_too_soon_is_no_place():
     assert [place.submap for place in places(list(frames((4, 13), 21)))] == [1]
 
 
+def test_a_submap_that_shows_another_scene_by_then_is_no_place():
+    """After a cut, frames that do not match the keyframes still belong to the old submap. Without refinement agreement is 0."""
+    for frame, agreement, submaps in ((8, 0.05, [1]), (4, -0.02, [1]), (8, 0.0, [0, 1]), (9, 0.05, [0, 1])):
+        fed = list(frames((20,), 40))
+        fed[frame] = (*fed[frame][:4], replace(fed[frame][4], agreement=agreement))
+        assert [place.submap for place in places(fed)] == submaps
+
+
 def late(fed: list[Fed], reading: int) -> list[Fed]:
     """The frames of the same stream when a sensor gives a unit of a quarter of the world's only in frame `reading`."""
     found = []

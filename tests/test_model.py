@@ -47,6 +47,19 @@ def test_patches_are_normalised_pixels_in_rows(tiny: Model):
     close(encoder(jnp.asarray(image[None]))[0, 5], expected)
 
 
+def test_the_camera_learns_from_its_last_iteration(tiny: Model):
+    """As in VGGT: an iteration starts from the pose before it as from a constant. Each frame's last delta has the bias once."""
+    images = np.random.default_rng(0).uniform(size=(1, 3, 28, 28, 3)).astype(np.float32)
+
+    def last(params):
+        return infer_clip(Model(tiny.config, params), images, heads=("camera",)).pose_encoding[..., 0].sum()
+
+    assert tiny.config.camera_iterations == 4
+    slope = jax.grad(last)(tiny.params)["camera"]
+    np.testing.assert_allclose(slope["pose_branch"]["fc2"]["bias"][0], 3, rtol=1e-5)
+    assert not np.any(slope["empty_pose"])
+
+
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (70, 70), (14, 98), (84, 42)])
 def test_any_size_in_multiples_of_the_patch(tiny: Model, height, width):
     """A single patch, the table's own size, a strip, larger than the table."""

@@ -101,6 +101,18 @@ STATEMENTS = {
 }
 
 
+def test_a_policy_s_own_ranks_leave_its_layer_a_score(cache):
+    """The layer's score is the mean of the finite redundancies, whatever −∞ and NaN say of special tokens."""
+    for special in (0.9, -np.inf, np.nan):
+
+        def ranked(keys, live, candidates, origin, extra, special=special):
+            return jnp.where(origin.special, special, 0.9).transpose(0, 2, 1)
+
+        budget, score = jnp.full(BATCH, P + 1), jnp.zeros(BATCH)
+        _, score = eviction(cache, ranked).evict(arguments(cache)[0], 0, budget, score)
+        np.testing.assert_allclose(score, 0.9, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_policies_are_what_they_say(cache, name):
     """1e-6."""

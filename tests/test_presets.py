@@ -65,6 +65,11 @@ def test_a_depth_input_without_depth_is_frozen() -> None:
         assert any("depth_patches" in path for path in flatten(state.trainable)) == sensed
 
 
+def test_a_depth_input_needs_the_head_that_gives_its_unit() -> None:
+    with pytest.raises(ValueError, match="depth_input needs depth among step.heads"):
+        replace(preset("supervised", "demo_heads"), depth_input=True)
+
+
 def test_ground_truth_asks_for_no_tracks() -> None:
     """So that bodies may move in its scenes."""
     for name in ("published", "long"):

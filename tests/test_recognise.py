@@ -296,6 +296,13 @@ def test_from_torch_takes_what_files_have(tiny):
     assert_part_of(model, tiny)
 
 
+def test_any_model_s_own_configuration_will_do(tiny):
+    """The file tells which heads are there, whatever the configuration predicts; published weights take no depth."""
+    for config in (dataclasses.replace(CONFIG, predicts=("camera",)), dataclasses.replace(CONFIG, depth_input=True)):
+        model = from_torch(real("", "aggregator", "point_head"), config, dtype=np.float32)
+        assert model.config == dataclasses.replace(CONFIG, predicts=("points",))
+
+
 def test_the_command_says_what_is_no_vggt(tmp_path, config_file):
     path = write(tmp_path / "x.pth", {"enc_blocks.0.x": NOTHING, "dec_blocks.0.x": NOTHING})
     with pytest.raises(CheckpointError, match=r"x.pth is another network, of the DUSt3R family"):

@@ -179,6 +179,15 @@ def test_where_numbers_have_64_bits_by_default(tiny: Model, videos: np.ndarray):
     assert_close(found, expected)
 
 
+def test_a_known_focal_length_keeps_its_types_where_numbers_have_64_bits(tiny: Model, videos: np.ndarray):
+    """Traced under JAX_ENABLE_X64; nothing is computed."""
+    with jax.enable_x64(True):
+        state = start(tiny, heads=("camera", "depth"), focal=np.full((3, 2), 40.0))
+        after, found = jax.eval_shape(scan.__wrapped__, tiny, state, videos[:2])
+    assert [x.dtype for x in jax.tree.leaves(after)] == [x.dtype for x in jax.tree.leaves(state)]
+    assert found.depth.dtype == np.float32
+
+
 def test_stream_of_nothing(tiny: Model):
     assert list(stream(tiny, [])) == []
 

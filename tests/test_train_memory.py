@@ -34,6 +34,11 @@ def test_parameters_and_what_belongs_to_them_are_counted_once() -> None:
     assert counted["teacher"] == 2 * trunk + 4 * (sum(sizes.values()) - trunk)
 
 
+def test_heads_that_the_model_learns_first_are_counted() -> None:
+    heads = replace(STEP, heads=("camera", "depth", "motion"))
+    assert count(replace(OPTIONS, step=heads))["parameters, trained"] > count(OPTIONS)["parameters, trained"]
+
+
 def test_activations_grow_with_the_clips_and_fall_with_rematerialisation() -> None:
     """Four times the clips keep three times as many bytes or more: casts and tables do not grow."""
     one = count(OPTIONS)

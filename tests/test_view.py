@@ -22,6 +22,8 @@ from writer_scene import camera, result, saved, tracked
 from ivggt_jax import view
 from ivggt_jax.depth_colours import colour
 from ivggt_jax.runs.resume import begin
+from ivggt_jax.sources import SourceConfig
+from ivggt_jax.viewer import full_size
 from ivggt_jax.viewer import page as viewer_page
 from ivggt_jax.viewer.full_size import FullSize, with_tracks
 from ivggt_jax.viewer.page import View, saved_lengths
@@ -253,6 +255,26 @@ def test_the_picture_is_shown_as_large_as_its_file(tmp_path: Path, open_page) ->
     data = re.search(r"base64,([^\"]+)", browser.shows("GuiHtmlMessage")["content"])[1]
     shown = Image.open(io.BytesIO(base64.b64decode(data)))
     assert shown.size == (900, 600) and np.abs(np.subtract(shown.getpixel((450, 300)), (10, 200, 30))).max() < 4
+
+
+def test_where_no_page_can_be_is_said_at_once(tmp_path: Path) -> None:
+    """viser tries a thousand ports of an address of another machine, and then waits for ever. (192.0.2.1 is for examples.)"""
+    with pytest.raises(OSError, match=r"cannot listen at 192.0.2.1: .*; --host takes another"):
+        View(tmp_path, 0, lambda: None, host="192.0.2.1")
+    with pytest.raises(ValueError, match="--port is a number from 0 to 65535, not 70000"):
+        View(tmp_path, 70000, lambda: None)
+
+
+def test_a_video_is_asked_for_again_when_its_run_has_ended(tmp_path: Path, monkeypatch) -> None:
+    """During a run no run.json names the video: the frame is as the model saw it, then, not for good."""
+    item, known = result(3), []
+    frame = replace(item.frame, path=None)
+    monkeypatch.setattr(full_size, "recorded_source", lambda run: known[0] if known else None)
+    monkeypatch.setattr(full_size.Decoded, "picture", lambda self, frame: Image.new("RGB", (900, 600)))
+    full = FullSize(tmp_path)
+    assert full.picture(replace(item, frame=frame)).size == (168, 112)
+    known.append(SourceConfig(frames="video.mp4"))
+    assert full.picture(replace(item, frame=frame)).size == (900, 600)
 
 
 def test_pictures_have_their_tracks_and_fall_back_to_what_the_model_saw(tmp_path: Path) -> None:

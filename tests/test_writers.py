@@ -12,6 +12,7 @@ from PIL import Image
 from writer_scene import moving, result
 
 from ivggt_jax.writers import WRITERS, ExportOptions, ResumeError, Writers
+from ivggt_jax.writers.depth import DepthWriter
 
 FRAMES = 9
 TESTED_ELSEWHERE = {"video", "rrd", "submaps", "loops"}
@@ -135,3 +136,19 @@ def test_a_camera_that_is_not_finite_is_an_error_and_leaves_nothing(tmp_path):
 def test_options_that_make_no_sense_are_errors(options, message):
     with pytest.raises(ValueError, match=message):
         ExportOptions(**options)
+
+
+def test_depth_beyond_what_the_first_frame_allows_is_counted(tmp_path, caplog):
+    """Two of the second frame's pixels are ten times as far as the first frame's farthest, and one of them is masked."""
+    near, far = result(0), result(1)
+    depth, mask = np.ones_like(near.depth), np.ones(near.depth.shape, bool)
+    beyond = depth.copy()
+    beyond[0, :2], mask[0, 0] = 20, False
+    writer = DepthWriter(tmp_path, ExportOptions(), 0, {})
+    writer.write(replace(near, depth=depth))
+    writer.write(replace(far, depth=beyond, frame=replace(far.frame, mask=mask)))
+    assert int(writer.state()["far"]) == writer.record()["pixels_too_far"] == 1
+    again = DepthWriter(tmp_path, ExportOptions(), 2, writer.state())
+    assert again.record() == writer.record()
+    writer.close()
+    assert "1 pixels are farther than" in caplog.text

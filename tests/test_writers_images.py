@@ -89,6 +89,13 @@ def test_originals_lost_or_changed_since_the_run_are_given_as_the_model_saw_them
                 np.testing.assert_array_equal(picture, item.frame.image)
 
 
+def test_originals_that_are_gone_are_named(tmp_path, caplog):
+    there = picture(tmp_path / "photos" / "a.png")
+    place([named(0, "a.png", there), named(1, "b.png", tmp_path / "moved" / "b.png")], tmp_path)
+    assert f"1 of 2 pictures are not where they were read, such as {tmp_path}/moved/b.png" in caplog.text
+    assert "--images names their folder" in caplog.text
+
+
 def named(index: int, name: str, path: Path | None = None) -> Result:
     """A frame of the scene, called so and read from there."""
     item = result(index)

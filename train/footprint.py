@@ -4,7 +4,7 @@ It counts what must exist at once when the backward pass begins, not what a comp
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ivggt_jax.config import ModelConfig
+from ivggt_jax.model.heads import HEADS
 from ivggt_jax.model.parameters import Model, Params, abstract_params, cast
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.runs.command import run_command
@@ -58,7 +59,9 @@ def count(options: Options) -> dict[str, int]:
 
     Attention counts as on this machine: without cuDNN and with rematerialise "none", its scores are stored.
     """
-    plan = Plan(step=options.step, model=MODELS[options.model](), mesh=make_mesh(devices=jax.devices()[:1]), updates=1)
+    config = MODELS[options.model]()
+    config = replace(config, predicts=tuple(head for head in HEADS if head in {*config.predicts, *options.step.heads}))
+    plan = Plan(step=options.step, model=config, mesh=make_mesh(devices=jax.devices()[:1]), updates=1)
     model = Model(plan.model, abstract_params(plan.model))
     state = jax.eval_shape(partial(init_state, plan), model)
     batch = _batch(options)

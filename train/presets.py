@@ -45,6 +45,8 @@ class TrainConfig(RunConfig):
             raise ValueError(
                 "step.heads include motion: of ground truth only synthetic.bodies, at least 1 and without data, tell what moves"
             )
+        if self.depth_input and "depth" not in self.step.heads:
+            raise ValueError("depth_input needs depth among step.heads: its ratio to measured depth is the clip's unit")
         if self.depth_input and self.data:
             raise ValueError(
                 "depth_input trains on simulated sensors, and data are recorded: leave out the one or the other"

@@ -52,7 +52,9 @@ def run_flat(case: Case, count: int, mapping: SubmapOptions = ONE_STREAM) -> tup
     if case.batch != 1 or case.chunk != 1 or "camera" not in case.heads or "depth" not in case.heads:
         raise ValueError("--flat runs what ivggt does: one stream, frame by frame, with camera and depth")
     model = make_model(case)
-    state = start(case, model, mapping.choose(model.config, None))
+    state = start(
+        case, model, mapping.choose(model.config, None, frames_per_step=case.cache(model.config).frames_per_step)
+    )
     settings = state.settings
     reached = -(-(settings.cache.total_budget or 0) // (settings.model.depth * settings.tokens)) + 1
     tenth = (count - reached) // 10

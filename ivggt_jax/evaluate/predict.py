@@ -80,7 +80,9 @@ def predict(
     seen: deque[np.ndarray] = deque()
     follower = MapFollower() if mapping.loops else None
     images = _images(sequence, size, fits)
-    submaps = mapping.choose(model.config, len(sequence)) if mode == "stream" else None
+    submaps = None
+    if mode == "stream":
+        submaps = mapping.choose(model.config, len(sequence), frames_per_step=cache.frames_per_step)
     wanted: tuple[HeadName, ...] = ("camera", *heads)
     cameras, intrinsics = [], []
     first = next(images)

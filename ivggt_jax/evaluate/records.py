@@ -61,7 +61,7 @@ class Record:
     boundary_f1: np.ndarray
     """[S]: agreement of depth's contours with the true ones (`boundaries`); NaN where there are none."""
     milliseconds: np.ndarray
-    """[S]: time per frame; NaN where a program was compiled."""
+    """[S]: time per frame, of all streams together divided by their number; NaN where a program was compiled."""
     tokens: np.ndarray
     """[S]: tokens in the cache, over all layers."""
     host_megabytes: np.ndarray

@@ -61,7 +61,8 @@ def evaluate_streams(config: Stream) -> int:
     width, height = usual_size(config.size or model.config.image_size)
     walks = [Walk(route, seed, height, width, defect=config.defect) for route in config.routes for seed in config.seeds]
     cache = config.memory.cache_for(config.frames)
-    submaps = config.mapping.choose(model.config, config.frames, needed=config.depth_sensor is not None)
+    metric = config.depth_sensor is not None
+    submaps = config.mapping.choose(model.config, config.frames, metric, cache.frames_per_step)
     records = run_walks(model, cache, walks, config.frames, submaps, config.mapping.loops, config.depth_sensor)
     reports = [
         report_record(record, cache, submaps).under({**config.model.settings, "size": width}) for record in records

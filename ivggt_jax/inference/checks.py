@@ -1,7 +1,10 @@
 """Detects contradictory options of `infer` before anything is read."""
 
+from importlib import import_module
+
 from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.options.export import FORMATS
+from ivggt_jax.runs.address import check_port
 from ivggt_jax.runs.fitting import parse_memory
 
 
@@ -39,6 +42,11 @@ def check(config: InferConfig) -> None:
             raise ValueError(f"{option} needs depth, which --heads leaves out: add it")
     if config.track_grid < 1:
         raise ValueError(f"--track-grid must be at least 1 point, not {config.track_grid}")
+    for output in config.outputs:
+        if output in ("rrd", "mcap"):  # their packages are optional
+            import_module(f"ivggt_jax.writers.{output}").packages()
+    if config.view:
+        check_port(config.port)
     computed = {*config.predicted, *(("points",) if "depth" in config.heads else ())}
     for output in config.outputs:
         if (needed := FORMATS[output].needs) and needed not in computed:

@@ -88,7 +88,7 @@ def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
     if config.source.camera is None or state.focal is None or state.frame.is_deleted():
         return None
     size = np.array((state.settings.width, state.settings.height))
-    known, said = np.asarray(state.focal.length[0]), np.asarray(state.focal.said[0])
+    known, mean = np.asarray(state.focal.length[0]), np.asarray(state.focal.mean[0])
     frames = int(state.focal.frames[0])
 
     def degrees(focal: np.ndarray) -> dict[str, float]:
@@ -97,7 +97,7 @@ def _camera(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
     return {
         "calibration": config.source.camera,
         "field_of_view_degrees": degrees(known),
-        "predicted_field_of_view_degrees": degrees(np.exp(said / frames)) if frames else None,
+        "predicted_field_of_view_degrees": degrees(np.exp(mean)) if frames else None,
     }
 
 

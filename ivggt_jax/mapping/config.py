@@ -8,8 +8,6 @@ PLACE_FRAMES = 3
 """Frames per place, by which loops are found."""
 PLACE_EVERY = 4
 """Frames from one frame of a place to the next."""
-SHORTEST_WITH_PLACE = PLACE_EVERY * (PLACE_FRAMES - 1) + 2
-"""Fewest frames per submap with which a place is complete before the next anchor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +30,12 @@ class SubmapConfig:
     """Number of earlier frames (keyframes) that an image is aligned with jointly."""
     keyframe_every: int = 4
     """Frames from one keyframe to the next."""
+
+    def holds_place(self, frames_per_step: int) -> bool:
+        """Whether a place is complete before the next anchor, if nothing is wrong with the images."""
+        passes = -(-self.frames // frames_per_step)
+        # The pass of the anchor is the first of the new submap, too.
+        return frames_per_step * max(1, passes - 1) > PLACE_EVERY * (PLACE_FRAMES - 1)
 
     def longest(self, frames_per_step: int) -> int:
         """Most frames that a submap has, unless images show nothing for long: a submap begins with a pass."""

@@ -69,6 +69,7 @@ class Correction:
             "disagreement_before": solution.residual_before,
             "disagreement_after": solution.residual_after,
             "largest_move": self.largest_move,
+            "growth": self.growth._asdict() if self.growth else None,
         }
 
 

@@ -5,6 +5,7 @@ loops join any two submaps if `judge` accepts them. GTSAM solves the graph: `Bet
 for the loops graduated non-convexity with truncated least squares (Yang et al., RA-L 2020, arXiv 1909.08605).
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,30 +58,57 @@ def solve(
     verdicts = Judge(chain, parts, stretches, loops, config).verdicts()
     trusted = [i for i, verdict in enumerate(verdicts) if verdict == "kept"]
     nodes = list(chain)
-    if trusted:
+    while trusted:
         believed = [loops[i] for i in trusted]
-        nodes, weights = _optimise(_turned_right(chain, parts, believed, config), parts, believed, config)
-        for i, weight in zip(trusted, weights, strict=True):
-            if weight < 0.5:
-                verdicts[i] = "outvoted"
-    kept = [loop for loop, verdict in zip(loops, verdicts, strict=True) if verdict == "kept"]
+        turned = _turned_right(chain, parts, stretches, believed, config)
+        found, weights = _optimise(turned, parts, believed, config)
+        trusted = [i for i, weight in zip(trusted, weights, strict=True) if weight >= 0.5]
+        if len(trusted) == len(believed):
+            nodes = found
+            break
+        # Once more without those that were outvoted: they had a say in how far the links turn.
+    kept = [loops[i] for i in trusted]
+    verdicts = ["outvoted" if verdict == "kept" and i not in trusted else verdict for i, verdict in enumerate(verdicts)]
     return Solution(nodes, verdicts, _residual(chain, kept, config), _residual(nodes, kept, config))
 
 
 def _turned_right(
-    chain: Sequence[Similarity], parts: Sequence[int], loops: Sequence[Loop], config: GraphConfig
-) -> Sequence[Similarity]:
-    """The chain with the rotation of every link multiplied by the factor that agrees best with the loops.
+    chain: Sequence[Similarity],
+    parts: Sequence[int],
+    stretches: Sequence[int],
+    loops: Sequence[Loop],
+    config: GraphConfig,
+) -> list[Similarity]:
+    """The chain with the rotations of each stretch's links multiplied by the factor that agrees best with the loops in it.
 
-    A network that errs in the field of view scales all rotations by a factor that depends on the scene. Over a long chain this
-    adds up to more than half a turn, from which least squares does not recover.
+    A network that errs in the field of view scales all rotations by a factor that depends on the scene and the lens. Over a long
+    chain this adds up to more than half a turn, from which least squares does not recover.
     """
-    inside = [loop for loop in loops if parts[loop.a] == parts[loop.b]]
+    inside = defaultdict(list)
+    for loop in loops:
+        if parts[loop.a] == parts[loop.b]:
+            inside[stretches[loop.a]].append(loop)
+    nodes = list(chain)
+    for stretch, within in inside.items():
+        numbers = [i for i, number in enumerate(stretches) if number == stretch]
+        span = slice(numbers[0], numbers[-1] + 1)
+        ends = [(loop.a - span.start, loop.b - span.start) for loop in within]
+        nodes[span] = _best_turned(chain[span], parts[span], list(zip(within, ends, strict=True)), config)
+    return nodes
+
+
+def _best_turned(
+    chain: Sequence[Similarity],
+    parts: Sequence[int],
+    loops: Sequence[tuple[Loop, tuple[int, int]]],
+    config: GraphConfig,
+) -> Sequence[Similarity]:
+    """A piece of the chain turned by the factor that agrees best with loops, which are given with their ends in the piece."""
 
     def disagreement(factor: float) -> float:
         nodes = _turned(chain, parts, factor)
         angles = [
-            Gap.of(loop.a_from_b, nodes[loop.a].inverse().after(nodes[loop.b])).rotation / loop.noise for loop in inside
+            Gap.of(loop.a_from_b, nodes[a].inverse().after(nodes[b])).rotation / loop.noise for loop, (a, b) in loops
         ]
         return float(np.sum(np.minimum(np.array(angles) / config.loop_rotation, 3) ** 2))
 

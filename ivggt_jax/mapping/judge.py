@@ -119,6 +119,24 @@ class Judge:
             near = (other for cell in around for other in believed.get(cell, ()))
             supported = fine and (self._moves_little(loop) or any(self._agree(loop, other) for other in near))
             found.append("implausible" if not fine else "kept" if supported else "alone")
+        for i in self._outvoted([i for i, verdict in enumerate(found) if verdict == "kept"]):
+            found[i] = "outvoted"
+        return found
+
+    def _outvoted(self, believed: Sequence[int]) -> list[int]:
+        """Of the loops with these numbers, those that contradict the one with most votes between the same two parts.
+
+        Nothing but loops holds two parts together, so a robust solver would begin between the true and the false ones.
+        """
+        joining = defaultdict(list)
+        for i in believed:
+            a, b = (self._parts[end] for end in (self._loops[i].a, self._loops[i].b))
+            if a != b:
+                joining[a, b].append(i)
+        found = []
+        for group in joining.values():
+            fit = np.array([[self._compatible(self._loops[i], self._loops[j]) for j in group] for i in group])
+            found += [i for i, fits in zip(group, fit[np.argmax(fit.sum(1))], strict=True) if not fits]
         return found
 
     def _cell(self, loop: Loop) -> tuple[int, int]:
@@ -129,14 +147,18 @@ class Judge:
         """Whether the chain can have drifted as far as the loop says; across a cut anything is plausible."""
         if self._stretches[loop.a] != self._stretches[loop.b]:
             return True
-        config, (turned, walked) = self._config, self._way(loop.a, loop.b, self._chain[loop.a].scale)
-        sure = 2 * loop.noise
-        most = Gap(
+        return self._gap(loop).within(self._most(((loop.a, loop.b),), self._chain[loop.a].scale, loop.noise))
+
+    def _most(self, ways: Sequence[tuple[int, int]], unit: float, noise: float) -> Gap:
+        """The largest gap that drift along some ways of the chain can leave, besides loops with so much noise in all."""
+        config, passed = self._config, [self._way(i, j, unit) for i, j in ways]
+        turned, walked = (sum(values) for values in zip(*passed, strict=True))
+        links, sure = sum(abs(i - j) for i, j in ways), 2 * noise
+        return Gap(
             sure * config.loop_rotation + config.drift_rotation * turned,
             sure * config.loop_translation + config.drift * walked,
-            sure * config.loop_scale + config.drift_scale * (loop.b - loop.a) ** 0.5,
+            sure * config.loop_scale + config.drift_scale * links**0.5,
         )
-        return self._gap(loop).within(most)
 
     def _moves_little(self, loop: Loop) -> bool:
         config = self._config
@@ -150,9 +172,17 @@ class Judge:
             return False
         if any(abs(i - j) > self._config.neighbours or self._parts[i] != self._parts[j] for i, j in ends):
             return False
-        there, back = (self._chain[i].inverse().after(self._chain[j]) for i, j in ends)
-        around = there.after(other.a_from_b).after(back.inverse())
-        return Gap.of(one.a_from_b, around).within(self._noise_around(ends).times(self._config.agreement))
+        return self._gap_around(one, other).within(self._noise_around(ends).times(self._config.agreement))
+
+    def _compatible(self, one: Loop, other: Loop) -> bool:
+        """Whether two loops between the same two parts may both be right, however far the chain drifts between their ends."""
+        ways = ((one.a, other.a), (one.b, other.b))
+        return self._gap_around(one, other).within(self._most(ways, self._chain[one.a].scale, one.noise + other.noise))
+
+    def _gap_around(self, one: Loop, other: Loop) -> Gap:
+        """The gap between a loop, and the way along the chain, the other loop and the chain."""
+        there, back = (self._chain[i].inverse().after(self._chain[j]) for i, j in ((one.a, other.a), (one.b, other.b)))
+        return Gap.of(one.a_from_b, there.after(other.a_from_b).after(back.inverse()))
 
     def _noise_around(self, ends: Sequence[tuple[int, int]]) -> Gap:
         """Standard deviation of the path along one loop, a piece of the chain, the other loop, and back along the chain."""

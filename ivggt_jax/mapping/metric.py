@@ -86,7 +86,7 @@ class Sensed:
     @classmethod
     def empty(cls, batch: int, height: int, width: int) -> "Sensed":
         """No measurement, for a batch of streams."""
-        return cls(jnp.full((batch, height, width), jnp.nan), jnp.tile(jnp.eye(3, 4), (batch, 1, 1)))
+        return cls(jnp.full((batch, height, width), jnp.nan, jnp.float32), jnp.tile(jnp.eye(3, 4), (batch, 1, 1)))
 
     def after(self, used: jax.Array, depth: jax.Array, world_from_cam: jax.Array) -> "Sensed":
         """The new measurement where it is `used` [], else this one."""

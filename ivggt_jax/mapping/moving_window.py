@@ -47,15 +47,23 @@ class MovingWindow:
         return cls(None if by_head else views, nothing, jnp.array(nothing), jnp.zeros((height, width), bool))
 
     def after(
-        self, frame: View, part: Int[Array, ""], said: Float[Array, "H W"] | None
+        self,
+        frame: View,
+        part: Int[Array, ""],
+        said: Float[Array, "H W"] | None = None,
+        grown: Float[Array, ""] | float = 1.0,
     ) -> tuple["MovingWindow", Bool[Array, "H W"]]:
-        """The window after the next frame, of part `part` of the map, and its moving pixels. `said`: the motion head's output."""
+        """The window after the next frame, of part `part` of the map, and its moving pixels.
+
+        `said`: the motion head's output; `grown`: by how much the map's unit changed with this frame (`MapRecord`).
+        """
         if self.views is None:
             assert said is not None
             moving, views = said > LIKELY, None
         else:
-            known = jnp.where(part == self.part, self.views.depth, 0)
-            views = replace(self.views, depth=known)
+            known = grown * jnp.where(part == self.part, self.views.depth, 0)
+            cameras = self.views.cam_from_world.at[..., 3].multiply(grown)
+            views = replace(self.views, depth=known, cam_from_world=cameras)
             moving = motion_from_views(frame, views) > CONTRADICTED
             chosen = (jnp.arange(VIEWS) == self.frame // EVERY % VIEWS) & (self.frame % EVERY == 0)
             views = jax.tree.map(

@@ -1,9 +1,10 @@
 """Options for dividing a stream into submaps, for all commands that follow a stream."""
 
 from dataclasses import dataclass, replace
+from itertools import count
 
 from ivggt_jax.config import ModelConfig
-from ivggt_jax.mapping.config import SHORTEST_WITH_PLACE, SubmapConfig
+from ivggt_jax.mapping.config import SubmapConfig
 
 LONG = 500
 """Longest stream, in frames, that stays undivided with other weights than the demo model's: the longest sequences of 7-Scenes, on
@@ -28,20 +29,29 @@ class SubmapOptions:
             raise ValueError(f"--submaps is auto, off, or at least 2 frames, not {self.submaps!r}")
         if self.loops and self.submaps == "off":
             raise ValueError("--loops joins submaps, and --submaps off has none: leave one of them out")
-        if self.loops and self.submaps.isdecimal() and int(self.submaps) < SHORTEST_WITH_PLACE:
-            raise ValueError(
-                f"--loops compares places, which take submaps of {SHORTEST_WITH_PLACE} frames, not {self.submaps}"
-            )
 
-    def choose(self, model: ModelConfig, length: int | None, needed: bool = False) -> SubmapConfig | None:
+    def choose(
+        self, model: ModelConfig, length: int | None, needed: bool = False, frames_per_step: int = 1
+    ) -> SubmapConfig | None:
         """The submaps for a stream of `length` frames, None if its end is not known. Returns None for an undivided stream.
 
-        `needed`: another feature needs submaps, as --loops does.
+        `needed`: another feature needs submaps, as --loops does. Raises ValueError where submaps are too short for --loops.
         """
         if self.submaps == "off":
             return None
         if self.submaps != "auto":
-            return SubmapConfig(frames=int(self.submaps), refine=self.refine)
+            chosen = SubmapConfig(frames=int(self.submaps), refine=self.refine)
+            if self.loops and not chosen.holds_place(frames_per_step):
+                longer = (
+                    frames
+                    for frames in count(chosen.frames)
+                    if replace(chosen, frames=frames).holds_place(frames_per_step)
+                )
+                together = f" with {frames_per_step} frames per pass" if frames_per_step > 1 else ""
+                raise ValueError(
+                    f"--loops compares places, which take submaps of {next(longer)} frames{together}, not {self.submaps}"
+                )
+            return chosen
         demo = ModelConfig.demo()
         if replace(model, predicts=demo.predicts, depth_input=False) == demo:  # whichever heads and inputs are used
             return SubmapConfig(refine=self.refine)

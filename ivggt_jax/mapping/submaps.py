@@ -29,9 +29,9 @@ FOLLOW, FADE = 0.1, 0.02
 """Rates at which the usual sharpness follows images that show something, and images that show nothing. It follows the latter,
 too, because the light may have gone off, or a test card may have come first: at a tenth of the contrast, images show something
 again after 80 frames. It does so slowly, so that a hand before the lens for a second is no new scene."""
-DARK = (0.5 / 255) ** 2 / BLANK
-"""The usual sharpness does not fall below this by images that show nothing. So images whose neighbouring pixels differ by less
-than half a level of grey, as the noise of a covered sensor does, show nothing however long they last."""
+DARK = (0.5 / 255) ** 2
+"""An image that is no sharper shows nothing, whatever is usual: its neighbouring pixels differ by less than half a level of grey,
+as in the noise of a covered sensor."""
 LEAST_DETAIL = 0.1
 """Correlation of a clear image's details with the keyframes' below which it shows another scene. On the walks it was chosen on,
 95 % of frames of other rooms, and of mirrored frames, were below it, and hardly any of the walk's next frames."""
@@ -65,12 +65,12 @@ def is_full(config: SubmapConfig, usual: jax.Array, sharp: jax.Array, frames: ja
 def usual_sharpness(before: jax.Array, sharp: jax.Array, first: jax.Array) -> jax.Array:
     """The usual sharpness [] after an image of sharpness `sharp` []; `first` []: it is the stream's first."""
     change = sharp - before
-    fading = jnp.clip(FADE * change, DARK - before, 0)
-    return jnp.where(first, sharp, before + jnp.where(_shows(sharp, before), FOLLOW * change, fading))
+    rate = jnp.where(_shows(sharp, before), FOLLOW, FADE)
+    return jnp.where(first, sharp, before + rate * change)
 
 
 def _shows(sharp: jax.Array, usual: jax.Array) -> jax.Array:
-    return sharp > BLANK * usual
+    return sharp > jnp.maximum(BLANK * usual, DARK)
 
 
 def follow(

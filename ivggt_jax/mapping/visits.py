@@ -9,6 +9,7 @@ from ivggt_jax.mapping.config import PLACE_EVERY, PLACE_FRAMES
 from ivggt_jax.mapping.features import Features, find_features
 from ivggt_jax.mapping.places import Place
 from ivggt_jax.mapping.state import MapRecord
+from ivggt_jax.mapping.submaps import LEAST_DETAIL
 from ivggt_jax.transforms import Similarity
 
 
@@ -39,7 +40,8 @@ class PlaceMaker:
         """Take the next frame: image uint8 [H,W,3], depth [H,W], pose [3,4] in the world, and the map's record of it.
 
         `focal` is in image widths, `mask` bool [H,W] False where something covers the scene (`find_features`). Returns a place
-        if the frame completes one. A submap that ends before that makes none.
+        if the frame completes one. A submap that ends before that makes none, nor does one that shows another scene by then: after
+        a cut, its poses mean nothing.
         """
         if record.grown is not None and record.grown != 1:
             self._grow(float(record.grown))
@@ -49,6 +51,9 @@ class PlaceMaker:
             return None
         else:
             self._since += 1
+        if self._since and record.agreement != 0 and record.agreement < LEAST_DETAIL:  # 0 if poses are not refined
+            self._drop()
+            return None
         if self._since % PLACE_EVERY == 0:
             self._features.append(find_features(image, depth, mask))
             self._world_from_cam.append(np.asarray(world_from_cam, np.float64))
@@ -87,5 +92,8 @@ class PlaceMaker:
         columns["depth"] = (submap_from_world.scale * columns["depth"]).astype(np.float32)
         poses = submap_from_world.poses(np.stack(self._world_from_cam))
         place = Place(self._submap, self._token, poses, self._focal, **columns)
-        self._token, self._features, self._world_from_cam = None, [], []
+        self._drop()
         return place
+
+    def _drop(self) -> None:
+        self._token, self._features, self._world_from_cam = None, [], []

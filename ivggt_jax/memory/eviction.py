@@ -62,7 +62,8 @@ class Eviction:
 
         def judge(cache: KVCache) -> tuple[jax.Array, Moves, jax.Array]:
             redundancy = self.redundancy(cache, layer, live, candidates)
-            mean = jnp.where(candidates, redundancy, 0).sum((1, 2)) / jnp.maximum(candidates.sum((1, 2)), 1)
+            counted = candidates & jnp.isfinite(redundancy)
+            mean = jnp.where(counted, redundancy, 0).sum((1, 2)) / jnp.maximum(counted.sum((1, 2)), 1)
             redundancy = jnp.maximum(redundancy, PROTECTED / 2)
             if kept is not None:  # if they exceed the budget, some of them go too
                 redundancy = jnp.where(kept, PROTECTED, redundancy)

@@ -31,7 +31,8 @@ def describe_correction(record: dict[str, Any]) -> str:
     loops = record["loops"]
     kept, refused = loops.get("kept", 0), sum(loops.values()) - loops.get("kept", 0)
     if not kept and not record["largest_move"]:
-        return f"no loop was {f'believed, of {refused}' if refused else 'found'}: the map stays as it was"
+        stays = "only the unit of earlier frames changes" if record["growth"] else "the map stays as it was"
+        return f"no loop was {f'believed, of {refused}' if refused else 'found'}: {stays}"
     return (
         f"corrected by {kept} loops ({refused} more were not believed): "
         f"{record['submaps']} submaps moved by up to {record['largest_move']:.3g} of the model's unit"

@@ -8,6 +8,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from ivggt_jax.runs.address import check_port
 from ivggt_jax.serve.options import Limits
 
 MOST_CONNECTIONS = 512
@@ -83,7 +84,8 @@ def create_server(application: Starlette, limits: Limits) -> uvicorn.Server:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket listening on an address; port 0 takes a free one. Raises OSError when it cannot be opened."""
+    """A socket listening on an address; port 0 takes a free one. Raises OSError if it cannot be opened, ValueError for no port."""
+    check_port(port)
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -16,15 +16,15 @@ class KnownFocal:
 
     length: jax.Array
     """[B,2] known, along x and y, in pixels of the input."""
-    said: jax.Array
-    """[B,2] sum of the logarithms of the predicted focal lengths."""
+    mean: jax.Array
+    """[B,2] mean logarithm of the predicted focal lengths. A sum would lose its last digits on a long stream."""
     frames: jax.Array
-    """[B] int32: frames in that sum."""
+    """[B] int32: frames in that mean."""
 
     @classmethod
     def of(cls, length: jax.Array) -> "KnownFocal":
         """Known lengths [B,2], before the first frame."""
-        return cls(length, jnp.zeros(length.shape), jnp.zeros(length.shape[:1], jnp.int32))
+        return cls(length, jnp.zeros(length.shape, jnp.float32), jnp.zeros(length.shape[:1], jnp.int32))
 
     def corrected(self, found: Predictions) -> tuple["KnownFocal", Predictions]:
         """Predictions [B,S,…] corrected to the known focal length, and the updated statistics.
@@ -38,8 +38,7 @@ class KnownFocal:
         height, width = found.depth.shape[-2:]
         camera, said = geometry.cameras_from_pose(pose, height, width)
         counted = self._counted(jnp.stack((said[..., 0, 0], said[..., 1, 1]), axis=-1))
-        mean = counted.said / jnp.maximum(counted.frames, 1)[:, None]
-        away = jnp.where(counted.frames > 0, jnp.mean(jnp.log(self.length) - mean, axis=-1), 0)
+        away = jnp.where(counted.frames > 0, jnp.mean(jnp.log(self.length) - counted.mean, axis=-1), 0)
         ratio = jnp.broadcast_to(jnp.exp(away)[:, None], pose.shape[:-1])
         view = 2 * jnp.arctan(jnp.asarray((height, width)) / (2 * self.length[:, ::-1]))
         view = jnp.broadcast_to(view[:, None], (*pose.shape[:-1], 2))
@@ -58,5 +57,6 @@ class KnownFocal:
     def _counted(self, lengths: jax.Array) -> "KnownFocal":
         """With the predicted focal lengths [B,S,2] added, except invalid ones, whose field of view is 180 degrees or more."""
         sound = jnp.all((lengths > 0) & jnp.isfinite(lengths), axis=-1, keepdims=True)
-        said = jnp.sum(jnp.where(sound, jnp.log(jnp.where(sound, lengths, 1)), 0), axis=1)
-        return replace(self, said=self.said + said, frames=self.frames + jnp.sum(sound, axis=(1, 2)))
+        away = jnp.where(sound, jnp.log(jnp.where(sound, lengths, 1)) - self.mean[:, None], 0)
+        frames = self.frames + jnp.sum(sound, axis=(1, 2))
+        return replace(self, mean=self.mean + jnp.sum(away, axis=1) / jnp.maximum(frames, 1)[:, None], frames=frames)

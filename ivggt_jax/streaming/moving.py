@@ -26,7 +26,10 @@ def judged(window: MovingWindow, images: FrameArray, found: Predictions) -> tupl
     assert found.pose_encoding is not None
     depth = found.depth[:, 0]
     frames = View(unit(images)[:, 0], depth, *geometry.cameras_from_pose(found.pose_encoding[:, 0], *depth.shape[1:]))
-    part = jnp.zeros(len(depth), jnp.int32) if found.map is None else found.map.part[:, 0]
+    part, grown = jnp.zeros(len(depth), jnp.int32), jnp.ones(len(depth))
+    if found.map is not None:
+        part = found.map.part[:, 0]
+        grown = grown if found.map.grown is None else found.map.grown[:, 0]
     said = None if found.motion is None else found.motion[:, 0]
-    window, moving = lax.scan(lambda window, inputs: window.after(*inputs), window, (frames, part, said))
+    window, moving = lax.scan(lambda window, inputs: window.after(*inputs), window, (frames, part, said, grown))
     return window, moving[:, None]

@@ -182,5 +182,6 @@ def _track(
 def choose(
     where: Bool[Array, " B"] | None, new: Shaped[Array, "B *axes"], old: Shaped[Array, "B *axes"]
 ) -> Shaped[Array, "B *axes"]:
-    """`new` [B,…] for the streams that `where` [B] marks (None: all), `old` for the others."""
+    """`new` [B,…], in the type of `old`, for the streams that `where` [B] marks (None: all), `old` for the others."""
+    new = new.astype(old.dtype)
     return new if where is None else jnp.where(where.reshape(-1, *[1] * (new.ndim - 1)), new, old)

@@ -38,7 +38,9 @@ class FullSize:
                 return Image.fromarray(frame.image)
         with self._lock:
             if self._decoded is None or frame.index < self._last:  # a video can only be read forwards
-                self._decoded = Decoded(recorded_source(self._run))
+                if (source := recorded_source(self._run)) is None:  # perhaps the run goes on
+                    return Image.fromarray(frame.image)
+                self._decoded = Decoded(source)
             self._last = frame.index
             return self._decoded.picture(frame) or Image.fromarray(frame.image)
 

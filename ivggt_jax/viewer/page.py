@@ -13,6 +13,7 @@ import viser
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.depth_colours import colour, colour_depth, inverse_depth_range
+from ivggt_jax.runs.address import check_address
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, read_correction
 from ivggt_jax.runs.resume import read_state
@@ -60,6 +61,7 @@ class View:
         self._corrected_at: float | None = None
         self._base = 0.01
         self._size = 0.1
+        check_address(host, port)
         with _quiet():
             self._server = viser.ViserServer(host=host, port=port, label=f"ivggt_jax · {run.name}", verbose=False)
         self._server.scene.set_up_direction("-y")

@@ -177,6 +177,8 @@ def replacing(path: Path, overwrite: bool = False, *, folder: bool = True) -> It
     CheckpointError like `check_place`, and when the disk is full or the place cannot be written.
     """
     check_place(path, overwrite)
+    if folder and path.is_file():
+        raise CheckpointError(f"{path} is a file, and a checkpoint is a folder: choose another place")
     if path.is_symlink():
         path = path.resolve()
     try:

@@ -4,6 +4,7 @@ Depth in the model's unit is the pixel's value times `unit`, which the first fra
 depth: masked, not finite, or out of range.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from PIL import Image
 from ivggt_jax.writers.files import NumberedFiles, replacing
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer, required
+
+logger = logging.getLogger(__name__)
 
 HEADROOM = 8
 """How many times farther than the first frame's farthest pixel later frames may see."""
@@ -28,24 +31,34 @@ class DepthWriter(Writer):
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         self._files = NumberedFiles(out / "depth", ".png", frames)
         self._unit = float(state["unit"]) if "unit" in state else None
+        self._far = int(state.get("far", 0))  # pixels beyond the unit's range
 
     def write(self, result: Result) -> None:
         """Write the frame's file."""
         depth = required(result.depth, "depth/", "depth")
         if self._unit is None:
             self._unit = depth_unit(depth)
-        write_depth_png(self._files.path(result.frame.index), depth_to_16_bit(depth, self._unit, result.frame.mask))
+        mask = result.frame.mask
+        self._far += int(np.sum((depth > 65535 * self._unit) & np.isfinite(depth) & (True if mask is None else mask)))
+        write_depth_png(self._files.path(result.frame.index), depth_to_16_bit(depth, self._unit, mask))
 
     def state(self) -> dict[str, np.ndarray]:
-        """The unit, once it is known."""
-        return {} if self._unit is None else {"unit": np.array(self._unit)}
+        """The unit, once it is known, and the number of pixels beyond its range."""
+        return {} if self._unit is None else {"unit": np.array(self._unit), "far": np.array(self._far)}
 
     def record(self) -> dict[str, Any]:
         """The unit: depth = pixel value · unit."""
-        return {"unit": self._unit, "meaning": "depth = pixel value * unit, in the model's unit; 0: no depth"}
+        meaning = "depth = pixel value * unit, in the model's unit; 0: no depth"
+        return {"unit": self._unit, "meaning": meaning, "pixels_too_far": self._far}
 
     def close(self) -> None:
-        """Nothing to do: every file is complete."""
+        """Warn of depth that the files cannot hold; every file is complete."""
+        if self._unit is not None and self._far:
+            logger.warning(
+                "%d pixels are farther than %.3g, %d times the first frame's farthest: they are 0 in depth/, as the unit allows; "
+                "--export npz keeps them",
+                self._far, 65535 * self._unit, HEADROOM,
+            )  # fmt: skip
 
 
 def depth_unit(depth: np.ndarray) -> float:

@@ -99,6 +99,7 @@ class Pictures:
         self._files: dict[str, Path | None] = {}  # the original placed under each name; None: the model's input
         self._frames: dict[Path, str] = {}  # the frame that took each original
         self._missing = ""  # name of an original that is missing
+        self._gone: list[Path] = []  # pictures that are not where they were read
 
     def place(self, result: Result) -> View:
         """Place the frame's picture in the folder and return its view.
@@ -111,6 +112,8 @@ class Pictures:
         fit, camera = frame.fit, frame.camera
         size = (frame.image.shape[1], frame.image.shape[0])
         if name is None:
+            if frame.path and not _of_panorama(frame):
+                self._gone.append(frame.path)
             self._missing = self._missing or _stem(safe_name(frame.name))
             name = self._take(self._own_name(frame), None, frame)
             fit, camera = Fit(size, (1.0, 1.0), (0.0, 0.0)), None
@@ -131,6 +134,12 @@ class Pictures:
             logger.warning(
                 "%d of %d pictures are not in %s, or have another size there: they are as the model saw them",
                 len(seen), len(self._files), self._originals,
+            )  # fmt: skip
+        elif self._gone:
+            logger.warning(
+                "%d of %d pictures are not where they were read, such as %s, or have another size now: they are as the model saw "
+                "them; --images names their folder",
+                len(self._gone), len(self._files), self._gone[0],
             )  # fmt: skip
         others = {path.relative_to(self._folder).as_posix() for path in self._folder.rglob("*") if path.is_file()}
         if others := others - self._files.keys():

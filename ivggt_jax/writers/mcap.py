@@ -38,7 +38,7 @@ class McapWriter(Writer):
     name = "mcap"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        messages, mcap_file = _packages()
+        messages, mcap_file = packages()
         schemas = {topic: getattr(messages, name).get_schema() for topic, name in TOPICS.items()}
         topics = [mcap_file.Topic(topic, schema.name, schema.data) for topic, schema in schemas.items()]
         self._foxglove, self._options = messages, options
@@ -47,7 +47,7 @@ class McapWriter(Writer):
     @classmethod
     def check(cls, first: Result) -> None:
         """Raises ValueError without the packages."""
-        _packages()
+        packages()
 
     def write(self, result: Result) -> None:
         """Append the frame's messages."""
@@ -120,7 +120,7 @@ class McapWriter(Writer):
         }
 
 
-def _packages() -> tuple[Any, Any]:
+def packages() -> tuple[Any, Any]:
     """Foxglove's messages and our `mcap_file`. Raises ValueError with installation instructions if a package is missing."""
     try:
         from foxglove import messages

@@ -36,7 +36,7 @@ class RrdWriter(Writer):
     name = "rrd"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        rerun = _sdk()
+        rerun = packages()
         self._rerun, self._options, self._frames = rerun, options, frames
         self._trails = Trails(state)
         self._before = state.get("position")
@@ -59,7 +59,7 @@ class RrdWriter(Writer):
     @classmethod
     def check(cls, first: Result) -> None:
         """Raises ValueError without the Rerun SDK."""
-        _sdk()
+        packages()
 
     def write(self, result: Result) -> None:
         """Log the frame and wait until it is written."""
@@ -155,7 +155,7 @@ def _blueprint(rerun: Any) -> Any:
     )
 
 
-def _sdk() -> Any:
+def packages() -> Any:
     """The Rerun SDK. Raises ValueError with installation instructions if it is missing."""
     try:
         import rerun

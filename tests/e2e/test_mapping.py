@@ -155,9 +155,13 @@ def test_other_values_are_refused(value: str) -> None:
 
 def test_loops_need_submaps_that_hold_a_place() -> None:
     """A place is three frames, four apart; with shorter submaps the run would end without a loop and say nothing."""
+    demo = ModelConfig.demo()
     with pytest.raises(ValueError, match="--loops compares places, which take submaps of 10 frames, not 9"):
-        SubmapOptions(submaps="9", loops=True)
-    assert SubmapOptions(submaps="10", loops=True).submaps == "10"
+        SubmapOptions(submaps="9", loops=True).choose(demo, None)
+    with pytest.raises(ValueError, match="take submaps of 13 frames with 4 frames per pass, not 12"):
+        SubmapOptions(submaps="12", loops=True).choose(demo, None, frames_per_step=4)
+    for frames, together in (("10", 1), ("13", 4), ("9", 16), ("11", 2)):
+        assert SubmapOptions(submaps=frames, loops=True).choose(demo, None, frames_per_step=together) is not None
 
 
 def test_auto_is_by_model_and_length() -> None:

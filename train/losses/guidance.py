@@ -30,7 +30,7 @@ class Correspondences(NamedTuple):
     place: jax.Array
     """[B,S,T,N,2] (x, y) in frame t of the N patch centres of frame s, in patches; (½, ½) is the centre of the first patch."""
     seen: jax.Array
-    """bool [B,S,T,N]: inside frame t, and not occluded."""
+    """bool [B,S,T,N]: inside frame t, not occluded, and of what stands still."""
     points: jax.Array
     """[B,S,N,3] world points, divided by the mean distance of all the clip's points."""
     known: jax.Array
@@ -46,7 +46,7 @@ def guidance(
     place, in the first half of the heads of the global blocks at `dpt_layers`, except the last. Pairs of frames that do not see
     each other (causal: later ones) are left out. readout: distance of `READOUT` channels of patch tokens from displacement and
     world point, after the global blocks at `dpt_layers`, except the first; the last block alone would not do, because after it no
-    camera token can gather the result. batch: valid, depth, points, cam_from_world, intrinsics.
+    camera token can gather the result. batch: valid, depth, points, cam_from_world, intrinsics, and moving if something moves.
 
     All clips have equal weight, so it does not matter which of them share a device.
 
@@ -103,7 +103,10 @@ def correspondences(batch: Mapping[str, jax.Array], patch: int) -> Correspondenc
         jnp.take_along_axis(x.reshape(*x.shape[:2], -1)[:, None], index, axis=-1) for x in (batch["depth"], valid)
     )
     in_front = there & (surface < depth / (1 + DEPTH_TOLERANCE))
-    seen = known[:, :, None] & (depth > 0) & inside & ~in_front
+    still = known
+    if "moving" in batch:  # elsewhere in other frames than depth and cameras say
+        still = known & ~batch["moving"][:, :, patch // 2 :: patch, patch // 2 :: patch].reshape(known.shape)
+    seen = still[:, :, None] & (depth > 0) & inside & ~in_front
     return Correspondences((pixels + 0.5) / patch, seen, middles / scale, known)
 
 

@@ -64,7 +64,8 @@ class CameraHead(nnx.Module):
 
         poses = []
         for iteration in range(self.iterations):
-            embedded = jnp.broadcast_to(self.empty_pose[...], pose.shape) if iteration == 0 else lax.stop_gradient(pose)
+            pose = lax.stop_gradient(pose)
+            embedded = jnp.broadcast_to(self.empty_pose[...], pose.shape) if iteration == 0 else pose
             shift, scale, gate = jnp.split(self.modulation(jax.nn.silu(self.embed_pose(embedded))), 3, axis=-1)
             x = gate * (plain * (1 + scale) + shift) + tokens
             inputs = self.trunk, iteration * layers.size + layers
