@@ -188,6 +188,9 @@ def test_aligned_results_lie_in_the_known_world(saved: Path, known: Path, capsys
     steps = np.asarray(Image.open(saved / "aligned" / "nerfstudio_depth" / "000000.png"))
     np.testing.assert_allclose(steps / 1000, SCALE * depth, atol=6e-4)
     assert not (saved / "transforms.json").exists(), "what is outside aligned/ is in the model's unit"
+    before = (saved / "trajectory.txt").read_bytes()
+    assert run(export.main, saved, "--to", "tum", "--align-to", known, "--into", saved / ".." / saved.name) == 0
+    assert (saved / "trajectory.txt").read_bytes() == before
 
 
 def test_only_the_scale_is_taken_when_only_that_is_asked_for(saved: Path, known: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from PIL import Image
 
 from ivggt_jax import CacheConfig, Model, StreamState, cameras_from_pose, export, infer, init_stream, step, stream
 from ivggt_jax.infer import main
+from ivggt_jax.runs.output_folder import mark
 from ivggt_jax.runs.resume import read_state
 from ivggt_jax.sources import SourceError
 from ivggt_jax.view import View
@@ -369,8 +371,9 @@ def test_a_finished_run_is_not_resumed_with_other_options(
 
 
 def test_the_page_shows_the_run(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    """It opens with the run, is there when the run is over, and is gone after Ctrl-C (here: at once)."""
-    answers = []
+    """It opens with the run, is there when the run is over, and is gone after Ctrl-C (here: at once). While it stays, the folder is
+    free for exports."""
+    answers, out = [], tmp_path / "out"
 
     def look(page: View) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -378,9 +381,9 @@ def test_the_page_shows_the_run(checkpoint: Path, folder: Path, tmp_path: Path, 
             time.sleep(0.05)
         with urllib.request.urlopen(page.address) as response:
             answers.append((response.status, len(page._nodes), page.address))
+        assert run(export.main, out, "--to", "ply") == 0
 
     monkeypatch.setattr(View, "wait", look)
-    out = tmp_path / "out"
     arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "tum", "--view", "--port", 0)
     assert run(main, *arguments) == 0
     ((status, drawn, address),) = answers
@@ -389,6 +392,22 @@ def test_the_page_shows_the_run(checkpoint: Path, folder: Path, tmp_path: Path, 
     assert len(list((out / "frames").glob("*.npz"))) == FRAMES
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(address)
+
+
+@pytest.mark.parametrize(("more", "message"), [(("--export", "rrd"), "needs the Rerun SDK"),
+                                               (("--view", "--port", 70000), "--port is a number from 0 to 65535")])  # fmt: skip
+def test_what_cannot_be_is_refused_before_anything_is_removed(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch, capsys, more: tuple[object, ...], message: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    mark(tmp_path / "out")
+    (tmp_path / "out" / "points.ply").touch()
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    assert (
+        run(main, "--frames", folder, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--overwrite", *more) == 1
+    )
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "out" / "points.ply").is_file()
 
 
 def test_a_full_disk_is_named(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
