@@ -7,7 +7,7 @@ for the loops graduated non-convexity with truncated least squares (Yang et al.,
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gtsam
 import numpy as np
@@ -92,23 +92,20 @@ def _turned_right(
     for stretch, within in inside.items():
         numbers = [i for i, number in enumerate(stretches) if number == stretch]
         span = slice(numbers[0], numbers[-1] + 1)
-        ends = [(loop.a - span.start, loop.b - span.start) for loop in within]
-        nodes[span] = _best_turned(chain[span], parts[span], list(zip(within, ends, strict=True)), config)
+        own = [replace(loop, a=loop.a - span.start, b=loop.b - span.start) for loop in within]
+        nodes[span] = _best_turned(chain[span], parts[span], own, config)
     return nodes
 
 
 def _best_turned(
-    chain: Sequence[Similarity],
-    parts: Sequence[int],
-    loops: Sequence[tuple[Loop, tuple[int, int]]],
-    config: GraphConfig,
+    chain: Sequence[Similarity], parts: Sequence[int], loops: Sequence[Loop], config: GraphConfig
 ) -> Sequence[Similarity]:
-    """A piece of the chain turned by the factor that agrees best with loops, which are given with their ends in the piece."""
+    """A piece of the chain, turned by the factor that agrees best with the loops inside it."""
 
     def disagreement(factor: float) -> float:
         nodes = _turned(chain, parts, factor)
         angles = [
-            Gap.of(loop.a_from_b, nodes[a].inverse().after(nodes[b])).rotation / loop.noise for loop, (a, b) in loops
+            Gap.of(loop.a_from_b, nodes[loop.a].inverse().after(nodes[loop.b])).rotation / loop.noise for loop in loops
         ]
         return float(np.sum(np.minimum(np.array(angles) / config.loop_rotation, 3) ** 2))
 
