@@ -139,7 +139,7 @@ def test_options_that_make_no_sense_are_errors(options, message):
 
 
 def test_depth_beyond_what_the_first_frame_allows_is_counted(tmp_path, caplog):
-    """Two of the second frame's pixels are ten times as far as the first frame's farthest, and one of them is masked."""
+    """Two of the second frame's pixels are twenty times as far as the first frame's farthest, and one of them is masked."""
     near, far = result(0), result(1)
     depth, mask = np.ones_like(near.depth), np.ones(near.depth.shape, bool)
     beyond = depth.copy()

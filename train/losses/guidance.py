@@ -104,7 +104,7 @@ def correspondences(batch: Mapping[str, jax.Array], patch: int) -> Correspondenc
     )
     in_front = there & (surface < depth / (1 + DEPTH_TOLERANCE))
     still = known
-    if "moving" in batch:  # elsewhere in other frames than depth and cameras say
+    if "moving" in batch:  # depth and cameras do not tell where it is in another frame
         still = known & ~batch["moving"][:, :, patch // 2 :: patch, patch // 2 :: patch].reshape(known.shape)
     seen = still[:, :, None] & (depth > 0) & inside & ~in_front
     return Correspondences((pixels + 0.5) / patch, seen, middles / scale, known)
