@@ -1,6 +1,7 @@
 """Streams of the tiny model: step, scan and stream agree with each other and with a clip, within and beyond their limits."""
 
 from dataclasses import replace
+from typing import Any
 
 import chex
 import jax
@@ -10,7 +11,10 @@ import pytest
 from streaming import BOUNDED, HEIGHT, TOKENS, WIDTH, assert_close, assert_same_stream, feed, live_tokens, start
 
 from ivggt_jax import CacheConfig, Model, infer_clip, init_stream, scan, step, stream
+from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.model.parameters import cast
+from ivggt_jax.model.vggt import Predictions
+from ivggt_jax.streaming.state import StreamState
 
 
 def test_a_hundred_frames_compile_once(tiny: Model, videos: np.ndarray):
@@ -167,25 +171,40 @@ def test_a_source_that_fails_costs_no_frame_before(tiny: Model, videos: np.ndarr
     assert len(found) == 4
 
 
+WITH_SUBMAPS: dict[str, Any] = {
+    "heads": ("camera", "depth"),
+    "submaps": SubmapConfig(frames=3),
+    "focal": np.full((3, 2), 40.0),
+}
+
+
 @pytest.mark.slow
-def test_where_numbers_have_64_bits_by_default(tiny: Model, videos: np.ndarray):
-    """Five frames, of which two evict, under JAX_ENABLE_X64: as without it (1e-5), and the state keeps its types."""
-    _, expected = feed(tiny, start(tiny, batch=1), videos[:5, :1])
+@pytest.mark.parametrize("options", [{}, WITH_SUBMAPS])
+def test_where_numbers_have_64_bits_by_default(tiny: Model, videos: np.ndarray, options: dict[str, Any]):
+    """Five frames under JAX_ENABLE_X64, which evict twice or begin a submap: to the bit as without it, from frames in float64."""
+    state, expected = feed(tiny, start(tiny, **options), videos[:5])
+    clip = infer_clip(tiny, videos[None, :2, 0], "causal")
     with jax.enable_x64(True):
-        state = start(tiny, batch=1)
-        types = [x.dtype for x in jax.tree.leaves(state)]
-        state, found = feed(tiny, state, videos[:5, :1])
-    assert [x.dtype for x in jax.tree.leaves(state)] == types
-    assert_close(found, expected)
+        again, found = feed(tiny, start(tiny, **options), videos[:5].astype(np.float64))
+        chex.assert_trees_all_equal(infer_clip(tiny, videos[None, :2, 0], "causal"), clip)
+    chex.assert_trees_all_equal(found, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes(again, state)
 
 
-def test_a_known_focal_length_keeps_its_types_where_numbers_have_64_bits(tiny: Model, videos: np.ndarray):
-    """Traced under JAX_ENABLE_X64; nothing is computed."""
+@pytest.mark.parametrize("options", [{}, WITH_SUBMAPS])
+def test_types_do_not_depend_on_those_by_default(tiny: Model, videos: np.ndarray, options: dict[str, Any]):
+    """Traced with and without JAX_ENABLE_X64; nothing is computed."""
+
+    def traced() -> tuple[StreamState, Predictions]:
+        state = start(tiny, **options)
+        scanned, _ = jax.eval_shape(scan, tiny, state, videos[:2])
+        depth = np.ones(videos[0].shape[:-1]) if "submaps" in options else None
+        return jax.eval_shape(step, tiny, scanned, videos[0], depth=depth)
+
+    expected = traced()
     with jax.enable_x64(True):
-        state = start(tiny, heads=("camera", "depth"), focal=np.full((3, 2), 40.0))
-        after, found = jax.eval_shape(scan.__wrapped__, tiny, state, videos[:2])
-    assert [x.dtype for x in jax.tree.leaves(after)] == [x.dtype for x in jax.tree.leaves(state)]
-    assert found.depth.dtype == np.float32
+        found = traced()
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, expected)
 
 
 def test_stream_of_nothing(tiny: Model):

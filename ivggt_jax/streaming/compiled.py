@@ -1,8 +1,12 @@
-"""`jax.jit` that type checkers see through, and that looks at what a compiled program cannot see."""
+"""`jax.jit` that type checkers see through, and that looks at what a compiled program cannot see.
+
+The network and the map are made for float32: other precisions would change their results, and no weights have them. So what is
+compiled here ignores JAX_ENABLE_X64, which is for the program around it.
+"""
 
 import inspect
 from collections.abc import Callable
-from functools import update_wrapper
+from functools import update_wrapper, wraps
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
@@ -25,6 +29,17 @@ class Compiled(Protocol[Parameters, Returned_co]):
         """Lower the function for arguments or for their shapes."""
 
 
+def single_precision(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """Decorator: inside the function, new arrays have 32 bits, whatever JAX_ENABLE_X64 says."""
+
+    @wraps(function)
+    def narrow(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return narrow
+
+
 def compiled(function: Callable[Parameters, Returned]) -> Compiled[Parameters, Returned]:
     """Decorator: `jax.jit` that donates the argument `state`.
 
@@ -40,6 +55,7 @@ class _Compiled:
         self._names = list(inspect.signature(function).parameters)
         update_wrapper(self, function)
 
+    @single_precision
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip(self._names, args, strict=False)) | kwargs
         counted = getattr(given.get("state"), "frame", None)
@@ -52,6 +68,10 @@ class _Compiled:
         if given.get("query_points") is not None:
             check_inside(given["query_points"], given["state"].settings.height, given["state"].settings.width)
         return self._jitted(*args, **kwargs)
+
+    @single_precision
+    def lower(self, *args: Any, **kwargs: Any) -> jax.stages.Lowered:
+        return self._jitted.lower(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._jitted, name)

@@ -24,7 +24,7 @@ from ivggt_jax.model.heads import DEFAULT_HEADS, HEADS
 from ivggt_jax.model.parameters import Model
 from ivggt_jax.model.sensor import SensorUnit
 from ivggt_jax.model.vggt import VGGT, Predictions
-from ivggt_jax.streaming.compiled import compiled
+from ivggt_jax.streaming.compiled import compiled, single_precision
 from ivggt_jax.streaming.derivatives import guarded
 from ivggt_jax.streaming.groups import groups
 from ivggt_jax.streaming.inputs import (
@@ -46,6 +46,7 @@ from ivggt_jax.streaming.one_pass import choose, fresh, one_pass
 from ivggt_jax.streaming.state import StreamSettings, StreamState
 
 
+@single_precision
 def infer_clip(
     model: Model,
     images: FrameArray,
@@ -73,6 +74,7 @@ def infer_clip(
     return _clip(model, images, queries, measured, mode, _heads(model, heads, queries is not None), features)
 
 
+@single_precision
 def init_stream(
     model: Model,
     cache_config: CacheConfig | None = None,
