@@ -1,6 +1,7 @@
 """Every reader on a small folder in its layout that the test makes: whole, and with damaged members."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -273,6 +274,17 @@ def test_a_sequence_without_a_whole_image_is_skipped(name, tmp_path):
     assert skipped.name == made
     assert "no frame is left" in skipped.reason
     assert "is empty" in skipped.reason
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_root_may_be_one_sequence(name, tmp_path, monkeypatch):
+    """The folder of one sequence gives that one alone, under the name it has in the data set; also as the working folder."""
+    made = MAKERS[name](tmp_path)
+    folder = DATASETS[name].find(tmp_path, PLAIN)[made]
+    shutil.copytree(folder, folder.with_name(f"{folder.name}_copy"))
+    assert only_sequence(name, folder).name == made
+    monkeypatch.chdir(folder)
+    assert only_sequence(name, Path()).name == made
 
 
 @pytest.mark.parametrize("name", MAKERS)

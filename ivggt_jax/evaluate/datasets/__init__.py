@@ -40,7 +40,7 @@ DATASETS = {
 def open_dataset(
     name: str, root: Path, only: Collection[str] = (), options: ReadOptions = PLAIN
 ) -> Iterator[Sequence | Skipped]:
-    """The sequences of a data set, each read when its turn comes.
+    """The sequences of a data set, or of a root that is one of them; each is read when its turn comes.
 
     `only` names the sequences to read; empty means all. A sequence that cannot be used is yielded as `Skipped`; damaged parts of
     a sequence are left out and listed in its `problems`. Raises ValueError at once for an unknown data set or sequence, for an
@@ -53,13 +53,19 @@ def open_dataset(
         if value != getattr(PLAIN, option) and option not in dataset.takes:
             known = ", ".join(key for key, other in DATASETS.items() if option in other.takes)
             raise ValueError(f"--{option.replace('_', '-')} applies only to {known}: leave it out of --dataset {name}")
-    folders = dataset.find(root, options)
+    folders = dataset.find(root, options) or _alone(dataset, root.resolve(), options)
     if not folders:
         raise ValueError(f"{root} holds no sequence of {name} (options {options}); its layout is {dataset.layout}")
     if unknown := set(only) - set(folders):
         raise ValueError(f"{root} has no sequence {', '.join(sorted(unknown))}; it has {', '.join(folders)}")
     wanted = {key: folder for key, folder in folders.items() if not only or key in only}
     return (_read(dataset, key, folder, options) for key, folder in wanted.items())
+
+
+def _alone(dataset: Dataset, folder: Path, options: ReadOptions) -> dict[str, Path]:
+    """The sequence, by name, whose folder this is; the data set is looked for in the folders above, in as many as layouts have."""
+    above = [found for root in folder.parents[:4] for found in dataset.find(root, options).items()]
+    return {name: path for name, path in above if path.resolve() == folder}
 
 
 def _read(dataset: Dataset, name: str, folder: Path, options: ReadOptions) -> Sequence | Skipped:
