@@ -94,6 +94,8 @@ def test_of_another_size_and_shape() -> None:
     for size in ((320, 640), (640, 200), (200, 100)):
         with pytest.raises(CameraError, match=f"principal point .* lies outside a picture of {size[0]}×{size[1]}"):
             unsized.of_size(*size)
+    with pytest.raises(CameraError, match=r"principal point \(1000, 240\) lies outside a picture of 640×480"):
+        replace(camera("brown"), centre=(1000.0, 240.0)).of_size(320, 240)
 
 
 @pytest.mark.parametrize("name", ["brown", "rational", "pincushion", "fisheye"])

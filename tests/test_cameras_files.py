@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ivggt_jax.cameras.exif import offered_camera
-from ivggt_jax.cameras.files import read_camera
+from ivggt_jax.cameras.files import calibration_file, read_camera
 from ivggt_jax.cameras.models import Camera, CameraError
 
 FX, FY, CX, CY = 410.0, 405.0, 322.5, 236.25
@@ -121,6 +122,53 @@ def test_four_coefficients_of_opencv_are_a_fisheyes_where_one_says_so(write) -> 
     five = write("five.yaml", ROS.replace("distortion_model: plumb_bob\n", ""))
     with pytest.raises(CameraError, match="5 coefficients of distortion, of which 4 are known"):
         read_camera(f"fisheye:{five}")  # a fifth that is not 0 is no fisheye's
+    said = Path(path).read_text()
+    assert read_camera(write("said.yml", f"fisheye_model: 1\n{said}")) == FISHEYE
+    assert read_camera(write("said.yml", f"fisheye_model: 0\n{said}")).kind == "brown"
+
+
+def test_a_folder_named_by_a_time_of_day(write, tmp_path: Path) -> None:
+    """Colons in a path are the path's."""
+    (tmp_path / "10:30:00").mkdir()
+    path = write("10:30:00/camera.yml", ROS_TOPIC)
+    assert read_camera(f"fisheye:{path}") == read_camera(path) == FISHEYE
+    assert calibration_file(f"fisheye:{path}") == Path(path)
+
+
+def test_open3d_writes_its_matrix_column_by_column(write) -> None:
+    record = {"width": 640, "height": 480, "intrinsic_matrix": [FX, 0, 0, 0, FY, 0, CX, CY, 1]}
+    assert read_camera(write("camera_intrinsic.json", json.dumps(record))) == replace(
+        BROWN, kind="pinhole", distortion=()
+    )
+
+
+def test_both_cameras_of_opencvs_stereo_calibration(tmp_path: Path) -> None:
+    """Neither is taken without its name."""
+    path = tmp_path / "intrinsics.yml"
+    file = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
+    for number, shift in (("1", 0), ("2", 5)):
+        file.write(f"M{number}", np.array([[FX, 0, CX + shift], [0, FY, CY], [0, 0, 1]]))
+        file.write(f"D{number}", np.array([BROWN.distortion[:5]]))
+    file.release()
+    assert read_camera(f"{path}#1") == replace(BROWN, size=None)
+    assert read_camera(f"{path}#2") == replace(BROWN, size=None, centre=(CX + 5, CY))
+    with pytest.raises(CameraError, match="holds 2 different cameras: add #1"):
+        read_camera(str(path))
+
+
+def test_euroc(write) -> None:
+    """The fields of a camera's sensor.yaml."""
+    text = f"""
+sensor_type: camera
+T_BS: {{cols: 4, rows: 4, data: [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]}}
+rate_hz: 20
+resolution: [640, 480]
+camera_model: pinhole
+intrinsics: [{FX}, {FY}, {CX}, {CY}]
+distortion_model: radial-tangential
+distortion_coefficients: {list(BROWN.distortion[:4])}
+"""
+    assert read_camera(write("sensor.yaml", text)) == replace(BROWN, distortion=(*BROWN.distortion[:4], 0, 0, 0, 0))
 
 
 @pytest.mark.parametrize(
@@ -170,6 +218,7 @@ BAD = {
     "is no calibration": ("list.yaml", "- 1\n- 2\n"),
     "has no camera_matrix, K or cam0": ("other.yaml", "name: walk\n"),
     "its camera matrix has 8 numbers": ("short.yaml", ROS.replace("0, 0, 1]", "0, 0]")),
+    "its camera matrix ends with": ("odd.yaml", ROS.replace("0, 0, 1]", "0, 0, 2]")),
     "its focal length is not positive": ("zero.yaml", ROS.replace("410.0", "0")),
     "a number is not finite": ("nan.yaml", ROS.replace("410.0", ".nan")),
     "its pictures would have -640": ("minus.yaml", ROS.replace("640", "-640")),

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from ivggt_jax.sources import SourceError
-from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, natural_key
+from ivggt_jax.sources.folder import FileReader, folder_images, glob_images, in_natural_order
 from ivggt_jax.sources.lists import ImageFile, listed_images, streamed_images
 
 
@@ -36,12 +36,19 @@ def test_names_that_are_times_are_in_the_order_of_time(tmp_path):
     assert names(folder_images(tmp_path)) == times
 
 
-def test_natural_key_takes_any_name():
+def test_two_numbers_in_a_name_are_counted(tmp_path):
+    """<take>.<frame>: as decimals, 1.1 and 1.10 would be equal."""
+    numbers = [f"{take}.{frame}.png" for take in (1, 2) for frame in range(5, 13)]
+    make_images(tmp_path, *reversed(numbers))
+    assert names(folder_images(tmp_path)) == numbers
+
+
+def test_natural_order_takes_any_name():
     odd = ["²", "²3", "3", "a", "", "007", "7", "7a", "٣", "1.5.png", "1.50.png", "1.png", "1.5a.png", "1.5", "x" * 200]
     paths = [Path(name) for name in odd]
-    expected = sorted(paths, key=natural_key)
+    expected = in_natural_order(paths)
     for shuffled in itertools.islice(itertools.permutations(paths), 0, 2000, 97):
-        assert sorted(shuffled, key=natural_key) == expected
+        assert in_natural_order(shuffled) == expected
 
 
 def test_glob_goes_folder_by_folder(tmp_path):

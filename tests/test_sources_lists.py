@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from sample_video import write_video
 
 from ivggt_jax.sources import SourceConfig, SourceError, open_source
 
@@ -95,6 +96,27 @@ def test_times_in_lists_are_kept(place, monkeypatch, kind, from_stdin):
     found = frames_of("-" if from_stdin else place / f"list{ending}")
     assert [frame.timestamp for frame in found] == times
     assert found[0].path.name == "a.png" and found[0].name == "a.png"
+
+
+def test_eurocs_pictures_are_in_a_folder_beside_the_list(tmp_path):
+    (tmp_path / "data").mkdir()
+    for shade, time in enumerate(("1403636579763555584", "1403636579813555456")):
+        Image.new("RGB", (28, 28), (shade,) * 3).save(tmp_path / "data" / f"{time}.png")
+    names = "1403636579763555584,1403636579763555584.png\n1403636579813555456,1403636579813555456.png\n"
+    (tmp_path / "data.csv").write_text(f"#timestamp [ns],filename\n{names}")
+    found = frames_of(tmp_path / "data.csv")
+    assert [frame.path.name for frame in found] == ["1403636579763555584.png", "1403636579813555456.png"]
+    assert [frame.timestamp for frame in found] == [1403636579.763555584, 1403636579.813555456]
+    (tmp_path / "data.csv").write_text("1.5,nowhere.png\n")
+    with pytest.raises(SourceError, match=f"{tmp_path / 'nowhere.png'}: there is no such file"):
+        frames_of(tmp_path / "data.csv")
+
+
+def test_a_video_in_a_list_is_said_to_be_one(tmp_path):
+    path = write_video(tmp_path / "a.mkv", 4, 10)
+    (tmp_path / "list.txt").write_text(f"{path.name}\n")
+    with pytest.raises(SourceError, match=r"a\.mkv: is a video where a picture is wanted.*ivggt batch"):
+        frames_of(tmp_path / "list.txt")
 
 
 def test_names_that_are_times_are_so_on_standard_input(place, monkeypatch):

@@ -249,6 +249,16 @@ def test_a_recording_that_breaks_off_gives_what_comes_before(tmp_path, monkeypat
     assert [frame.index for frame in frames_of(path, on_error="skip")] == [0, 1]
 
 
+def test_a_recording_that_broke_off_while_it_was_made(tmp_path):
+    """Its message says how to repair it."""
+    path = write(tmp_path, "mcap", {"/camera": [image(COLOURS, "rgb8")] * 3})
+    files = [path] if path.is_file() else [file for file in path.iterdir() if file.suffix == ".mcap"]
+    for file in files:
+        file.write_bytes(file.read_bytes()[: 3 * file.stat().st_size // 4])
+    with pytest.raises(SourceError, match=r"repaired first: `mcap recover`"):
+        frames_of(path)
+
+
 def test_options_that_do_not_fit(tmp_path):
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
     with pytest.raises(SourceError, match="--topic is for recordings"):

@@ -110,10 +110,19 @@ def test_what_a_stride_passes_over_is_not_converted(tmp_path, monkeypatch, codec
 
 
 @pytest.mark.parametrize(("fps", "expected"), [(5, range(0, COUNT, 2)), (4, [0, 3, 5, 8, 10, 13, 15, 18, 20, 23])])
-def test_fps_takes_the_first_frame_at_or_after_each_tick(clip, fps, expected):
+def test_fps_takes_the_first_frame_after_each_tick(clip, fps, expected):
     reader = VideoReader(clip, fps=fps)
     assert [index for index, _ in shown(reader)] == list(expected)
     assert reader.expected_length == len(expected)
+
+
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+@pytest.mark.parametrize(("rate", "fps", "step"), [(30, 30, 1), (30, 15, 2), (24, 24, 1), (60, 20, 3)])
+def test_fps_takes_equal_steps_from_containers_that_round_times(tmp_path, ending, rate, fps, step):
+    """Matroska's times are in milliseconds: the second frame of 30 a second is at 0.033 s."""
+    reader = VideoReader(write_video(tmp_path / f"a.{ending}", 60, rate), fps=fps)
+    assert [raw.index for raw in reader.raw_frames()] == list(range(0, 60, step))
+    assert reader.expected_length == 60 // step
 
 
 def test_fps_above_the_videos_takes_every_frame_once_and_says_so(clip, caplog):

@@ -27,9 +27,9 @@ COLMAP = {
 """Supported camera models of COLMAP, by number: name, and number of parameters."""
 KINDS: dict[str, Kind] = {
     "plumb_bob": "brown", "rational_polynomial": "brown", "radtan": "brown", "brown": "brown", "none": "pinhole",
-    "pinhole": "pinhole", "equidistant": "fisheye", "fisheye": "fisheye", "equi": "fisheye",
+    "pinhole": "pinhole", "equidistant": "fisheye", "fisheye": "fisheye", "equi": "fisheye", "radial-tangential": "brown",
 }  # fmt: skip
-"""Names of distortion models in ROS, Kalibr and common use."""
+"""Names of distortion models in ROS, Kalibr, EuRoC and common use."""
 WAYS = (
     "COLMAP's cameras.txt or cameras.bin, YAML of OpenCV, ROS (camera_info) or Kalibr, nerfstudio's transforms.json, "
     "fx,fy,cx,cy[,k1,k2,p1,p2,…], or equirectangular"
@@ -71,7 +71,7 @@ def calibration_file(text: str) -> Path | None:
 
 
 def _model_and_rest(text: str) -> tuple[str, str]:
-    kind, _, rest = text.rpartition(":") if text.startswith(("fisheye:", "brown:", "pinhole:")) else ("", "", text)
+    kind, _, rest = text.partition(":") if text.startswith(("fisheye:", "brown:", "pinhole:")) else ("", "", text)
     return kind, rest
 
 
@@ -208,35 +208,50 @@ def _of_nerfstudio(values: Mapping[str, Any]) -> Camera:
 
 
 def _of_yaml(record: Any, unnamed: Kind) -> dict[str, Camera]:
-    """Cameras from ROS, OpenCV or Kalibr, recognised by the keys."""
+    """Cameras from ROS, OpenCV, Kalibr or EuRoC, recognised by the keys."""
     if not isinstance(record, dict):
         raise CameraError(f"is no calibration; --camera takes {WAYS}")
     of_kalibr = {name: _of_kalibr(value) for name, value in record.items() if re.fullmatch(r"cam\d+", str(name))}
     if of_kalibr:
         return of_kalibr
+    if "intrinsics" in record and "resolution" in record:  # EuRoC's sensor.yaml
+        return {"0": _of_kalibr(record)}
+    if "M2" in record:  # OpenCV's stereo calibration
+        return {n: _of_matrix({**record, "K": record[f"M{n}"], "D": record.get(f"D{n}")}, unnamed) for n in "12"}
+    return {"0": _of_matrix(record, unnamed)}
+
+
+def _of_matrix(record: Mapping[str, Any], unnamed: Kind) -> Camera:
+    """A camera given by its matrix: ROS and OpenCV; Open3D and MATLAB, which write it column by column."""
     matrix = _first(record, "camera_matrix", "K", "k", "cameraMatrix", "M1", "intrinsic_matrix")
     if matrix is None:
         raise CameraError(f"has no camera_matrix, K or cam0; --camera takes {WAYS}")
     numbers = _numbers(matrix)
     if len(numbers) != 9:
         raise CameraError(f"its camera matrix has {len(numbers)} numbers, not 9")
+    rows = np.reshape(numbers, (3, 3))
+    (fx, _, cx), (_, fy, cy), last = rows if rows[2].tolist() == [0, 0, 1] else rows.T
+    if last.tolist() != [0, 0, 1]:
+        raise CameraError(f"its camera matrix ends with {rows[2].tolist()}, not with 0, 0, 1")
     found = _first(record, "distortion_coefficients", "distCoeffs", "dist_coeffs", "D", "d", "D1")
     name = _first(record, "distortion_model", "camera_model", "model")
     if name == "pinhole":  # names the projection only, not the distortion
         name = None
+    if name is None and "fisheye_model" in record:  # OpenCV's calibration program
+        name = "fisheye" if record["fisheye_model"] else "brown"
     kind = _kind(name) if name else unnamed
     width = _first(record, "image_width", "width", "imageWidth")
     height = _first(record, "image_height", "height", "imageHeight")
     size = None if width is None or height is None else (width, height)
-    intrinsics = (numbers[0], numbers[4], numbers[2], numbers[5])
-    return {"0": _camera(kind, intrinsics, [] if found is None else _numbers(found), size)}
+    return _camera(kind, (fx, fy, cx, cy), [] if found is None else _numbers(found), size)
 
 
 def _of_kalibr(values: Mapping[str, Any]) -> Camera:
     if values["camera_model"] != "pinhole":
         raise CameraError(f"Kalibr's camera model {values['camera_model']} is not known here, but pinhole")
     kind = _kind(values.get("distortion_model", "none"))
-    return _camera(kind, values["intrinsics"], values.get("distortion_coeffs", ()), values["resolution"])
+    distortion = _first(values, "distortion_coeffs", "distortion_coefficients") or ()
+    return _camera(kind, values["intrinsics"], distortion, values["resolution"])
 
 
 def _kind(name: Any) -> Kind:

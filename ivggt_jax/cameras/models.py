@@ -51,18 +51,18 @@ class Camera:
     def of_size(self, width: int, height: int) -> "Camera":
         """The same camera for pictures of another size but the same shape.
 
-        Raises CameraError for another shape and, if the calibration does not say its size, for pictures that do not contain the
-        principal point.
+        Raises CameraError for another shape, and for pictures that do not contain the principal point.
         """
         if self.kind == "equirectangular":
             if abs(width - 2 * height) > 2:
                 raise CameraError(f"a panorama of the whole sphere is twice as wide as high, not {width}×{height}")
             focal, centre = (width / (2 * np.pi), height / np.pi), ((width - 1) / 2, (height - 1) / 2)
             return replace(self, focal=focal, centre=centre, size=(width, height))
-        if self.size is None and not (0 <= self.centre[0] < width and 0 <= self.centre[1] < height):
+        across, down = self.size or (width, height)
+        if not (0 <= self.centre[0] < across and 0 <= self.centre[1] < down):
             raise CameraError(
                 f"the calibration's principal point ({self.centre[0]:g}, {self.centre[1]:g}) lies outside a picture of "
-                f"{width}×{height}: give the calibration of such pictures"
+                f"{across}×{down}: give the calibration of such pictures"
             )
         if self.size is None or self.size == (width, height):
             return replace(self, size=(width, height))

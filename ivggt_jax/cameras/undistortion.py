@@ -4,7 +4,7 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial.transform import Rotation
 
-from ivggt_jax.cameras.models import Camera
+from ivggt_jax.cameras.models import Camera, CameraError
 
 WIDEST = 90.0
 """Largest default field of view of a pinhole picture, in degrees; towards 180 its edges would take up all of it."""
@@ -97,8 +97,10 @@ def fill(camera: Camera, centre: tuple[float, float]) -> float:
     if filled(low):
         return low
     high = max(*camera.focal, low)
-    while not filled(high) and high < 1e3 * low:
+    while not filled(high):
         high *= 1.5
+        if high > 1e3 * low:
+            raise CameraError("its distortion leaves no view without gaps: is it the calibration of these pictures?")
     while high > low * (1 + 1e-4):
         middle = (low * high) ** 0.5
         low, high = (low, middle) if filled(middle) else (middle, high)

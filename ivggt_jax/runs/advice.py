@@ -7,7 +7,7 @@ from typing import Any
 
 from ivggt_jax.options.words import nearest
 from ivggt_jax.sources.config import is_live
-from ivggt_jax.sources.folder import natural_key
+from ivggt_jax.sources.folder import in_natural_order
 from ivggt_jax.sources.source import full_name
 from ivggt_jax.weights.hub import PUBLISHED
 from ivggt_jax.writers.files import numbered
@@ -120,7 +120,7 @@ def _no_run(out: Path) -> str | None:
 def _runs_in(folder: Path) -> list[Path]:
     """The runs in a folder, in natural order."""
     try:
-        return sorted(filter(_is_run, folder.iterdir()), key=natural_key)
+        return in_natural_order(filter(_is_run, folder.iterdir()))
     except OSError:
         return []
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ivggt_jax.cameras.known import KnownCamera
 from ivggt_jax.sources.fit import check_shape
-from ivggt_jax.sources.folder import natural_key
+from ivggt_jax.sources.folder import in_natural_order
 from ivggt_jax.sources.frame import Fit, RawFrame, SourceError
 from ivggt_jax.sources.image_file import read_counts
 from ivggt_jax.sources.lists import LIST_SUFFIXES, listed_images, named_images
@@ -34,7 +34,7 @@ class Depths:
         self._where, self._scale, self._exif = where, scale, exif
         if where.is_dir():
             every = (path for path in where.rglob("*") if path.is_file() and not path.name.startswith("."))
-            paths = sorted(every, key=natural_key)
+            paths = in_natural_order(every)
             files = (
                 named_images([path for path in paths if path.suffix.lower() in (*PICTURES, *ARRAYS, EXR)], where)
                 if paths

@@ -23,6 +23,8 @@ from ivggt_jax.sources.video import VIDEO_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
+DECIMAL = re.compile(r"[0-9]+\.([0-9]+)\.[a-z]+")
+"""Name of a file that is called by a decimal number, and the digits of its fraction."""
 NAMED = 3
 """Number of files named in a message; the rest are only counted."""
 WITH_PAGES = (
@@ -136,7 +138,7 @@ def glob_images(pattern: str) -> list[Path]:
 
 def left_out(frames: str, paths: Iterable[Path]) -> int:
     """Number of paths that look like pictures or videos but are not read; a warning names the first ones."""
-    found = sorted((path for path in paths if _is_there(path, OTHER_SUFFIXES)), key=natural_key)
+    found = in_natural_order(path for path in paths if _is_there(path, OTHER_SUFFIXES))
     if found:
         names = ", ".join(path.name for path in found[:NAMED]) + (", …" if len(found) > NAMED else "")
         logger.warning(
@@ -146,19 +148,23 @@ def left_out(frames: str, paths: Iterable[Path]) -> int:
     return len(found)
 
 
-def natural_key(path: Path) -> tuple[list[list[str | int]], str]:
-    """Sort key that puts img2 before img10, folder by folder, ignoring case.
+def in_natural_order(paths: Iterable[Path]) -> list[Path]:
+    """The paths with img2 before img10, folder by folder, ignoring case.
 
-    A file named by a decimal number, such as a time in seconds, is sorted by its value: 1.05, 1.5, 1.52.
+    Files that are named by decimal numbers, such as times in seconds, are in the order of their values: 1.05, 1.5, 1.52. Decimal
+    numbers have equally many digits, or drop the last zeros; if neither is so, as with 1.9 and 1.10, the second number counts.
     """
+    paths = list(paths)
+    fractions = [found[1] for path in paths if (found := DECIMAL.fullmatch(path.name.casefold()))]
+    by_value = len({len(digits) for digits in fractions}) == 1 or not any(re.fullmatch("[0-9]+0", x) for x in fractions)
 
     def part_key(part: str) -> list[str | int]:
         text = part.casefold()
-        is_decimal = re.fullmatch(r"[0-9]+\.[0-9]+\.[a-z]+", text)  # as text, the digits of a fraction sort by value
-        pieces = re.split("([0-9]+)", text, maxsplit=bool(is_decimal))  # text and digits alternate
+        whole = by_value and DECIMAL.fullmatch(text) is not None  # as text, the digits of a fraction sort by value
+        pieces = re.split("([0-9]+)", text, maxsplit=whole)  # text and digits alternate
         return [int(piece) if position % 2 else piece for position, piece in enumerate(pieces)]
 
-    return [part_key(part) for part in path.parts], str(path)
+    return sorted(paths, key=lambda path: ([part_key(part) for part in path.parts], str(path)))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -184,7 +190,7 @@ def _folders(folder: Path) -> list[Path]:
     """The visible folders in a folder, in natural order; none if it cannot be read."""
     with suppress(OSError):
         found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-        return sorted(found, key=natural_key)
+        return in_natural_order(found)
     return []
 
 
@@ -194,7 +200,7 @@ def _images(paths: Iterable[Path], none: str, way: str, inside: Callable[[], str
     inside: what to name instead, if that is known.
     """
     found = list(paths)
-    images = sorted({path for path in found if _is_there(path, IMAGE_SUFFIXES)}, key=natural_key)
+    images = in_natural_order({path for path in found if _is_there(path, IMAGE_SUFFIXES)})
     if not images:
         endings = {path.suffix.lower() for path in found if path.suffix} - set(IMAGE_SUFFIXES)
         held = inside() or (f"it holds {' '.join(sorted(endings)[:8])}" if endings else way)

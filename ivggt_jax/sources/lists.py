@@ -152,13 +152,17 @@ def _of_ffmpeg(texts: Iterable[str], folder: Path, source: str) -> Iterator[Imag
 
 
 def _timed(texts: Iterable[str], folder: Path, source: str) -> Iterator[ImageFile]:
-    """Images from lines of a time and a path (TUM's rgb.txt, EuRoC's data.csv); the rest of a line is ignored."""
+    """Images from lines of a time and a path (TUM's rgb.txt, EuRoC's data.csv); the rest of a line is ignored.
+
+    EuRoC's pictures are in a folder `data` beside the list.
+    """
     for text in texts:
         found = TIMED.fullmatch(text)
         if found is None:
             raise SourceError(f"{source}: `{text}` is not a time and a path, as the first line is")
         time = seconds_of(found[1])
-        path = listed_path([found[2], re.split(r"[\s,]", found[2])[0]], folder, source)
+        first = re.split(r"[\s,]", found[2])[0]
+        path = listed_path([found[2], f"data/{found[2]}", f"data/{first}", first], folder, source)
         yield ImageFile(path, str(path), float(found[1]) if time is None else time)
 
 

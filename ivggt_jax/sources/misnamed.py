@@ -1,10 +1,10 @@
-"""Videos whose names end like other files."""
+"""Videos where something else is wanted."""
 
 from pathlib import Path
 
 import av
 
-from ivggt_jax.sources.video import CONTAINERS, HEIC_BRANDS
+from ivggt_jax.sources.video import CONTAINERS, HEIC_BRANDS, VIDEO_SUFFIXES
 
 ALSO_PICTURES = ("mjpeg", "mpjpeg", "gif")
 """Containers as which FFmpeg opens pictures too."""
@@ -22,4 +22,6 @@ def misnamed(path: Path) -> str | None:
                 return None
     except Exception:  # PyAV raises almost anything on a file of another kind
         return None
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return "is a video where a picture is wanted: name it alone as the source, or several to `ivggt batch`"
     return f"is a video with the wrong ending: rename it, as to {path.with_suffix('.mp4').name}"

@@ -114,7 +114,10 @@ class RecordingReader:
             bag = AnyReader([self._path], default_typestore=get_typestore(Stores.LATEST))
             bag.open()
         except Exception as error:
-            raise SourceError(f"{self._path}: is not a recording that can be read ({reason(error)})") from error
+            raise SourceError(
+                f"{self._path}: is not a recording that can be read ({reason(error)}); one that broke off must be repaired first: "
+                "`mcap recover`, `rosbag reindex`, or `sqlite3 … .recover`"
+            ) from error
         return closing(bag)
 
     def _messages(self, bag: Any, topic: str) -> Iterator[tuple[int, tuple[bytes, str]]]:

@@ -50,8 +50,9 @@ def rising(times: Iterable[float]) -> bool:
 
 def nearest_in_time(times: np.ndarray, others: np.ndarray) -> np.ndarray:
     """For each time [S] the index of the nearest of the others [N], or −1 if none is near; NaN is never near."""
-    known = np.flatnonzero(np.isfinite(others))
+    nearest, known, asked = np.full(len(times), -1), np.flatnonzero(np.isfinite(others)), np.isfinite(times)
     if len(known) == 0:
-        return np.full(len(times), -1)
-    distance, index = KDTree(others[known, None]).query(times[:, None], distance_upper_bound=ASSOCIATION_SECONDS)
-    return np.where(np.isfinite(distance), known[np.minimum(index, len(known) - 1)], -1)
+        return nearest
+    distance, index = KDTree(others[known, None]).query(times[asked, None], distance_upper_bound=ASSOCIATION_SECONDS)
+    nearest[asked] = np.where(np.isfinite(distance), known[np.minimum(index, len(known) - 1)], -1)
+    return nearest

@@ -30,6 +30,9 @@ CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,iv
 
 TOLERANCE = 1e-6
 """Tolerance in seconds between a timestamp and a requested moment."""
+EARLY = 0.25
+"""How early a frame may be for a moment that `fps` asks for, in frames of the video: containers round times, to 1 ms for instance,
+and phones' frames are not equally far apart."""
 
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".3gp", ".wmv", ".asf",
@@ -130,7 +133,8 @@ class VideoReader:
                 if self._end is not None and elapsed > self._end + TOLERANCE:
                     break
                 if self._fps:
-                    slot = math.floor((elapsed - self._start + TOLERANCE) * self._fps)
+                    early = EARLY / self.rate if self.rate else TOLERANCE
+                    slot = math.floor((elapsed - self._start + early) * self._fps)
                     chosen, last_slot = slot > last_slot, max(slot, last_slot)
                 else:
                     chosen = index % self._stride == 0
