@@ -1,12 +1,13 @@
 """`python -m ivggt_jax.doctor`: reports what is installed, what fits in memory, what is wrong, and whether the model runs."""
 
+import dataclasses
 import os
 import platform
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from ivggt_jax.config import CacheConfig, ModelConfig
 from ivggt_jax.model.parameters import abstract_model
 from ivggt_jax.runs.command import compiled_folder, run_command
-from ivggt_jax.runs.fitting import SHARE_OF_MEMORY, default_budget, fitting_cache, stream_bytes, weights_bytes
+from ivggt_jax.runs.fitting import default_budget, free_cache, stream_bytes, weights_bytes
 from ivggt_jax.runs.memory import free_memory, gigabytes
 from ivggt_jax.runs.room import Room
 from ivggt_jax.streaming.steps import infer_clip, stream
@@ -67,19 +68,27 @@ def doctor(config: DoctorConfig) -> int:
     """Check the installation, what fits in memory, and whether the model runs here. Exits with 1 if there is a problem."""
     installed = {d.name.lower().replace("_", "-"): d.version for d in distributions() if d.name}
     problems = 0
-    for findings in (
-        versions(installed),
-        devices(installed),
-        nvidia_wheels(installed),
-        memory(free_memory(), ModelConfig.vggt_1b()),
-        folders(),
-        self_test(),
+    for check in (
+        lambda: versions(installed),
+        lambda: devices(installed),
+        lambda: nvidia_wheels(installed),
+        lambda: memory(free_memory(), ModelConfig.vggt_1b()),
+        folders,
+        self_test,
     ):
-        for finding in findings:
+        for finding in _until_it_fails(check):
             print(finding, flush=True)
             problems += finding.level == "problem"
     print(f"{problems} problem{'s' * (problems != 1)} found" if problems else "no problems found")
     return min(problems, 1)
+
+
+def _until_it_fails(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a check. What it raises is one, too: JAX that does not start, for instance."""
+    try:
+        yield from check()
+    except Exception as error:  # a broken installation may raise anything
+        yield Finding("problem", f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
 
 def versions(installed: Mapping[str, str]) -> Iterator[Finding]:
@@ -148,10 +157,12 @@ def memory(room: Room, config: ModelConfig) -> Iterator[Finding]:
         f"memory: {gigabytes(free)} free of {room.bound}; the published model's weights take {gigabytes(weights)} with "
         f"camera and depth, its default cache of {cache.total_budget:,} tokens {gigabytes(needed)}",
     )
-    fitting = fitting_cache(model, cache, HEIGHT, WIDTH, SHARE_OF_MEMORY * max(0, free - weights))
-    if free < weights + stream_bytes(model, fitting, HEIGHT, WIDTH):
+    try:
+        fitting = free_cache(model, cache, HEIGHT, WIDTH, dataclasses.replace(room, free=max(0, free - weights)))
+    except ValueError:
         yield Finding("note", "the published model does not fit here; smaller ones, such as the demo's, do")
-    elif fitting != cache:
+        return
+    if fitting != cache:
         yield Finding(
             "note", f"at {WIDTH}×{HEIGHT} a cache of {fitting.total_budget:,} tokens fits: a run lowers it by itself"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ivggt_jax.batch import here, manifest, on_ray, worker
+from ivggt_jax.batch import here, manifest, on_ray, process, worker
 from ivggt_jax.batch.__main__ import batch
 from ivggt_jax.batch.inputs import Input, find_inputs, local
 from ivggt_jax.batch.manifest import Row
@@ -267,13 +267,52 @@ def test_addresses(tmp_path, monkeypatch):
     memory.rm("/videos", recursive=True)
 
 
-def test_what_is_fetched_is_run_and_what_cannot_be_is_recorded(faked, tmp_path):
+def test_what_is_fetched_is_run_and_what_cannot_be_is_recorded(tmp_path, monkeypatch):
+    """By the process of the job, which may be stopped meanwhile. What a killed one left is fetched again."""
     fsspec = pytest.importorskip("fsspec")
-    fsspec.filesystem("memory").pipe("/some/a.mp4", b"a")
-    assert batch(job(tmp_path / "out", "memory://some/a.mp4", "memory://some/none.mp4")) == 1
-    rows = {row.path: row for row in manifest.read(tmp_path / "out")}
-    assert rows["some-a.mp4"].status == "done" and "cannot be fetched" in rows["some-none.mp4"].error
+    fsspec.filesystem("memory").pipe({"/some/a/1.png": b"a", "/some/a/2.png": b"b"})
+    copy = tmp_path / "inputs" / "a" / "a"
+    touch(copy, "1.png", "old.png")
+    read = []
+
+    def infer(config, load):
+        read.append(sorted(path.name for path in Path(config.source.frames).iterdir()))
+        config.out.mkdir()
+        (config.out / "run.json").write_text('{"frames": 2}')
+        return 0
+
+    monkeypatch.setattr("ivggt_jax.infer.infer", infer)
+    of = job(tmp_path, "memory://some").of
+    assert process.outcome(of("memory://some/a", tmp_path / "a"), None) == {"status": "done", "frames": 2}
+    assert read == [["1.png", "2.png"]] and not copy.exists()
+    failed = process.outcome(of("memory://some/none.mp4", tmp_path / "b"), None)
+    assert failed["status"] == "failed" and "cannot be fetched" in failed["error"]
     fsspec.filesystem("memory").rm("/some", recursive=True)
+
+
+def test_a_signed_address_has_the_name_of_its_file(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(fsspec.get_filesystem_class("https"), "isdir", lambda *_: False)
+    monkeypatch.setattr(
+        fsspec.get_filesystem_class("https"), "get_file", lambda _, path, place: Path(place).write_text(path)
+    )
+    address = f"https://storage.example/videos/a.mcap?X-Amz-Signature={'0' * 300}"
+    with local(address, tmp_path / "inputs") as place:
+        assert Path(place).name == "a.mcap" and Path(place).read_text() == address
+
+
+@pytest.mark.parametrize("source", ["cam:0", "rtsp://camera/1", "-"])
+def test_a_camera_is_no_part_of_a_table_either(tmp_path, source):
+    (tmp_path / "table.jsonl").write_text(json.dumps({"source": source}))
+    with pytest.raises(SourceError, match="a camera is no part of a job"):
+        find_inputs((str(tmp_path / "table.jsonl"),))
+
+
+def test_a_row_may_name_a_file_that_is_not_in_utf_8(tmp_path):
+    """As JSON and as Parquet."""
+    manifest.write(tmp_path, [Row("/a", "a", "failed", error="/a/1\udcff.png: is damaged")])
+    assert manifest.read(tmp_path)[0].error == "/a/1\\xff.png: is damaged"
 
 
 @pytest.mark.parametrize(

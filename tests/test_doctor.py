@@ -54,7 +54,11 @@ def test_the_budget_quoted_is_one_that_fits() -> None:
     assert "weights take 4.6 GB with camera and depth" in first.text and "1,200,000 tokens 15.3 GB" in first.text
     tokens = int(re.search(r"a cache of ([\d,]+) tokens", second.text)[1].replace(",", ""))
     assert 0.5 < tokens / (1_200_000 * 0.6 * 15 / 15.3) < 1.1
-    assert "does not fit" in list(memory(room(4_700_000_000), config))[1].text
+    for free in (
+        4_700_000_000,
+        5_800_000_000,
+    ):  # with the second, weights and the least stream fit, but no step beside them
+        assert "does not fit" in list(memory(room(free), config))[1].text
 
 
 def test_versions_and_folders(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -75,6 +79,21 @@ def test_the_self_test_passes_and_notices_what_is_wrong(monkeypatch: pytest.Monk
     assert levels(self_test()) == ["problem"]
     monkeypatch.setattr(doctor, "stream", lambda *a, **k: [type("P", (), {"depth": np.full((28, 42), np.nan)})] * 3)
     assert levels(self_test()) == ["problem"]
+
+
+def test_jax_that_does_not_start_is_a_problem(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """All other checks are made."""
+
+    def broken() -> None:
+        raise RuntimeError("Unable to initialize backend 'cuda'\nat length")
+
+    monkeypatch.setattr("jax.local_devices", broken)
+    monkeypatch.setattr(doctor, "self_test", lambda: iter(()))
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert stopped.value.code == 1
+    shown = capsys.readouterr().out
+    assert "problem  RuntimeError: Unable to initialize backend 'cuda'\n" in shown and "IVGGT_CACHE" in shown
 
 
 def test_the_command_prints_all_and_fails_for_a_problem(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,27 @@ def test_a_foreign_record_is_no_run_and_stays(kind: str, tmp_path: Path) -> None
     check_replaceable(tmp_path)
     begin_anew(tmp_path)
     assert not path.exists()
+
+
+def test_what_is_removed_in_part_is_no_finished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was removed before a kill; the mark goes last, and alone it is nothing."""
+    (tmp_path / "frames").mkdir()
+    for name in ("trajectory.txt", "frames/1.npz", "map.json", MARKER):
+        (tmp_path / name).touch()
+    (tmp_path / "run.json").write_text('{"frames": 1}')
+    seen = []
+
+    def look(path: Path) -> None:
+        found = earlier_run(tmp_path)
+        seen.append((path.name, found and (found.finished, found.unfinished)))
+
+    unlink, rmtree = Path.unlink, shutil.rmtree
+    monkeypatch.setattr(Path, "unlink", lambda path: (unlink(path), look(path)))
+    monkeypatch.setattr(shutil, "rmtree", lambda path: (rmtree(path), look(path)))
+    assert earlier_run(tmp_path).finished
+    begin_anew(tmp_path)
+    assert len(seen) == 5 and seen[-2:] == [("map.json", None), (MARKER, None)]
+    assert {found for _, found in seen[:-2]} == {(False, None)}
 
 
 @pytest.mark.parametrize("kind", ["a folder", "a pipe", "a dangling link"])

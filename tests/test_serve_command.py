@@ -57,6 +57,7 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(capsys: pytest.C
         ({"height": 0}, "--height must be"),
         ({"track_grid": -1}, "--track-grid must be 0 or more"),
         ({"submaps": "1"}, "--submaps is auto, off"),
+        ({"token": ""}, "--token is empty"),
     ],
 )
 def test_options_that_make_no_sense(options: dict, words: str):

@@ -13,7 +13,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -177,19 +179,20 @@ def test_a_picture_that_is_damaged_is_an_error_of_ours(kind: str):
 
 
 def test_nonsense_is_answered_and_then_cut_off(serving, videos: np.ndarray):
-    """A good frame after a bad one is taken; the 32nd bad one is the last."""
+    """A good frame after damaged ones is taken, however many; the 32nd message that is none is the last."""
     address, made = serving
     random = np.random.default_rng(0)
     with undisturbed(address, videos[0, 0]), entered(address, token="sésame") as bad:
-        bad.send(frame(5, b"no picture"))
-        assert told(bad)["id"] == 5
+        for _ in range(40):
+            bad.send(frame(5, b"no picture"))
+        assert [told(bad)["id"] for _ in range(40)] == [5] * 40
         bad.send(frame(6, coded(videos[0, 1])))
         assert told(bad)["number"] == 0
         with contextlib.suppress(ConnectionClosed):
             for _ in range(40):
                 bad.send(random.bytes(random.integers(0, 2000)))
         messages, code = closed_with(bad)
-        assert len(messages) == 32 and messages[-1]["reason"] == "malformed" and code == 1008
+        assert len(messages) == 33 and messages[-1]["reason"] == "malformed" and code == 1008
     held_becomes(made, 0)
 
 
@@ -285,6 +288,33 @@ def test_frames_that_wait_too_long_are_dropped(tiny: Model, videos: np.ndarray):
     with running(made) as address, entered(address) as late:
         late.send(frame(0, coded(videos[0, 0])))
         assert told(late) == {"type": "dropped", "id": 0, "reason": "late"}
+
+
+def test_whoever_waits_for_each_answer_gets_every_frame_taken(
+    tiny: Model, videos: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where a step (0.2 s here) takes longer than --age (0.05 s), and two clients take turns."""
+    made = service(tiny, limits=replace(LIMITS, age=0.05), heads=("camera",))
+    image, compute = coded(videos[0, 0]), made.worker._step
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return compute(*arguments)
+
+    def five(client: Any) -> list[dict]:
+        answers = []
+        for number in range(5):
+            client.send(frame(number, image))
+            answers.append(told(client))
+        return answers
+
+    with running(made) as address, entered(address) as one, entered(address) as other:
+        monkeypatch.setattr(made.worker, "_step", slow)
+        one.send(frame(99, image))  # the length of a step is known after the first
+        told(one)
+        with ThreadPoolExecutor(2) as threads:
+            answers = list(threads.map(five, (one, other)))
+    assert [[answer["type"] for answer in each] for each in answers] == [["result"] * 5] * 2
 
 
 def test_there_are_as_many_clients_as_slots(serving, videos: np.ndarray):

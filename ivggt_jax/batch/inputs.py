@@ -22,6 +22,7 @@ from ivggt_jax.sources.video import VIDEO_SUFFIXES
 
 MOVING = (*VIDEO_SUFFIXES, *RECORDINGS)
 """Suffixes of files that count as one source each in a folder."""
+HTTP = ("http://", "https://")
 LIVE = ("cam:", "rtsp://", "rtsps://", "udp://")
 TABLES = (".jsonl", ".parquet")
 FILES = ("masks", "depth", "camera", "images", "align-to", "scale-from")
@@ -70,10 +71,12 @@ def local(source: str, folder: Path) -> Iterator[str]:
         yield source
         return
     files, path = _opened(source)
-    name = PurePosixPath(path.rstrip("/"))
+    is_http = source.startswith(HTTP)
+    name = PurePosixPath((path.partition("?")[0] if is_http else path).rstrip("/"))  # without a signature
     place = folder / fitting_name("", name.stem or "input", name.suffix)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove(place)  # what a killed process left
         whole_folder = files.isdir(path)
         with written_beside(place, folder=whole_folder) as part:
             if whole_folder:
@@ -98,8 +101,7 @@ def local(source: str, folder: Path) -> Iterator[str]:
 
 def _inputs(name: str, lists: tuple[Path, ...] = ()) -> Iterator[Input]:
     """Expand one name; `lists` are the nested lists that it was found in, the last one with the name."""
-    if name.startswith(LIVE) or name == "-":
-        raise SourceError(f"{name}: a camera is no part of a job: run it with infer")
+    _check_not_live(name)
     if "://" in name:
         yield from _at_address(name)
         return
@@ -124,6 +126,11 @@ def _inputs(name: str, lists: tuple[Path, ...] = ()) -> Iterator[Input]:
         yield Input(str(path))
 
 
+def _check_not_live(name: str) -> None:
+    if name.startswith(LIVE) or name == "-":
+        raise SourceError(f"{name}: a camera is no part of a job: run it with infer")
+
+
 def _pattern(path: Path, folder: Path) -> str | None:
     """The path as a pattern, None if it is none. Brackets in the name of the folder where it starts are no pattern."""
     start, below = (str(folder), str(path.relative_to(folder))) if path.is_relative_to(folder) else ("", str(path))
@@ -139,7 +146,7 @@ def _of_folder(folder: str, inside: list[str]) -> list[str]:
 
 
 def _at_address(address: str) -> Iterator[Input]:
-    if address.startswith(("http://", "https://")):  # HTTP has no folders to look into
+    if address.startswith(HTTP):  # HTTP has no folders to look into
         yield Input(address)
         return
     files, path = _opened(address)
@@ -172,6 +179,7 @@ def _of_table(path: Path) -> Iterator[Input]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("source"), str):
             raise SourceError(f"{path}, row {number}: has no source: a column of that name must hold it")
+        _check_not_live(row["source"])
         yield Input(_from(path.parent, row["source"], path), _words_of(row, path.parent))
 
 

@@ -12,6 +12,7 @@ from ivggt_jax.disk.names import fitting_name
 from ivggt_jax.disk.strict_json import parse_json
 from ivggt_jax.runs.output_folder import default_out
 from ivggt_jax.writers.files import replacing
+from ivggt_jax.writers.run_json import plain
 
 Status = Literal["waiting", "done", "failed", "stopped"]
 """`stopped`: the job was interrupted; the source continues when the job is started again."""
@@ -70,7 +71,7 @@ def _is_sound(row: Row) -> bool:
 
 def write(out: Path, rows: Iterable[Row]) -> None:
     """Replace the manifest, as JSON lines, and as Parquet if pyarrow is installed. Raises WriteError on a full disk."""
-    records = [dataclasses.asdict(row) for row in rows]
+    records = [plain(row) for row in rows]  # an error may name a file that is not in UTF-8
     with replacing(out / "manifest.jsonl") as file:
         file.writelines(f"{json.dumps(record, ensure_ascii=False)}\n".encode() for record in records)
     if records and find_spec("pyarrow"):

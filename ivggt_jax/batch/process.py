@@ -14,6 +14,7 @@ from typing import Any
 
 from tyro.conf import Positional
 
+from ivggt_jax.batch.inputs import local
 from ivggt_jax.inference.options import InferConfig
 from ivggt_jax.runs.command import USER_ERRORS, run_command
 from ivggt_jax.runs.room import Share
@@ -67,7 +68,10 @@ def _listen(channel: "Connection[Any, Any]", waiting: "SimpleQueue[InferConfig]"
 
 
 def outcome(config: InferConfig, load: Any, share: Callable[[], Share | None] = lambda: None) -> dict[str, Any]:
-    """Run a video within a share of the memory. Returns its entry in the manifest: status, and frames or error."""
+    """Run a video within a share of the memory. Returns its entry in the manifest: status, and frames or error.
+
+    A source at an address is fetched here, because a signal or the time limit must be able to end that, too.
+    """
     from ivggt_jax.infer import infer
     from ivggt_jax.runs.output_folder import Busy
 
@@ -76,14 +80,16 @@ def outcome(config: InferConfig, load: Any, share: Callable[[], Share | None] = 
     until = time.monotonic() + SECONDS_TO_END
     try:
         config = dataclasses.replace(config, memory=dataclasses.replace(config.memory, share=share()))
-        while True:
-            try:
-                code = infer(config, load)
-                break
-            except Busy:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.2)
+        with local(config.source.frames, out.parent / "inputs" / out.name) as frames:
+            config = dataclasses.replace(config, source=dataclasses.replace(config.source, frames=frames))
+            while True:
+                try:
+                    code = infer(config, load)
+                    break
+                except Busy:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.2)
         if code >= 128:
             return {"status": "stopped"}
         return {"status": "done", "frames": recorded(read_run_json(out), "frames")}

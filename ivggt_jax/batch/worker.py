@@ -18,7 +18,6 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any
 
-from ivggt_jax.batch.inputs import local
 from ivggt_jax.batch.manifest import Row
 from ivggt_jax.batch.options import BatchConfig
 from ivggt_jax.inference.options import InferConfig
@@ -53,9 +52,7 @@ class Worker:
         """Run a task and return its row. Errors are recorded in the row; nothing is raised."""
         begun = time.perf_counter()
         try:
-            with local(task.row.source, self._job / "inputs" / task.row.path) as frames:
-                config = self._config.of(frames, self._job / task.row.path, task.options)
-                outcome = self._attempts(config)
+            outcome = self._attempts(self._config.of(task.row.source, self._job / task.row.path, task.options))
         except Exception as error:  # an exception that leaves an actor would end the whole job on Ray
             outcome = {"status": "failed", "error": str(error) or type(error).__name__}
         changes = {"frames": None, "error": None, "worker": self._name(), **outcome}
@@ -79,8 +76,10 @@ class Worker:
         assert config.out is not None
         earlier = mark_of(config.out)
         while len(deaths) < ATTEMPTS:
-            channel = self._started()
-            if self._stopping.is_set():  # checked here, because a process that did not exist yet could not be signalled
+            channel = None if self._stopping.is_set() else self._started()
+            if (
+                channel is None or self._stopping.is_set()
+            ):  # again, because a process that did not exist could not be signalled
                 return {"status": "stopped"}
             try:
                 channel.send(config)

@@ -43,7 +43,7 @@ def to_resume(config: InferConfig, out: Path, earlier: EarlierRun | None) -> Unf
 
 
 def is_done(config: InferConfig, out: Path, earlier: EarlierRun) -> bool:
-    """Whether the folder holds the run to resume, already finished. Raises ValueError if that had other options."""
+    """Whether the folder holds the run to resume, already finished. Raises ValueError if that had other options, or failed."""
     if not (earlier.finished and config.resume and earlier.source in (None, plain(full_name(config.source.frames)))):
         return False
     then = _decisive(earlier.settings) if isinstance(earlier.settings, dict) else {}
@@ -53,6 +53,11 @@ def is_done(config: InferConfig, out: Path, earlier: EarlierRun) -> bool:
         raise ValueError(
             f"{out} holds {earlier.description}, made with {changed}: --overwrite begins again; `ivggt export` makes more of "
             "saved frames"
+        )
+    if earlier.failed:
+        raise ValueError(
+            f"{out} holds {earlier.description}, which failed at its end: {earlier.failed}; --overwrite begins again, "
+            "`ivggt export` makes more of saved frames"
         )
     return True
 

@@ -49,6 +49,8 @@ class EarlierRun:
     source: str | None = None
     """Its source in the form of `full_name`, if known."""
     finished: bool = False
+    failed: str | None = None
+    """Why the end of a finished run failed, after all frames."""
     settings: Any = None
     """The options of a finished run, from its `run.json`, which may have been edited."""
     unfinished: Unfinished | None = None
@@ -88,8 +90,9 @@ def earlier_run(out: Path) -> EarlierRun | None:
     if type(frames := recorded(record, "frames")) is int:
         source = _text(recorded(record, "settings", "source", "frames"))
         description = f"a finished run of {counted(frames)} of {source or 'an unknown source'}"
-        return EarlierRun(description, source, finished=True, settings=recorded(record, "settings"))
-    if any(_outputs(out)):
+        failed = _text(recorded(record, "failed"))
+        return EarlierRun(description, source, finished=True, failed=failed, settings=recorded(record, "settings"))
+    if any(path.name != MARKER for path in _outputs(out)):  # the mark alone: killed before it began
         return EarlierRun("what is left of a run that cannot be resumed")
     return None
 
@@ -121,7 +124,9 @@ def begin_anew(out: Path) -> None:
     Raises WriteError when it cannot, ValueError like `check_replaceable`.
     """
     check_replaceable(out)
-    for path in _outputs(out):
+    # First what would make the rest look like a finished run, or like one that can be resumed; last what allows to remove more.
+    order = {"run.json": 0, STATE_FILE: 1, MARKER: 3}
+    for path in sorted(_outputs(out), key=lambda path: order.get(path.name, 2)):
         with naming(path):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     mark(out)

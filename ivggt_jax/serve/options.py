@@ -22,7 +22,7 @@ class Limits:
     rate: float = 60.0
     """Maximum number of frames per second from one client; more are dropped."""
     age: float = 1.0
-    """Seconds after which a waiting frame is dropped."""
+    """Seconds after which a waiting frame is dropped, or two steps if they take longer."""
     silence: float = 30.0
     """Seconds without a message after which a client is disconnected."""
     patience: float = 5.0
@@ -64,6 +64,8 @@ class ServeConfig:
         for name, value in {**vars(self.limits), "clients": self.clients}.items():
             if value <= 0:
                 raise ValueError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
+        if self.token == "":
+            raise ValueError("--token is empty, which would let anybody in: give one, or leave the option out")
         if self.track_grid < 0:
             raise ValueError(f"--track-grid must be 0 or more points, not {self.track_grid}")
         for name, side in (("width", self.width), ("height", self.height)):

@@ -140,7 +140,7 @@ class Session:
                     raise CutOff("malformed", f"{MOST_MALFORMED} messages were not understood") from None
 
     async def _take(self, message: FrameMessage, arrived: float) -> None:
-        """Decode a frame and queue it for the next step. Raises MessageError for a picture that cannot be decoded."""
+        """Decode a frame and queue it for the next step."""
         if not self._within_rate(arrived):
             self._pictures.forget()
             await self._drop(message.id, "rate")
@@ -148,8 +148,12 @@ class Session:
             return
         try:
             decoded = await self._in_thread(partial(self._pictures.decode, message.format, message.data))
-        except PictureError as error:
-            raise MessageError(f"{error}", message.id) from None
+        except (
+            PictureError
+        ) as error:  # does not count as malformed: after a lost piece, a video fails until its next key frame
+            self._service.meters.malformed.inc()
+            await self._outbox.put(answers.error(f"{error}", id=message.id))
+            return
         if decoded is None:
             await self._drop(message.id, "no picture")
             return
@@ -235,4 +239,4 @@ def _is_ours(headers: Mapping[str, str], service: Service) -> bool:
         foreign = "origin" in headers and urlsplit(headers["origin"]).netloc != host
     except ValueError:
         return False
-    return not foreign and (service.token is not None or is_loopback(name))
+    return not foreign and (bool(service.token) or is_loopback(name))

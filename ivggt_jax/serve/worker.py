@@ -28,12 +28,17 @@ class Worker:
     """Feeds the frames of all slots to one state. A stream sees only the processed frames of its own client."""
 
     def __init__(self, model: Model, state: StreamState, slots: Slots, meters: Meters, age: float):
-        """state: fresh, with a stream for each slot. age: seconds after which a frame is too old to be processed."""
+        """state: fresh, with a stream for each slot.
+
+        age: seconds after which a frame is too old to be processed, unless two steps take longer: a client that sends a frame after
+        each answer has to wait for the step of the others.
+        """
         self._model, self._state, self._slots, self._meters, self._age = model, state, slots, meters, age
         settings = state.settings
         self._shape = (slots.count, settings.height, settings.width)
         self._budget = settings.cache.total_budget or settings.slots * settings.model.depth
         self._masked = settings.submaps is not None
+        self._step_seconds = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="serve", daemon=True)
         self.on_failure: Callable[[], object] = lambda: None
@@ -75,7 +80,7 @@ class Worker:
 
     def _fresh(self, slot: Slot, waiting: Waiting) -> bool:
         """Whether a frame is recent enough; if not, its client is told."""
-        if time.monotonic() - waiting.arrived <= self._age:
+        if time.monotonic() - waiting.arrived <= max(self._age, 2 * self._step_seconds):
             return True
         slot.answer(waiting)
         return False
@@ -91,8 +96,10 @@ class Worker:
             begin[slot.number] = slot.seen == 0
         if begin.any():
             self._state = reset(self._state, begin)
+        began = time.monotonic()
         with self._meters.step.time():
             predictions = self._step(images, where, masks)
+        self._step_seconds = time.monotonic() - began
         lengths = np.asarray(self._state.lengths)
         for slot, waiting in now:
             own = jax.tree.map(lambda x, i=slot.number: x[i], predictions)

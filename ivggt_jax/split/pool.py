@@ -171,10 +171,15 @@ class _Process:
         self.way: OnTheWay | None = None
 
     def tell(self, task: Task | None) -> None:
-        """Give it a piece, or None for nothing, in place of the current one. Its death shows in `receive`."""
+        """Give it a piece, or None for nothing, in place of the current one. Its death shows in `receive`.
+
+        Raises OSError if it cannot be started.
+        """
+        new = self.channel is None
+        if self.channel is None:
+            self.channel = self._started()
         with suppress(OSError):
-            if self.channel is None:
-                self.channel = self._started()
+            if new:
                 self.channel.send(self._order)
             self.channel.send(task)
 

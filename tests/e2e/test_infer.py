@@ -340,7 +340,7 @@ def test_what_is_said_of_the_saved_state_is_true(
 
 
 def test_a_run_without_a_point_is_over(checkpoint: Path, folder: Path, tmp_path: Path, capsys) -> None:
-    """Resumed, it would end in the same way again and again."""
+    """Resumed, it would end in the same way again and again, so it is only said again that it failed."""
     masks = tmp_path / "masks"
     masks.mkdir()
     for path in folder.iterdir():
@@ -348,9 +348,10 @@ def test_a_run_without_a_point_is_over(checkpoint: Path, folder: Path, tmp_path:
     out = tmp_path / "out"
     arguments = ("--frames", folder, "--checkpoint", checkpoint, "--out", out, "--export", "ply", "--masks", masks)
     assert run(main, *arguments) == 1
-    assert "error: " in capsys.readouterr().err and read_state(out) is None
-    assert run(main, *arguments, "--resume") == 0
-    assert "nothing to resume" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: " in said and read_state(out) is None
+    assert run(main, *arguments, "--resume") == 1
+    assert f"which failed at its end: {said.rpartition('error: ')[2].strip()}" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_not_resumed_with_other_options(

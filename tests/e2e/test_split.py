@@ -1,5 +1,6 @@
 """`--split`: one source on several processes gives what one gives, whatever the map says of where submaps begin."""
 
+import errno
 import io
 import json
 import os
@@ -10,7 +11,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -193,6 +194,17 @@ def test_an_error_of_a_process_is_not_taken_for_its_end(monkeypatch: pytest.Monk
     ours.close()
     with theirs:
         assert process.serve(process.ProcessConfig(channel=os.dup(theirs.fileno()))) == 0
+
+
+def test_a_process_that_cannot_be_started_ends_the_run(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(pool.subprocess, "Popen", refused)
+    assert run(main, folder, "--checkpoint", checkpoint, *OPTIONS, "--out", tmp_path / "out", "--split", 2) == 1
+    assert "Resource temporarily unavailable" in capsys.readouterr().err
 
 
 def test_a_run_that_was_stopped_begins_anew(
