@@ -14,6 +14,7 @@ from ivggt_jax.convert.names import HEAD_MODULES, TRUNK
 from ivggt_jax.convert.renamed import Renamed
 from ivggt_jax.convert.torch_file import open_tensors
 from ivggt_jax.weights.tensor_file import CheckpointError, list_problems
+from ivggt_jax.weights.weight_files import ADAPTER
 
 WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
 """Name parts that DataParallel, torch.compile, FSDP, activation checkpointing and Fabric insert, at any depth."""
@@ -94,10 +95,7 @@ def _without_wrappers(tensors: Iterable[str], what: str) -> dict[str, str]:
     for name in tensors:
         parts = name.split(".")
         if any(part.startswith(_ADAPTERS) for part in parts):
-            raise CheckpointError(
-                f"{what} is an adapter or holds one ({name}), such as LoRA: changes to a model, not the model; merge it where "
-                "it was trained (with peft: model.merge_and_unload()) and save the weights of the result"
-            )
+            raise CheckpointError(f"{what} is an adapter or holds one ({name}), {ADAPTER}")
         short = ".".join(part for part in parts if part not in WRAPPERS)
         if short in plain:
             raise CheckpointError(f"{what} has two tensors for {short}: {plain[short]} and {name}")
@@ -121,6 +119,8 @@ def _find_root(names: Collection[str], what: str) -> str:
 
 def _describe_other(names: Collection[str]) -> str:
     """For names without VGGT among them, describe which network they belong to, or what they consist of."""
+    if f"{TRUNK}/camera_token" in names:
+        return "is part of a converted checkpoint: give the folder that it is in"
     parts = {part for name in names for part in name.split(".")}
     for network, own in NETWORKS.items():
         if own <= parts:

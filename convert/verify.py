@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from ivggt_jax.config import PUBLISHED_HEADS, CacheConfig, ModelConfig
-from ivggt_jax.convert.assembly import torch_shapes
+from ivggt_jax.convert.assembly import published, torch_shapes
 from ivggt_jax.convert.parameters import to_torch
 from ivggt_jax.convert.recognise import open_vggt
 from ivggt_jax.convert.reference import Reference
@@ -76,7 +76,7 @@ def run(command: Verify) -> int:
     path = loading.locate(command.checkpoint)
     queries = _queries(*images.shape[1:3])
     config = loading.find_config(path)
-    if config != ModelConfig.vggt_1b():
+    if config.depth_input or published(config) != ModelConfig.vggt_1b():
         raise CheckpointError(f"{path} is not of the published shapes, the only ones that the PyTorch model has")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_default_matmul_precision", "highest")

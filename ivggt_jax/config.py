@@ -1,8 +1,12 @@
-"""Configurations of the model and of a stream's cache: frozen, hashable, checked when built."""
+"""Configurations of the model and of a stream's cache: frozen, hashable, checked when built.
+
+Only the name of a policy is looked up when a stream begins, because programs add policies of their own.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
@@ -30,14 +34,16 @@ PRESETS: dict[PresetName, dict[str, Any]] = {
 
 
 def check_whole(config: "DataclassInstance") -> None:
-    """Raises ValueError for an integer field that holds anything else, such as True or 3.0."""
+    """Raises ValueError for an integer field that holds anything else, such as True or 3.0; NumPy's integers become Python's."""
     for field in fields(config):
         value = getattr(config, field.name)
         several = field.type == tuple[int, ...]
         if several or field.type is int or (field.type == int | None and value is not None):
             numbers = value if several else (value,)
-            if not (isinstance(numbers, tuple) and all(type(number) is int for number in numbers)):
+            whole = isinstance(numbers, tuple) and all(isinstance(x, Integral) and not isinstance(x, bool) for x in numbers)
+            if not whole:
                 raise ValueError(f"{field.name} must be whole, not {value!r}")
+            object.__setattr__(config, field.name, tuple(map(int, numbers)) if several else int(value))
 
 
 @dataclass(frozen=True, kw_only=True)

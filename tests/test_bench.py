@@ -14,7 +14,7 @@ from lowering import questions
 from streaming import HEIGHT, TOKENS, WIDTH
 
 from ivggt_jax import CacheConfig, Model, ModelConfig, init_stream, save, step
-from ivggt_jax.bench import device, report
+from ivggt_jax.bench import case, device, report
 from ivggt_jax.bench.__main__ import BenchConfig, bench, main, measure_case
 from ivggt_jax.bench.case import Case, fill, start
 from ivggt_jax.bench.flat import run_flat
@@ -39,6 +39,17 @@ def small(tiny: Model, tmp_path_factory: pytest.TempPathFactory) -> Case:
     flat[last + "bias"] = jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1], jnp.float32) / tiny.config.camera_iterations
     save(Model(tiny.config, unflatten(flat)), path)
     return replace(SMALL, checkpoint=str(path))
+
+
+def test_random_weights_have_the_type_of_the_device(monkeypatch: pytest.MonkeyPatch):
+    """They are made on the host, whose own type may be another."""
+    monkeypatch.setattr(Model, "initialise", lambda config, key: Model(config, abstract_params(config)))
+    monkeypatch.setattr(case, "cast", lambda model, trunk: trunk)
+    monkeypatch.setattr(jax, "device_put", lambda trunk, device: trunk)
+    assert case.make_model(Case(model="tiny")) == jnp.float32
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert case.make_model(Case(model="tiny")) == jnp.bfloat16
+    assert case.make_model(Case(model="tiny", precision="float32")) == jnp.float32
 
 
 def test_a_filled_cache_is_one_at_its_budget(tiny: Model):

@@ -18,6 +18,7 @@ from ivggt_jax.model.parameters import flatten
 from ivggt_jax.weights import checkpoint, hub, loading
 from ivggt_jax.weights.checkpoint import CheckpointError, Source, save
 from ivggt_jax.weights.loading import load
+from ivggt_jax.weights.place import TENSOR_FILE
 from ivggt_jax.weights.tensor_file import ALIGNMENT, open_safetensors, write_safetensors
 
 
@@ -189,6 +190,29 @@ def test_tensors_must_be_those_of_the_configuration(copy):
         rf"3 tensors do not fit config.json:\n  missing {first}\n  unexpected extra\n  {second} has shape \[1, 2, 3\]"
     ):
         load(copy)
+
+
+def test_tensors_must_be_floating_point_numbers(copy):
+    """Integers would be taken for weights, without their scales."""
+    tensors = {name: np.array(x) for name, x in open_safetensors(copy / TENSOR_FILE).items()}
+    tensors["aggregator/camera_token"] = tensors["aggregator/camera_token"].astype(np.int8)
+    layout = {path: (x.shape, x.dtype) for path, x in tensors.items()}
+    write_safetensors(copy / TENSOR_FILE, layout, tensors.__getitem__)
+    with pytest.raises(
+        CheckpointError, match=r"1 tensors are not of floating-point numbers:\s+aggregator/camera_token is int8"
+    ):
+        load(copy)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "float64", "complex64"])
+def test_weights_have_no_other_type(directory, dtype):
+    with pytest.raises(ValueError, match=f"weights are float32, bfloat16 or float16, not {dtype}"):
+        load(directory, dtype)
+
+
+def test_the_file_of_a_checkpoint_is_told_from_its_folder(directory):
+    with pytest.raises(CheckpointError, match="is part of a converted checkpoint: give the folder"):
+        load(directory / TENSOR_FILE)
 
 
 def test_damaged_directories_are_refused(copy, tmp_path):

@@ -23,12 +23,19 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("value", [1.5, 4.0, True, "4", np.int64(4), [4]], ids=repr)
+@pytest.mark.parametrize("value", [1.5, 4.0, True, "4", np.float64(4), [4]], ids=repr)
 def test_counts_are_whole(value: object) -> None:
     for config, names in COUNTS.items():
         for name in names:
             with pytest.raises(ValueError, match=f"{name} must be whole, not"):
                 config(**{name: value})
+
+
+def test_numpys_integers_become_pythons() -> None:
+    """So that a configuration of either is the same key, and JSON."""
+    cache = CacheConfig(total_budget=np.int64(5000))
+    assert type(cache.total_budget) is int and cache == CacheConfig(total_budget=5000)
+    assert [type(x) for x in ModelConfig(dpt_layers=tuple(np.array([4, 11, 17, 23]))).dpt_layers] == [int] * 4
 
 
 @pytest.mark.parametrize("value", [(0, 1, 2, 3.0), (False, True, 2, 3), [0, 1, 2, 3], 3, None], ids=repr)

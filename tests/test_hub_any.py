@@ -121,7 +121,7 @@ def test_offline_mode_takes_what_was_downloaded(server, tiny, tmp_path, monkeypa
     [
         ({}, "no file or folder 'someone/slim-vggt' is here, and http.*/someone/slim-vggt is missing or private"),
         ({"README.md": b""}, "someone/slim-vggt is not a checkpoint: .* no file of weights"),
-        ({"adapter_model.safetensors": b"", "adapter_config.json": b""}, "no file of weights"),
+        ({"adapter_model.safetensors": b"", "adapter_config.json": b""}, "is an adapter, such as LoRA"),
         ({"a.pth": b"", "b.pth": b""}, "holds several files of weights: a.pth, b.pth; give one of them"),
         ({"deep/model.safetensors": b""}, "no file of weights"),
         ({"model.safetensors": b"version https://git-lfs"}, "not a safetensors file, or is truncated"),

@@ -5,6 +5,7 @@ The tiny model with the frames of the golden numbers; noise of seed 0.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -152,3 +153,25 @@ def test_a_stream_that_forgets_says_that_it_has_no_derivatives(
     cache = CacheConfig(total_budget=2_000 if submaps is None else None, max_frames=4)
     with pytest.raises(ValueError, match="a stream that forgets has no derivatives"):
         jax.grad(loss)(tiny, images, cache, submaps)
+
+
+def test_a_stream_with_an_int8_cache_says_so_too(tiny: Model, images: np.ndarray) -> None:
+    """Rounding would give derivatives that are zero but for the largest number of each vector."""
+    cache = CacheConfig(total_budget=None, max_frames=4, dtype="int8")
+    with pytest.raises(ValueError, match="a stream with an int8 cache has no derivatives"):
+        jax.grad(loss)(tiny, images, cache)
+
+
+@pytest.mark.parametrize("function", [step, scan])
+def test_nor_has_a_stream_that_forgets_derivatives_by_depth(tiny: Model, images: np.ndarray, function: Any) -> None:
+    frames, depth = jnp.asarray(images[:1]), jnp.ones((1, *images.shape[1:3]))
+    if function is scan:
+        frames, depth = frames[None], depth[None]
+    size = {"height": images.shape[1], "width": images.shape[2]}
+
+    def mean_depth(depth: jax.Array) -> jax.Array:
+        state = init_stream(tiny, CacheConfig(total_budget=2_000), submaps=SubmapConfig(frames=4), **size)
+        return jnp.mean(function(tiny, state, frames, depth=depth)[1].depth)
+
+    with pytest.raises(ValueError, match="a stream that forgets has no derivatives"):
+        jax.jvp(mean_depth, (depth,), (depth,))

@@ -79,7 +79,7 @@ def test_what_is_chosen_of_a_folder(names, chosen):
     [
         ([], "x is not a checkpoint: it has no config.json of this project and no file of weights"),
         (["README.md", "image.png", "optimizer.pt"], "no file of weights"),
-        (["adapter_model.safetensors", "adapter_config.json"], "no file of weights"),
+        (["adapter_model.safetensors", "adapter_config.json"], "x is an adapter, such as LoRA: .*merge_and_unload"),
         (
             ["checkpoint_10.pt", "checkpoint_20.pt"],
             "several files of weights: checkpoint_10.pt, checkpoint_20.pt; give one",

@@ -13,7 +13,7 @@ from ivggt_jax.config import CacheConfig, ModelConfig, PresetName
 from ivggt_jax.kernels.attention import CHUNK
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.memory.ring import CameraRing
-from ivggt_jax.model.parameters import Model, cast
+from ivggt_jax.model.parameters import Model, cast, compute_dtypes
 from ivggt_jax.sources.fit import parse_size, usual_size
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import init_stream
@@ -100,9 +100,10 @@ def make_model(case: Case) -> Model:
     dtype = None if case.precision == "auto" else case.precision
     if case.checkpoint is not None:
         return loading.load(case.checkpoint, dtype)
+    trunk = compute_dtypes(("aggregator/",), dtype)["aggregator/"]  # that of the device, before it is the host
     # On the host, so that the float32 original never counts as device memory.
     with jax.default_device(jax.local_devices(backend="cpu")[0]):
-        model = cast(Model.initialise(getattr(ModelConfig, case.model)(), jax.random.key(0)), dtype)
+        model = cast(Model.initialise(getattr(ModelConfig, case.model)(), jax.random.key(0)), trunk)
     return jax.device_put(model, jax.local_devices()[0])
 
 

@@ -184,7 +184,7 @@ def _taps(size: int, stride: int = 1) -> int:
 
 
 def _resize(size: tuple[int, int], new_size: tuple[int, int], features: int) -> int:
-    """Operations of interpolation by a matrix for each axis, as in `resize_aligned`."""
+    """Operations of interpolation, rows first: two products and a sum for each value and axis."""
     if size == new_size:
         return 0
-    return 2 * features * (new_size[0] * size[0] * size[1] + new_size[1] * size[1] * new_size[0])
+    return 3 * features * new_size[0] * (size[1] + new_size[1])

@@ -59,6 +59,7 @@ class Own:
                 "tokens_per_frame": settings.tokens,
                 "budget": settings.cache.total_budget,
                 "frames_per_step": settings.cache.frames_per_step,
+                "evict_after_attention": settings.cache.evict_after_attention,
                 "cache_dtype": settings.cache.dtype,
                 "precision": str(self._trunk),
                 "state_bytes": self._state.nbytes,

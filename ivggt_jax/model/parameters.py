@@ -83,13 +83,17 @@ def abstract_model(config: ModelConfig, trunk: DTypeLike | None, heads: Iterable
     return model if heads is None else model.only_heads(heads)
 
 
-def compute_dtypes(paths: Mapping[str, Any], trunk: DTypeLike | None) -> dict[str, jnp.dtype]:
+def compute_dtypes(paths: Iterable[str], trunk: DTypeLike | None) -> dict[str, jnp.dtype]:
     """Type of each parameter, by "/"-joined path: `trunk` for the aggregator, float32 for the heads.
 
-    `trunk` None is bfloat16 on a GPU and float32 on a CPU.
+    `trunk` None is bfloat16 on a GPU and float32 on a CPU. Raises ValueError unless it is one of these or float16.
     """
     if trunk is None:
         trunk = jnp.bfloat16 if platform() == "gpu" else jnp.float32
+    if jnp.dtype(trunk) not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        raise ValueError(
+            f"weights are float32, bfloat16 or float16, not {jnp.dtype(trunk)}; a cache may be int8 (CacheConfig)"
+        )
     return {path: jnp.dtype(trunk if path.startswith("aggregator/") else jnp.float32) for path in paths}
 
 

@@ -12,6 +12,10 @@ BOUNDED = (
     "a stream that forgets has no derivatives: which tokens go is no smooth choice. Differentiate a stream that keeps "
     "everything, CacheConfig(total_budget=None, max_frames=…) without submaps, or infer_clip(…, mode='causal')"
 )
+ROUNDED = (
+    "a stream with an int8 cache has no derivatives: rounding has none. Differentiate one with a cache in the trunk's type "
+    "(CacheConfig without dtype)"
+)
 ON_GPU = "on a GPU a stream has no derivatives, for its kernels have none; differentiate infer_clip(…, mode='causal')"
 
 
@@ -19,6 +23,8 @@ def guarded(settings: StreamSettings, inputs: Tree) -> Tree:
     """The inputs of a pass, unchanged. Where the pass cannot be differentiated, differentiating raises ValueError at once."""
     if settings.cache.total_budget is not None or settings.submaps is not None:
         return _without_derivatives(BOUNDED, inputs)
+    if settings.cache.dtype == "int8":
+        return _without_derivatives(ROUNDED, inputs)
     return _without_derivatives(ON_GPU, inputs) if platform() == "gpu" else inputs
 
 

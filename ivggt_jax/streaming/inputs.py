@@ -134,7 +134,8 @@ def check_inside(query_points: FrameArray, height: int, width: int) -> None:
 
 def focal_of(focal: FrameArray, batch: int, heads: tuple[str, ...]) -> jax.Array:
     """Known focal lengths [B,2] as float32. Raises ValueError for others, and without the heads camera and depth."""
-    if focal.shape != (batch, 2) or not (np.asarray(focal) > 0).all() or not {"camera", "depth"} <= set(heads):
+    positive = isinstance(focal, jax.core.Tracer) or (np.asarray(focal) > 0).all()  # compiled code cannot check values
+    if focal.shape != (batch, 2) or not positive or not {"camera", "depth"} <= set(heads):
         raise ValueError(
             f"focal must be positive lengths [{batch},2] of streams with the heads camera and depth, not {focal}"
         )

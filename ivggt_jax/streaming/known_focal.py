@@ -37,9 +37,9 @@ class KnownFocal:
         pose = found.pose_encoding
         height, width = found.depth.shape[-2:]
         camera, said = geometry.cameras_from_pose(pose, height, width)
-        counted = self._counted(jnp.stack((said[..., 0, 0], said[..., 1, 1]), axis=-1))
-        away = jnp.where(counted.frames > 0, jnp.mean(jnp.log(self.length) - counted.mean, axis=-1), 0)
-        ratio = jnp.broadcast_to(jnp.exp(away)[:, None], pose.shape[:-1])
+        mean, frames = self._counted(jnp.stack((said[..., 0, 0], said[..., 1, 1]), axis=-1))
+        away = jnp.mean(jnp.log(self.length)[:, None] - mean, axis=-1)
+        ratio = jnp.exp(jnp.where(frames > 0, away, 0))
         view = 2 * jnp.arctan(jnp.asarray((height, width)) / (2 * self.length[:, ::-1]))
         view = jnp.broadcast_to(view[:, None], (*pose.shape[:-1], 2))
         points = found.points
@@ -47,16 +47,20 @@ class KnownFocal:
             flat = geometry.transform_points(camera, points.reshape(*pose.shape[:-1], -1, 3))
             flat = flat * jnp.stack((jnp.ones_like(ratio), jnp.ones_like(ratio), ratio), axis=-1)[..., None, :]
             points = geometry.transform_points(geometry.invert(camera), flat).reshape(points.shape)
-        return counted, replace(
+        return replace(self, mean=mean[:, -1], frames=frames[:, -1]), replace(
             found,
             pose_encoding=jnp.concatenate((pose[..., :7], view), axis=-1),
             depth=found.depth * ratio[..., None, None],
             points=points,
         )
 
-    def _counted(self, lengths: jax.Array) -> "KnownFocal":
-        """With the predicted focal lengths [B,S,2] added, except invalid ones, whose field of view is 180 degrees or more."""
+    def _counted(self, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The mean [B,S,2] and its number of frames [B,S] after each of the predicted focal lengths [B,S,2].
+
+        Invalid ones, whose field of view is 180 degrees or more, do not count. Later frames of a pass have no influence.
+        """
         sound = jnp.all((lengths > 0) & jnp.isfinite(lengths), axis=-1, keepdims=True)
         away = jnp.where(sound, jnp.log(jnp.where(sound, lengths, 1)) - self.mean[:, None], 0)
-        frames = self.frames + jnp.sum(sound, axis=(1, 2))
-        return replace(self, mean=self.mean + jnp.sum(away, axis=1) / jnp.maximum(frames, 1)[:, None], frames=frames)
+        frames = self.frames[:, None] + jnp.cumsum(sound[..., 0], axis=1, dtype=jnp.int32)
+        mean = self.mean[:, None] + jnp.cumsum(away, axis=1) / jnp.maximum(frames, 1)[..., None]
+        return mean, frames

@@ -152,10 +152,10 @@ def step(
     """
     check_frames(model, state, frame, 4)
     where = None if where is None else marks(state, where)
-    model, images = guarded(state.settings, (model, unit(frame)))
-    network = model.network
+    images = unit(frame)
     measured = sensor_depth(model, state.settings, depth, images)
-    measured = None if measured is None else measured[:, None]
+    model, images, measured = guarded(state.settings, (model, images, measured))
+    network, measured = model.network, None if measured is None else measured[:, None]
     patches = network.aggregator.encoder(images)[:, None]
     state, predictions = _pass(network, state, patches, still(images, masks)[:, None], measured, where)
     return state, jax.tree.map(lambda x: x[:, 0], predictions)
@@ -182,14 +182,15 @@ def scan(
     each = state.settings.cache.frames_per_step
     if count % each or not count:
         raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
-    model, images = guarded(state.settings, (model, unit(frames)))
+    images = unit(frames)
+    measured = sensor_depth(model, state.settings, depth, images)
+    model, images, measured = guarded(state.settings, (model, images, measured))
     network = model.network
     patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
 
     def grouped(x: jax.Array, axes: int) -> jax.Array:
         return x.reshape(count // each, each, batch, *x.shape[-axes:]).swapaxes(1, 2)
 
-    measured = sensor_depth(model, state.settings, depth, images)
     measured = None if measured is None else grouped(measured, 2)
     passes = (grouped(patches, 2), grouped(still(images, masks), 3), measured)
     state, predictions = lax.scan(lambda state, inputs: _pass(network, state, *inputs), state, passes)

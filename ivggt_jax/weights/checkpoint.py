@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ivggt_jax.config import ModelConfig
@@ -98,6 +99,10 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
         config = dataclasses.replace(description.config, predicts=present_heads(tensors))
         description = dataclasses.replace(description, config=config)
     check_shapes(directory, description.config, {path: x.shape for path, x in tensors.items()})
+    if other := [f"{path} is {x.dtype}" for path, x in tensors.items() if not jnp.issubdtype(x.dtype, jnp.floating)]:
+        raise CheckpointError(
+            f"{directory}: {len(other)} tensors are not of floating-point numbers:{list_problems(other)}"
+        )
     return description, tensors
 
 

@@ -16,13 +16,21 @@ _OTHERS = re.compile(r"(optimizer|scheduler|scaler|rng_state|training_args|rando
 """Files that trainers write next to the weights."""
 
 
+ADAPTER = (
+    "such as LoRA: changes to a model, not the model; merge it where it was trained (with peft: model.merge_and_unload()) and "
+    "save the weights of the result"
+)
+"""What to do with an adapter, for error messages."""
+
+
 def choose(names: Iterable[str], where: str) -> str:
     """The file of a folder to start with: an index, the first of several shards, or the only weight file.
 
     Safetensors take precedence over other formats of the same weights, and `model` and `pytorch_model` over other names. Raises
     CheckpointError, beginning with `where`, when there is none or there are several.
     """
-    files = [name for name in sorted(names) if name.endswith((*SUFFIXES, INDEX)) and not _OTHERS.fullmatch(name)]
+    names = sorted(names)
+    files = [name for name in names if name.endswith((*SUFFIXES, INDEX)) and not _OTHERS.fullmatch(name)]
     shards = {name: match for name in files if (match := _SHARD.fullmatch(name))}
     begins = {(match["stem"], match["count"], match["suffix"]): name for name, match in reversed(shards.items())}
     indexed = {name.removesuffix(INDEX) for name in files if name.endswith(INDEX)}
@@ -37,6 +45,8 @@ def choose(names: Iterable[str], where: str) -> str:
             raise CheckpointError(
                 f"{where} holds several files of weights: {', '.join(sorted(found))}; give one of them"
             )
+    if any(name.startswith("adapter_model.") for name in names):
+        raise CheckpointError(f"{where} is an adapter, {ADAPTER}")
     raise CheckpointError(f"{where} is not a checkpoint: it has no config.json of this project and no file of weights")
 
 
