@@ -40,7 +40,9 @@ def check_whole(config: "DataclassInstance") -> None:
         several = field.type == tuple[int, ...]
         if several or field.type is int or (field.type == int | None and value is not None):
             numbers = value if several else (value,)
-            whole = isinstance(numbers, tuple) and all(isinstance(x, Integral) and not isinstance(x, bool) for x in numbers)
+            whole = isinstance(numbers, tuple) and all(
+                isinstance(x, Integral) and not isinstance(x, bool) for x in numbers
+            )
             if not whole:
                 raise ValueError(f"{field.name} must be whole, not {value!r}")
             object.__setattr__(config, field.name, tuple(map(int, numbers)) if several else int(value))

@@ -28,6 +28,13 @@ def test_a_contour_counts_where_it_is(prediction: np.ndarray, score: float) -> N
     assert boundary_f1(prediction, step(4)) == pytest.approx(score)
 
 
+def test_a_map_is_right_about_itself_however_small_its_steps() -> None:
+    """At most ratios a step of 1.1 is none, in neither map."""
+    assert boundary_f1(step(4, far=1.1), step(4, far=1.1)) == pytest.approx(1)
+    few = RATIOS < 1.1
+    assert boundary_f1(step(4), step(4, far=1.1)) == pytest.approx(np.average(few, weights=RATIOS))
+
+
 def test_precision_and_recall_count_alike() -> None:
     """Two contours where one is true: precision 1/2, recall 1, F1 2/3."""
     twice = np.where(np.arange(8) < 2, 1.0, np.where(np.arange(8) < 4, 2.0, 4.0))[None].repeat(6, axis=0)

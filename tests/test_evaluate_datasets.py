@@ -240,6 +240,22 @@ def test_hidden_files_take_no_ones_place(name, tmp_path):
         np.testing.assert_allclose(sequence.world_from_cam, POSES, atol=1e-6)
 
 
+@pytest.mark.parametrize(("name", "focal"), [("7scenes", 525), ("nrgbd", 554.2562584220408)])
+def test_the_camera_of_640_by_480_grows_with_the_pictures(name, focal, tmp_path):
+    """A picture's corner is seen in the same direction at any size; another shape is another camera."""
+    MAKERS[name](tmp_path)
+    (matrix, *_) = only_sequence(name, tmp_path).intrinsics
+    corner = np.linalg.inv(matrix) @ (WIDTH - 0.5, HEIGHT - 0.5, 1)
+    np.testing.assert_allclose(corner, ((639.5 - 320) / focal, (479.5 - 240) / focal, 1))
+    for path in only_sequence(name, tmp_path).images:
+        Image.new("RGB", (16, 9)).save(path)
+    skipped = next(iter(open_dataset(name, tmp_path)))
+    assert (
+        isinstance(skipped, Skipped)
+        and "has 16×9 pixels: the camera of this data set takes pictures of 4:3" in skipped.reason
+    )
+
+
 def test_depth_damaged_in_its_middle_is_reported_when_it_is_read(tmp_path, caplog):
     make_nrgbd(tmp_path)
     sequence = only_sequence("nrgbd", tmp_path)

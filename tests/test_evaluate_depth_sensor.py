@@ -47,6 +47,8 @@ def test_errors_are_in_metres_and_told_apart() -> None:
     assert found["scale_error_percent"] == pytest.approx(2) == found["local_scale_error_percent"]
     assert found["hole_depth_error"] == pytest.approx(0.1) == found["unmeasured_depth_error"]
     assert found["metric_position_error_metres"] > 0.01
+    longer[2] = np.nan
+    assert metric_measures(errors, longer, path)["metric_position_error_metres"] == np.inf
 
 
 def test_it_needs_submaps() -> None:

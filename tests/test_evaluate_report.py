@@ -135,10 +135,14 @@ def test_a_measure_that_is_not_there_is_not_a_number(tmp_path):
     reports = [
         SequenceReport("a", {"alignment": "x"}, {"p": 1.0}),
         SequenceReport("b", {"alignment": "y"}, {"q": math.inf}),
+        SequenceReport("c", {"alignment": "y"}, {"p": 2.0, "r": math.nan}, weight=3.0),
     ]
     table = summary_table("t", reports)
     assert "alignment x, y" in table
-    assert table.splitlines()[2].split() == ["a", "1.0000", "nan"]
+    lines = [line.split() for line in table.splitlines()]
+    assert lines[2] == ["a", "1.0000", "nan", "nan"]
+    assert ["mean", "1.5000", "inf", "nan"] in lines, "of those that have it"
+    assert ["mean,", "weighted", "by", "pixels", "1.7500", "inf", "nan"] in lines
     write_report(tmp_path, "t", reports)
     assert json.loads((tmp_path / "b.json").read_text())["measures"] == {"q": None}
 

@@ -18,10 +18,11 @@ from ivggt_jax import CacheConfig, Model, save, stream
 from ivggt_jax.config import PolicyName
 from ivggt_jax.evaluate import study
 from ivggt_jax.evaluate.__main__ import main
+from ivggt_jax.evaluate.loops import Loops
 from ivggt_jax.evaluate.options import MemoryOptions
 from ivggt_jax.evaluate.records import Record, curves, measures, path_errors, run_walks, turning_factor
 from ivggt_jax.evaluate.sensing import Sensing
-from ivggt_jax.evaluate.stream import Stream
+from ivggt_jax.evaluate.stream import Stream, report_record
 from ivggt_jax.evaluate.study_report import tables, write_study
 from ivggt_jax.evaluate.trajectory import straight_line
 from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, ROUTES, Walk, WalkPart, depth_errors
@@ -233,6 +234,16 @@ def test_the_stream_command(checkpoint, tmp_path, capsys):
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
+def test_a_camera_that_is_lost_for_good_is_reported(tiny: Model):
+    """Without the picture of its path; its errors are infinite."""
+    (record,) = run_walks(tiny, CACHE, [Walk("loop", 0, 56, 70)], 10)
+    lost = record.found.copy()
+    lost[7] = np.nan
+    assert "camera path" in report_record(record, CACHE).figures
+    report = report_record(replace(record, found=lost), CACHE)
+    assert "camera path" not in report.figures and report.measures["position_error"] == np.inf
+
+
 def test_frames_of_another_size(checkpoint, tmp_path, capsys):
     options = ("--routes", "loop", "--seeds", "0", "--frames", "10", "--cache.total-budget", "132", "--submaps", "off")
     assert run("stream", "--checkpoint", checkpoint, "--size", "42", *options, "--out", str(tmp_path)) == 0
@@ -286,6 +297,18 @@ def test_the_study_command_takes_up_where_it_was(checkpoint, tmp_path, capsys, m
     cell = tmp_path / "cells" / "diversity_3-frames.json"
     cell.write_text(cell.read_text()[:-20])
     assert run(*arguments) == 1, "a damaged file is no result"
+
+
+def test_a_map_with_loops_is_measured_at_its_end(tiny: Model, monkeypatch):
+    """Its shorter lengths would know loops that came later; depth is that of the corrected map."""
+    (record,) = run_walks(tiny, CACHE, [Walk("loop", 0, 56, 70)], 10)
+    loops = Loops(record.found + 1, np.linspace(1, 2, 10), 0, 0, 0)
+    monkeypatch.setattr(study, "run_walks", lambda *_: [replace(record, loops=loops)])
+    cell = next(cell for cell in study.cells(study.Study(), 318) if cell.loops)
+    found = study._records(tiny, cell, [], [5, 10])
+    assert list(found) == [10]
+    np.testing.assert_array_equal(found[10][0].found, loops.corrected)
+    np.testing.assert_allclose(found[10][0].depth_scale * loops.scales, record.depth_scale)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -162,6 +162,7 @@ def test_similarities_compose():
         (lambda p, t: evaluate_trajectory(np.where(np.arange(30)[:, None, None] == 8, np.nan, p), t), "frame 8"),
         (lambda p, t: evaluate_trajectory(p, t, "sim4"), "sim4"),
         (lambda p, t: evaluate_trajectory(p, t, delta=30), "delta"),
+        (lambda p, t: evaluate_trajectory(p[:1], t[:1], "none"), "at least two frames"),
         (lambda p, t: evaluate_trajectory(p, t * np.nan), "none of the 30"),
         (lambda p, t: align_trajectory(p[:2], t[:2], "se3"), "at least 3"),
         (lambda p, t: evaluate_trajectory(p, np.tile(t[:1], (30, 1, 1))), "camera positions all coincide"),

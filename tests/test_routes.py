@@ -128,21 +128,20 @@ def test_light_changes_slowly_and_never_the_depth():
 
 
 def test_doors_look_alike_from_cell_to_cell():
-    """A camera one cell further, and 100: the same depth, and the same walls; 3 seeds. A plain corridor has others."""
+    """A camera one cell further, and 100: the same depth and colours, floor and ceiling too; 3 seeds. Not so in a corridor."""
 
     def difference(kind, seed, cells):
-        """Share of pixels with another depth, and the median difference of colour, beside the camera of frame 0."""
+        """Shares of pixels with another depth and another colour, beside the camera of frame 0."""
         scene, cameras = along(seed, kind, 1)
         pose = geometry.invert(cameras[0])
         one, other = (shoot(scene, geometry.invert(pose.at[2, 3].add(n * scene.size[2]))) for n in (0, cells))
-        return np.mean(np.abs(one.depth - other.depth) > 5e-3), np.median(np.abs(one.image - other.image))
+        colours = np.abs(one.image - other.image).max(axis=-1)
+        return np.mean(np.abs(one.depth - other.depth) > 5e-3), np.mean(colours > 0.05)
 
     for seed in range(3):
         for cells in (1, 100):
-            depth, colour = difference("doors", seed, cells)
-            assert depth < 0.02 and colour < 0.02
-        depth, colour = difference("corridor", seed, 2)
-        assert depth > 0.3 and colour > 0.04
+            assert max(difference("doors", seed, cells)) < 0.02
+        assert min(difference("corridor", seed, 2)) > 0.3
 
 
 def test_doors_never_come_back():

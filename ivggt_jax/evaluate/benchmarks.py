@@ -99,7 +99,8 @@ class DatasetOptions:
 
     def settings(self, model: ModelConfig, stride: int, frames: int) -> Settings:
         """What a report says of a sequence of so many frames besides its results."""
-        memory = stream_settings(self.memory.cache_for(frames), self.mapping.choose(model, frames))
+        cache = self.memory.cache_for(frames)
+        memory = stream_settings(cache, self.mapping.choose(model, frames, frames_per_step=cache.frames_per_step))
         read = {option.replace("_", " "): value for option, value in vars(self.read).items() if value}
         return {
             **self.model.settings,
@@ -220,19 +221,20 @@ def evaluate_reconstructions(config: Reconstruction) -> int:
         return report_reconstruction(sequence.name, found, sequence.all_problems)
 
     def compare_scan(sequence: Sequence, predicted: Predicted) -> SequenceReport:
-        grid = VoxelGrid(VOXEL, LONG3D_CUBES)
+        grid = VoxelGrid(VOXEL / 4, LONG3D_CUBES)
         for index in range(0, len(sequence), config.cloud_stride):
             found = points(predicted, index).reshape(-1, 3)
             grid.add(found, np.zeros(found.shape, np.uint8))
         truth = read_pcd(_required(sequence, "cloud"))
         errors = evaluate_long3d(grid.cloud()[0].astype(np.float64), truth, config.scale_factor, config.thresholds)
-        return report_reconstruction(sequence.name, errors, sequence.all_problems)
+        report = report_reconstruction(sequence.name, errors, sequence.all_problems)
+        return report.under({"gathered in cubes of": grid.voxel or VOXEL})  # larger ones if there are too many points
 
     heads: tuple[HeadName, ...] = ("points",) if head else ("depth",)
     more: dict[str, str | int | float] = {"points from": config.points_from}
     if config.data.dataset == "long3d":
         more |= {"cloud stride": config.cloud_stride}
-        return _run("reconstruction", config.data, heads, ("cloud",), compare_scan, more)
+        return _run("reconstruction", config.data, heads, ("cloud",), compare_scan, more, config.cloud_stride)
     needs = ("world_from_cam", "depths", "intrinsics")
     return _run("reconstruction", config.data, heads, needs, compare_frames, more)
 
@@ -244,10 +246,11 @@ def _run(
     needs: tuple[str, ...],
     compare: Evaluate,
     more: Settings,
+    every: int = 1,
 ) -> int:
     """Predict and compare one sequence after the other; print a table, and write a report to the folder.
 
-    `more` are settings for the report besides those of all benchmarks.
+    `more` are settings for the report besides those of all benchmarks. Only one frame in `every` is compared.
     """
     members = open_dataset(options.dataset, options.root, options.only, options.read)
     model = options.model.load()
@@ -266,7 +269,7 @@ def _run(
             with tempfile.TemporaryDirectory(prefix="ivggt_evaluate_") as folder:
                 predicted = predict(
                     model, sequence, Path(folder), heads=heads, size=options.size or model.config.image_size,
-                    mode=options.mode, cache=options.memory.cache_for(len(sequence)), mapping=options.mapping,
+                    mode=options.mode, cache=options.memory.cache_for(len(sequence)), mapping=options.mapping, every=every,
                 )  # fmt: skip
                 report = compare(sequence, predicted)
             reports.append(report.under({**options.settings(model.config, stride, len(sequence)), **more}))

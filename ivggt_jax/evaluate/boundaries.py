@@ -11,8 +11,8 @@ def boundary_f1(prediction: np.ndarray, truth: np.ndarray) -> float:
 
     A contour runs between two neighbours, along rows or columns, and its side counts. It must be in place to the pixel. Contours
     of all four directions are counted together; Depth Pro averages precision and recall over the directions, so its numbers
-    cannot be compared with these. NaN if the truth has none; pixels of unknown depth (0) have none. 0 for a prediction that is not
-    finite.
+    cannot be compared with these. Ratios at which neither map has a contour are left out. NaN if the truth has none; pixels of
+    unknown depth (0) have none. 0 for a prediction that is not finite.
     """
     if not np.isfinite(prediction).all():
         return 0.0
@@ -32,4 +32,5 @@ def boundary_f1(prediction: np.ndarray, truth: np.ndarray) -> float:
     if not true.any():
         return np.nan
     precision, recall = (right / np.maximum(count, 1) for count in (found, true))
-    return float(np.average(2 * precision * recall / np.maximum(precision + recall, 1e-9), weights=RATIOS))
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    return float(np.average(f1, weights=RATIOS * (found + true > 0)))

@@ -74,7 +74,7 @@ def metric_measures(errors: MetricErrors, found: np.ndarray, truth: np.ndarray) 
         _scale(found[start : start + WINDOW], truth[start : start + WINDOW])
         for start in range(0, max(1, len(truth) - WINDOW + 1), WINDOW)
     ]
-    unaligned = evaluate_trajectory(found, truth, "se3").summary()["ate"]
+    unaligned = evaluate_trajectory(found, truth, "se3").summary()["ate"] if np.isfinite(found).all() else np.inf
     numbers = {
         "scale_error_percent": 100 * abs(_scale(found, truth) - 1),
         "local_scale_error_percent": 100 * np.mean(np.abs(np.array(scales) - 1)),

@@ -1,7 +1,7 @@
 """The Long3D protocol: one cloud of a long video against one laser scan, without common poses or pixels.
 
 Both clouds are held in memory. A caller that collects the predictions of very many frames thins them on the way
-(`writers.fusion.VoxelGrid`); the protocol begins with the same thinning.
+(`writers.fusion.VoxelGrid`), in cubes much smaller than those of the protocol: averages of averages are other points.
 """
 
 import numpy as np

@@ -70,9 +70,11 @@ def predict(
     mode: Mode,
     cache: CacheConfig,
     mapping: SubmapOptions,
+    every: int = 1,
 ) -> Predicted:
     """Run the model on all frames of a sequence, with `heads` besides the camera, on images `size` pixels wide.
 
+    Depth and points are kept of one frame in `every`, from the first one on.
     All frames are brought to the first one's shape. With `mapping.loops` cameras, depth and points are those of the corrected
     map. Raises ValueError, naming the file, for an image that cannot be read.
     """
@@ -98,7 +100,7 @@ def predict(
         camera, matrix = _cameras(found.pose_encoding, height, width)
         cameras.append(np.asarray(camera, np.float64))
         intrinsics.append(np.asarray(matrix, np.float64))
-        for head in heads:
+        for head in heads if index % every == 0 else ():
             np.save(_file(folder, index, head), getattr(found, head))
         if follower is not None:
             follower.add(seen.popleft()[None], jax.tree.map(lambda x: x[None], found))

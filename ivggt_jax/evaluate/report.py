@@ -159,10 +159,18 @@ def _rows(reports: Sequence[SequenceReport]) -> tuple[list[str], list[tuple[str,
     values = np.array([row for _, row in rows])
     weights = np.array([report.weight for report in reports])
     if len(reports) > 1:
-        rows.append(("mean", values.mean(axis=0).tolist()))
+        rows.append(("mean", _means(values, np.ones(len(reports)))))
         if np.ptp(weights):
-            rows.append(("mean, weighted by pixels", (weights @ values / weights.sum()).tolist()))
+            rows.append(("mean, weighted by pixels", _means(values, weights)))
     return ["sequence", *names], rows
+
+
+def _means(values: np.ndarray, weights: np.ndarray) -> list[float]:
+    """Weighted means of columns [report,measure] over the reports that have the measure; NaN where none has."""
+    known = ~np.isnan(values)
+    total = weights @ known
+    means = weights @ np.where(known, values, 0) / np.where(total > 0, total, 1)
+    return np.where(total > 0, means, np.nan).tolist()
 
 
 def _alignments(reports: Sequence[SequenceReport]) -> str:

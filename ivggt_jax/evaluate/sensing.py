@@ -5,7 +5,7 @@ scale per ten frames, over all pixels and over those that the sensor did not mea
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +36,8 @@ from ivggt_jax.sources.fit import usual_size
 from ivggt_jax.streaming.steps import init_stream, scan
 from ivggt_jax.synthetic import Sensor, measure
 from ivggt_jax.trajectories.alignment import inverse
+from ivggt_jax.writers.files import replacing
+from ivggt_jax.writers.run_json import plain
 
 VIEWS = (-24, -16, -8, 8, 16, 24)
 """Offsets of the frames that show what moves in a frame, without training."""
@@ -107,10 +109,17 @@ def evaluate_sensing(config: Sensing) -> int:
                 )
                 if route == "crowd" and sensor is None:
                     rows[-1] |= moving_errors(runner, walk, Walk("loop", seed, *size), config.frames)
+                with replacing(config.out) as file:
+                    record = plain({"sensor": config.sensor, "walks": rows})
+                    file.write(f"{json.dumps(record, indent=2, allow_nan=False)}\n".encode())
                 say(", ".join(f"{name} {x if isinstance(x, str) else f'{x:.4f}'}" for name, x in rows[-1].items()))
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.write_text(json.dumps({"sensor": asdict(config.sensor), "walks": rows}, indent=2) + "\n")
     return 0
+
+
+def _mean(values: list[float]) -> float:
+    """Mean of the values that are not NaN; NaN if all are."""
+    known = np.array(values)[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _errors(
@@ -127,7 +136,7 @@ def _errors(
         seen.append(jax.tree.map(lambda x: np.asarray(x)[:, 0], found))
         parts.append(part)
         chunks.append(_chunk_errors(part, seen[-1].depth, told))
-    errors = {name: float(np.nanmean([chunk[name] for chunk in chunks])) for name in chunks[0]}
+    errors = {name: _mean([chunk[name] for chunk in chunks]) for name in chunks[0]}
     found = jax.tree.map(lambda *x: np.concatenate(x), *seen)
     cam_from_world, intrinsics = map(np.asarray, _cameras(found.pose_encoding, *walk.size))
     truth = np.concatenate([part.world_from_cam for part in parts])

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
 from ivggt_jax.config import CacheConfig
@@ -77,7 +78,10 @@ def evaluate_streams(config: Stream) -> int:
 def report_record(record: Record, cache: CacheConfig, submaps: SubmapConfig | None = None) -> SequenceReport:
     """The report of one stream."""
     drawn = curves(record)
-    aligned = evaluate_trajectory(record.found, record.truth, "sim3").aligned
+    figures = {name: line_plot({name: values}, "frame", name) for name, values in drawn.items()}
+    if np.isfinite(record.found).all():
+        aligned = evaluate_trajectory(record.found, record.truth, "sim3").aligned
+        figures = {"camera path": path_plot(record.truth[..., 3], aligned[..., 3])} | figures
     return SequenceReport(
         name=record.name,
         settings={
@@ -87,6 +91,5 @@ def report_record(record: Record, cache: CacheConfig, submaps: SubmapConfig | No
         },
         measures=measures(record, len(record.truth)) | map_measures(record),
         curves=drawn,
-        figures={"camera path": path_plot(record.truth[..., 3], aligned[..., 3])}
-        | {name: line_plot({name: values}, "frame", name) for name, values in drawn.items()},
+        figures=figures,
     )

@@ -166,11 +166,17 @@ def _chosen(every: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
 
 
 def _records(model: Model, cell: Cell, walks: Sequence[Walk], lengths: Sequence[int]) -> dict[int, list[Record]]:
-    """The records from which each length's errors are taken."""
+    """The records from which each length's errors are taken. A map with loops has one length, since it is corrected at its end."""
     if cell.cache is not None:
         records = run_walks(model, cell.cache, walks, lengths[-1], cell.submaps, cell.loops)
-        corrected = [replace(r, found=r.loops.corrected) if r.loops else r for r in records]
-        return dict.fromkeys(lengths, corrected)
+        if not cell.loops:
+            return dict.fromkeys(lengths, records)
+        maps = [(record, record.loops) for record in records if record.loops]
+        corrected = [
+            replace(record, found=loops.corrected, depth_scale=record.depth_scale / loops.scales)
+            for record, loops in maps
+        ]
+        return {lengths[-1]: corrected}
     return {n: [record_clip(model, walk, n) for walk in walks] for n in lengths if n <= LONGEST_CLIP}
 
 

@@ -50,12 +50,14 @@ def evaluate_trajectory(
 
     prediction, truth [S, 3, 4] (or [S, 4, 4]): world_from_cam, frame by frame. A pose of the truth that is not finite is unknown,
     and its frame is left out. Relative errors use all pairs of frames `delta` apart with known truth. Raises ValueError for other
-    shapes, an unknown alignment, a prediction that is not finite, too few frames with truth (three; one if the alignment is
-    `none`), or a scale to be fitted to a true camera that does not move.
+    shapes, an unknown alignment, a prediction that is not finite, fewer than two frames, too few with truth (three; one if the
+    alignment is `none`), or a scale to be fitted to a true camera that does not move.
     """
     prediction, truth = _cameras("prediction", prediction), _cameras("truth", truth)
     if len(prediction) != len(truth):
         raise ValueError(f"prediction has {len(prediction)} frames and truth {len(truth)}: they must correspond")
+    if len(truth) < 2:
+        raise ValueError("a path needs at least two frames")
     if not 1 <= delta < len(truth):
         raise ValueError(f"delta must be at least 1 and less than the {len(truth)} frames, not {delta}")
     finite = np.isfinite(prediction).all(axis=(1, 2))

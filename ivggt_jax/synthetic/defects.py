@@ -35,7 +35,10 @@ _TABLES = np.array(
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Defects:
-    """How a clip was taken; each is a float32 [] or a number. The defaults change nothing."""
+    """How a clip was taken; each is a float32 [] or a number.
+
+    The defaults change colours by a few grey levels at most: a JPEG of quality 100 rounds them.
+    """
 
     exposure: jax.Array | float = 1.0
     """Factor on all colours, which are cut off at 1."""

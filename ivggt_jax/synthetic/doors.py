@@ -1,4 +1,4 @@
-"""The sides of a corridor of equal doors: the same wall with the same door, repeated on both sides."""
+"""A corridor of equal doors: the same wall with the same door on both sides, the same floor and ceiling, in every cell."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from .primitives import BALL, BOX, Primitives
 def door_cells(seed: jax.Array, size: jax.Array, numbers: jax.Array) -> Primitives:
     """Primitives of the cells with numbers [C]; size [3] is the corridor's half width, its height, and the length of a cell.
 
-    Each side has a wall, a door's frame and leaf, and a handle; the sides mirror each other.
+    Each side has a wall, a door's frame and leaf, and a handle; the sides mirror each other. Then come floor and ceiling.
     """
     wall, height, length = size
     # For the wall, whose face is at x = 0 here, the frame, the leaf and the handle.
@@ -18,18 +18,21 @@ def door_cells(seed: jax.Array, size: jax.Array, numbers: jax.Array) -> Primitiv
     centre = jnp.asarray(((0.5, 0.0, 0.0), (0.0, -1.08, 0.0), (0.0, -1.0, 0.0), (-0.1, -1.0, 0.36)))
     half = half.at[0, 1].set(height / 2 + 0.1).at[0, 2].set(length / 2)
     centre = centre.at[0, 1].set(-height / 2).at[:, 0].add(wall)
-    sides = centre * jnp.asarray(((-1.0, 1.0, 1.0), (1.0, 1.0, 1.0)))[:, None]
-    along = jnp.asarray((0.0, 0.0, 1.0)) * (length * (numbers + 0.5))[:, None, None, None]
+    # A half thickness of exactly 1 puts the floor's face exactly at 0.
+    flat = jnp.asarray((0.0, 1.0, 0.0)) + jnp.asarray((1.0, 0.0, 0.5)) * size + jnp.asarray((1.0, 0.0, 0.0))
+    level = jnp.asarray(((0.0, 1.0, 0.0), (0.0, -1.0, 0.0))).at[1, 1].add(-height)
+    centre = jnp.concatenate((centre * jnp.asarray((-1.0, 1.0, 1.0)), centre, level))
+    along = jnp.asarray((0.0, 0.0, 1.0)) * (length * (numbers + 0.5))[:, None, None]
 
     def each(values: jax.Array) -> jax.Array:
-        """Values [4, ...] of the parts, repeated for both sides of all cells [C * 2 * 4, ...]."""
-        return jnp.tile(values, (2 * len(numbers),) + (1,) * (values.ndim - 1))
+        """Values [6, ...] of a side's parts, floor and ceiling, for both sides of all cells [C * 10, ...]."""
+        return jnp.tile(values[jnp.asarray((0, 1, 2, 3, 0, 1, 2, 3, 4, 5))], (len(numbers),) + (1,) * (values.ndim - 1))
 
     return Primitives(
-        shape=each(jnp.asarray((BOX, BOX, BOX, BALL))),
-        centre=(sides + along).reshape(-1, 3),
-        half=each(half),
-        yaw=jnp.zeros(8 * len(numbers)),
-        seed=each(derive(seed, jnp.arange(4))),
-        grain=each(jnp.asarray((0.9, 0.5, 0.6, 0.2))),
+        shape=each(jnp.asarray((BOX, BOX, BOX, BALL, BOX, BOX))),
+        centre=(centre + along).reshape(-1, 3),
+        half=each(jnp.concatenate((half, flat[None], flat[None]))),
+        yaw=jnp.zeros(10 * len(numbers)),
+        seed=each(derive(seed, jnp.arange(6))),
+        grain=each(jnp.asarray((0.9, 0.5, 0.6, 0.2, 1.0, 1.4))),
     )

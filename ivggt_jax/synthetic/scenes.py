@@ -37,7 +37,7 @@ class Scene:
     bends: jax.Array
     """[2, 3]: amplitude, wavelength and phase of the waves of an endless scene's centre line x(z); zero in a room."""
     fixed: Primitives
-    """Everything in a room; ground and ceiling of endless scenes."""
+    """Everything in a room; ground and ceiling of a street and a corridor; nothing among equal doors."""
     light: jax.Array
     """[4]: a lamp at (x, y, z, 1), or light from the direction (x, y, z, 0)."""
     lighting: jax.Array
@@ -113,7 +113,7 @@ def _endless(seed: jax.Array, kind: Kind) -> Scene:
         seed=seed,
         size=size,
         bends=bends,
-        fixed=_slabs(derive(seed, 0), size, ceiling=not street),
+        fixed=_slabs(derive(seed, 0), size, {"street": 1, "corridor": 2, "doors": 0}[kind]),
         light=sun / jnp.linalg.norm(sun),
         lighting=jnp.stack((draw(*ambient), draw(*direct), draw(0.4, 0.8))),
         haze=haze,
@@ -121,9 +121,9 @@ def _endless(seed: jax.Array, kind: Kind) -> Scene:
     )
 
 
-def _slabs(seed: jax.Array, size: jax.Array, ceiling: bool) -> Primitives:
-    """The ground, and a ceiling if there is one, as slabs that extend beyond all sight."""
-    number = jnp.arange(2 if ceiling else 1)
+def _slabs(seed: jax.Array, size: jax.Array, count: int) -> Primitives:
+    """The ground, and a ceiling if there are two, as slabs that extend beyond all sight."""
+    number = jnp.arange(count)
     zero = 0.0 * number
     return Primitives(
         shape=jnp.full(number.shape, BOX),

@@ -118,7 +118,16 @@ def read_png_depth(path: Path, units_per_metre: float, largest: float = np.inf) 
     return np.where(depth > largest, np.float32(0), depth)
 
 
-def constant_intrinsics(focal_x: float, focal_y: float, centre_x: float, centre_y: float, frames: int) -> np.ndarray:
-    """float64 [S, 3, 3]: one camera for all frames."""
-    matrix = np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1.0]])
-    return np.tile(matrix, (frames, 1, 1))
+def intrinsics_of_640(focal: float, images: tuple[Path, ...]) -> np.ndarray:
+    """float64 [S, 3, 3]: one camera for all frames, whose focal length is `focal` in pictures of 640×480; its centre is theirs.
+
+    Pictures of another size are taken for the same, enlarged or reduced. Raises ValueError for another shape.
+    """
+    whole = next((path for path in images if damage(path) is None), None)
+    width, height = (640, 480) if whole is None else read_image(whole).size
+    if abs(3 * width - 4 * height) > 4:
+        raise ValueError(f"{whole} has {width}×{height} pixels: the camera of this data set takes pictures of 4:3")
+    scale = width / 640
+    centre = (320.5 * scale - 0.5, 240.5 * scale - 0.5)
+    matrix = np.array([[focal * scale, 0, centre[0]], [0, focal * scale, centre[1]], [0, 0, 1.0]])
+    return np.tile(matrix, (len(images), 1, 1))

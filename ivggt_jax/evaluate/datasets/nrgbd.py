@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from ivggt_jax.evaluate.datasets.files import (
-    constant_intrinsics,
     images_in,
+    intrinsics_of_640,
     matched,
     number,
     read_png_depth,
@@ -47,7 +47,7 @@ def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
             depths=depths,
             read_depth=partial(read_png_depth, units_per_metre=1000, largest=10),
             world_from_cam=poses,
-            intrinsics=constant_intrinsics(FOCAL, FOCAL, 320, 240, len(images)),
+            intrinsics=intrinsics_of_640(FOCAL, images),
             problems=(*depth_problems, *row_problems, *beyond),
         )
     )

@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from ivggt_jax.evaluate.datasets.files import (
-    constant_intrinsics,
     images_in,
+    intrinsics_of_640,
     matched,
     number,
     read_png_depth,
@@ -46,7 +46,7 @@ def read(name: str, folder: Path, options: ReadOptions) -> Sequence:
             depths=depths,
             read_depth=partial(read_png_depth, units_per_metre=1000, largest=10),
             world_from_cam=poses,
-            intrinsics=constant_intrinsics(525, 525, 320, 240, len(images)),
+            intrinsics=intrinsics_of_640(525, images),
             problems=(*depth_problems, *pose_file_problems, *pose_problems),
         )
     )
