@@ -152,20 +152,17 @@ def _infer(
     view = page.enter_context(_viewer(config, out, run))
     with parallel or contextlib.nullcontext():
         interrupted: list[int] = []
-        failed: str | None = None
         try:
             with interruptible() as interrupted:
                 lost = _feed(config, run, source, parallel.frames() if parallel else frames, interrupted)
             _build(config, out, run, interrupted)
         except ValueError as error:
             if run.ended:
+                run.failed = str(error)
                 finish(out)  # trying again would fail again
-                failed = str(error)
             raise
         finally:  # also after an error: finished frames are on disk, and this says how to read them
-            ending = {"skipped": _counts(source, unfinished), "interrupted": bool(interrupted), "failed": failed}
-            write_run_json(out, {**record(config, run), **ending})
-            say_end(config, out, run)
+            _say_what_was_run(config, out, run, _counts(source, unfinished), interrupted)
         if not interrupted:
             finish(out)
             if view:
@@ -264,6 +261,8 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
         say(
             f"a new submap every {submaps.frames} frames keeps the camera; --submaps off is one stream (docs/mapping.md)"
         )
+    elif "depth" not in config.predicted and config.mapping.submaps != "off":
+        say("no submaps, which need the head depth: on a long stream the camera is soon lost (docs/mapping.md)")
     begin = partial(
         init_stream,
         model,
@@ -321,6 +320,12 @@ def _skipped(source: Source, unfinished: Unfinished) -> dict[str, Any]:
     before = unfinished.skipped
     names = [*before["names"], *source.skipped_names]
     return {"count": before["count"] + source.skipped, "names": names[:NAMES_KEPT]}
+
+
+def _say_what_was_run(config: InferConfig, out: Path, run: Run, counts: dict[str, Any], interrupted: list[int]) -> None:
+    """Report the run in `run.json` and to the user."""
+    write_run_json(out, {**record(config, run), "skipped": counts, "interrupted": bool(interrupted)})
+    say_end(config, out, run)
 
 
 def _counts(source: Source, unfinished: Unfinished) -> dict[str, Any]:

@@ -105,14 +105,14 @@ def test_the_script_runs_each_stage_after_the_one_that_it_starts_from() -> None:
     made: list[str] = []
     for line in script.read_text().splitlines():
         words = shlex.split(line, comments=True)
-        if words[:3] == ["python", "-m", "train"]:
-            config = preset(*words[3:5])
-            options = dict(zip(words[5::2], words[6::2], strict=True))
+        if words[:2] == ["ivggt", "train"]:
+            config = preset(*words[2:4])
+            options = dict(zip(words[4::2], words[5::2], strict=True))
             student, out = options.get("--student", config.student), options.get("--out", str(config.out))
             assert student == f"{made[-1]}/best" if made else student == "random:demo"
             made.append(out)
-        elif words[:3] == ["python", "-m", "convert"]:
-            assert words[3] == f"{made[-1]}/best"
+        elif words[:2] == ["ivggt", "convert"]:
+            assert words[2] == f"{made[-1]}/best"
     assert len(made) == 6
 
 

@@ -15,8 +15,8 @@ from ivggt_jax import Model, Predictions
 
 SNIPPETS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
 BIG_TO_SMALL = {
-    "total_budget=300_000": "total_budget=500",
-    "CacheConfig(), height=392, width=518": "CacheConfig(total_budget=500), height=28, width=42",
+    "frames, CacheConfig(total_budget=300_000)": "frames, CacheConfig(total_budget=500)",
+    "CacheConfig(total_budget=300_000), height=392, width=518": "CacheConfig(total_budget=500), height=28, width=42",
 }
 """What is replaced, so that the tiny model's streams of 28×42 pixels take no gigabytes."""
 GIVEN = """

@@ -1,4 +1,4 @@
-"""`python -m train.footprint [options]`: memory of a training step in bytes, counted from shapes without computing.
+"""`python -m ivggt_jax.train.footprint [options]`: memory of a training step in bytes, counted from shapes without computing.
 
 It counts what must exist at once when the backward pass begins, not what a compiler adds while working on one part.
 """
@@ -43,7 +43,7 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line program."""
-    run_command(Options, report, arguments, "python -m train.footprint")
+    run_command(Options, report, arguments, "python -m ivggt_jax.train.footprint")
 
 
 def report(options: Options) -> int:

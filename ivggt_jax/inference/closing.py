@@ -68,6 +68,7 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         "budgets_clipped": None if state.clipped.is_deleted() else int(state.clipped[0]),
         "tokens_dropped": None if state.dropped.is_deleted() else int(state.dropped[0]),
         "outputs": run.writers.record(),
+        "failed": run.failed,
         "doubt": _doubt(run),
         "trust": run.writers.trust.record() if _refines(run) else None,
     }

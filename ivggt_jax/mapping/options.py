@@ -18,7 +18,7 @@ class SubmapOptions:
     """Submaps keep the camera of a long stream (docs/mapping.md). Raises ValueError for a value that makes no sense."""
 
     submaps: str = "auto"
-    """Frames per submap; off: one stream; auto: 32 for the demo model, else 48 for long or endless streams and for --loops."""
+    """Frames per submap; off: one stream; auto: 32 for the demo model, else 48, but off for up to 500 pictures."""
     refine: bool = True
     """Refine the poses of submaps by aligning the images directly. Without it, most cuts in the video go unnoticed."""
     loops: bool = False

@@ -80,6 +80,8 @@ class Run:
         """[layer] live tokens after the newest finished frame."""
         self.ended = False
         """Whether all frames are done, without a failure or an interruption."""
+        self.failed: str | None = None
+        """Why what comes after the frames could not be done."""
         self.saved = False
         """Whether the last attempt to save the state succeeded."""
 

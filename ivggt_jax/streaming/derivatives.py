@@ -5,7 +5,9 @@ from typing import Any, NoReturn, TypeVar
 import jax
 
 from ivggt_jax.kernels import platform
-from ivggt_jax.streaming.state import StreamSettings
+from ivggt_jax.model.parameters import Model
+from ivggt_jax.streaming.inputs import FrameArray, sensor_depth, unit
+from ivggt_jax.streaming.state import StreamState
 
 Tree = TypeVar("Tree")
 BOUNDED = (
@@ -19,8 +21,15 @@ ROUNDED = (
 ON_GPU = "on a GPU a stream has no derivatives, for its kernels have none; differentiate infer_clip(…, mode='causal')"
 
 
-def guarded(settings: StreamSettings, inputs: Tree) -> Tree:
-    """The inputs of a pass, unchanged. Where the pass cannot be differentiated, differentiating raises ValueError at once."""
+def guarded(
+    model: Model, state: StreamState, frames: FrameArray, depth: FrameArray | None
+) -> tuple[Model, jax.Array, jax.Array | None]:
+    """What a pass is computed from: the model, images in [0,1] and measured depth.
+
+    Where the pass cannot be differentiated, differentiating with respect to any of them raises ValueError at once.
+    """
+    images, settings = unit(frames), state.settings
+    inputs = (model, images, sensor_depth(model, settings, depth, images))
     if settings.cache.total_budget is not None or settings.submaps is not None:
         return _without_derivatives(BOUNDED, inputs)
     if settings.cache.dtype == "int8":

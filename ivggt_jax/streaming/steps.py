@@ -152,9 +152,7 @@ def step(
     """
     check_frames(model, state, frame, 4)
     where = None if where is None else marks(state, where)
-    images = unit(frame)
-    measured = sensor_depth(model, state.settings, depth, images)
-    model, images, measured = guarded(state.settings, (model, images, measured))
+    model, images, measured = guarded(model, state, frame, depth)
     network, measured = model.network, None if measured is None else measured[:, None]
     patches = network.aggregator.encoder(images)[:, None]
     state, predictions = _pass(network, state, patches, still(images, masks)[:, None], measured, where)
@@ -182,9 +180,7 @@ def scan(
     each = state.settings.cache.frames_per_step
     if count % each or not count:
         raise ValueError(f"{count} frames are no positive multiple of frames_per_step={each}")
-    images = unit(frames)
-    measured = sensor_depth(model, state.settings, depth, images)
-    model, images, measured = guarded(state.settings, (model, images, measured))
+    model, images, measured = guarded(model, state, frames, depth)
     network = model.network
     patches = network.aggregator.encoder(images.reshape(-1, *frames.shape[2:]))
 
