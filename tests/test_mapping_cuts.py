@@ -1,6 +1,7 @@
 """Cuts in a video, and images that show nothing: exact depth and cameras of two rooms, 56×84, put through `follow`."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -36,24 +37,28 @@ def rooms() -> list[tuple[np.ndarray, Predictions]]:
     return [seen(Walk("loop", seed, *SIZE), 0, 24) for seed in (0, 1)]
 
 
-@jax.jit
-def one_frame(position: MapState, frames: int, image: jax.Array, prediction: Predictions, again: jax.Array):
+@partial(jax.jit, static_argnums=0)
+def one_frame(
+    config: SubmapConfig, position: MapState, frames: int, image: jax.Array, prediction: Predictions, again: jax.Array
+):
     """Whether the next submap, to which its depth is `again`, begins with a frame, the map after it, and its predictions."""
     levels = pyramid(image)
-    due = is_due(CONFIG, position, levels, frames)
+    due = is_due(config, position, levels, frames)
     alone = jax.tree.map(lambda x: x[None], prediction)
-    return due, *follow(CONFIG, position, alone, replace(alone, depth=again[None]), levels[None], due)
+    return due, *follow(config, position, alone, replace(alone, depth=again[None]), levels[None], due)
 
 
-def mapped(images: np.ndarray, predictions: Predictions, again: np.ndarray | None = None) -> Predictions:
+def mapped(
+    images: np.ndarray, predictions: Predictions, again: np.ndarray | None = None, config: SubmapConfig = CONFIG
+) -> Predictions:
     """The frames [T,…] in the world, with the map's record; `again` [T,H,W] is the depth that next submaps would give."""
     depths = predictions.depth if again is None else again
-    position = jax.tree.map(lambda x: x[0], MapState.empty(CONFIG, 1, *SIZE, None))
+    position = jax.tree.map(lambda x: x[0], MapState.empty(config, 1, *SIZE, None))
     found, frames = [], 0
     for i, image in enumerate(images):
         frames += 1
         due, position, moved = one_frame(
-            position, frames, image, jax.tree.map(lambda x, i=i: x[i], predictions), depths[i]
+            config, position, frames, image, jax.tree.map(lambda x, i=i: x[i], predictions), depths[i]
         )
         found.append(jax.device_get(moved))
         frames = 1 if due else frames
@@ -101,6 +106,43 @@ def test_a_cut_begins_a_new_part_once(rooms: list[tuple[np.ndarray, Predictions]
     assert at + PATIENCE <= int(np.argmax(found)) <= at + 3 * PATIENCE
 
 
+def test_a_cut_that_the_depths_show_is_recorded_as_one(rooms: list[tuple[np.ndarray, Predictions]]):
+    """At an anchor, before four images have told it: its link has no share, as after any cut. One that only failed has its own."""
+    config = replace(CONFIG, frames=10, delay=0)
+    images, predictions = joined(taken(rooms[0], slice(8)), taken(rooms[1], slice(16)))
+    noise = np.exp(np.random.default_rng(0).normal(size=predictions.depth.shape)).astype(np.float32)
+    found = mapped(images, predictions, predictions.depth * noise, config)
+    begins = int(np.argmax(found.map.part))
+    assert found.map.part[-1] == 1 and found.map.anchor[9] and begins == 10
+    assert found.map.link_share[begins] == 0 == found.map.link_spread[begins]
+    images, predictions = rooms[0]
+    found = mapped(images, predictions, predictions.depth * noise[: len(images)], config)
+    assert found.map.submap[-1] == 2 and not found.map.part.any()
+    assert (found.map.link_share[10:] > 0.5).all() and (found.map.link_spread[10:] > 0.3).all()
+
+
+@pytest.mark.parametrize("frames", [2, 3])
+def test_short_submaps_notice_a_cut_too(rooms: list[tuple[np.ndarray, Predictions]], frames: int):
+    """Their anchors do not begin the count anew; the depths agree here, so that only the images tell."""
+    images, predictions = joined(taken(rooms[0], slice(10)), taken(rooms[1], slice(16)))
+    found = mapped(images, predictions, config=replace(CONFIG, frames=frames)).map.part
+    assert found[-1] == 1 and 10 + PATIENCE <= int(np.argmax(found)) <= 10 + 3 * PATIENCE
+
+
+def test_what_the_network_says_of_black_images_is_not_believed(rooms: list[tuple[np.ndarray, Predictions]]):
+    """Three of them, of a lens a third longer: the focal length is that of the first image that shows something."""
+    images, predictions = rooms[0]
+    angles = 2 * np.arctan(np.tan(np.deg2rad(FIELD_OF_VIEW) / 2) * np.array([1, 3 / 4]))
+    lens = geometry.intrinsics_from_field_of_view(jnp.asarray(angles)[:, None], *SIZE)
+    cameras, _ = geometry.cameras_from_pose(predictions.pose_encoding, *SIZE)
+    dark = np.arange(len(images)) < 3
+    encoded = geometry.pose_from_cameras(cameras, lens[dark.astype(int)].reshape(-1, 3, 3), *SIZE)
+    black = np.where(dark[:, None, None, None], np.float32(0), images)
+    found, said = (focals(x) for x in (mapped(black, replace(predictions, pose_encoding=encoded)), predictions))
+    assert found[2] == pytest.approx(4 / 3 * said[2], rel=1e-3)
+    assert found[3:] == pytest.approx(said[3:], rel=0.1)
+
+
 def focals(found: Predictions) -> np.ndarray:
     """The focal length [T] along x, in pixels."""
     return np.asarray(geometry.cameras_from_pose(jnp.asarray(found.pose_encoding), *SIZE)[1][:, 0, 0])
@@ -121,9 +163,12 @@ def test_after_a_cut_the_lens_may_be_another(rooms: list[tuple[np.ndarray, Predi
 
 
 def test_a_known_focal_length_outlasts_a_cut():
-    found = Focal.known(jnp.array([[80.0, 80.0]])).anchored(jnp.array([True]))
-    np.testing.assert_array_equal(found.information, [CERTAIN])
-    assert not Focal(jnp.ones((1, 2)), jnp.array([CERTAIN / 2])).anchored(jnp.array([True])).information.any()
+    """Without keyframes, as after a cut, only a length that is not known is taken from the network."""
+    known, said = Focal.known(jnp.array([80.0, 80.0])), jnp.diag(jnp.array([60.0, 60.0, 1.0]))
+    np.testing.assert_array_equal(known.after(said, jnp.asarray(True)).length, [80, 80])
+    np.testing.assert_array_equal(
+        replace(known, information=CERTAIN / 2).after(said, jnp.asarray(True)).length, [60, 60]
+    )
 
 
 @pytest.mark.parametrize("light", [0.3, 0.15])

@@ -84,14 +84,16 @@ def test_a_view_that_contradicts_most_is_not_believed() -> None:
 
 def test_the_word_of_a_head_is_taken_and_the_next_frame_is_masked_around_it() -> None:
     window = MovingWindow.empty(HEIGHT, WIDTH, by_head=True)
-    assert window.views is None and np.asarray(window.still).all()
+    assert window.views is None and np.asarray(window.still()).all()
     said = np.full((HEIGHT, WIDTH), 0.4, np.float32)
     said[20, 30] = 0.6
     window, moving = after(window, view(0), jnp.zeros((), jnp.int32), said)
     np.testing.assert_array_equal(np.asarray(moving), said > 0.5)
     around = np.zeros((HEIGHT, WIDTH), bool)
     around[19:22, 29:32] = True  # 0.02 of 56 pixels is one
-    np.testing.assert_array_equal(np.asarray(window.still), ~around)
+    np.testing.assert_array_equal(np.asarray(window.still()), ~around)
+    around[16:25, 26:35] = True
+    np.testing.assert_array_equal(np.asarray(window.still(4)), ~around)
 
 
 @pytest.mark.parametrize("number", [0, EVERY, EVERY * VIEWS + 1])

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ivggt_jax.export import ExportConfig, export
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.trajectories.alignment import align_trajectory
 from ivggt_jax.transforms import Similarity
-from ivggt_jax.writers import Result, colmap, refinement, write_run_json
+from ivggt_jax.writers import Result, adjustment, colmap, refinement, write_run_json
 from ivggt_jax.writers.adjustment import Cameras, Tracks, adjust, depth_factors, errors
 from ivggt_jax.writers.bundle import solve
 from ivggt_jax.writers.colmap import export_colmap
@@ -202,6 +203,24 @@ def test_what_no_track_connects_is_adjusted_apart_and_stays_in_its_place() -> No
     ]
     np.testing.assert_allclose(steps[1][:4], steps[0][:4], atol=0.003)
     np.testing.assert_allclose(depth_factors(kept, start, found), 1, atol=0.15)
+
+
+def test_a_part_that_cannot_be_adjusted_decides_no_focal_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger of two: the other one still finds the lens that both have."""
+    random = np.random.default_rng(1)
+    tracks, truth = scene(2, random)
+    adjust_part, given = adjustment._adjust_part, []
+
+    def gives_up_once(tracks: Tracks, cameras: Cameras, solve: Any) -> tuple[Tracks, Cameras]:
+        given.append(tracks)
+        if len(given) == 1:
+            return tracks.only(np.zeros(len(tracks.positions), bool)), cameras
+        return adjust_part(tracks, cameras, solve)
+
+    monkeypatch.setattr(adjustment, "_adjust_part", gives_up_once)
+    start = shaken(truth, random, 1.05)
+    _, found = adjust(tracks, start, solve)
+    assert len(given) == 2 and abs(found.focal / truth.focal - 1).max() < 0.6 * abs(start.focal / truth.focal - 1).min()
 
 
 def test_a_calibrated_focal_length_stays() -> None:

@@ -71,9 +71,8 @@ class MovingWindow:
             )
         return MovingWindow(views, self.frame + 1, part, moving), moving
 
-    @property
-    def still(self) -> Bool[Array, "H W"]:
-        """Bool [H,W]: pixels where nothing is expected to move in the next frame."""
-        reach = max(1, round(REACH * self.moving.shape[1]))
+    def still(self, frames: int = 1) -> Bool[Array, "H W"]:
+        """Bool [H,W]: pixels where nothing is expected to move in the next `frames` frames."""
+        reach = max(1, round(REACH * frames * self.moving.shape[1]))
         side = 2 * reach + 1
         return ~lax.reduce_window(self.moving, False, lax.bitwise_or, (side, side), (1, 1), "SAME")

@@ -10,7 +10,7 @@ Sparse Odometry", PAMI 2018.
 Shapes and iterations are fixed, and the result is always finite: what cannot be refined is rejected.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -76,22 +76,20 @@ class Focal:
     length: jax.Array
     """[2] along x and y, in pixels; their ratio is fixed."""
     information: jax.Array
-    """[] inverse variance of the logarithm; 0 before the first frame and after a cut."""
+    """[] inverse variance of the logarithm."""
 
     @classmethod
     def known(cls, length: jax.Array) -> "Focal":
         """For calibrated cameras with focal lengths [..., 2]."""
         return cls(jnp.array(length), jnp.full(length.shape[:-1], CERTAIN))
 
-    def after(self, intrinsics: jax.Array) -> "Focal":
-        """The estimate after the network's intrinsics [3,3]; only the first are used, because later ones have the same error."""
-        said = jnp.stack((intrinsics[0, 0], intrinsics[1, 1]))
-        first = self.information == 0
-        return Focal(jnp.where(first, said, self.length), jnp.where(first, FOCAL**-2, self.information))
+    def after(self, intrinsics: jax.Array, first: jax.Array) -> "Focal":
+        """The estimate after the network's intrinsics [3,3], which are used as long as there is no keyframe: `first` [].
 
-    def anchored(self, broken: jax.Array) -> "Focal":
-        """The estimate after the next submap began; after a `broken` link it begins anew, because the lens may be another."""
-        return replace(self, information=jnp.where(broken & (self.information < CERTAIN), 0, self.information))
+        Later ones have the same error. A known focal length stays.
+        """
+        said, first = jnp.stack((intrinsics[0, 0], intrinsics[1, 1])), first & (self.information < CERTAIN)
+        return Focal(jnp.where(first, said, self.length), jnp.where(first, FOCAL**-2, self.information))
 
 
 @jax.tree_util.register_dataclass

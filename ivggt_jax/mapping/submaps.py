@@ -128,7 +128,9 @@ def _place(
     world_from_cam = position.world_from_model.poses(model_from_cam)
     found = None
     if config.refine:
-        belief = position.focal.after(intrinsics)
+        belief = position.focal.after(
+            intrinsics, ~jnp.any(position.valid)
+        )  # after a break, too: the lens may be another
         found = refine(position.keyframes, position.valid, levels, belief, world_from_cam)
         world_from_cam = found.world_from_cam
         position = replace(position, focal=found.focal)
@@ -137,8 +139,7 @@ def _place(
     depth, seam = position.seam.close(scale * seen.depth, world_from_cam, intrinsics)
     if reading is not None:
         older = position.sensed.seen_from(world_from_cam, intrinsics)
-        combined, kept = combine(reading, older, scale * seen.depth, still)
-        # Once a sensor has given a reading, both submaps match its depths, and there is no step.
+        combined, kept = combine(reading, older, depth, still)
         depth = jnp.where(position.metric.readings > 0, combined, depth)
         position = replace(position, sensed=position.sensed.after(reading.used, kept, world_from_cam))
     used = None if reading is None else reading.used
@@ -219,19 +220,19 @@ def _anchor(
     # If the image matches the keyframes, disagreeing depths make the new unit less certain, but are no break.
     belongs = (found.map.agreement[-1] >= LEAST_DETAIL) & (position.lost == 0)
     broken = lost | ~(joined.sound | (belongs & joined.enough))
+    cut = lost | (broken & ~belongs)
     seam = Seam.between(found.depth[-1], scale * again.depth[-1], geometry.invert(camera))
     seam = replace(seam, step=jnp.where(broken, 0, seam.step))
     alive = position.alive
     if alive is not None:
         assert seen.visibility is not None
-        alive = alive & (seen.visibility[0] > 0.5)
+        alive = alive & (seen.visibility[0] > 0.5) & ~broken
     return replace(
         position, world_from_model=placed, world_from_submap=placed, submap=position.submap + 1,
-        part=position.part + broken, lost=jnp.zeros_like(position.lost), seam=seam, alive=alive,
-        link_share=jnp.where(lost, 0, joined.share), link_spread=jnp.where(lost | (joined.share == 0), 0, joined.spread),
+        part=position.part + broken, lost=jnp.where(broken, 0, position.lost), seam=seam, alive=alive,
+        link_share=jnp.where(cut, 0, joined.share), link_spread=jnp.where(cut | (joined.share == 0), 0, joined.spread),
         metric=position.metric.anchored(broken), sensed=position.sensed.after(broken, jnp.full(still.shape, jnp.nan), camera),
         valid=jnp.where(broken, False, position.valid), detail=jnp.where(broken, 0, position.detail),
-        focal=position.focal.anchored(broken),
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ class MovingThings:
 
     def compute(self, state: StreamState, frames: list[Frame]) -> tuple[StreamState, Predictions]:
         """Like `computed`. Nothing waits for the device: the mask of one frame stays there for the next."""
-        state, found = computed(self._model, state, frames, self._window.still)
+        state, found = computed(self._model, state, frames, self._window.still(len(frames)))
         images = np.stack([frame.image for frame in frames])[:, None]
         self._window, moving = judged(self._window, images, found)
         return state, replace(found, motion=moving.astype(jnp.float32))

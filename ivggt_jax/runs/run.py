@@ -259,7 +259,7 @@ def compile_step(model: Model, state: StreamState, moving: bool = False) -> None
     window = empty_window(state) if moving else None
     masks: FrameArray | None = None if settings.submaps is None else np.ones(black.shape[:-1], bool)
     if masks is not None and window is not None:
-        masks = masks & window.still
+        masks = masks & window.still(together)
     if together > 1:
         state, predictions = scan(model, state, black, masks, None)
     else:

@@ -120,8 +120,9 @@ def adjust(tracks: Tracks, cameras: Cameras, solve: Solve) -> tuple[Tracks, Came
         part = tracks.only(members[tracks.origins])
         part, cameras = _adjust_part(part, cameras, solve)
         kept = kept.joined(part)
-        decided = np.isin(cameras.lens, cameras.lens[members])
-        cameras = replace(cameras, known=cameras.known | decided)
+        if len(part.frames):  # a part that could not be adjusted decides nothing
+            decided = np.isin(cameras.lens, cameras.lens[members])
+            cameras = replace(cameras, known=cameras.known | decided)
     seen = np.unique(kept.frames)
     poses = inverse(cameras.cam_from_world)
     if len(seen):
