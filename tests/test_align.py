@@ -15,15 +15,33 @@ from ivggt_jax.writers.saved_run import SavedRun
 FRAMES = 30
 
 
-def test_aligning_holds_no_more_than_one_frames_image(tmp_path: Path) -> None:
-    writers = Writers(["npz"], tmp_path, ExportOptions())
+def saved(folder: Path) -> SavedRun:
+    writers = Writers(["npz"], folder, ExportOptions())
     for index in range(FRAMES):
         writers.write(result(index, depth=None, depth_confidence=None, points=None, points_confidence=None))
     writers.close()
+    return SavedRun(folder)
+
+
+def test_a_trajectory_on_the_globe_is_refused(tmp_path: Path) -> None:
+    """Float32 has steps of half a metre there; its scale alone can be taken."""
+    path = tmp_path / "known.txt"
+    north = np.array([450_000, 5_400_000, 120])
+    np.savetxt(path, [(index, *(2 * camera(index)[:, 3] + north), 0, 0, 0, 1) for index in range(FRAMES)])
+    run = saved(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"steps of 0\.5 there.*subtract an offset from all positions, such as \[45\d{4}"
+    ):
+        align_run(run, AlignOptions(align_to=path))
+    assert align_run(run, AlignOptions(scale_from=path))[1]["scale"] == pytest.approx(2, rel=1e-3)
+
+
+def test_aligning_holds_no_more_than_one_frames_image(tmp_path: Path) -> None:
+    run = saved(tmp_path)
     path = tmp_path / "known.txt"
     np.savetxt(path, [(index, *2 * camera(index)[:, 3], 0, 0, 0, 1) for index in range(FRAMES)])
     tracemalloc.start()
-    _, record = align_run(SavedRun(tmp_path), AlignOptions(scale_from=path))
+    _, record = align_run(run, AlignOptions(scale_from=path))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert record["scale"] == pytest.approx(2)

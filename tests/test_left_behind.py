@@ -12,7 +12,7 @@ import pytest
 
 from ivggt_jax import Model, infer
 from ivggt_jax.inference.options import InferConfig, MemoryOptions
-from ivggt_jax.runs.advice import infer_command, note_on_demo, saved_run
+from ivggt_jax.runs.advice import infer_command, next_steps, note_on_demo, saved_run
 from ivggt_jax.runs.output_folder import MARKER, begin_anew, check_replaceable, describe, earlier_run
 from ivggt_jax.runs.resume import RECORD, STATE_FILE, Unfinished, begin, read_state, restore_stream
 from ivggt_jax.sources import SourceConfig
@@ -155,6 +155,12 @@ def test_a_state_that_is_none_is_damaged(kind: str, tmp_path: Path) -> None:
             path.symlink_to("nowhere")
     with pytest.raises(CheckpointError, match=r"is damaged: begin again with --overwrite"):
         read_state(tmp_path)
+
+
+def test_what_is_handed_on_is_the_corrected_map_if_there_is_one(tmp_path: Path) -> None:
+    for loops in (False, True):
+        _, handed = next_steps(tmp_path, {"mapping": {"loops": loops}}, frames_saved=True, shown=False)
+        assert (" --corrected " in handed) == loops
 
 
 def test_a_sound_record_is_read(tmp_path: Path) -> None:

@@ -396,11 +396,23 @@ def test_glb_has_the_points_and_true_pyramids_in_opengl_axes(tmp_path):
     shown = np.concatenate([item.frame.image.reshape(-1, 3) for item in items])
     light = np.where(shown / 255 <= 0.04045, shown / 255 / 12.92, ((shown / 255 + 0.055) / 1.055) ** 2.4)
     assert np.mean(list(dim)) == pytest.approx(255 * light.mean(), rel=0.15), "glTF's colours are linear"
+    drawn = scene.geometry["cameras"]
+    outwards = drawn.triangles_center - drawn.vertices.reshape(-1, 5, 3).mean(axis=1).repeat(4, axis=0)
+    assert (np.sum(drawn.face_normals * outwards, axis=1) > 0).all(), "viewers hide what they see from behind"
+    assert b'"metallicFactor":0' in (tmp_path / "scene.glb").read_bytes().replace(b" ", b"")
     pyramids = (np.asarray(scene.geometry["cameras"].vertices) * flip).reshape(-1, 5, 3)
     corners = np.array(((0, 0), (WIDTH, 0), (WIDTH, HEIGHT), (0, HEIGHT))) - 0.5
     for item, pyramid in zip(items, pyramids, strict=True):
         np.testing.assert_allclose(pyramid[0], camera(item.frame.index)[:, 3], atol=1e-6)
         np.testing.assert_allclose(project(item, pyramid[1:])[0], corners, atol=0.01)
+
+
+def test_depth_that_nerfstudios_maps_cannot_hold_is_counted(tmp_path, caplog):
+    item = result(0)
+    depth = item.depth.copy()
+    depth[:2, :3] = 70
+    EXPORTS["nerfstudio"](saved(tmp_path, [dataclasses.replace(item, depth=depth), result(1)]), tmp_path, ALL)
+    assert "6 pixels are farther than 65.5, more than nerfstudio's depth maps hold" in caplog.text
 
 
 def test_exports_come_out_the_same_twice(tmp_path):

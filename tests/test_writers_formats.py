@@ -134,6 +134,15 @@ def test_npz_in_half_precision_stays_finite(tmp_path):
         np.testing.assert_allclose(saved["depth"], item.depth, rtol=2**-11)
 
 
+def test_points_of_saved_frames_are_as_fine_far_away(tmp_path):
+    """Half precision has steps of 0.25 at 300 units, which a later cloud would show as layers."""
+    item = result(0)
+    far = item.points + np.float32(300)
+    write(tmp_path, "npz", [dataclasses.replace(item, points=far)], frames_dtype="float16")
+    with np.load(tmp_path / "frames" / "000000.npz") as saved:
+        np.testing.assert_array_equal(saved["points"], far)
+
+
 def test_run_json_holds_any_plain_value_and_says_how_to_read_the_rest(tmp_path):
     record = {
         "settings": ExportOptions(),

@@ -34,7 +34,7 @@ FORMATS: dict[Output, Format] = {
     "kitti": Format(files=("kitti.txt",), reading="world from camera, the 3x4 matrix row by row"),
     "intrinsics": Format(
         files=("intrinsics.txt",),
-        reading="pixels of the original images; pixel (0, 0) is the centre of the first pixel",
+        reading="pixels of the original images, undistorted if calibrated; pixel (0, 0) is the centre of the first pixel",
     ),
     "npz": Format(
         files=("frames",), reading="cam_from_world; intrinsics in pixels of the saved image; depth is z in the camera"
@@ -95,7 +95,7 @@ class ExportOptions:
     dense: int = 100_000
     """Points of the fused cloud added to COLMAP's points3D, without tracks, as a dense start for splats; 0: none."""
     frames_dtype: Literal["float32", "float16"] | None = None
-    """Type of depth, points and confidences in frames/*.npz; by default float32, or float16 if no chosen output needs them."""
+    """Type of depth and confidences in frames/*.npz; by default float32, or float16 if no chosen output needs them."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.confidence < 100:

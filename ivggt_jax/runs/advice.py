@@ -80,6 +80,7 @@ def next_steps(out: Path, settings: Mapping[str, Any], *, frames_saved: bool, sh
     """
     view, export = (shlex.join(["ivggt", name, f"{out}"]) for name in ("view", "export"))
     if frames_saved:
+        export += " --corrected" * bool(recorded(settings, "mapping", "loops"))
         look = f"{export} --to html" if shown else view
         return [f"look at it:  {look}", f"hand it on:  {export} --to colmap (or nerfstudio, glb, rrd, …)"]
     export_names = recorded(settings, "export")

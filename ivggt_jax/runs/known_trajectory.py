@@ -16,6 +16,8 @@ from ivggt_jax.trajectories.tables import poses_from_tum, read_table
 from ivggt_jax.transforms import Similarity
 from ivggt_jax.writers.saved_run import SavedRun
 
+FINEST = 1e-4
+"""Largest distance between neighbouring numbers in float32, in which results are stored, as a share of the path's extent."""
 CHECKED = 10
 """Frames at the start of a run whose times are checked before it continues."""
 
@@ -74,6 +76,16 @@ def _check_clock(path: Path, times: np.ndarray, timestamp: float | None) -> None
         )
 
 
+def _check_near(path: Path, positions: np.ndarray) -> None:
+    """Raises ValueError for positions [N, 3], such as geographic ones, that are too far from their origin for float32."""
+    step, extent = float(np.spacing(np.float32(np.abs(positions).max()))), float(np.ptp(positions, axis=0).max())
+    if step > FINEST * extent:
+        raise ValueError(
+            f"{path} lies so far from its origin that float32, in which results are stored, has steps of {step:.2g} there, and its "
+            f"frames are within {extent:.2g}: subtract an offset from all positions, such as {np.rint(positions[0]).tolist()}"
+        )
+
+
 def align_run(run: SavedRun, options: AlignOptions) -> tuple[SavedRun, dict[str, Any]]:
     """A saved run aligned to the trajectory, and its record for `aligned/alignment.json`.
 
@@ -100,6 +112,8 @@ def align_run(run: SavedRun, options: AlignOptions) -> tuple[SavedRun, dict[str,
     errors = np.linalg.norm(similarity.poses(predicted)[:, :, 3] - truth[:, :, 3], axis=1)
     if options.scale_from:
         similarity = Similarity(scale=similarity.scale)
+    else:
+        _check_near(options.trajectory, truth[:, :, 3])
     record = {
         "trajectory": str(options.trajectory),
         "meaning": "x_aligned = scale * rotation @ x_model + translation; lengths are in the trajectory's unit",

@@ -33,7 +33,8 @@ class FullSize:
         frame = result.frame
         if frame.path is not None:
             try:
-                return read_image(frame.path, levels=frame.levels)
+                source = recorded_source(self._run)
+                return read_image(frame.path, exif=source is None or source.exif, levels=frame.levels)
             except (SourceError, OSError):
                 return Image.fromarray(frame.image)
         with self._lock:

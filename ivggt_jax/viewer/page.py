@@ -61,6 +61,7 @@ class View:
         self._corrected_at: float | None = None
         self._base = 0.01
         self._size = 0.1
+        self._measured = False
         check_address(host, port)
         with _quiet():
             self._server = viser.ViserServer(host=host, port=port, label=f"ivggt_jax · {run.name}", verbose=False)
@@ -127,7 +128,7 @@ class View:
             position = missing.pop(0)
             if result := self._read(position):
                 self._thinned.add(position, result)
-                if len(self._thinned.frames) == 1:
+                if not self._measured:
                     self._measure(result, self._thinned.frames[position].points)
                 self._draw(position)
             elif self._paths[position].exists():
@@ -159,7 +160,7 @@ class View:
 
     def _begin_again(self) -> None:
         """Clear the scene, because it shows an earlier run or the uncorrected map."""
-        self._thinned, self._range = Thinned(), None
+        self._thinned, self._range, self._measured = Thinned(), None, False
         self._damaged.clear()
         self._drawn.clear()
         for node in self._cameras.values():
@@ -306,9 +307,10 @@ class View:
         return (corners[0] + self._size * (corners - corners[0]))[EDGES]
 
     def _measure(self, result: Result, points: np.ndarray) -> None:
-        """Set sizes of objects and the initial view from what the first frame sees."""
+        """Set sizes of objects and the initial view from what the first frame with points sees."""
         if len(points) == 0:
             return
+        self._measured = True
         self._base = 2 * automatic_voxel(points)
         self._size = 2 * frustum_depth(points)
         for node in self._cameras.values():  # they were drawn at another size

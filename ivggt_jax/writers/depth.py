@@ -48,7 +48,7 @@ class DepthWriter(Writer):
 
     def record(self) -> dict[str, Any]:
         """The unit: depth = pixel value · unit."""
-        meaning = "depth = pixel value * unit, in the model's unit; 0: no depth"
+        meaning = "depth = pixel value * unit, in the unit of this folder's other files; 0: no depth"
         return {"unit": self._unit, "meaning": meaning, "pixels_too_far": self._far}
 
     def close(self) -> None:

@@ -1,9 +1,11 @@
 """`scene.glb`: the fused cloud, and the cameras as pyramids, for any 3-D viewer; OpenGL axes (x right, y up, z backward)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import trimesh
+from trimesh.exchange.gltf import export_glb as export_glb_file
 
 from ivggt_jax.writers.files import replacing
 from ivggt_jax.writers.frusta import drawn_cameras, frustum_corners, frustum_depth
@@ -12,8 +14,8 @@ from ivggt_jax.writers.writer import ExportOptions
 
 OPENGL_FROM_OPENCV = np.array((1.0, -1.0, -1.0), np.float32)
 """Converts the world's axes: flips y and z."""
-FACES = np.array(((0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 4, 1)))
-"""Sides of a pyramid with its apex at vertex 0."""
+FACES = np.array(((0, 2, 1), (0, 3, 2), (0, 4, 3), (0, 1, 4)))
+"""Sides of a pyramid with its apex at vertex 0, counter-clockwise from outside."""
 FIRST, LAST = np.array((40, 90, 220, 255)), np.array((240, 120, 30, 255))
 """Colours of the first and the last camera."""
 
@@ -39,7 +41,15 @@ def export_glb(run: SavedRun, out: Path, options: ExportOptions) -> None:
     scene.add_geometry(trimesh.PointCloud(points * OPENGL_FROM_OPENCV, _linear(colours)), geom_name="points")
     scene.add_geometry(mesh, geom_name="cameras")
     with replacing(out / "scene.glb") as file:
-        file.write(scene.export(file_type="glb"))
+        file.write(export_glb_file(scene, tree_postprocessor=_paint))
+
+
+def _paint(tree: dict[str, Any]) -> None:
+    """Give the pyramids a material: glTF's default is a metal, dark where nothing is reflected, and seen from outside only."""
+    tree["materials"] = [{"pbrMetallicRoughness": {"metallicFactor": 0}, "doubleSided": True}]
+    for mesh in tree["meshes"]:
+        if mesh["name"] == "cameras":
+            mesh["primitives"][0]["material"] = 0
 
 
 def _linear(colours: np.ndarray) -> np.ndarray:

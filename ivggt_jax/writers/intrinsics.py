@@ -21,7 +21,8 @@ class IntrinsicsWriter(Writer):
     name = "intrinsics"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        self._file = LineFile(out / "intrinsics.txt", frames, "# frame fx fy cx cy width height (original images)")
+        header = "# frame fx fy cx cy width height (original images, undistorted if calibrated)"
+        self._file = LineFile(out / "intrinsics.txt", frames, header)
 
     def write(self, result: Result) -> None:
         """Append the frame's line."""

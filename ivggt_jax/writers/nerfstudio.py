@@ -29,6 +29,7 @@ OPENGL_FROM_OPENCV = np.diag((1.0, -1.0, -1.0))
 """Converts camera axes: flips y and z."""
 DEPTH_UNIT = 0.001
 """nerfstudio reads 16-bit depth as thousandths of its unit."""
+FARTHEST = 65535 * DEPTH_UNIT
 
 
 def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
@@ -37,6 +38,7 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
     Raises ValueError when no pixel becomes a point, WriteError when the disk is full.
     """
     views, frames, masks = list[View](), list[dict[str, Any]](), _Masks(out)
+    far = 0
     pictures = Pictures(out / "images", options.images, run.source)
     for result in run:
         view = pictures.place(result)
@@ -44,11 +46,16 @@ def export_nerfstudio(run: SavedRun, out: Path, options: ExportOptions) -> None:
         if result.depth is not None:
             frame["depth_file_path"] = f"nerfstudio_depth/{result.frame.index:06d}.png"
             write_depth_png(out / frame["depth_file_path"], _depth_of_picture(result, view))
+            far += int(np.count_nonzero(result.depth > FARTHEST))
         masks.add(frame, result, view)
         views.append(view)
         frames.append(frame)
     pictures.check()
     masks.complete(frames, views)
+    if far:
+        logger.warning(
+            "%d pixels are farther than %.1f, more than nerfstudio's depth maps hold: they are 0 there", far, FARTHEST
+        )
     if len(run) == 1:
         logger.warning(
             "thin: nerfstudio measures a scene by the distances of its cameras, and opens none of one picture"

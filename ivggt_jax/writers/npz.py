@@ -20,8 +20,10 @@ from ivggt_jax.writers.files import NumberedFiles, replacing
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.writer import ExportOptions, Writer
 
-DENSE = ("depth", "depth_confidence", "points", "points_confidence")
-"""Fields that --frames-dtype applies to."""
+HALVED = ("depth", "depth_confidence", "points_confidence")
+"""Fields that --frames-dtype applies to. Not points: far from the world's origin, float16 has steps of decimetres."""
+DENSE = (*HALVED, "points")
+"""Fields with a value for every pixel."""
 OPTIONAL = (*DENSE, "tracks", "visibility")
 """Fields of a Result that may be missing."""
 
@@ -39,7 +41,7 @@ class NpzWriter(Writer):
         """Write the frame's file."""
         arrays = _arrays(result)
         limit = np.finfo(self._dtype).max
-        for name in DENSE:
+        for name in HALVED:
             if name in arrays:
                 arrays[name] = np.clip(arrays[name], -limit, limit).astype(self._dtype)
         # Level 1: a fifth larger than NumPy's level 6, but several times faster.

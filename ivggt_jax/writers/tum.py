@@ -21,7 +21,7 @@ class TumWriter(Writer):
     name = "tum"
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
-        header = "# timestamp tx ty tz qx qy qz qw (world from camera, OpenCV axes; unit: run.json)"
+        header = "# timestamp tx ty tz qx qy qz qw (world from camera, OpenCV axes; unit: run.json, or alignment.json beside it)"
         self._file = LineFile(out / "trajectory.txt", frames, header)
 
     def write(self, result: Result) -> None:
