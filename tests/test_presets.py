@@ -15,7 +15,9 @@ from small_training import SMALL, random_model
 
 from ivggt_jax import load, save
 from ivggt_jax.model.parameters import flatten
+from ivggt_jax.train import __main__ as command
 from ivggt_jax.train.__main__ import held_out_batches, main, training_batches
+from ivggt_jax.train.data.datasets import DATASETS
 from ivggt_jax.train.distill import Plan, init_state
 from ivggt_jax.train.mesh import make_mesh
 from ivggt_jax.train.optimizer import partition
@@ -63,6 +65,23 @@ def test_a_depth_input_without_depth_is_frozen() -> None:
         plan = Plan(step=config.step, model=model.config, mesh=make_mesh(), updates=10, sensed=sensed)
         state = jax.eval_shape(partial(init_state, plan), model)
         assert any("depth_patches" in path for path in flatten(state.trainable)) == sensed
+
+
+def test_workers_load_what_was_recorded() -> None:
+    """Rendering would take a device in each of them."""
+    with pytest.raises(ValueError, match="workers load recorded data"):
+        replace(preset("supervised", "demo"), workers=2)
+
+
+def test_data_are_named_by_any_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colons and = in it are its own; a weight is a number after the last colon."""
+    opened = []
+    monkeypatch.setitem(DATASETS, "tum", lambda root, split: opened.append(root))
+    monkeypatch.setattr(command, "clips", lambda footage: footage)
+    names = ("tum=/d/10:30:00/tum", "tum=/d/10:30:b:0.5", "tum=/d/c:2", "/d/run=3/videos", "videos")
+    found = command._datasets(replace(preset("distill", "published"), teacher="t", data=names), "train")
+    assert opened == [Path("/d/10:30:00/tum"), Path("/d/10:30:b"), Path("/d/c")]
+    assert found == [(None, 1), (None, 0.5), (None, 2), ([Path("/d/run=3/videos"), Path("videos")], 1)]
 
 
 def test_a_depth_input_needs_the_head_that_gives_its_unit() -> None:

@@ -25,6 +25,7 @@ from ivggt_jax.convert import from_torch
 from ivggt_jax.convert.command import export_file
 from ivggt_jax.convert.torch_file import open_tensors
 from ivggt_jax.model.parameters import flatten
+from ivggt_jax.runs.output_folder import Busy, locked
 from ivggt_jax.train.distill import StepConfig
 from ivggt_jax.train.losses import LossConfig
 from ivggt_jax.train.training import _source
@@ -212,6 +213,17 @@ def test_many_such_batches_end_the_run_with_the_last_good_checkpoint(
         small_training.train(config(tmp_path), spoilt=(3, 4, 5, 6, 7))
     small_training.train(config(tmp_path))
     assert np.isfinite(entries(tmp_path)[-1]["abs_rel"])
+
+
+def test_two_runs_do_not_share_a_folder(reference: Path) -> None:
+    """The second would remove what the first is writing."""
+    with locked(reference), pytest.raises(Busy, match="another run is writing to"):
+        small_training.train(config(reference))
+
+
+def test_a_run_that_has_done_more_steps_is_an_error(reference: Path) -> None:
+    with pytest.raises(ValueError, match=r"has done \d+ steps already, more than --steps 2"):
+        small_training.train(config(reference, steps=2))
 
 
 def test_a_folder_with_another_run_is_an_error(reference: Path) -> None:

@@ -1,5 +1,6 @@
 """`python -m train distill|supervised PRESET …`: train a causal student, or a model from ground truth."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from ivggt_jax.train.data.datasets import DATASETS
 from ivggt_jax.train.data.scene import Dataset
 from ivggt_jax.train.data.synthetic import SyntheticBatches
 from ivggt_jax.train.mesh import make_mesh, process_rows, start_processes
-from ivggt_jax.train.presets import HELD_OUT_SEED, PRESETS, TrainConfig
+from ivggt_jax.train.presets import HELD_OUT_SEED, PRESETS, TrainConfig, is_labelled
 from ivggt_jax.train.training import run
 
 HELP = """usage: {program} OBJECTIVE PRESET [options]
@@ -112,15 +113,14 @@ def held_out_batches(config: TrainConfig, rows: slice) -> list[Batch]:
 def _datasets(config: TrainConfig, split: str) -> list[tuple[Dataset, float]]:
     """Datasets and weights as `--data` names them; all unlabelled paths form one dataset. Raises ValueError for unknown names."""
     found: list[tuple[Dataset, float]] = []
-    for name in config.data:
-        kind, equals, place = name.partition("=")
-        if not equals:
-            continue
+    for name in filter(is_labelled, config.data):
+        kind, _, place = name.partition("=")
         if kind not in DATASETS:
             raise ValueError(f"--data {name}: no dataset is called {kind}; there are {', '.join(DATASETS)}")
-        place, _, weight = place.partition(":")
-        found.append((DATASETS[kind](Path(place), split), float(weight or 1)))
-    footage = [Path(name) for name in config.data if "=" not in name]
+        weighed = re.fullmatch(r"(.*):([0-9.]+)", place)
+        place, weight = weighed.groups() if weighed else (place, "1")
+        found.append((DATASETS[kind](Path(place), split), float(weight)))
+    footage = [Path(name) for name in config.data if not is_labelled(name)]
     return found + ([(clips(footage), 1.0)] if footage else [])
 
 

@@ -16,6 +16,12 @@ HELD_OUT_SEED = 1 << 20
 """First seed of evaluation clips; training seeds are smaller."""
 
 
+def is_labelled(data: str) -> bool:
+    """Whether an entry of `--data` names a dataset, dataset=folder, not a folder of footage, in whose path there may be a `=`."""
+    kind, equals, _ = data.partition("=")
+    return bool(equals) and "/" not in kind
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(RunConfig):
     """A run and its data. Raises ValueError for contradictory fields."""
@@ -40,6 +46,10 @@ class TrainConfig(RunConfig):
         if "tracks" in self.step.heads and self.data and self.step.loss.distillation_weight <= 0:
             raise ValueError("step.heads include tracks, which recorded data do not have: only a teacher tells them")
 
+        if self.workers and not self.data:
+            raise ValueError(
+                "workers load recorded data; synthetic scenes are rendered by the training process: leave workers out"
+            )
         tells = self.synthetic.bodies and not self.data
         if "motion" in self.step.heads and not tells and self.step.loss.task_weight > 0:
             raise ValueError(
@@ -55,7 +65,7 @@ class TrainConfig(RunConfig):
     @property
     def has_labels(self) -> bool:
         """Whether all recorded data have depth and cameras."""
-        return bool(self.data) and all("=" in name for name in self.data)
+        return bool(self.data) and all(map(is_labelled, self.data))
 
     @property
     def clips(self) -> ClipConfig | SyntheticConfig:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from ivggt_jax.config import ModelConfig
 from ivggt_jax.disk.beside import written_beside
 from ivggt_jax.disk.strict_json import read_json
 from ivggt_jax.model.parameters import Model
+from ivggt_jax.runs.output_folder import locked
 from ivggt_jax.train.checkpoints import Checkpoints
 from ivggt_jax.train.data.batches import Batch, BatchSource
 from ivggt_jax.train.data.loader import Loader
@@ -39,7 +41,6 @@ MAY_CHANGE = (
     "save_every",
     "keep",
     "evaluate_every",
-    "evaluation_clips",
     "log_every",
     "threads",
     "workers",
@@ -99,8 +100,9 @@ class RunConfig:
 def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Batch]) -> Path:
     """Train to the end, continuing from the newest checkpoint in the folder if there is one. Returns the best student's folder.
 
-    data, held_out: this process's rows of every batch. Raises KeyboardInterrupt, after writing a checkpoint, when stopped;
-    FloatingPointError when ten batches in a row gave no finite loss; the last checkpoint is then still good.
+    data, held_out: this process's rows of every batch. Raises KeyboardInterrupt, after writing a checkpoint, when stopped; Busy if
+    another process trains in the folder; ValueError if more steps are done than the run has; FloatingPointError when ten batches
+    in a row gave no finite loss; the last checkpoint is then still good.
     """
     model = _load_student(config.student, config.seed)
     model = extended(model, config.step.heads, config.depth_input, jax.random.key(config.seed))
@@ -108,9 +110,14 @@ def run(config: RunConfig, mesh: Mesh, data: BatchSource, held_out: Sequence[Bat
     plan = Plan(step=config.step, model=model.config, mesh=mesh, updates=updates, sensed=config.depth_input)
     if missing := [head for head in ALWAYS if head not in model.config.predicts]:
         raise ValueError(f"students are judged by their heads {' and '.join(ALWAYS)}: step.heads lack {missing[0]}")
-    with Checkpoints(config.out, config.keep) as checkpoints:
+    alone = locked(config.out) if jax.process_index() == 0 else nullcontext()
+    with alone, Checkpoints(config.out, config.keep) as checkpoints:
         if checkpoints.newest is not None:
             _check_same(config)
+            if checkpoints.newest > config.steps:
+                raise ValueError(
+                    f"{config.out} has done {checkpoints.newest} steps already, more than --steps {config.steps}"
+                )
         state = _begin(plan, checkpoints, model)
         del model  # Its memory is needed, and the state has its own copy
         _write_config(config, plan.model)

@@ -1,7 +1,9 @@
-"""TUM RGB-D: sequence/{rgb,depth}/TIMESTAMP.png and groundtruth.txt; also Bonn's, and shortened copies.
+"""TUM RGB-D: sequence/{rgb,depth}/TIMESTAMP.png and groundtruth.txt, and shortened copies.
 
 A shortened copy has rgb_N, depth_N and groundtruth_N.txt instead. groundtruth lists timestamp, position and quaternion xyzw of
-the camera in the world. Depth is in 5,000ths of a metre. Images, depths and poses are matched by time.
+the camera in the world. Depth is in 5,000ths of a metre. Images, depths and poses are matched by time. Pictures of freiburg3 are
+undistorted; the others' lens distortion, 5 pixels in the mean, is left. Bonn's recordings have the same layout, but the poses of
+a body of markers instead of the camera's.
 """
 
 import zlib
@@ -26,7 +28,6 @@ CAMERAS = {
     "freiburg1": (517.306408, 516.469215, 318.643040, 255.313989),
     "freiburg2": (520.908620, 521.007327, 325.141442, 249.701764),
     "freiburg3": (535.4, 539.2, 320.1, 247.6),
-    "bonn": (542.822841, 542.576870, 315.593520, 237.756098),
 }
 """fx, fy, cx, cy for a word in the sequence's name."""
 
