@@ -98,6 +98,7 @@ def follow(
         return _place(config, position, *inputs)
 
     position, found = lax.scan(one, position, (seen, levels, measured))
+    lost |= position.lost >= PATIENCE
     still = jnp.isfinite(levels[-1, -1])
     linked = _anchor(position, seen, again, found, lost, still)
     position = jax.tree.map(lambda new, old: jnp.where(due, new, old), linked, position)

@@ -30,8 +30,8 @@ CONTAINERS = "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,mxf,iv
 
 TOLERANCE = 1e-6
 """Tolerance in seconds between a timestamp and a requested moment."""
-EARLY = 0.25  # containers and phones round times
-"""How early a frame may be for a moment that `fps` asks for, in frames of the video."""
+EARLY = 2e-3
+"""How many seconds early a frame may be for a moment that `fps` asks for: some containers round times to a thousandth."""
 
 VIDEO_SUFFIXES = (
     ".mp4", ".mov", ".m4v", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts", ".flv", ".3gp", ".wmv", ".asf",
@@ -116,7 +116,7 @@ class VideoReader:
             beginning = _beginning(stream)
             moment = mark.timestamp if mark else beginning + self._start if self._start else None
             target = None if moment is None or stream.start_time is None else self._seek(container, moment)
-            index, last_slot, early = 0, -1, EARLY / self.rate if self.rate else TOLERANCE
+            index, last_slot = 0, -1
             sought = None if target is None else mark
             for decoded in _with_times(self._decoded(container, stream, target), stream):
                 if decoded.seconds is None and (self._fps or self._start or self._end is not None):
@@ -131,7 +131,7 @@ class VideoReader:
                 if self._end is not None and elapsed > self._end + TOLERANCE:
                     break
                 if self._fps:
-                    slot = math.floor((elapsed - self._start + early) * self._fps)
+                    slot = math.floor((elapsed - self._start + EARLY) * self._fps)
                     chosen, last_slot = slot > last_slot, max(slot, last_slot)
                 else:
                     chosen = index % self._stride == 0
