@@ -138,14 +138,6 @@ def test_holes_are_filled_by_what_was_measured_before() -> None:
     assert alone[60, 60] > 0.5 * TRUE[60, 60]
 
 
-def test_what_is_hidden_now_is_not_carried_on() -> None:
-    """A wall two metres away stands before one that was measured at nine; no frame since has had depth."""
-    metric = reading().metric
-    before = np.where(np.arange(WIDTH) < 0.4 * WIDTH, 9.0, np.nan) * np.ones((HEIGHT, 1), np.float32)
-    found = reading(metric, measured=np.zeros_like(TRUE), predicted=2 * np.ones_like(TRUE), before=before)
-    np.testing.assert_allclose(fused(found, before, 2 * np.ones_like(TRUE)), 2, rtol=1e-5)
-
-
 def test_what_moves_is_not_carried_on() -> None:
     still = (np.arange(HEIGHT)[:, None] > 40) | (MEASURED == 0)
     found = reading(still=still)

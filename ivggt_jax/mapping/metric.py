@@ -159,16 +159,12 @@ def read(
 def combine(reading: Reading, before: jax.Array, predicted: jax.Array, still: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Depth [H,W] of a frame in metres: this measurement, else the one before it, else the prediction.
 
-    before [H,W] as for `read`; predicted [H,W] in the unit after the reading; still [H,W] bool: pixels of the static scene. In a
-    frame without a reading, the one before it counts only where the prediction confirms it: what was measured may be hidden now.
+    before [H,W] as for `read`; predicted [H,W] in the unit after the reading; still [H,W] bool: pixels of the static scene.
     Also returns the part of this frame's measurement that is believed and stands still, NaN elsewhere.
     """
-    ratio = jnp.log(jnp.where(before > 0, before, 1)) - jnp.log(jnp.where(predicted > 0, predicted, 1))
-    before = jnp.where(reading.used | ((predicted > 0) & (jnp.abs(ratio) <= SPREAD)), before, jnp.nan)
     sensed = jnp.where(jnp.isfinite(reading.measured), reading.measured, before)
     found = link(sensed, predicted, still)
-    certain = (found.share >= LEAST_SHARE) & (reading.used | (found.spread <= SPREAD))
-    depth, believed = fuse(sensed, jnp.where(certain, found.scale, 1) * predicted)
+    depth, believed = fuse(sensed, jnp.where(found.share >= LEAST_SHARE, found.scale, 1) * predicted)
     return depth, jnp.where(believed & still, reading.measured, jnp.nan)
 
 
