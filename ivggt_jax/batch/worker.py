@@ -77,9 +77,8 @@ class Worker:
         earlier = mark_of(config.out)
         while len(deaths) < ATTEMPTS:
             channel = None if self._stopping.is_set() else self._started()
-            if (
-                channel is None or self._stopping.is_set()
-            ):  # again, because a process that did not exist could not be signalled
+            # Asked again, because a process that did not exist could not be signalled.
+            if channel is None or self._stopping.is_set():
                 return {"status": "stopped"}
             try:
                 channel.send(config)

@@ -228,7 +228,8 @@ def evaluate_reconstructions(config: Reconstruction) -> int:
         truth = read_pcd(_required(sequence, "cloud"))
         errors = evaluate_long3d(grid.cloud()[0].astype(np.float64), truth, config.scale_factor, config.thresholds)
         report = report_reconstruction(sequence.name, errors, sequence.all_problems)
-        return report.under({"gathered in cubes of": grid.voxel or VOXEL})  # larger ones if there are too many points
+        assert grid.voxel is not None
+        return report.under({"gathered in cubes of": grid.voxel})  # larger ones if there are too many points
 
     heads: tuple[HeadName, ...] = ("points",) if head else ("depth",)
     more: dict[str, str | int | float] = {"points from": config.points_from}

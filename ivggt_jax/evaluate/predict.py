@@ -74,9 +74,9 @@ def predict(
 ) -> Predicted:
     """Run the model on all frames of a sequence, with `heads` besides the camera, on images `size` pixels wide.
 
-    Depth and points are kept of one frame in `every`, from the first one on.
-    All frames are brought to the first one's shape. With `mapping.loops` cameras, depth and points are those of the corrected
-    map. Raises ValueError, naming the file, for an image that cannot be read.
+    Depth and points are kept of one frame in `every`, from the first one on. All frames are brought to the first one's shape. With
+    `mapping.loops` cameras, depth and points are those of the corrected map. Raises ValueError, naming the file, for an image that
+    cannot be read.
     """
     fits: list[Fit] = []
     seen: deque[np.ndarray] = deque()

@@ -129,9 +129,8 @@ def _place(
     world_from_cam = position.world_from_model.poses(model_from_cam)
     found = None
     if config.refine:
-        belief = position.focal.after(
-            intrinsics, ~jnp.any(position.valid)
-        )  # after a break, too: the lens may be another
+        # Without keyframes, as after a break, the lens may be another.
+        belief = position.focal.after(intrinsics, ~jnp.any(position.valid))
         found = refine(position.keyframes, position.valid, levels, belief, world_from_cam)
         world_from_cam = found.world_from_cam
         position = replace(position, focal=found.focal)

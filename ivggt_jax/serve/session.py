@@ -148,9 +148,8 @@ class Session:
             return
         try:
             decoded = await self._in_thread(partial(self._pictures.decode, message.format, message.data))
-        except (
-            PictureError
-        ) as error:  # does not count as malformed: after a lost piece, a video fails until its next key frame
+        except PictureError as error:
+            # Does not count as malformed: after a lost piece, a video fails until its next key frame.
             self._service.meters.malformed.inc()
             await self._outbox.put(answers.error(f"{error}", id=message.id))
             return

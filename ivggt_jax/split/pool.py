@@ -175,13 +175,12 @@ class _Process:
 
         Raises OSError if it cannot be started.
         """
-        new = self.channel is None
+        messages: list[Order | Task | None] = [task]
         if self.channel is None:
-            self.channel = self._started()
+            self.channel, messages = self._started(), [self._order, task]
         with suppress(OSError):
-            if new:
-                self.channel.send(self._order)
-            self.channel.send(task)
+            for message in messages:
+                self.channel.send(message)
 
     def receive(self) -> Answer:
         """Wait for its next answer. Raises EOFError or OSError when it died."""

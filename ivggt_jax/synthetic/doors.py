@@ -19,7 +19,7 @@ def door_cells(seed: jax.Array, size: jax.Array, numbers: jax.Array) -> Primitiv
     half = half.at[0, 1].set(height / 2 + 0.1).at[0, 2].set(length / 2)
     centre = centre.at[0, 1].set(-height / 2).at[:, 0].add(wall)
     # A half thickness of exactly 1 puts the floor's face exactly at 0.
-    flat = jnp.asarray((0.0, 1.0, 0.0)) + jnp.asarray((1.0, 0.0, 0.5)) * size + jnp.asarray((1.0, 0.0, 0.0))
+    flat = jnp.stack((wall + 1, jnp.ones_like(wall), length / 2))
     level = jnp.asarray(((0.0, 1.0, 0.0), (0.0, -1.0, 0.0))).at[1, 1].add(-height)
     centre = jnp.concatenate((centre * jnp.asarray((-1.0, 1.0, 1.0)), centre, level))
     along = jnp.asarray((0.0, 0.0, 1.0)) * (length * (numbers + 0.5))[:, None, None]
