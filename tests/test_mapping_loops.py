@@ -66,6 +66,7 @@ def visit(number: int, wall: int = 0, gain: float = 1.0, offset: float = 0.0, he
         found.append(find_features(lit, (own.scale * depth).astype(np.float32)))
     return Place(
         submap=7 * number,
+        part=0,
         descriptor=np.random.default_rng(number).normal(size=4).astype(np.float16),
         submap_from_cam=own.poses(np.stack(VISITS[number])),
         focal=np.array(FOCAL / WIDTH),
@@ -148,7 +149,7 @@ def test_what_covers_the_same_part_of_every_image_is_no_place():
             found.append(find_features(shown.astype(np.uint8), depth, mask))
         columns = {name: np.stack([getattr(x, name) for x in found]) for name in ("pixels", "depth", "patches")}
         poses = np.tile(np.eye(3, 4), (3, 1, 1))
-        return Place(number, np.zeros(4, np.float16), poses, np.array(FOCAL / WIDTH), **columns)
+        return Place(number, 0, np.zeros(4, np.float16), poses, np.array(FOCAL / WIDTH), **columns)
 
     for number in range(4):
         proofs = [
@@ -174,9 +175,10 @@ def remembered(descriptors: np.ndarray, most: int = 100) -> Places:
     return places
 
 
-def bare_place(submap: int, descriptor: np.ndarray) -> Place:
+def bare_place(submap: int, descriptor: np.ndarray, part: int = 0) -> Place:
     return Place(
         submap=submap,
+        part=part,
         descriptor=descriptor.astype(np.float16),
         submap_from_cam=np.zeros((3, 3, 4)),
         focal=np.array(1.0),
@@ -208,6 +210,16 @@ def test_nothing_is_proposed_where_nothing_can_be():
     for places, submap in ((remembered(same[:0]), 0), (remembered(same[:2]), 2), (remembered(same), 6)):
         assert propose(bare_place(submap, same[0]), places, LoopConfig()) == []
         places.close()
+
+
+def test_after_a_break_the_places_just_before_it_are_proposed():
+    """Nothing but a loop tells how the new part lies to the old one."""
+    descriptors = np.random.default_rng(0).normal(size=(5, 8))
+    places = remembered(descriptors)
+    places.add(bare_place(5, descriptors[0], part=1))
+    found = propose(bare_place(6, descriptors[4], part=1), places, LoopConfig(candidates=6))
+    assert found[0][0] == 4 and {submap for submap, _ in found} == {0, 1, 2, 3, 4}
+    places.close()
 
 
 def test_a_visit_compares_with_a_fixed_number_of_places_and_remembers(monkeypatch: pytest.MonkeyPatch):

@@ -21,6 +21,7 @@ def some_places(count: int) -> Iterator[Place]:
     for number in range(count):
         yield Place(
             submap=2 * number,
+            part=number // 3,
             descriptor=rng.normal(size=CHANNELS).astype(np.float16),
             submap_from_cam=rng.normal(size=(3, 3, 4)),
             focal=np.array(rng.uniform(0.5, 2)),
@@ -42,10 +43,11 @@ def test_a_place_comes_back_bit_by_bit(tmp_path: Path, on_disk: bool):
     places = filled(tmp_path / "places.bin" if on_disk else None, 5, most=8)
     for place in some_places(5):
         found = places.read(place.submap)
-        assert found.submap == place.submap
+        assert (found.submap, found.part) == (place.submap, place.part)
         for name in ("descriptor", "submap_from_cam", "focal", "pixels", "depth", "patches"):
             np.testing.assert_array_equal(getattr(found, name), getattr(place, name), strict=True)
     np.testing.assert_array_equal(places.submaps, [0, 2, 4, 6, 8])
+    np.testing.assert_array_equal(places.parts, [0, 0, 0, 1, 1])
     np.testing.assert_array_equal(places.descriptors, [place.descriptor for place in some_places(5)])
     with pytest.raises(KeyError):
         places.read(1)

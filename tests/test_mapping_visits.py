@@ -29,7 +29,7 @@ def frames(anchors: tuple[int, ...], count: int) -> Iterator[Fed]:
     for number in range(count):
         turn = Rotation.from_rotvec(rng.normal(size=3)).as_matrix()
         record = MapRecord(
-            submap=submap, part=0, world_from_submap=placed(submap), anchor=number in anchors, link_share=0.9,
+            submap=submap, part=submap, world_from_submap=placed(submap), anchor=number in anchors, link_share=0.9,
             link_spread=0.1, refined=True, agreement=0.8, token=np.full(4, number, np.float32),
         )  # fmt: skip
         pose = np.concatenate((turn, rng.normal(size=(3, 1))), axis=1)
@@ -46,7 +46,7 @@ def places(fed: list[Fed], maker: PlaceMaker | None = None) -> list[Place]:
 def test_a_place_is_the_anchor_and_two_frames_after_it():
     fed = list(frames((20,), 40))
     found = places(fed)
-    assert [place.submap for place in found] == [0, 1]
+    assert [(place.submap, place.part) for place in found] == [(0, 0), (1, 1)]
     for place, first in zip(found, (0, 20), strict=True):
         own = [fed[first + offset] for offset in (0, 4, 8)]
         np.testing.assert_array_equal(place.descriptor, np.full(4, first, np.float16))
@@ -68,10 +68,31 @@ def test_a_submap_that_ends_too_soon_is_no_place():
 
 def test_a_submap_that_shows_another_scene_by_then_is_no_place():
     """After a cut, frames that do not match the keyframes still belong to the old submap. Without refinement agreement is 0."""
-    for frame, agreement, submaps in ((8, 0.05, [1]), (4, -0.02, [1]), (8, 0.0, [0, 1]), (9, 0.05, [0, 1])):
+    for first, agreement, submaps in (
+        (8, 0.05, [1]),
+        (4, -0.02, [1]),
+        (1, 0.05, [1]),
+        (4, 0.0, [0, 1]),
+        (9, 0.05, [0, 1]),
+    ):
         fed = list(frames((20,), 40))
-        fed[frame] = (*fed[frame][:4], replace(fed[frame][4], agreement=agreement))
+        for number in range(first, 20):
+            fed[number] = unlike(fed[number], agreement)
         assert [place.submap for place in places(fed)] == submaps
+
+
+@pytest.mark.parametrize(("blurred", "taken"), [((8,), (0, 4, 9)), ((4, 5), (0, 6, 10)), ((2,), (0, 4, 8))])
+def test_a_place_leaves_blurred_frames_out(blurred: tuple[int, ...], taken: tuple[int, ...]):
+    fed = list(frames((20,), 40))
+    for number in blurred:
+        fed[number] = unlike(fed[number], 0.05)
+    poses = placed(0).poses(places(fed)[0].submap_from_cam)
+    np.testing.assert_allclose(poses, [fed[number][2] for number in taken], atol=1e-12)
+
+
+def unlike(frame: Fed, agreement: float) -> Fed:
+    """The frame, which agrees with the keyframes no more than that."""
+    return *frame[:4], replace(frame[4], agreement=agreement)
 
 
 def late(fed: list[Fed], reading: int) -> list[Fed]:

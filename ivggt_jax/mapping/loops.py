@@ -27,8 +27,8 @@ class LoopConfig:
     candidates: int = 4
     """Most earlier places that a new one is compared with."""
     apart: int = 6
-    """A place is compared only with places at least this many submaps ago, because over a short distance the chain is better than
-    a loop."""
+    """Within a part of the map, a place is compared only with places at least this many submaps ago, because over a short distance
+    the chain is better than a loop. No chain joins it to other parts, so their places may be as recent as they are."""
     support: int = 24
     """Least support of an accepted loop: image squares, 6 of 112 pixels wide, in which corners agree. Wrong pairs reached 19 on
     the streets and corridors it was chosen on, true ones up to 84 in other light (docs/mapping.md)."""
@@ -81,7 +81,8 @@ def propose(place: Place, places: Places, config: LoopConfig) -> list[tuple[int,
     lengths = np.linalg.norm(descriptors, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         likeness = descriptors[:-1] @ descriptors[-1] / (lengths[:-1] * lengths[-1])
-    possible = (places.submaps <= place.submap - config.apart) & np.isfinite(likeness)
+    possible = (places.submaps <= place.submap - config.apart) | (places.parts != place.part)
+    possible &= np.isfinite(likeness)
     best = np.flatnonzero(possible)[np.argsort(-likeness[possible], kind="stable")][: config.candidates]
     return [(int(places.submaps[i]), float(likeness[i])) for i in best]
 

@@ -26,6 +26,8 @@ class Place:
     """The beginning of a submap, seen by `PLACE_FRAMES` frames; N and D are as in `features.Features`."""
 
     submap: int
+    part: int
+    """The part of the map in which the submap lies."""
     descriptor: np.ndarray
     """float16 [C]: the camera token of the first frame."""
     submap_from_cam: np.ndarray
@@ -46,6 +48,7 @@ def place_type(channels: int) -> np.dtype[Any]:
         [
             ("number", "<i8"),
             ("submap", "<i8"),
+            ("part", "<i8"),
             ("focal", "<f8"),
             ("submap_from_cam", "<f8", (PLACE_FRAMES, 3, 4)),
             ("descriptor", "<f2", (channels,)),
@@ -62,6 +65,7 @@ class _Kept(NamedTuple):
     record: int
     """Its record's index in the file."""
     submap: int
+    part: int
     descriptor: np.ndarray
     focal: float
 
@@ -95,6 +99,11 @@ class Places:
     def submaps(self) -> np.ndarray:
         """int64 [N]: submaps of the stored places, in order."""
         return np.array([kept.submap for kept in self._kept.values()], np.int64)
+
+    @property
+    def parts(self) -> np.ndarray:
+        """int64 [N]: parts of the map in which the stored places lie."""
+        return np.array([kept.part for kept in self._kept.values()], np.int64)
 
     @property
     def descriptors(self) -> np.ndarray:
@@ -136,7 +145,7 @@ class Places:
             if kept.submap == submap:
                 row = self._row(kept.record)
                 assert row is not None  # the record was written or read before
-                return Place(submap, *(row[field.name] for field in fields(Place)[1:]))
+                return Place(submap, kept.part, *(row[field.name] for field in fields(Place)[2:]))
         raise KeyError(submap)
 
     def report(self) -> dict[str, int]:
@@ -162,7 +171,7 @@ class Places:
         """Count the next place. If it is one to keep, `row` is its record, the last in the file."""
         if row is not None:
             descriptor, focal = np.array(row["descriptor"]), float(row["focal"])
-            self._kept[self.count] = _Kept(self._records, int(row["submap"]), descriptor, focal)
+            self._kept[self.count] = _Kept(self._records, int(row["submap"]), int(row["part"]), descriptor, focal)
             self._records += 1
         self.count += 1
         every = self._every(self.count)

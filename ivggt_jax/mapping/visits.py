@@ -40,8 +40,8 @@ class PlaceMaker:
         """Take the next frame: image uint8 [H,W,3], depth [H,W], pose [3,4] in the world, and the map's record of it.
 
         `focal` is in image widths, `mask` bool [H,W] False where something covers the scene (`find_features`). Returns a place
-        if the frame completes one. A submap that ends before that makes none, nor does one that shows another scene by then: after
-        a cut, its poses mean nothing.
+        if the frame completes one. A frame that does not match the keyframes is left out: it is blurred, or shows another scene
+        after a cut. A submap that ends before it has enough others makes no place.
         """
         if record.grown is not None and record.grown != 1:
             self._grow(float(record.grown))
@@ -51,12 +51,12 @@ class PlaceMaker:
             return None
         else:
             self._since += 1
-        if self._since and record.agreement != 0 and record.agreement < LEAST_DETAIL:  # 0 if poses are not refined
-            self._drop()
+        unclear = record.agreement != 0 and record.agreement < LEAST_DETAIL  # 0 if poses are not refined
+        if self._features and (self._since < PLACE_EVERY or unclear):
             return None
-        if self._since % PLACE_EVERY == 0:
-            self._features.append(find_features(image, depth, mask))
-            self._world_from_cam.append(np.asarray(world_from_cam, np.float64))
+        self._since = 0
+        self._features.append(find_features(image, depth, mask))
+        self._world_from_cam.append(np.asarray(world_from_cam, np.float64))
         return self._finish(record) if len(self._features) == PLACE_FRAMES else None
 
     def state(self) -> dict[str, np.ndarray]:
@@ -91,7 +91,7 @@ class PlaceMaker:
         columns = self._columns()
         columns["depth"] = (submap_from_world.scale * columns["depth"]).astype(np.float32)
         poses = submap_from_world.poses(np.stack(self._world_from_cam))
-        place = Place(self._submap, self._token, poses, self._focal, **columns)
+        place = Place(self._submap, int(record.part), self._token, poses, self._focal, **columns)
         self._drop()
         return place
 
