@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.spatial.transform import Rotation
 from writer_scene import ALL, HEIGHT, HIGH, LOW, WIDTH, camera, result, saved
 
 from ivggt_jax.writers import ExportOptions
 from ivggt_jax.writers.drawn import MOST_FRAMES
+from ivggt_jax.writers.frusta import upright
 from ivggt_jax.writers.html import export_html
 
 
@@ -107,6 +109,17 @@ def test_a_long_run_is_thinned(tmp_path, monkeypatch):
     scene, *_ = read((tmp_path / "scene.html").read_text())
     assert [frame["index"] for frame in scene["frames"]] == list(range(0, 1300, 4))
     assert len(scene["frames"]) <= MOST_FRAMES and scene["points"] == 325 * 2048
+
+
+@pytest.mark.parametrize("pitch", [0, -30, -90, 90])
+def test_cameras_are_shown_upright_in_any_world(pitch):
+    """The first camera is tilted, the hundred after it turn about the vertical; the world is z up, turned by 40 degrees."""
+    angles = np.zeros((101, 2))
+    angles[0, 0], angles[1:, 1] = pitch, np.linspace(0, 90, 100)
+    world = Rotation.from_euler("z", 40, degrees=True) * Rotation.from_matrix([[1, 0, 0], [0, 0, 1], [0, -1, 0]])
+    poses = np.zeros((101, 3, 4))
+    poses[:, :, :3] = (world * Rotation.from_euler("xy", angles, degrees=True)).as_matrix()
+    np.testing.assert_allclose(upright(poses), world.as_matrix().T, atol=0.02)  # the first one has a vote, too
 
 
 @pytest.mark.slow

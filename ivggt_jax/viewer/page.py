@@ -316,7 +316,7 @@ class View:
         for node in self._cameras.values():  # they were drawn at another size
             node.remove()
         self._cameras.clear()
-        position, middle = first_look(points, result)
+        position, middle = first_look(points, result, np.eye(3))
         # The first is for future pages; open pages keep their view unless they are moved.
         open_pages = self._server.get_clients().values()
         cameras: list[Any] = [self._server.initial_camera, *(client.camera for client in open_pages)]

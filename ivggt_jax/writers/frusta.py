@@ -1,4 +1,4 @@
-"""Cameras as frusta: which of a run's frames to draw, and how large."""
+"""Cameras as frusta: which of a run's frames to draw, how large, and seen from where."""
 
 import numpy as np
 
@@ -21,10 +21,28 @@ def frustum_depth(points: np.ndarray) -> float:
     return float(np.linalg.norm(high - low)) / 40 or 0.1
 
 
-def first_look(points: np.ndarray, first: Result) -> tuple[np.ndarray, np.ndarray]:
-    """Initial eye and target of a page, [3] each: over the first camera's shoulder, towards the middle of points [N, 3]."""
+def upright(world_from_cam: np.ndarray) -> np.ndarray:
+    """The axes right, down and forward in the world, the rows of [3, 3], by which a page shows cameras [N, 3, 4] upright.
+
+    Down is the mean of the cameras' own, because the first one may be tilted and an aligned world has any axes.
+    """
+    _, own, ahead = world_from_cam[0, :, :3].T
+    down = world_from_cam[:, :, 1].mean(0)
+    down = down / length if (length := np.linalg.norm(down)) > 1e-3 else own
+    if abs(ahead @ down) > 0.99:  # the first camera looks straight down or up
+        ahead = -own * (ahead @ down)
+    forward = ahead - down * (ahead @ down)
+    forward /= np.linalg.norm(forward)
+    return np.stack((np.cross(down, forward), down, forward))
+
+
+def first_look(points: np.ndarray, first: Result, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Initial eye and target of a page, [3] each: over the first camera's shoulder, towards the middle of points [N, 3].
+
+    `axes` are as in `upright`.
+    """
     middle, here = np.median(points, axis=0), first.world_from_cam[:, 3]
-    return here + np.linalg.norm(middle - here) * np.array((0.3, -0.5, -0.6)), middle
+    return here + np.linalg.norm(middle - here) * np.array((0.3, -0.5, -0.6)) @ axes, middle
 
 
 def frustum_corners(result: Result, depth: float) -> np.ndarray:

@@ -19,7 +19,7 @@ from PIL import Image
 from ivggt_jax.depth_colours import COLOURS, inverse_depth_range, nearness
 from ivggt_jax.writers.drawn import MOST_POINTS, Thinned
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.frusta import first_look, frustum_depth
+from ivggt_jax.writers.frusta import first_look, frustum_depth, upright
 from ivggt_jax.writers.fusion import automatic_voxel
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.run_json import plain
@@ -40,11 +40,12 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
     thinned = Thinned(options, each=MOST_POINTS)
     thinned.grow(len(run))
     frames: list[dict[str, Any]] = []
-    count = 0
+    cameras, count = [], 0
     for position in range(0, len(run), thinned.stride):
         result = run[position]
         required(result.points, "scene.html", "depth or points")
         thinned.add(position, result)
+        cameras.append(result.world_from_cam)
         frames.append(_described(result, count, thinned.frames[position].pyramid))
         count += len(thinned.frames[position].points)
     if count == 0:
@@ -56,7 +57,8 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
     steps = np.rint(255 * nearness(depth, inverse_depth_range(depth, None)))
     looks = [np.column_stack((frame.colours, frame.percentile)) for frame in drawn]
     arrays = (points.astype("<f4"), np.concatenate(looks).astype(np.uint8), steps.astype(np.uint8))
-    eye, middle = first_look(points, run.camera(0))
+    axes = upright(np.stack(cameras))
+    eye, middle = first_look(points, run.camera(0), axes)
     scene = {
         "name": run.out.resolve().name,
         "points": count,
@@ -64,6 +66,7 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
         "camera": frustum_depth(points),
         "confidence": options.confidence,
         "ramp": COLOURS,
+        "axes": axes.tolist(),
         "eye": eye.tolist(),
         "middle": middle.tolist(),
         "frames": frames,
