@@ -1,6 +1,6 @@
 #!/bin/sh
 # Make the demo model from nothing, stage by stage: sh examples/train_demo.sh
-# Every stage continues where it was stopped, and a finished one does nothing. docs/training.md tells what each took and reached.
+# Every stage continues where it was stopped, and a finished one does nothing. docs/demo_training.md tells what each took and reached.
 set -e
 cd "$(dirname "$0")/.."
 export GLIBC_TUNABLES=glibc.malloc.hugetlb=1  # faster steps on a CPU under Linux

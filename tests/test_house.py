@@ -20,7 +20,6 @@ MORE_PARAMETERS = {
     "_clip": "the compiled part of `infer_clip`: its arrays and what it is compiled for",
     "follow": "what a submap and the next one say of the frames, and what a sensor does",
     "attend_in_place": "those of `attend_layer`, and the interpreter's switch for the tests",
-    "attend_hopper": "a candidate, with the sizes among which tools/gpu looks for the fastest",
 }
 """Functions of the heart with more than six parameters, and what they are."""
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from attention_on_hopper import attend_hopper
+from diversity_on_hopper import diversity_hopper, plgpu
 from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 from lowering import for_cuda
 
@@ -15,9 +17,7 @@ from ivggt_jax import kernels
 from ivggt_jax.kernels import can_read
 from ivggt_jax.kernels.attention import attend_layer
 from ivggt_jax.kernels.attention_in_place import attend_in_place
-from ivggt_jax.kernels.attention_on_hopper import attend_hopper
 from ivggt_jax.kernels.diversity_in_place import diversity_in_place
-from ivggt_jax.kernels.diversity_on_hopper import diversity_hopper, plgpu
 from ivggt_jax.memory.cache import quantise
 from ivggt_jax.memory.policies import diversity
 

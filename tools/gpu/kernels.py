@@ -14,13 +14,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from attention_on_hopper import attend_hopper
+from diversity_on_hopper import diversity_hopper
 
 from ivggt_jax.bench.case import Case, fill, make_frames, make_model, start
 from ivggt_jax.kernels import attention_in_place as attention
 from ivggt_jax.kernels.attention_in_place import attend_in_place
-from ivggt_jax.kernels.attention_on_hopper import attend_hopper
 from ivggt_jax.kernels.diversity_in_place import diversity_in_place
-from ivggt_jax.kernels.diversity_on_hopper import diversity_hopper
 from ivggt_jax.kernels.moves import plan_moves
 from ivggt_jax.memory import cache
 from ivggt_jax.memory.cache import quantise
