@@ -278,7 +278,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
                 out=Path("runs/demo_sharp"),
                 student="runs/demo_worlds/best",
                 teacher=None,
-                steps=3_600,
+                steps=2_600,
                 step=DEMO_SHARP,
                 synthetic=replace(WORLDS, scales=(1.0, 1.5, 2.0, 2.0)),
             ),
@@ -325,7 +325,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             replace(
                 DEMO,
                 out=Path("runs/demo"),
-                student="runs/demo_worlds/best",
+                student="runs/demo_sharp/best",
                 teacher=None,
                 steps=1_000,
                 step=DEMO_EXTRA,

@@ -38,6 +38,10 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parents[1] / "examples"))
 import make_room  # noqa: E402
 
+SIZE = 126, 168
+"""Height and width of what the demo model is shown in `demo` and `growing`."""
+TOKENS = 6 * (5 + 12 * 9)
+"""Of a frame of that size, in all layers."""
 SECONDS_OF_PEACE = 8
 """Without a change a page counts as drawn; it is drawn in software, on a processor that may have other work."""
 WITHOUT_NOTES = "document.querySelectorAll('.mantine-Notifications-root').forEach(note => note.remove())"
@@ -144,8 +148,8 @@ def draw_cloud(run: Path, width: int, height: int) -> Image.Image:
 
 def draw_demo() -> Image.Image:
     """Frames of a room that no training saw, their true depth, and the demo model's after one scale for ten frames."""
-    part = Walk("loop", HELD_OUT_SEED, 84, 112).part(0, 100)
-    cache = CacheConfig(total_budget=5088)
+    part = Walk("loop", HELD_OUT_SEED, *SIZE).part(0, 100)
+    cache = CacheConfig(total_budget=16 * TOKENS)
     depth = np.stack([np.asarray(predictions.depth) for predictions in stream(load("demo"), part.images, cache)])
     depth *= depth_errors(depth, part.depth).scale[:, None, None]
     rows = []
@@ -153,7 +157,7 @@ def draw_demo() -> Image.Image:
         near_and_far = inverse_depth_range(maps[0], None)
         rows.append(np.hstack([image, *(colour_depth(each, near_and_far) for each in maps)]))
     picture = Image.fromarray(np.vstack(rows[30:100:30]))
-    return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
+    return picture.resize((4 * picture.width // 3, 4 * picture.height // 3), Image.Resampling.LANCZOS)
 
 
 def draw_growing() -> list[Image.Image]:
@@ -161,12 +165,12 @@ def draw_growing() -> list[Image.Image]:
 
     The map is laid on the true room by the similarity that fits the whole path best.
     """
-    walk, grid = Walk("loop", HELD_OUT_SEED, 84, 112), VoxelGrid(0.03, 1 << 20)
+    walk, grid = Walk("loop", HELD_OUT_SEED, *SIZE), VoxelGrid(0.03, 1 << 20)
     part = walk.part(0, 400)
     options = {"submaps": SubmapConfig(), "heads": ("camera", "depth")}
-    found = list(stream(load("demo"), part.images, CacheConfig(total_budget=15264), **options))
+    found = list(stream(load("demo"), part.images, CacheConfig(total_budget=48 * TOKENS), **options))
     depth = np.stack([np.asarray(each.depth) for each in found])
-    poses = [cameras_from_pose(each.pose_encoding, 84, 112) for each in found]
+    poses = [cameras_from_pose(each.pose_encoding, *SIZE) for each in found]
     path = np.stack([inverse(np.asarray(pose)) for pose, _ in poses])
     fit, near_and_far = align_trajectory(path, part.world_from_cam, "sim3"), inverse_depth_range(depth, None)
     places = fit.points(path[:, :, 3])
