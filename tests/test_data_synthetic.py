@@ -10,6 +10,7 @@ import pytest
 from exact import exact
 
 from ivggt_jax.geometry import pose_from_cameras, unproject
+from ivggt_jax.synthetic import clips as clips_of
 from ivggt_jax.train.data import synthetic as rendered_by
 from ivggt_jax.train.data.synthetic import SyntheticBatches, SyntheticConfig
 from ivggt_jax.train.losses import LossConfig, objective
@@ -82,6 +83,14 @@ def test_fields_out_of_range_are_errors() -> None:
 
 
 @pytest.mark.slow
+def test_sensors_and_defects_have_random_streams_of_their_own() -> None:
+    """`split` gives the keys that `fold_in` does."""
+    key = jax.random.key(0)
+    own = [*jax.random.split(key, 4), jax.random.fold_in(key, clips_of._BODIES)]
+    keys = [*own, *(jax.random.fold_in(key, number) for number in (rendered_by._SENSOR, rendered_by._DEFECTS))]
+    assert len({tuple(jax.random.key_data(each).tolist()) for each in keys}) == 7
+
+
 def test_sensors_and_bodies_come_beside_the_same_clips() -> None:
     """What a sensor measures is the clip's depth with a few per cent of noise, or nothing; bodies have their mask."""
     plain = replace(CONFIG, query_points=0)

@@ -15,9 +15,9 @@ from ivggt_jax.synthetic.scenes import Kind
 from ivggt_jax.train.data.batches import Batch
 
 FIELDS = ("images", "depth", "valid", "points", "cam_from_world", "intrinsics", "query_points", "tracks", "visibility")
-_SENSOR = 1
-"""Separates the random stream of a clip's sensor from the clip's own."""
-_DEFECTS = 2
+_SENSOR = 5
+"""Separates the random stream of a clip's sensor from the clip's own, which are 0 to 4: `split` and `fold_in` share them."""
+_DEFECTS = 6
 """Likewise that of its defects."""
 
 
