@@ -104,7 +104,7 @@ def test_a_camera_that_turns_on_the_spot(demo: Model, rooms: list[tuple[np.ndarr
 
 
 def test_a_batch_of_four_is_four_streams(demo: Model, rooms: list[tuple[np.ndarray, np.ndarray]]):
-    """80 frames, one stream with a cut: poses to 1e-5, depth to 3e-5 but for one pixel in 10,000, at an edge of the seam."""
+    """80 frames, one stream with a cut: poses to 5e-5, depth to 3e-5 but for one pixel in 10,000, at an edge of the seam."""
     images = [rooms[0][0][:80], rooms[1][0][:80], rooms[0][0][100:180], rooms[1][0][100:180]]
     images[3] = np.concatenate((images[3][:40], images[0][:40]))
     config = SubmapConfig(frames=16)
@@ -119,5 +119,5 @@ def test_a_batch_of_four_is_four_streams(demo: Model, rooms: list[tuple[np.ndarr
     assert together.map.part[-1, 3] == 1
     for i, video in enumerate(images):
         alone = run(video[:, None])
-        np.testing.assert_allclose(together.pose_encoding[:, i], alone.pose_encoding[:, 0], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(together.pose_encoding[:, i], alone.pose_encoding[:, 0], rtol=5e-5, atol=5e-5)
         assert np.quantile(np.abs(together.depth[:, i] / alone.depth[:, 0] - 1), 0.9999) < 3e-5
