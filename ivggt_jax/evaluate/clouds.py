@@ -18,9 +18,12 @@ def tree(points: np.ndarray) -> KDTree:
     return KDTree(points)
 
 
-def nearest(points: np.ndarray, others: KDTree) -> tuple[np.ndarray, np.ndarray]:
-    """Distance [N] from each point to the nearest of the others, and the index [N] of that one."""
-    distance, index = others.query(points, workers=-1)
+def nearest(points: np.ndarray, others: KDTree, within: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
+    """Distance [N] from each point to the nearest of the others, and the index [N] of that one.
+
+    Where none is closer than `within`, which saves time, the distance is infinite and the index the number of the others.
+    """
+    distance, index = others.query(points, distance_upper_bound=within, workers=-1)
     return distance, index
 
 

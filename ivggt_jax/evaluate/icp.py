@@ -59,7 +59,7 @@ def register(
 
 def _pairs(points: np.ndarray, target: KDTree, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points with a target point within the threshold: their indices, those of the target points, and the distances."""
-    distance, index = nearest(points, target)
+    distance, index = nearest(points, target, threshold)
     matches = np.flatnonzero(distance < threshold)
     return matches, index[matches], distance[matches]
 
