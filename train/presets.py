@@ -272,7 +272,7 @@ PRESETS: dict[str, dict[str, tuple[str, TrainConfig]]] = {
             ),
         ),
         "demo_sharp": (
-            "The result of demo_worlds, trained further with Muon, on frames of up to 224×168.",
+            "The demo model's student, trained further with Muon, on frames of up to 224×168.",
             replace(
                 DEMO,
                 out=Path("runs/demo_sharp"),

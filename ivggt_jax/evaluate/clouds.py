@@ -21,7 +21,8 @@ def tree(points: np.ndarray) -> KDTree:
 def nearest(points: np.ndarray, others: KDTree, within: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
     """Distance [N] from each point to the nearest of the others, and the index [N] of that one.
 
-    Where none is closer than `within`, which saves time, the distance is infinite and the index the number of the others.
+    Only those closer than `within` are looked for, which saves time. Where there is none, the distance is infinite and the index
+    `others.n`, which is out of range.
     """
     distance, index = others.query(points, distance_upper_bound=within, workers=-1)
     return distance, index

@@ -28,7 +28,7 @@ class LoopConfig:
     """Most earlier places that a new one is compared with."""
     apart: int = 6
     """Within a part of the map, a place is compared only with places at least this many submaps ago, because over a short distance
-    the chain is better than a loop. No chain joins it to other parts, so their places may be as recent as they are."""
+    the chain is better than a loop. Places of other parts may be of any age, because no chain joins them to it."""
     support: int = 24
     """Least support of an accepted loop: image squares, 6 of 112 pixels wide, in which corners agree. Wrong pairs reached 19 on
     the streets and corridors it was chosen on, true ones up to 84 in other light (docs/mapping.md)."""

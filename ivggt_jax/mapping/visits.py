@@ -41,7 +41,8 @@ class PlaceMaker:
 
         `focal` is in image widths, `mask` bool [H,W] False where something covers the scene (`find_features`). Returns a place
         if the frame completes one. A frame that does not match the keyframes is left out: it is blurred, or shows another scene
-        after a cut. A submap that ends before it has enough others makes no place.
+        after a cut. Of another scene a frame in twenty matches by chance, so the frame after it must match, too, before one is
+        taken again. A submap that ends before `PLACE_FRAMES` are taken makes no place.
         """
         if record.grown is not None and record.grown != 1:
             self._grow(float(record.grown))
@@ -51,9 +52,11 @@ class PlaceMaker:
             return None
         else:
             self._since += 1
-        unclear = record.agreement != 0 and record.agreement < LEAST_DETAIL  # 0 if poses are not refined
-        if self._features and (self._since < PLACE_EVERY or unclear):
-            return None
+        if self._features:
+            if record.agreement != 0 and record.agreement < LEAST_DETAIL:  # 0 if poses are not refined
+                self._since = min(self._since, PLACE_EVERY - 2)
+            if self._since < PLACE_EVERY:
+                return None
         self._since = 0
         self._features.append(find_features(image, depth, mask))
         self._world_from_cam.append(np.asarray(world_from_cam, np.float64))

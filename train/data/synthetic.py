@@ -16,7 +16,7 @@ from ivggt_jax.train.data.batches import Batch
 
 FIELDS = ("images", "depth", "valid", "points", "cam_from_world", "intrinsics", "query_points", "tracks", "visibility")
 _SENSOR = 5
-"""Separates the random stream of a clip's sensor from the clip's own, which are 0 to 4: `split` and `fold_in` share them."""
+"""Number of the random stream of a clip's sensor. Those up to 4 are the clip's own: keys that `split` gives, and its bodies'."""
 _DEFECTS = 6
 """Likewise that of its defects."""
 
