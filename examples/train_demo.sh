@@ -11,7 +11,7 @@ ivggt train supervised demo_wide   # wide motion, twice
 ivggt train supervised demo_wide --student runs/demo_wide/best --out runs/demo_wide_again
 # more kinds of scenes, two sizes, cameras good and poor
 ivggt train supervised demo_worlds --student runs/demo_wide_again/best
-# larger frames and other rates: the last student of each, because the best one of sixteen clips is chosen mostly by chance
+# larger frames, with Muon, three times; of each the last student, because which one is best on sixteen clips is mostly chance
 ivggt train supervised demo_sharp
 ivggt train supervised demo_sharp --student runs/demo_sharp/student --out runs/demo_sharp_again \
   --step.optimizer.learning-rate 2.5e-4 --steps 2000
