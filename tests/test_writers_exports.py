@@ -407,6 +407,32 @@ def test_glb_has_the_points_and_true_pyramids_in_opengl_axes(tmp_path):
         np.testing.assert_allclose(project(item, pyramid[1:])[0], corners, atol=0.01)
 
 
+@pytest.mark.parametrize(
+    "world, there",
+    [
+        (((1, 0, 0), (0, 0, 1), (0, -1, 0)), (1, 3, -2)),  # z up, as robots have it: as programs with z up read glTF
+        (((1, 0, 0), (0, -1, 0), (0, 0, -1)), (1, 2, 3)),  # y up: as glTF has it
+        (((0, 0, 1), (-1, 0, 0), (0, -1, 0)), (1, 3, -2)),  # z up, x forward
+    ],
+)
+def test_glb_is_upright_in_any_world(tmp_path, world, there):
+    """A point at (1, 2, 3) of a world, and the first camera, which looks 30 degrees down there."""
+    trimesh = pytest.importorskip("trimesh")
+    turn = np.array(world) @ Rotation.from_euler("x", -30, degrees=True).as_matrix()
+    item = dataclasses.replace(
+        result(0),
+        cam_from_world=invert(np.column_stack((turn, (1, 2, 3)))),
+        points=np.full_like(result(0).points, np.array((1, 2, 3))),
+    )
+    export_glb(saved(tmp_path, [item]), tmp_path, ALL)
+    scene = trimesh.load(tmp_path / "scene.glb")
+    np.testing.assert_allclose(scene.geometry["points"].vertices, [there], atol=1e-6)
+    pyramid = np.asarray(scene.geometry["cameras"].vertices)
+    np.testing.assert_allclose(pyramid[0], there, atol=1e-6)
+    assert pyramid[3:, 1].mean() < pyramid[1:3, 1].mean(), "the lower edge of the picture is below"
+    assert np.linalg.det(pyramid[[1, 2, 4]] - pyramid[0]) > 0, "nothing is mirrored"
+
+
 def test_depth_that_nerfstudios_maps_cannot_hold_is_counted(tmp_path, caplog):
     item = result(0)
     depth = item.depth.copy()

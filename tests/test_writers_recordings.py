@@ -13,6 +13,7 @@ from writer_scene import HEIGHT, WIDTH, camera, result, tracked
 
 from ivggt_jax.depth_colours import COLOURS, colour_depth, inverse_depth_range
 from ivggt_jax.writers import ExportOptions, ResumeError, WriteError, Writers
+from ivggt_jax.writers.rrd import _names_of_axes
 from ivggt_jax.writers.trails import colour
 
 
@@ -185,6 +186,19 @@ def test_recordings_hold_every_frame_and_go_on_after_a_resume(tmp_path):
     assert [path.name for path in killed.iterdir()] == ["recording.rrd"]
     with pytest.raises(ResumeError, match="recording.rrd holds 0 finished frames"):
         Writers(["rrd"], tmp_path / "empty", ExportOptions(), 3, state)
+
+
+@pytest.mark.parametrize(
+    "world, letters",
+    [
+        (((1, 0, 0), (0, 1, 0), (0, 0, 1)), "RDF"),
+        (((1, 0, 0), (0, 0, 1), (0, -1, 0)), "RFU"),  # z up
+        (((1, 0, 0), (0, -1, 0), (0, 0, -1)), "RUB"),  # y up
+        (((0, 0, 1), (1, 0, 0), (0, 1, 0)), "RBD"),  # z down, as aircraft have it
+    ],
+)
+def test_rerun_is_told_which_way_is_up(world, letters):
+    assert _names_of_axes(np.column_stack((world, (1, 2, 3)))) == letters
 
 
 @pytest.mark.skipif(shutil.which("rerun") is None, reason="needs the Rerun SDK's program")

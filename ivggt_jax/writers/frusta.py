@@ -36,6 +36,17 @@ def upright(world_from_cam: np.ndarray) -> np.ndarray:
     return np.stack((np.cross(down, forward), down, forward))
 
 
+def upright_along_axes(world_from_cam: np.ndarray) -> np.ndarray:
+    """As `upright`, but each of the three along an axis of the world: right, down and forward as rows of ±1 and 0, [3, 3].
+
+    A world with y down gives the identity, one with z up ((1, 0, 0), (0, 0, -1), (0, 1, 0)).
+    """
+    mean = world_from_cam[:, :, 1].mean(0)
+    vertical = np.abs(mean).argmax()
+    down, right = np.eye(3)[vertical] * np.sign(mean[vertical]), np.eye(3)[1 if vertical == 0 else 0]
+    return np.stack((right, down, np.cross(right, down)))
+
+
 def first_look(points: np.ndarray, first: Result, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Initial eye and target of a page, [3] each: over the first camera's shoulder, towards the middle of points [N, 3].
 

@@ -1,4 +1,7 @@
-"""`scene.glb`: the fused cloud, and the cameras as pyramids, for any 3-D viewer; OpenGL axes (x right, y up, z backward)."""
+"""`scene.glb`: the fused cloud, and the cameras as pyramids, for any 3-D viewer; OpenGL axes (x right, y up, z backward).
+
+Where the world of a run is not y down, as often after `--align-to`, its own vertical axis becomes y.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +11,10 @@ import trimesh
 from trimesh.exchange.gltf import export_glb as export_glb_file
 
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.frusta import drawn_cameras, frustum_corners, frustum_depth
+from ivggt_jax.writers.frusta import drawn_cameras, frustum_corners, frustum_depth, upright_along_axes
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.writer import ExportOptions
 
-OPENGL_FROM_OPENCV = np.array((1.0, -1.0, -1.0), np.float32)
-"""Converts the world's axes: flips y and z."""
 FACES = np.array(((0, 2, 1), (0, 3, 2), (0, 4, 3), (0, 1, 4)))
 """Sides of a pyramid with its apex at vertex 0, counter-clockwise from outside."""
 FIRST, LAST = np.array((40, 90, 220, 255)), np.array((240, 120, 30, 255))
@@ -27,18 +28,20 @@ def export_glb(run: SavedRun, out: Path, options: ExportOptions) -> None:
     """
     points, colours = run.cloud(options).cloud()
     cameras = drawn_cameras(run)
+    axes = upright_along_axes(np.stack([camera.world_from_cam for camera in cameras]))
+    from_world = (axes * ((1,), (-1,), (-1,))).T.astype(np.float32)
     depth = frustum_depth(points)
     vertices = np.concatenate([frustum_corners(camera, depth) for camera in cameras])
     faces = np.concatenate([FACES + 5 * number for number in range(len(cameras))])
     age = np.linspace(0, 1, len(cameras)).repeat(5)[:, None]
     mesh = trimesh.Trimesh(
-        vertices * OPENGL_FROM_OPENCV,
+        vertices @ from_world,
         faces,
         vertex_colors=_linear(FIRST + age * (LAST - FIRST)),
         process=False,
     )
     scene = trimesh.Scene()
-    scene.add_geometry(trimesh.PointCloud(points * OPENGL_FROM_OPENCV, _linear(colours)), geom_name="points")
+    scene.add_geometry(trimesh.PointCloud(points @ from_world, _linear(colours)), geom_name="points")
     scene.add_geometry(mesh, geom_name="cameras")
     with replacing(out / "scene.glb") as file:
         file.write(export_glb_file(scene, tree_postprocessor=_paint))

@@ -17,6 +17,7 @@ import numpy as np
 
 from ivggt_jax.writers.depth import depth_to_16_bit, depth_unit
 from ivggt_jax.writers.files import ResumeError, naming
+from ivggt_jax.writers.frusta import upright_along_axes
 from ivggt_jax.writers.pixels import point_mask
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.trails import Trails, colour
@@ -54,7 +55,6 @@ class RrdWriter(Writer):
             identity = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
             self._recording = rerun.RecordingStream("ivggt_jax", recording_id=identity, send_properties=not frames)
             self._recording.save(self._path, default_blueprint=_blueprint(rerun))
-        self._recording.log("world", rerun.ViewCoordinates.RDF, static=True)
 
     @classmethod
     def check(cls, first: Result) -> None:
@@ -69,6 +69,8 @@ class RrdWriter(Writer):
         if frame.timestamp is not None:
             self._recording.set_time("time", duration=frame.timestamp)
         pose = result.world_from_cam
+        if not self._frames:
+            log("world", getattr(rerun.ViewCoordinates, _names_of_axes(pose)), static=True)
         log("world/camera", rerun.Transform3D(translation=pose[:, 3], mat3x3=pose[:, :3]))
         from_corner = result.intrinsics + np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
         log("world/camera/image", rerun.Pinhole(image_from_camera=from_corner, resolution=(width, height)))
@@ -124,6 +126,12 @@ class RrdWriter(Writer):
         size = rerun.Radius.ui_points(3.0)
         log("world/camera/image/tracks", rerun.Points2D(here, colors=colours, radii=size, keypoint_ids=numbers))
         log("world/camera/image/trails", rerun.LineStrips2D(trails, colors=colours))
+
+
+def _names_of_axes(world_from_cam: np.ndarray) -> str:
+    """Where the world's x, y and z point for a camera [3, 4], in Rerun's letters: RDF is right, down and forward."""
+    axes = upright_along_axes(world_from_cam[None])
+    return "".join(("RDF" if axis.sum() > 0 else "LUB")[np.abs(axis).argmax()] for axis in axes.T)
 
 
 def _blueprint(rerun: Any) -> Any:
