@@ -11,11 +11,13 @@ ivggt train supervised demo_wide   # wide motion, twice
 ivggt train supervised demo_wide --student runs/demo_wide/best --out runs/demo_wide_again
 # more kinds of scenes, two sizes, cameras good and poor
 ivggt train supervised demo_worlds --student runs/demo_wide_again/best
-# larger frames, with Muon, three times; of each the last student, because which one is best on sixteen clips is mostly chance
+# larger frames, with Muon, four times; of each the last student, because which one is best on sixteen clips is mostly chance
 ivggt train supervised demo_sharp
 ivggt train supervised demo_sharp --student runs/demo_sharp/student --out runs/demo_sharp_again \
   --step.optimizer.learning-rate 2.5e-4 --steps 2000
-ivggt train supervised demo_sharp --student runs/demo_sharp_again/student --out runs/demo_sharp_last \
+ivggt train supervised demo_sharp --student runs/demo_sharp_again/student --out runs/demo_sharp_third \
   --step.optimizer.learning-rate 3e-4 --steps 3200
+ivggt train supervised demo_sharp --student runs/demo_sharp_third/student --out runs/demo_sharp_last \
+  --step.optimizer.learning-rate 3e-4 --steps 4000 --seed 4 --synthetic.scales 1.0 1.5 1.5 2.0
 ivggt train supervised demo_heads --student runs/demo_sharp_last/student  # points and tracks, on the frozen trunk
 ivggt convert runs/demo/best runs/demo_model --dtype float16 --overwrite

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -126,13 +127,13 @@ def test_the_script_runs_each_stage_after_the_one_that_it_starts_from() -> None:
         words = shlex.split(line, comments=True)
         if words[:2] == ["ivggt", "train"]:
             config = preset(*words[2:4])
-            options = dict(zip(words[4::2], words[5::2], strict=True))
+            options = dict(pairwise(words[4:]))
             student, out = options.get("--student", config.student), options.get("--out", str(config.out))
             assert student in (f"{made[-1]}/best", f"{made[-1]}/student") if made else student == "random:demo"
             made.append(out)
         elif words[:2] == ["ivggt", "convert"]:
             assert words[2] == f"{made[-1]}/best"
-    assert len(made) == 9
+    assert len(made) == 10
 
 
 def test_the_demo_model_is_made_stage_by_stage() -> None:
