@@ -52,7 +52,7 @@ def rendered(lens: Camera, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 @pytest.mark.slow
 def test_an_undistorted_fisheye_is_as_good_as_a_pinhole(tmp_path) -> None:
-    """Path error and depth error of the demo model within 10 %, means of two walks of 40 frames on tuning seeds."""
+    """Path error and depth error of the demo model within 15 %, means of two walks of 40 frames on tuning seeds."""
     assert min(SEEDS) > HELD_OUT_SEED
     model, errors = load("demo"), {}
     straight = pinhole(focal_of(DEGREES, SIZE[0]), (159.5 + 320 / 224, 119.5 + 320 / 224), SIZE)
@@ -83,4 +83,4 @@ def test_an_undistorted_fisheye_is_as_good_as_a_pinhole(tmp_path) -> None:
             errors.setdefault(name, []).append((path, error))
     means = {name: np.mean(values, axis=0) for name, values in errors.items()}
     print(means, errors)
-    assert (means["fisheye"] < 1.1 * means["pinhole"]).all()
+    assert (means["fisheye"] < 1.15 * means["pinhole"]).all()
