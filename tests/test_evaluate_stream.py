@@ -365,6 +365,9 @@ def test_tables_and_plots_of_known_numbers(tmp_path):
     shorter = {**result, "group": "references", "measures": {"10": result["measures"]["10"]}}
     text = tables({"diversity, 8 frames": result, "offline": shorter}, 8)
     assert "| offline, 10 frames | 0.200 | – | – | 3.0 |" in text
+    at_the_end = {**result, "group": "maps", "measures": {"20": result["measures"]["20"]}}
+    text = tables({"loops closed": at_the_end}, 8)  # before there is anything to compare with
+    assert "| loops closed | – | – | 0.300 | – | 1.50 | – |" in text
     write_study(tmp_path, {"diversity, 8 frames": result}, 8)
     assert ElementTree.parse(tmp_path / "time.svg").getroot().find("{*}polyline") is not None
 

@@ -53,6 +53,14 @@ def test_a_cut_begins_a_new_part(demo: Model, rooms: list[tuple[np.ndarray, np.n
     assert (parts[112:] == 1).all()
 
 
+@pytest.mark.xfail(strict=True, reason="with the demo model's weights, a cut into a mirrored room passes in some rooms")
+def test_the_room_in_a_mirror_is_another_room(demo: Model, rooms: list[tuple[np.ndarray, np.ndarray]]):
+    images = rooms[0][0][:100]
+    _, parts = follow(demo, np.concatenate((images, images[:60, :, ::-1])))
+    assert not parts[:100].any()
+    assert (parts[112:] == 1).all()
+
+
 def test_a_lens_that_is_covered_while_the_camera_moves_on(demo: Model, rooms: list[tuple[np.ndarray, np.ndarray]]):
     """30 dark noisy frames: nothing is found in them, and what follows is a new part, for the way was not seen."""
     images = rooms[0][0].copy()

@@ -106,7 +106,7 @@ def _row(result: Result, other: Result | None, lengths: list[int]) -> list[str]:
     first, *positions = (known.get(str(n), {}) for n in lengths)
     return [
         _mean(first, "position_error", 3),
-        _difference(first, others[str(lengths[0])], "position_error", 3),
+        _difference(first, others.get(str(lengths[0]), {}), "position_error", 3),
         *(_mean(numbers, "position_error", 3) for numbers in positions),
         _mean(last, "rotation_error_degrees", 1),
         _mean(last, "path_error_percent", 2),

@@ -37,11 +37,11 @@ def upright(world_from_cam: np.ndarray) -> np.ndarray:
 
 
 def upright_along_axes(world_from_cam: np.ndarray) -> np.ndarray:
-    """As `upright`, but each of the three along an axis of the world: right, down and forward as rows of ±1 and 0, [3, 3].
+    """Right, down and forward as rows of ±1 and 0, [3, 3], for cameras [N, 3, 4]: down is the axis closest to that of `upright`.
 
-    A world with y down gives the identity, one with z up ((1, 0, 0), (0, 0, -1), (0, 1, 0)).
+    Right is x, or y if x is vertical. A world with y down gives the identity, one with z up ((1, 0, 0), (0, 0, -1), (0, 1, 0)).
     """
-    mean = world_from_cam[:, :, 1].mean(0)
+    mean = upright(world_from_cam)[1]
     vertical = np.abs(mean).argmax()
     down, right = np.eye(3)[vertical] * np.sign(mean[vertical]), np.eye(3)[1 if vertical == 0 else 0]
     return np.stack((right, down, np.cross(right, down)))

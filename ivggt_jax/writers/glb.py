@@ -1,6 +1,6 @@
 """`scene.glb`: the fused cloud, and the cameras as pyramids, for any 3-D viewer; OpenGL axes (x right, y up, z backward).
 
-Where the world of a run is not y down, as often after `--align-to`, its own vertical axis becomes y.
+Where the world of a run is not y down, as often after `--align-to`, the axis closest to its vertical becomes y.
 """
 
 from pathlib import Path
