@@ -12,19 +12,20 @@ import tyro
 from tqdm import tqdm
 
 from ivggt_jax.disk.beside import claimed, part_of, remove
+from ivggt_jax.disk.strict_json import read_json
 from ivggt_jax.options.align import AlignOptions
 from ivggt_jax.options.export import FORMATS, ExportOptions, MadeOutput, Output
 from ivggt_jax.runs.advice import saved_run
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, describe_correction, read_correction
 from ivggt_jax.runs.known_trajectory import align_run
-from ivggt_jax.runs.output_folder import check_over, check_replaceable, locked, mark
+from ivggt_jax.runs.output_folder import check_over, check_replaceable, locked, mark, results
 from ivggt_jax.runs.parts import after_joining, begins, warn_of_export
 from ivggt_jax.writers import WRITERS, Writers
 from ivggt_jax.writers.files import naming, replacing
 from ivggt_jax.writers.refinement import refined
 from ivggt_jax.writers.result import Result
-from ivggt_jax.writers.run_json import record_outputs
+from ivggt_jax.writers.run_json import record_outputs, recorded
 from ivggt_jax.writers.saved_run import SavedRun
 from ivggt_jax.writers.writer import required
 
@@ -62,10 +63,11 @@ def export(config: ExportConfig) -> int:
         check_replaceable(out, "--into")
         check_over(out)
         moved, records = move(saved, config.corrected, config.align, config.options if config.refine_ba else None)
+        folder = _folder_of(records, out, apart=out.resolve() == config.run.resolve())
+        _check_unmixed(folder, records)
         mark(out)
-        build(
-            moved, config.to, config.options, write_records(records, out, apart=out.resolve() == config.run.resolve())
-        )
+        _write_records(records, folder)
+        build(moved, config.to, config.options, folder)
     parts = begins(config.run)
     if broken := warn_of_export(after_joining(records.get(CORRECTED, {}), parts)):
         say(f"warning: {broken}")
@@ -104,17 +106,45 @@ def move(
     return run, records
 
 
-def write_records(records: Records, out: Path, apart: bool) -> Path:
-    """Write the records of a moved run, and return the folder for its results.
+def _folder_of(records: Records, out: Path, apart: bool) -> Path:
+    """The folder for a moved run's results: `out` itself or, if `apart` from the original results, a folder in it."""
+    return out / list(records)[-1] if apart and records else out
 
-    That is `out` itself or, if `apart` from the original results, a folder in it. Raises WriteError when the disk is full.
-    """
-    if apart and records:
-        out = out / list(records)[-1]
+
+def _write_records(records: Records, folder: Path) -> None:
+    """Write the records of a moved run into the folder of its results. Raises WriteError when the disk is full."""
     for way, record in records.items():
-        with replacing(out / RECORD_FILES[way]) as file:
+        with replacing(folder / RECORD_FILES[way]) as file:
             file.write(f"{json.dumps(record, indent=2, ensure_ascii=False)}\n".encode())
-    return out
+
+
+def _check_unmixed(folder: Path, records: Records) -> None:
+    """Raises ValueError when the folder holds results that were moved in another way, or by another trajectory."""
+    if not (there := results(folder)):
+        return
+    before = {way: read_json(folder / name) for way, name in RECORD_FILES.items() if (folder / name).is_file()}
+    if before.keys() == records.keys() and all(
+        recorded(before, "aligned", key) == recorded(records, "aligned", key) for key in ("trajectory", "world")
+    ):
+        return
+    to = recorded(before, "aligned", "trajectory")
+    made = " and ".join(f"{way} to {to}" if way == "aligned" else way for way in before) or "not moved"
+    raise ValueError(
+        f"{folder} holds results that are {made}, which do not lie where these would: choose another --into, or remove them "
+        f"({', '.join(there)})"
+    )
+
+
+def build_moved(
+    run: SavedRun, names: Iterable[Output], options: ExportOptions, corrected: bool, align: AlignOptions
+) -> None:
+    """Write a run's outputs at its end: moved ones into a folder apart. Raises as `move` and `build` do."""
+    run, records = move(run, corrected, align)
+    folder = _folder_of(records, run.out, apart=True)
+    _write_records(records, folder)
+    if corrected:  # wherever the results are, because the viewer shows the correction
+        _write_records({CORRECTED: records[CORRECTED]}, run.out / CORRECTED)
+    build(run, names, options, folder)
 
 
 def build(run: SavedRun, names: Iterable[Output], options: ExportOptions, into: Path) -> None:

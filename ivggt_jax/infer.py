@@ -16,7 +16,7 @@ import numpy as np
 from ivggt_jax.cameras.exif import offered_camera
 from ivggt_jax.cameras.files import calibration_file
 from ivggt_jax.config import CacheConfig
-from ivggt_jax.export import build, move, write_records
+from ivggt_jax.export import build_moved
 from ivggt_jax.inference.checks import check
 from ivggt_jax.inference.closing import record, say_end
 from ivggt_jax.inference.earlier import as_begun, decisive_options, for_records, is_done, to_resume
@@ -219,12 +219,16 @@ def _build(config: InferConfig, out: Path, run: Run, interrupted: list[int]) -> 
     """Build outputs from saved frames: at the end and after Ctrl-C, but not after SIGTERM."""
     moved = config.mapping.loops or config.align.trajectory
     names = [name for name in config.outputs if name != "npz"] if moved else config.built
-    if not names or not run.frames or interrupted not in ([], [signal.SIGINT]):
+    if not (names or moved) or not run.frames or interrupted not in ([], [signal.SIGINT]):
         return
     if not interrupted:
         run.save()  # if killed from here on, the run loses no frame
-    saved, records = move(SavedRun(out, source=config.source), config.mapping.loops, config.align)
-    build(saved, names, config.options, write_records(records, out, apart=True))
+    try:
+        build_moved(SavedRun(out, source=config.source), names, config.options, config.mapping.loops, config.align)
+    except ValueError as error:
+        if not interrupted:
+            raise
+        say(f"warning: what is made at the end is not made now: {error}")  # for example, too few frames to be aligned
 
 
 def _with_frames(config: InferConfig, out: Path, length: int | None, state: StreamState) -> InferConfig:

@@ -12,6 +12,7 @@ from ivggt_jax import Predictions, SubmapConfig, geometry
 from ivggt_jax.evaluate.walks import FIELD_OF_VIEW, Walk
 from ivggt_jax.mapping.pyramid import pyramid, sharpness
 from ivggt_jax.mapping.refinement import CERTAIN, Focal
+from ivggt_jax.mapping.shots import agreement, details
 from ivggt_jax.mapping.state import MapState
 from ivggt_jax.mapping.submaps import PATIENCE, follow, is_due
 from ivggt_jax.trajectories.alignment import inverse
@@ -104,6 +105,31 @@ def test_a_cut_begins_a_new_part_once(rooms: list[tuple[np.ndarray, Predictions]
     found = parts(*joined(taken(rooms[0], slice(at)), taken(rooms[1], slice(16))))
     assert found.max() == 1
     assert at + PATIENCE <= int(np.argmax(found)) <= at + 3 * PATIENCE
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_cut_into_the_room_in_a_mirror(rooms: list[tuple[np.ndarray, Predictions]], room: int):
+    """By chance its details agree with the keyframes' by more than other rooms' do, but its first image not with the last one."""
+    before, after = taken(rooms[room], slice(10)), taken(rooms[room], slice(16))
+    found = parts(*joined(before, (after[0][:, :, ::-1], after[1])))
+    assert found.max() == 1
+    assert 10 + PATIENCE <= int(np.argmax(found)) <= 10 + 3 * PATIENCE
+
+
+def test_neighbours_in_a_shot_agree(rooms: list[tuple[np.ndarray, Predictions]]):
+    """Also shifted by a sixth of the image, at a third of the light, or with half of it unknown; not with the mirror image."""
+    image = rooms[0][0][0]
+    shown = details(pyramid(image))
+
+    def alike(other: np.ndarray) -> float:
+        return float(agreement(shown, details(pyramid(other))))
+
+    assert alike(image) == pytest.approx(1, abs=1e-5)
+    assert alike(np.float32(0.3) * image) == pytest.approx(1, abs=1e-5)
+    assert alike(np.roll(image, SIZE[1] // 6, axis=1)) > 0.6
+    assert alike(np.where(np.arange(SIZE[1])[:, None] < SIZE[1] // 2, image, np.nan)) > 0.6
+    assert alike(image[:, ::-1]) < 0.4
+    assert alike(np.full_like(image, np.nan)) == 0
 
 
 def test_a_cut_that_the_depths_show_is_recorded_as_one(rooms: list[tuple[np.ndarray, Predictions]]):

@@ -1,10 +1,15 @@
 """The step in depth where two submaps meet; a slanted wall 20×30, exact cameras, seed 0."""
 
+from dataclasses import replace
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ivggt_jax import geometry
+from ivggt_jax import SubmapConfig, geometry
 from ivggt_jax.mapping.seam import FADE, Seam
+from ivggt_jax.mapping.state import MapState
+from ivggt_jax.mapping.submaps import _grown
 
 SIZE = 20, 30
 INTRINSICS = geometry.intrinsics_from_field_of_view(jnp.deg2rad(60.0), *SIZE)
@@ -45,3 +50,18 @@ def test_what_is_not_known_or_another_thing_makes_no_seam():
     nothing = Seam.none(1, *SIZE)
     assert nothing.step.shape == (1, *SIZE)
     assert nothing.age[0] >= FADE
+
+
+def test_the_step_stays_in_its_place_when_the_unit_changes():
+    """A depth sensor says that all lengths are three times as long: so are the depths without the step."""
+    anchor, pose = camera(0.7), camera(0.75)
+    depth = jnp.asarray(wall(pose), jnp.float32)
+    seam = Seam.between(
+        jnp.asarray(wall(anchor)) * jnp.linspace(1, 1.1, SIZE[1]), jnp.asarray(wall(anchor)), jnp.asarray(anchor)
+    )
+    position = replace(jax.tree.map(lambda x: x[0], MapState.empty(SubmapConfig(), 1, *SIZE, None)), seam=seam)
+    wanted, _ = seam.close(depth, jnp.asarray(pose), INTRINSICS)
+    longer = jnp.asarray(pose).at[:, 3].multiply(3)
+    found, _ = _grown(position, jnp.asarray(3.0)).seam.close(3 * depth, longer, INTRINSICS)
+    assert float(jnp.max(wanted / depth)) > 1.05
+    np.testing.assert_allclose(found, 3 * wanted, rtol=1e-5)

@@ -13,7 +13,7 @@ from ivggt_jax.mapping.state import MapRecord
 from ivggt_jax.mapping.visits import PlaceMaker
 from ivggt_jax.transforms import Similarity
 
-Fed = tuple[np.ndarray, np.ndarray, np.ndarray, float, MapRecord]
+Fed = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, MapRecord]
 NAMES = ("descriptor", "submap_from_cam", "focal", "pixels", "depth", "patches")
 
 
@@ -34,7 +34,7 @@ def frames(anchors: tuple[int, ...], count: int) -> Iterator[Fed]:
         )  # fmt: skip
         pose = np.concatenate((turn, rng.normal(size=(3, 1))), axis=1)
         image, depth = rng.integers(0, 256, (40, 48, 3), np.uint8), rng.uniform(1, 2, (40, 48)).astype(np.float32)
-        yield image, depth, pose, 0.5 + 0.01 * number, record
+        yield image, depth, pose, np.array((0.5, 0.625)) + 0.01 * number, record
         submap += number in anchors
 
 
@@ -56,7 +56,8 @@ def test_a_place_is_the_anchor_and_two_frames_after_it():
         for i, (image, depth, *_) in enumerate(own):
             wanted = find_features(image, depth)
             assert (wanted.depth > 0).any()
-            np.testing.assert_array_equal(place.pixels[i], wanted.pixels)
+            fx, fy = fed[first + 4 * i][3]
+            np.testing.assert_allclose(place.pixels[i] / fx, wanted.pixels / (fx, fy), rtol=1e-6)
             np.testing.assert_array_equal(place.patches[i], wanted.patches)
             np.testing.assert_allclose(world.scale * place.depth[i], wanted.depth, rtol=1e-6)
 

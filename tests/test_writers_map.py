@@ -172,9 +172,7 @@ def late(results: list[Result], reading: int) -> list[Result]:
 
 
 @pytest.mark.parametrize("reading", [20, 25, 33])
-def test_a_unit_that_is_known_late_makes_the_same_corrected_map(
-    run: Path, results: list[Result], tmp_path: Path, reading: int
-):
+def test_a_unit_that_is_known_late_makes_the_same_map(run: Path, results: list[Result], tmp_path: Path, reading: int):
     """Also if the run was killed after the reading, and if the first frame of a submap has it."""
     changed = late(results, reading)
     first = write(tmp_path, changed[: reading + 2])
@@ -183,7 +181,8 @@ def test_a_unit_that_is_known_late_makes_the_same_corrected_map(
     write(tmp_path, changed, first=reading + 2, state=state).close()
     (move, record), (wanted, plain) = read_correction(tmp_path), read_correction(run)
     assert record["loops"] == plain["loops"]
-    for one, other in zip(SavedRun(tmp_path).moved(move), SavedRun(run).moved(wanted), strict=True):
+    found, same = SavedRun(tmp_path), SavedRun(run)
+    for one, other in (*zip(found, same, strict=True), *zip(found.moved(move), same.moved(wanted), strict=True)):
         np.testing.assert_allclose(one.cam_from_world, other.cam_from_world, atol=1e-4)
         np.testing.assert_allclose(one.depth, other.depth, rtol=1e-4)
 

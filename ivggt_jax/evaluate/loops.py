@@ -10,7 +10,7 @@ import numpy as np
 from ivggt_jax.mapping.correction import Correction, believed, correct
 from ivggt_jax.mapping.judge import Loop
 from ivggt_jax.mapping.loops import Proof
-from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, SubmapRecord, read_loops, read_submaps
+from ivggt_jax.mapping.map_files import LOOPS_FILE, SUBMAPS_FILE, Growth, SubmapRecord, read_loops, read_submaps
 from ivggt_jax.model.vggt import Predictions
 from ivggt_jax.runs.run import make_result
 from ivggt_jax.sources.frame import Fit, Frame
@@ -73,7 +73,9 @@ class Map:
 
     def moves(self, found: np.ndarray) -> list[Similarity]:
         """The move of each frame, with predicted cameras [S,3,4] (world_from_cam), to its place in the corrected map."""
-        return [self.correction(i, camera) for i, camera in enumerate(found)]
+        growth = next((record.growth for record in self.submaps if record.growth), Growth(0, 1.0))
+        units = [growth.move(i) for i in range(len(found))]
+        return [self.correction(i, unit.poses(found[i])).after(unit) for i, unit in enumerate(units)]
 
     def loops(self, found: np.ndarray, truth: np.ndarray, metres: np.ndarray) -> Loops:
         """The result of the loops, given predicted and true cameras [S,3,4] (world_from_cam).

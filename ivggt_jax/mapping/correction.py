@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from ivggt_jax.mapping.graph import Solution, solve
 from ivggt_jax.mapping.judge import Loop
 from ivggt_jax.mapping.loops import Proof
-from ivggt_jax.mapping.map_files import Growth, SubmapRecord
+from ivggt_jax.mapping.map_files import SubmapRecord
 from ivggt_jax.transforms import Similarity
 
 USUAL_SUPPORT = 27
@@ -36,21 +36,12 @@ class Correction:
     """Largest shift of any submap's first frame."""
     begins: list[int]
     """First frames of the parts that remain when loops have joined others."""
-    growth: Growth | None = None
-    """How the map's unit changed during the run. The corrected map is in one unit, the last."""
 
     def __call__(self, frame: int, world_from_cam: np.ndarray) -> Similarity:
-        """The move of frame number `frame`, whose camera [3,4] was thought to be at `world_from_cam`.
+        """The move of frame number `frame`, whose camera [3,4] was thought to be at `world_from_cam`, in the map's last unit.
 
         Between the first frames of two submaps the move is interpolated, so that nothing jumps.
         """
-        if self.growth is None or frame >= self.growth.frame:
-            return self._move(frame, world_from_cam)
-        grown = Similarity(self.growth.factor)
-        return self._move(frame, grown.poses(world_from_cam)).after(grown)
-
-    def _move(self, frame: int, world_from_cam: np.ndarray) -> Similarity:
-        """The move of a frame that is in the map's last unit."""
         i = int(np.searchsorted(self.first, frame, side="right")) - 1
         one = self.moves[i]
         if i + 1 == len(self.moves) or self.parts[i + 1] != self.parts[i]:
@@ -69,7 +60,6 @@ class Correction:
             "disagreement_before": solution.residual_before,
             "disagreement_after": solution.residual_after,
             "largest_move": self.largest_move,
-            "growth": self.growth._asdict() if self.growth else None,
         }
 
 
@@ -86,8 +76,7 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     first = np.array([record.first for record in submaps])
     kept = [(loop.a, loop.b) for loop, verdict in zip(loops, solution.verdicts, strict=True) if verdict == "kept"]
     largest = float(np.linalg.norm(shifts, axis=-1).max())
-    begins, growth = _begins(first, parts, kept), next((record.growth for record in submaps), None)
-    return Correction(first, np.array(parts), moves, solution, largest, begins, growth)
+    return Correction(first, np.array(parts), moves, solution, largest, _begins(first, parts, kept))
 
 
 def _begins(first: np.ndarray, parts: list[int], joined: list[tuple[int, int]]) -> list[int]:

@@ -63,6 +63,10 @@ class Growth(NamedTuple):
     factor: float
     """Lengths before it are to be multiplied by this."""
 
+    def move(self, frame: int) -> Similarity:
+        """The move of a frame, as it was written, to the map's last unit."""
+        return Similarity(self.factor if frame < self.frame else 1.0)
+
 
 @dataclass(frozen=True, eq=False)
 class SubmapRecord:
@@ -142,15 +146,34 @@ def read_loops(path: Path) -> list[Proof]:
     return _read(path, LOOP_COLUMNS, parse)
 
 
+def read_growth(path: Path) -> Growth | None:
+    """How the unit has changed during a run, by its `submaps.txt`, of which nothing else is read.
+
+    None if it has not, or if there is no file. Raises ValueError naming the invalid line.
+    """
+    for number, line in _lines(path) if path.is_file() else ():
+        if line.startswith(GROWN):
+            try:
+                return _growth(line.split(" "))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+    return None
+
+
 def _grown(words: list[str], before: list[SubmapRecord]) -> list[SubmapRecord]:
     """The submaps before a line that says how the unit has changed."""
+    growth = _growth(words)
+    if not before or before[0].growth or growth.frame <= before[-1].first:
+        raise ValueError(f"the unit cannot change in frame {growth.frame} here")
+    return [replace(record, growth=growth) for record in before]
+
+
+def _growth(words: list[str]) -> Growth:
     _check_width(words, GROWTH_COLUMNS)
     (frame,), (factor,) = _wholes(words[1:2]), _finite(words[2:])
-    if not before or before[0].growth or frame <= before[-1].first:
-        raise ValueError(f"the unit cannot change in frame {frame} here")
     if not factor >= 1 / _LARGEST:
         raise ValueError(f"the factor {factor} is not positive")
-    return [replace(record, growth=Growth(frame, factor)) for record in before]
+    return Growth(frame, factor)
 
 
 def _read(path: Path, columns: str, parse: Callable[[list[str], list[_Record]], _Record | None]) -> list[_Record]:

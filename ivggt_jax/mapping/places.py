@@ -33,9 +33,9 @@ class Place:
     submap_from_cam: np.ndarray
     """float64 [PLACE_FRAMES,3,4]: cameras in the submap's own frame and unit."""
     focal: np.ndarray
-    """float64 []: predicted focal length in image widths."""
+    """float64 []: predicted focal length along x, in image widths."""
     pixels: np.ndarray
-    """float32 [PLACE_FRAMES,N,2]: corners, as in `features.Features`."""
+    """float32 [PLACE_FRAMES,N,2]: corners, as in `features.Features`, but v is times fx/fy, so that one focal length is enough."""
     depth: np.ndarray
     """float32 [PLACE_FRAMES,N] in the submap's unit, 0 where there is no corner."""
     patches: np.ndarray

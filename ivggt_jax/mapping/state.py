@@ -42,6 +42,10 @@ class MapState:
     """[B] float32: running mean of the sharpness of frames, slower for those that show nothing."""
     detail: jax.Array
     """[B] float32: running mean of the correlation between details of frames and keyframes."""
+    previous: jax.Array
+    """[B,H,W] float32: the last image's details (`shots`), with which the next image's are compared; 0 if it was blurred."""
+    jumped: jax.Array
+    """[B] bool: no frame since what may be a cut has matched the keyframes."""
     lost: jax.Array
     """[B] int32: frames that did not match the keyframes, since the last one that clearly did."""
     keyframes: Keyframe
@@ -73,6 +77,8 @@ class MapState:
             link_spread=jnp.zeros(batch, jnp.float32),
             sharpness=jnp.zeros(batch, jnp.float32),
             detail=jnp.zeros(batch, jnp.float32),
+            previous=jnp.zeros((batch, height, width), jnp.float32),
+            jumped=jnp.zeros(batch, bool),
             keyframes=empty_keyframes((batch, config.keyframes), height, width),
             valid=jnp.zeros((batch, config.keyframes), bool),
             seam=Seam.none(batch, height, width),

@@ -33,21 +33,21 @@ class PlaceMaker:
         image: np.ndarray,
         depth: np.ndarray,
         world_from_cam: np.ndarray,
-        focal: float,
+        focal: np.ndarray,
         record: MapRecord,
         mask: np.ndarray | None = None,
     ) -> Place | None:
         """Take the next frame: image uint8 [H,W,3], depth [H,W], pose [3,4] in the world, and the map's record of it.
 
-        `focal` is in image widths, `mask` bool [H,W] False where something covers the scene (`find_features`). Returns a place
-        if the frame completes one. A frame that does not match the keyframes is left out: it is blurred, or shows another scene
-        after a cut. Of another scene a frame in twenty matches by chance, so the frame after it must match, too, before one is
-        taken again. A submap that ends before `PLACE_FRAMES` are taken makes no place.
+        `focal` [2], along x and y, is in image widths, `mask` bool [H,W] False where something covers the scene
+        (`find_features`). Returns a place if the frame completes one. A frame that does not match the keyframes is left out: it
+        is blurred, or shows another scene after a cut. Of another scene a frame in twenty matches by chance, so the frame after
+        it must match, too, before one is taken again. A submap that ends before `PLACE_FRAMES` are taken makes no place.
         """
         if record.grown is not None and record.grown != 1:
             self._grow(float(record.grown))
         if record.anchor or self._submap < 0:
-            self._begin(int(record.submap) + int(record.anchor), np.asarray(record.token, np.float16), focal)
+            self._begin(int(record.submap) + int(record.anchor), np.asarray(record.token, np.float16), float(focal[0]))
         elif self._token is None:
             return None
         else:
@@ -58,7 +58,8 @@ class PlaceMaker:
             if self._since < PLACE_EVERY:
                 return None
         self._since = 0
-        self._features.append(find_features(image, depth, mask))
+        found = find_features(image, depth, mask)
+        self._features.append(replace(found, pixels=found.pixels * np.float32((1, focal[0] / focal[1]))))
         self._world_from_cam.append(np.asarray(world_from_cam, np.float64))
         return self._finish(record) if len(self._features) == PLACE_FRAMES else None
 

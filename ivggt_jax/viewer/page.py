@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from ivggt_jax.depth_colours import colour, colour_depth, inverse_depth_range
 from ivggt_jax.runs.address import check_address
 from ivggt_jax.runs.command import say
-from ivggt_jax.runs.corrected import CORRECTED, MAP_FILE, read_correction
+from ivggt_jax.runs.corrected import MapAt, changes_of, state_of_map
 from ivggt_jax.runs.resume import read_state
 from ivggt_jax.viewer.controls import Controls
 from ivggt_jax.viewer.full_size import FullSize, large, with_tracks
@@ -25,7 +25,7 @@ from ivggt_jax.writers.files import numbered
 from ivggt_jax.writers.frusta import first_look, frustum_corners, frustum_depth
 from ivggt_jax.writers.fusion import automatic_voxel
 from ivggt_jax.writers.run_json import plain, recorded
-from ivggt_jax.writers.saved_run import Move, moved, read_result
+from ivggt_jax.writers.saved_run import Change, read_result
 from ivggt_jax.writers.trails import LENGTH
 
 EDGES = np.array(((0, 1), (0, 2), (0, 3), (0, 4), (1, 2), (2, 3), (3, 4), (4, 1)))
@@ -57,8 +57,8 @@ class View:
         self._paths: list[Path] = []
         self._next_listing = 0.0
         self._damaged: set[int] = set()
-        self._correction: Move | None = None
-        self._corrected_at: float | None = None
+        self._changes: tuple[Change, ...] = ()
+        self._map: MapAt = None, None
         self._base = 0.01
         self._size = 0.1
         self._measured = False
@@ -144,18 +144,10 @@ class View:
         return bool(missing)
 
     def _map_changed(self) -> bool:
-        """Whether the run was corrected or restarted since the last check."""
-        run = self._folder.parent
-        try:
-            at: float | None = (run / CORRECTED / MAP_FILE).stat().st_mtime
-        except OSError:
-            at = None
-        if at == self._corrected_at:
+        """Whether the run was corrected or restarted, or its unit changed, since the last check."""
+        if (now := state_of_map(self._folder.parent)) == self._map:
             return False
-        self._corrected_at, self._correction = at, None
-        if at is not None:
-            with contextlib.suppress(OSError, ValueError):  # it is just being restarted
-                self._correction = read_correction(run)[0]
+        self._map, self._changes = now, changes_of(self._folder.parent, now)
         return True
 
     def _begin_again(self) -> None:
@@ -172,7 +164,9 @@ class View:
         """A saved frame; None if it is damaged, or was just removed by a restarted run."""
         try:
             result = read_result(self._paths[position])
-            return moved(result, position, self._correction) if self._correction else result
+            for change in self._changes:
+                result = change(position, result)
+            return result
         except (OSError, ValueError):
             return None
 

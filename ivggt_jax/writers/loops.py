@@ -47,7 +47,7 @@ class LoopsWriter(Writer):
         """Add the frame to a place, and compare the place when it is complete."""
         if result.map is None:
             raise ValueError("loops.txt needs a run with submaps")
-        frame, focal = result.frame, float(result.intrinsics[0, 0]) / result.frame.image.shape[1]
+        frame, focal = result.frame, result.intrinsics.diagonal()[:2] / result.frame.image.shape[1]
         depth, mask = required(result.depth, "loops.txt", "depth"), frame.mask
         if result.moving is not None:
             # Moving things do not identify a place, but do not cover the same part of every image either.

@@ -7,6 +7,7 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 
+from ivggt_jax.mapping.map_files import SUBMAPS_FILE, Growth, read_growth
 from ivggt_jax.sources.config import SourceConfig
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.trajectories.alignment import inverse
@@ -34,19 +35,20 @@ Change = Callable[[int, Result], Result]
 
 
 class SavedRun(Sequence[Result]):
-    """The results in `OUT/frames`, in order, each read on access, moved, and not kept."""
+    """The results in `OUT/frames`, in order, each read on access, moved, and not kept. All are in one unit, the run's last."""
 
     tracks: Tracks | None = None
     """Points known better than from depth alone, if any."""
 
-    def __init__(self, out: Path, changes: tuple[Change, ...] = (), source: SourceConfig | None = None):
-        """changes: applied to each result, one after the other. source: of the run; by default from `run.json`.
+    def __init__(self, out: Path, changes: tuple[Change, ...] | None = None, source: SourceConfig | None = None):
+        """changes: applied to each result, one after the other; by default that to the run's last unit, if there are others.
+        source: of the run; by default from `run.json`.
 
-        Raises FileNotFoundError when there are no saved frames.
+        Raises FileNotFoundError when there are no saved frames, ValueError when `submaps.txt` is damaged.
         """
         self.out = out
         self.source = source or recorded_source(out)
-        self._changes = changes
+        self._changes = to_one_unit(read_growth(out / SUBMAPS_FILE)) if changes is None else changes
         self._paths = numbered(out / "frames", ".npz")
         self._cloud: tuple[ExportOptions, VoxelGrid] | None = None
         if not self._paths:
@@ -103,6 +105,13 @@ class SavedRun(Sequence[Result]):
         for change in self._changes:
             result = change(number, result)
         return result
+
+
+def to_one_unit(growth: Growth | None) -> tuple[Change, ...]:
+    """The change of saved frames to a run's last unit; none if its unit has always been the same."""
+    if growth is None:
+        return ()
+    return (lambda number, result: moved(result, number, lambda frame, _: growth.move(frame)),)
 
 
 def moved(result: Result, number: int, move: Move) -> Result:

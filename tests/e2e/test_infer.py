@@ -443,18 +443,21 @@ def test_folders_of_similar_length_share_what_was_compiled(checkpoint: Path, fol
 
 
 def test_interrupt_finishes_the_frame(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
-    """Enough frames that the signal comes in the middle."""
+    """Enough frames that the signal comes in the middle, before any that has a pose to be aligned to."""
     image = (folder / "img1.png").read_bytes()
     for i in range(6, 3000):
         (folder / f"img{i}.png").write_bytes(image)
     out = tmp_path / "out"
-    process = start("infer", "--frames", folder, "--checkpoint", checkpoint, "--out", out)
+    known = tmp_path / "known.txt"
+    np.savetxt(known, [(number, number, 0, 0, 0, 0, 0, 1) for number in range(2900, 2999)])
+    process = start("infer", "--frames", folder, "--checkpoint", checkpoint, "--out", out, "--align-to", known)
     trajectory = out / "trajectory.txt"
     wait_until(lambda: trajectory.exists() and len(trajectory.read_text().splitlines()) > 3, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, error
     assert "Traceback" not in error and "--resume goes on" in error
+    assert "warning: what is made at the end is not made now: " in error and "three are needed" in error
     record = json.loads((out / "run.json").read_text())
     assert record["interrupted"] and 3 <= record["frames"] < 2999
     assert len(np.loadtxt(out / "trajectory.txt")) == record["frames"]

@@ -88,6 +88,34 @@ def test_a_correction_can_be_made_again_and_brought_to_a_known_trajectory(
     assert json.loads((copy / "aligned" / "map.json").read_text())["largest_move"] > 0.001
 
 
+def test_results_that_lie_elsewhere_are_not_mixed(
+    looped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those in one folder are all moved in one way, by one trajectory."""
+    copy, known, to = tmp_path / "copy", tmp_path / "known.txt", ("--to", "tum")
+    shutil.copytree(looped, copy)
+    shutil.copy(looped / "trajectory.txt", known)
+    assert run(export.main, copy, "--align-to", known, *to) == 0
+    assert run(export.main, copy, "--align-to", known, *to) == 0
+    capsys.readouterr()
+    others = ("--align-to", shutil.copy(known, tmp_path / "other.txt")), ("--scale-from", known)
+    for options in (("--corrected", "--align-to", known), *others):
+        assert run(export.main, copy, *options, *to) == 1
+        assert f"aligned holds results that are aligned to {known}" in capsys.readouterr().err
+    assert run(export.main, copy, "--corrected", "--into", tmp_path / "into", *to) == 0
+    assert run(export.main, copy, "--into", tmp_path / "into", *to) == 1
+    assert "into holds results that are corrected" in capsys.readouterr().err
+
+
+def test_the_map_is_corrected_whatever_is_written(checkpoint: Path, looped: Path, tmp_path: Path) -> None:
+    """Nothing else is made at the end, but the viewer shows the corrected map."""
+    options = ("--submaps", 10, "--no-refine", "--loops", "--checkpoint", checkpoint, "--export", "npz")
+    frames, known, out = looped.parent / "frames", looped / "trajectory.txt", tmp_path / "out"
+    assert run(main, "--frames", frames, "--out", out, "--align-to", known, *options) == 0
+    assert {path.name for path in (out / "aligned").iterdir()} == {"map.json", "alignment.json"}
+    assert (out / "corrected" / "map.json").read_bytes() == (looped / "corrected" / "map.json").read_bytes()
+
+
 def broken(looped: Path, copy: Path) -> Path:
     """A copy of the run whose map breaks before its third submap."""
     shutil.copytree(looped, copy)
