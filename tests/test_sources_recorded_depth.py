@@ -63,6 +63,18 @@ def test_depth_that_is_sparse_or_begins_late(tmp_path: Path) -> None:
     assert [bool(np.isfinite(depth).any()) for depth in found] == [False, False, True, False]
 
 
+@pytest.mark.parametrize("frames_too", [False, True])
+@pytest.mark.parametrize("milliseconds", [-1e6, 1e6])
+@pytest.mark.parametrize("which", range(4))
+def test_one_wrong_stamp_costs_one_depth(tmp_path: Path, which: int, milliseconds: float, frames_too: bool) -> None:
+    """Of a depth image, or of a frame; by 1,000 seconds."""
+    topics = {"/camera/color": [image(COLOURS, "rgb8")] * 4, str(DEPTH): [image(RAMP, "16UC1")] * 4}
+    wrong = topics["/camera/color" if frames_too else str(DEPTH)]
+    wrong[which] = late(wrong[which], milliseconds)
+    found = depths_of(write(tmp_path, "mcap", topics))
+    assert [bool(np.isfinite(depth).any()) for depth in found] == [number != which for number in range(4)]
+
+
 @pytest.mark.parametrize(
     ("topic", "words"),
     [

@@ -230,6 +230,15 @@ def test_what_everybody_reads_alike_is_the_same_file(name: str, tmp_path: Path) 
     assert (tmp_path / "images" / name).samefile(path)
 
 
+def test_a_tiff_with_a_smaller_copy_is_the_same_file(tmp_path: Path) -> None:
+    """Such copies, for a quick look, are no pictures of their own."""
+    small = Image.new("RGB", (7, 7))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    path = picture(tmp_path / "photos" / "a.tif", value=(10, 20, 30), save_all=True, append_images=[small])
+    assert place([named(0, "a.tif", path)], tmp_path) == ["a.tif"]
+    assert (tmp_path / "images" / "a.tif").samefile(path)
+
+
 def test_an_export_can_be_moved(tmp_path: Path) -> None:
     """Also to where the originals are not, as into a container."""
     path = picture(tmp_path / "photos" / "a.jpg", value=(200, 60, 40))

@@ -117,6 +117,13 @@ def test_sky_is_bright_blue_or_grey_unsure_and_joined_to_the_top():
     expected[:8, :25] = True
     np.testing.assert_array_equal(sky_mask(image, confidence.astype(np.float32)), expected)
     assert not sky_mask(image, np.full((20, 30), 2, np.float32)).any()
+    # Padded to a square, with white, of which the model is sure.
+    padded, sure, mask = (
+        np.pad(x, ((5, 5), *((0, 0),) * (x.ndim - 1)), constant_values=value)
+        for x, value in ((image, 255), (confidence, 9), (np.ones((20, 30), bool), False))
+    )
+    np.testing.assert_array_equal(sky_mask(padded, sure, mask), np.pad(expected, ((5, 5), (0, 0))))
+    assert not sky_mask(padded, sure, np.zeros_like(mask)).any()
     keep = point_mask(dataclasses.replace(result(0)), ExportOptions(confidence=0, sky="drop"))
     assert keep.sum() == keep.size - sky_mask(result(0).frame.image, result(0).points_confidence).sum()
 

@@ -81,7 +81,7 @@ class ExportOptions:
     confidence: float = 50.0
     """Percentile: a pixel becomes a point if its confidence reaches this percentile of its own frame."""
     voxel: float | None = None
-    """Side of the cubes in which points are averaged, in the model's unit; by default derived from the first frame's extent."""
+    """Side of the cubes in which points are averaged, in the unit of the file; by default from the first frame's extent."""
     max_points: int = 2_000_000
     """Maximum number of points in a cloud; if there would be more, the cubes double in size."""
     sky: Literal["keep", "drop"] = "keep"

@@ -20,6 +20,8 @@ FINEST = 1e-4
 """Largest distance between neighbouring numbers in float32, in which results are stored, as a share of the path's extent."""
 CHECKED = 10
 """Frames at the start of a run whose times are checked before it continues."""
+STATED, SLOWER = 2, 50
+"""How much longer a video may be than it states, and how much slower pictures with times may follow each other later."""
 
 
 def read_trajectory(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +58,8 @@ def checked(frames: Iterator[Frame], path: Path, expected: int | None) -> Iterat
     _check_clock(path, times, first[0].timestamp)
     own = np.array([frame.index if frame.timestamp is None else frame.timestamp for frame in first], np.float64)
     step = np.diff(own).mean() if len(own) > 1 else 0.0
-    # Twice as far, because the length that a video states can be wrong.
-    last = np.inf if expected is None and len(first) == CHECKED else own[0] + 2 * step * max(expected or 0, len(own))
+    longer = STATED if first[0].timestamp is None else STATED * SLOWER
+    last = np.inf if expected is None and len(first) == CHECKED else own[0] + longer * step * max(expected or 0, len(own))
     if own[0] > times.max() + ASSOCIATION_SECONDS or last < times.min() - ASSOCIATION_SECONDS:
         kind = "numbers (they have no times)" if first[0].timestamp is None else "times"
         raise ValueError(

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,33 +14,39 @@ from ivggt_jax.sources.times import ASSOCIATION_SECONDS
 ENCODINGS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
 """Encodings of depth and the types of their values; integers are in steps of the scale, floats in metres."""
 
-Stamped = tuple[float, Any]
-"""A message with its time in seconds."""
+RECORDED_WITHIN = 1.0
+"""Seconds before and after a frame is recorded within which the depth of its time is recorded."""
+
+
+class Stamped(NamedTuple):
+    """A message with two times in seconds: when it was recorded, and that of its stamp."""
+
+    recorded: float
+    time: float
+    content: Any
 
 
 class NearestMessage:
     """For each of a sequence of frames, finds the message nearest in time, from messages in recorded order.
 
-    Only the messages of the last second are held.
+    Which messages are held depends on when they were recorded, because a single wrong stamp, of a frame or of a message, would
+    otherwise lose all that follow.
     """
 
     def __init__(self, messages: Iterator[Stamped]):
         self._messages = messages
         self._near: deque[Stamped] = deque()
 
-    def to(self, time: float) -> Any | None:
-        """The message within 0.02 s of the next frame's time; None if there is none."""
-        while not self._near or self._near[-1][0] <= time + ASSOCIATION_SECONDS:
+    def to(self, recorded: float, time: float) -> Any | None:
+        """The message within 0.02 s of the time of the next frame, which was recorded at `recorded`; None if there is none."""
+        while not self._near or self._near[-1].recorded <= recorded + RECORDED_WITHIN:
             if (found := next(self._messages, None)) is None:
                 break
             self._near.append(found)
-            # A second of the past is kept, because times need not increase from frame to frame.
-            while self._near[0][0] < time - 1:
-                self._near.popleft()
-                if not self._near:
-                    break
-        away, number = min(((abs(own - time), i) for i, (own, _) in enumerate(self._near)), default=(np.inf, 0))
-        return self._near[number][1] if away <= ASSOCIATION_SECONDS else None
+        while self._near and self._near[0].recorded < recorded - RECORDED_WITHIN:
+            self._near.popleft()
+        nearest = min(self._near, key=lambda message: abs(message.time - time), default=None)
+        return nearest.content if nearest and abs(nearest.time - time) <= ASSOCIATION_SECONDS else None
 
 
 def check_recorded(raws: Iterator[RawFrame], topic: object) -> None:

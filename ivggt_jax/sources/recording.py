@@ -92,7 +92,7 @@ class RecordingReader:
                     where = f"{self._path}, {self._topic}, frame {index}"
                     content = bag.deserialize(*message)
                     time = _seconds(content, recorded)
-                    read, measured = partial(self._read, content, where), nearest.to(time)
+                    read, measured = partial(self._read, content, where), nearest.to(recorded / 1e9, time)
                     depth = None if measured is None else partial(self._read_depth, measured, time)
                     yield RawFrame(index, time, f"{index:06d}", where, read, depth=depth)
         except Exception as error:  # readers raise almost anything on a damaged file
@@ -133,7 +133,7 @@ class RecordingReader:
         with self._open() as bag:
             for recorded, message in self._messages(bag, topic):
                 content = bag.deserialize(*message)
-                yield _seconds(content, recorded), content
+                yield Stamped(recorded / 1e9, _seconds(content, recorded), content)
 
     def _read_depth(self, message: Any, time: float) -> np.ndarray:
         where = f"{self._path}, {self._depth}, the depth of the frame at {time:.3f} s"

@@ -26,7 +26,7 @@ from ivggt_jax.options.export import ExportOptions
 from ivggt_jax.sources.colour_code import high_range
 from ivggt_jax.sources.config import SourceConfig
 from ivggt_jax.sources.frame import Fit, Frame, SourceError
-from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, is_deep, read_image
+from ivggt_jax.sources.image_file import IMAGE_SUFFIXES, is_deep, pages, read_image
 from ivggt_jax.writers.decoded import Decoded
 from ivggt_jax.writers.files import naming, replacing
 from ivggt_jax.writers.result import Result
@@ -283,10 +283,10 @@ class _Facts:
 
 def _facts(path: Path) -> _Facts | None:
     """The properties; None if the file is not an image, or has several pictures, any of which may be the frame."""
+    if pages(path) != [0]:
+        return None
     try:
         with Image.open(path) as image:
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # its other pictures are for other screens
-                return None
             # First, because EXIF may follow the pixels, and reading it then loads them.
             unusual = is_deep(image) or high_range(image) is not None
             orientation = image.getexif().get(ORIENTATION, 1)

@@ -24,22 +24,26 @@ def point_mask(result: Result, options: ExportOptions) -> np.ndarray:
         if valid.any():
             valid &= confidence >= np.percentile(confidence[valid], options.confidence)
     if options.sky == "drop":
-        valid &= ~sky_mask(result.frame.image, confidence)
+        valid &= ~sky_mask(result.frame.image, confidence, result.frame.mask)
     return valid
 
 
-def sky_mask(image: np.ndarray, confidence: np.ndarray | None) -> np.ndarray:
+def sky_mask(image: np.ndarray, confidence: np.ndarray | None, mask: np.ndarray | None = None) -> np.ndarray:
     """Pixels bool [H, W] that look like sky, by a simple rule.
 
     A pixel is sky if it is bright (its largest channel is at least 100 of 255), blue or grey (blue is at most 8 below the largest
-    channel), less confident than the frame's median if confidences are given, and connected to the image's top edge by such
-    pixels. White walls that reach the top edge are mistaken for sky; user-supplied masks do better.
+    channel), less confident than the frame's median if confidences are given, and connected by such pixels to the top edge: the
+    first row that is not wholly masked, as the rows above a picture padded to a square are. White walls that reach the top edge
+    are mistaken for sky; user-supplied masks do better.
 
-    image uint8 [H, W, 3]; confidence float32 [H, W] or None.
+    image uint8 [H, W, 3]; confidence float32 [H, W] or None; mask bool [H, W], False where there is no picture, or None.
     """
+    known = np.ones(image.shape[:2], bool) if mask is None else mask
+    if not known.any():
+        return np.zeros_like(known)
     brightest = image.max(axis=-1).astype(np.int16)
-    candidate = (brightest >= 100) & (image[..., 2] >= brightest - 8)
+    candidate = known & (brightest >= 100) & (image[..., 2] >= brightest - 8)
     if confidence is not None:
-        candidate &= confidence < np.median(confidence)
+        candidate &= confidence < np.median(confidence[known])
     regions, _ = ndimage.label(candidate)
-    return candidate & np.isin(regions, regions[0])
+    return candidate & np.isin(regions, regions[known.any(axis=1).argmax()])

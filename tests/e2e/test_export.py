@@ -223,10 +223,11 @@ UNIX = 1305031102.0
         (UNIX + np.arange(5) / 10, np.arange(5), False),
         (UNIX + np.arange(5) / 10, UNIX + np.arange(50) / 100, True),
         (UNIX + np.arange(5) / 10, UNIX - 60 + np.arange(50) / 100, False),
-        (UNIX + np.arange(5) / 10, UNIX + 60 + np.arange(50) / 100, False),
+        (UNIX + np.arange(5) / 10, UNIX + 600 + np.arange(50) / 100, False),
         (UNIX + np.arange(5) / 10, 1e9 * UNIX + np.arange(5), True),  # nanoseconds
         (np.arange(12) / 10, 1.0 + np.arange(50) / 100, True),
-        (np.arange(12) / 10, 60.0 + np.arange(50) / 100, False),
+        (np.arange(12) / 10, 60.0 + np.arange(50) / 100, True),  # as of a burst, after which pictures come slowly
+        (np.arange(12) / 10, 600.0 + np.arange(50) / 100, False),
     ],
 )
 @pytest.mark.parametrize("length_known", [True, False])
