@@ -115,7 +115,7 @@ def _infer(
 ) -> int:
     """Run from the beginning, or from where the unfinished run was saved."""
     weights, again = weights_fingerprint(model), comes_again(config.source.frames)
-    length = source.expected_length or config.source.max_frames
+    length = source.expected_length or config.source.most_frames
     if unfinished and unfinished.frames:
         _check_same(config, out, unfinished, weights)
         frames = source.frames(unfinished.next_index, unfinished.last_skipped)
@@ -255,7 +255,7 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
     if first.path and not first.camera and (offer := offered_camera(first.path, first.fit.original_size)):
         say(f"{first.name} was taken with a focal length that --camera {offer} would use (docs/sensors.md)")
     height, width, _ = first.image.shape
-    length = source.length or config.source.max_frames
+    length = source.length or config.source.most_frames
     cache = _cache(config, model, length, height, width)
     grid = _grid(config, height, width)
     one_way = "depth" in config.predicted and len(config.source.camera_towards) == 1
@@ -285,7 +285,7 @@ def _started(config: InferConfig, model: Model, source: Source) -> tuple[Iterato
         return chain([first], frames), state
     with stages.stage(f"{words}), before the first frame is taken", thing):
         compile_step(model, state, config.moving != "keep")
-    return islice(coming, config.source.max_frames), begin()
+    return islice(source.from_next_picture(coming), config.source.most_frames), begin()
 
 
 def _growing(config: InferConfig, state: StreamState) -> tuple[str, ...]:

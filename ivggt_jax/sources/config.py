@@ -60,6 +60,11 @@ class SourceConfig:
     on_error: Literal["stop", "skip"] = "stop"
     """What to do with an unreadable frame: stop; or skip it, count it and continue."""
 
+    @property
+    def most_frames(self) -> int | None:
+        """The most frames that are taken, one for every view of a panorama; None: as many as there are."""
+        return None if self.max_frames is None else self.max_frames * len(self.camera_towards)
+
     def __post_init__(self) -> None:
         if self.size is not None and (self.size <= 0 or self.size % PATCH):
             raise SourceError(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from pathlib import Path
 from typing import Self
 
@@ -142,6 +142,10 @@ class Source:
         if not self._reader.read_ahead:
             return self._frames(read_on_request(found, lambda: self.while_waiting()), start)
         return read_ahead(self._frames(found, start))
+
+    def from_next_picture(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The rest of `frames`, without further views of a panorama of which some were taken before."""
+        return dropwhile(lambda frame: frame.index % self._views > 0, frames)
 
     @property
     def seekable(self) -> bool:

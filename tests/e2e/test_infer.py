@@ -232,13 +232,13 @@ def test_a_truncated_image_ends_the_run_and_leaves_what_was_done(
 class Camera:
     """Gives a noisy frame every tenth of a second."""
 
-    def __init__(self, frames: int):
-        self.left, self.released = frames, False
+    def __init__(self, frames: int, width: int = 70):
+        self.left, self.width, self.released = frames, width, False
 
     def read(self):
         time.sleep(0.1)
         self.left -= 1
-        return self.left >= 0, np.random.default_rng(0).integers(0, 256, (56, 70, 3), np.uint8)
+        return self.left >= 0, np.random.default_rng(0).integers(0, 256, (56, self.width, 3), np.uint8)
 
     def release(self) -> None:
         self.released = True
@@ -290,6 +290,20 @@ def test_a_live_stream_begins_with_what_is_seen_when_everything_is_compiled(
     assert 0 < record["milliseconds_from_capture_to_pose"]["p50"] < 1000 * PATIENCE
     said = capsys.readouterr().err
     assert "before the first frame is taken" in said and "ms after its frame" in said
+
+
+def test_a_live_panorama_begins_with_the_views_of_one_picture(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latest one; `--max-frames` counts pictures, as for every source."""
+    monkeypatch.setattr("ivggt_jax.sources.camera.open_capture", lambda address: Camera(10_000, 112))
+    monkeypatch.setattr(infer, "compile_step", lambda *_: time.sleep(0.5))
+    arguments = ("http://host/live", "--max-frames", 2, "--checkpoint", checkpoint, "--out", tmp_path / "out", "--export", "npz",
+                 "--camera", "equirectangular", "--camera-towards", 0, 90, 180)  # fmt: skip
+    assert run(main, *arguments) == 0
+    found = sorted(int(path.stem) for path in (tmp_path / "out" / "frames").iterdir())
+    pictures = [found[0] // 3, found[3] // 3]
+    assert found == [3 * picture + view for picture in pictures for view in range(3)] and pictures[0] >= 3
 
 
 def test_an_unplugged_camera_leaves_what_was_done(checkpoint: Path, tmp_path: Path, opened, capsys) -> None:
