@@ -79,7 +79,7 @@ def test_loops_are_true_within_a_metre_and_a_half_and_twenty_degrees(shift: floa
     truth = path()
     found = elsewhere(truth)
     placed = [Similarity(1.0, found[i, :, :3], found[i, :, 3]) for i in (0, 30)]
-    submaps = [SubmapRecord(i, 0, 30 * i, placed[i], 1.0, 0.1) for i in range(2)]
+    submaps = [SubmapRecord(i, 0, 30 * i, 30 * i, placed[i], 1.0, 0.1) for i in range(2)]
     wrong = Similarity(1.0, Rotation.from_euler("y", turn, degrees=True).as_matrix(), np.array([shift, 0.0, 0.0]))
     loop = Loop(0, 1, placed[0].inverse().after(placed[1]).after(wrong))
     assert _is_true(loop, submaps, found, truth, np.full(FRAMES, 2.0)) == true

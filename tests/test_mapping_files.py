@@ -28,9 +28,9 @@ def similarity(number: int) -> Similarity:
 
 
 def submaps(count: int) -> list[SubmapRecord]:
-    """Of 32 frames; a new part of the map begins with the third."""
+    """Of 32 frames, every second of the source; a new part of the map begins with the third."""
     return [
-        SubmapRecord(i, int(i >= 2), 32 * i, similarity(i), *((0.0, 0.0) if i in (0, 2) else (0.875, 0.0312)))
+        SubmapRecord(i, int(i >= 2), 32 * i, 64 * i, similarity(i), *((0.0, 0.0) if i in (0, 2) else (0.875, 0.0312)))
         for i in range(count)
     ]
 
@@ -55,7 +55,8 @@ def write_submaps(out: Path, count: int, grown: int | None = None):
         )  # fmt: skip
         for i in range(32):
             factor = None if grown is None else 2.5 if record.first + i == grown else 1.0
-            writer.write(cast(Result, SimpleNamespace(map=replace(seen, grown=factor))))
+            frame = SimpleNamespace(index=2 * (record.first + i))
+            writer.write(cast(Result, SimpleNamespace(frame=frame, map=replace(seen, grown=factor))))
     writer.close()
 
 
@@ -69,7 +70,7 @@ def test_submaps_come_back(tmp_path: Path):
     found = read_submaps(tmp_path / "submaps.txt")
     assert len(found) == 5
     for one, other in zip(found, submaps(5), strict=True):
-        assert (one.submap, one.part, one.first) == (other.submap, other.part, other.first)
+        assert (one.submap, one.part, one.first, one.index) == (other.submap, other.part, other.first, other.index)
         assert (one.share, one.spread) == (other.share, other.spread)
         assert_same(one.world_from_submap, other.world_from_submap)
 
@@ -109,8 +110,11 @@ def test_a_reading_in_a_submaps_first_frame_changes_the_unit_of_those_before(tmp
         (["#grown x 2"], "'x' is not a whole number"),
         (["#grown 5"], "2 columns instead of 3"),
         (["#grown 5 2", "#grown 6 2"], "the unit cannot change in frame 6 here"),
-        (["#grown 40 2", "1 0 32 1 0 0 0 0 0 0 1 0.5 0.1"], "cannot begin with frame 32"),
-        (["#grown 20 2", "1 0 32 1 0 0 0 0 0 0 1 0.5 0.1", "#grown 40 2"], "the unit cannot change in frame 40 here"),
+        (["#grown 40 2", "1 0 32 64 1 0 0 0 0 0 0 1 0.5 0.1"], "cannot begin with frame 32"),
+        (
+            ["#grown 20 2", "1 0 32 64 1 0 0 0 0 0 0 1 0.5 0.1", "#grown 40 2"],
+            "the unit cannot change in frame 40 here",
+        ),
     ],
 )
 def test_what_is_no_change_of_the_unit_is_refused(tmp_path: Path, lines: list[str], reason: str):
@@ -137,15 +141,15 @@ def test_lines_are_as_documented():
     assert line == "2 9 0.5 1 -2 3 0 0.707106781 0 0.707106781 0.5 75 30 1.5 accepted"
 
 
-GOOD = "1 0 32 1 0 0 0 0 0 0 1 0.5 0.1"
+GOOD = "1 0 32 64 1 0 0 0 0 0 0 1 0.5 0.1"
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        (GOOD + " 1", "14 columns"),
-        (GOOD.replace(" ", "  ", 1), "14 columns"),
-        (GOOD[:-4], "12 columns"),
+        (GOOD + " 1", "15 columns"),
+        (GOOD.replace(" ", "  ", 1), "15 columns"),
+        (GOOD[:-4], "13 columns"),
         ("", "1 columns"),
         (GOOD.replace("1", "2", 1), "submap 2 where 1 is next"),
         (GOOD.replace("1 0", "-1 0", 1), "'-1' is not a whole number"),
@@ -161,8 +165,8 @@ GOOD = "1 0 32 1 0 0 0 0 0 0 1 0.5 0.1"
         (GOOD.replace("0.1", "x"), "could not convert"),
         (GOOD.replace("0.1", "-0.1"), "spread not negative"),
         (GOOD.replace("0.5", "1.5"), "share must be"),
-        (GOOD.replace("32 1", "32 0"), "scale 0.0 is not positive"),
-        (GOOD.replace("32 1", "32 -1"), "scale -1.0 is not positive"),
+        (GOOD.replace("64 1", "64 0"), "scale 0.0 is not positive"),
+        (GOOD.replace("64 1", "64 -1"), "scale -1.0 is not positive"),
         (GOOD.replace("0 1 0.5", "0 2 0.5"), "quaternion"),
         (GOOD + "\x00", "could not convert|is not a number"),
         (GOOD + "é", "not a whole line"),

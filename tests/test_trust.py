@@ -18,15 +18,14 @@ def seen(refined: bool, part: int = 0) -> SimpleNamespace:
 def watched(*stretches: tuple[int, bool]) -> Trust:
     """So many frames, refined or not, one stretch after the other."""
     trust = Trust({})
-    for count, refined in stretches:
-        for _ in range(count):
-            trust.add(seen(refined))
+    for index, refined in enumerate(refined for count, refined in stretches for _ in range(count)):
+        trust.add(index, seen(refined))
     return trust
 
 
 def test_stretches_have_their_frames_and_means() -> None:
     trust = watched((60, True), (40, False), (50, True))
-    trust.add(seen(True, part=2))
+    trust.add(150, seen(True, part=2))
     first, second = trust.record()
     assert first == {
         "frames": [0, 99],
@@ -44,9 +43,18 @@ def test_what_the_images_do_not_confirm_is_doubted() -> None:
     assert "in 2 of 4 stretches of 100 frames, first in frames 100 to 199" in trust.doubt()
 
 
+def test_stretches_are_named_by_the_sources_frames() -> None:
+    """Of every seventh frame."""
+    trust = Trust({})
+    for number in range(2 * LENGTH):
+        trust.add(7 * number, seen(refined=number < LENGTH))
+    assert [x["frames"] for x in trust.record()] == [[0, 693], [700, 1393]]
+    assert "in 1 of 2 stretches of 100 frames, first in frames 700 to 1393" in trust.doubt()
+
+
 def test_a_run_without_submaps_is_not_judged() -> None:
     trust = Trust({})
-    trust.add(None)
+    trust.add(0, None)
     assert trust.record() == [] and trust.doubt() is None
 
 
@@ -55,13 +63,13 @@ def test_an_endless_run_keeps_few_stretches_and_goes_on_where_it_was(stopped: in
     """Twice as many frames as there are stretches for, then they are twice as long; a part begins every 1,000 frames."""
     frames = [seen(number % 3 > 0, number // 1000) for number in range(2 * MOST * LENGTH)]
     whole, first = Trust({}), Trust({})
-    for frame in frames:
-        whole.add(frame)
-    for frame in frames[:stopped]:
-        first.add(frame)
+    for index, frame in enumerate(frames):
+        whole.add(index, frame)
+        if index < stopped:
+            first.add(index, frame)
     second = Trust(first.state())
-    for frame in frames[stopped:]:
-        second.add(frame)
+    for index, frame in enumerate(frames[stopped:], stopped):
+        second.add(index, frame)
     assert second.record() == whole.record()
     record = whole.record()
     assert len(record) == MOST and record[-1]["frames"] == [len(frames) - 2 * LENGTH, len(frames) - 1]
@@ -78,10 +86,10 @@ def test_a_walk_is_trusted_and_noise_is_not() -> None:
         np.random.default_rng(0).integers(0, 255, (48, 84, 112, 3), np.uint8),
     ):
         trust = Trust({})
-        for seen in stream(
-            model, images, CacheConfig(total_budget=15_264), heads=("camera", "depth"), submaps=SubmapConfig()
-        ):
-            trust.add(seen.map)
+        cache = CacheConfig(total_budget=15_264)
+        stretch = stream(model, images, cache, heads=("camera", "depth"), submaps=SubmapConfig())
+        for index, seen in enumerate(stretch):
+            trust.add(index, seen.map)
         found.append((trust.record()[0]["refined"], trust.doubt()))
     (walk, nothing), (noise, doubt) = found
     assert walk >= 0.8 and nothing is None

@@ -18,7 +18,7 @@ from ivggt_jax.runs.parts import warn_of_run
 from ivggt_jax.runs.run import Run
 from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.weights import loading
-from ivggt_jax.writers.run_json import plain
+from ivggt_jax.writers.run_json import plain, recorded
 
 
 def say_end(config: InferConfig, out: Path, run: Run) -> None:
@@ -29,7 +29,7 @@ def say_end(config: InferConfig, out: Path, run: Run) -> None:
         saved = "npz" in config.growing
         for line in next_steps(out, plain(for_records(config)), frames_saved=saved, shown=config.view):
             say(line)
-    if (metric := _metric(config, run.state)) and not metric["frames_with_depth"]:
+    if (metric := _metric(config, run)) and not metric["frames_with_depth"]:
         say("warning: no frame's measured depth could be used, so results are right up to scale only (docs/sensors.md)")
     elif metric:
         used = f"measured depth of {metric['frames_with_depth']} of {counted(run.frames)} was used"
@@ -55,7 +55,7 @@ def record(config: InferConfig, run: Run) -> dict[str, Any]:
         "cache": settings.cache,
         "submaps": settings.submaps,
         "camera": _camera(config, state),
-        "metric": _metric(config, state),
+        "metric": _metric(config, run),
         "moving_told_by": _moving_told_by(config, state),
         "input": {"height": settings.height, "width": settings.width, "tokens_per_frame": settings.tokens},
         "frames": run.frames,
@@ -109,15 +109,16 @@ def _moving_told_by(config: InferConfig, state: StreamState) -> str | None:
     return "the model's head" if "motion" in state.settings.heads else "depth and colours of earlier frames"
 
 
-def _metric(config: InferConfig, state: StreamState) -> dict[str, Any] | None:
+def _metric(config: InferConfig, run: Run) -> dict[str, Any] | None:
     """How the depth sensor determined the unit; None without one."""
+    state = run.state
     if config.source.depth is None or state.map is None or state.frame.is_deleted():
         return None
     known = state.map.metric
     readings = int(known.readings[0])
     return {
         "unit": "metres" if readings else "unknown: no measured depth could be used",
-        "from_frame": int(known.first[0]),
+        "from_frame": recorded(run.writers.record(), "submaps", "measured_from"),
         "frames_with_depth": readings,
         "relative_standard_deviation": float(known.deviation()[0]),
     }

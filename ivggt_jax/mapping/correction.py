@@ -35,7 +35,7 @@ class Correction:
     largest_move: float
     """Largest shift of any submap's first frame."""
     begins: list[int]
-    """First frames of the parts that remain when loops have joined others."""
+    """First frames, by their numbers in the source, of the parts that remain when loops have joined others."""
 
     def __call__(self, frame: int, world_from_cam: np.ndarray) -> Similarity:
         """The move of frame number `frame`, whose camera [3,4] was thought to be at `world_from_cam`, in the map's last unit.
@@ -76,7 +76,8 @@ def correct(submaps: list[SubmapRecord], proofs: list[Proof]) -> Correction:
     first = np.array([record.first for record in submaps])
     kept = [(loop.a, loop.b) for loop, verdict in zip(loops, solution.verdicts, strict=True) if verdict == "kept"]
     largest = float(np.linalg.norm(shifts, axis=-1).max())
-    return Correction(first, np.array(parts), moves, solution, largest, _begins(first, parts, kept))
+    begins = _begins(np.array([record.index for record in submaps]), parts, kept)
+    return Correction(first, np.array(parts), moves, solution, largest, begins)
 
 
 def _begins(first: np.ndarray, parts: list[int], joined: list[tuple[int, int]]) -> list[int]:

@@ -4,13 +4,14 @@ Both begin with a line that starts with `#` and names the columns; every other l
 
 `submaps.txt` has a line for every submap, written when its first frame is finished:
 
-    id part first scale tx ty tz qx qy qz qw share spread
+    id part first index scale tx ty tz qx qy qz qw share spread
 
 Submaps are numbered from 0. `part`, from 0, is the part of the map that the submap lies in; how two parts lie to each other is
-unknown. `first` is the submap's first frame, counted from 0 like the lines of `trajectory.txt`. The similarity is
-world_from_submap as known at that time: a point x of the submap lies at scale · R(q) · x + t, in OpenCV axes. `share` and
-`spread` rate the link to the previous submap: the share of usable pixels, and the spread of the log ratio of their depths. If
-they are too bad, a new part begins. Both are 0 for the first submap and after a cut.
+unknown. `first` is the submap's first frame, counted from 0 like the lines of `trajectory.txt`; `index` is its number in the
+source, which is larger where frames are left out, and which its files are called by. The similarity is world_from_submap as
+known at that time: a point x of the submap lies at scale · R(q) · x + t, in OpenCV axes. `share` and `spread` rate the link to
+the previous submap: the share of usable pixels, and the spread of the log ratio of their depths. If they are too bad, a new part
+begins. Both are 0 for the first submap and after a cut.
 
 If a depth sensor first gives the unit when there already is a map, a line comes between:
 
@@ -47,7 +48,7 @@ MOST_BYTES = 1024
 _LARGEST = 1e12
 """Largest magnitude that is read."""
 _SIMILARITY = "scale tx ty tz qx qy qz qw"
-SUBMAP_COLUMNS = f"id part first {_SIMILARITY} share spread"
+SUBMAP_COLUMNS = f"id part first index {_SIMILARITY} share spread"
 GROWN = "#grown"
 """First word of a line that says that the unit has changed. Programs that read tables skip lines that begin with #."""
 GROWTH_COLUMNS = f"{GROWN} frame factor"
@@ -76,6 +77,8 @@ class SubmapRecord:
     part: int
     first: int
     """The run's frame with which it begins."""
+    index: int
+    """The same frame's number in the source (`Frame.index`)."""
     world_from_submap: Similarity
     share: float
     spread: float
@@ -91,7 +94,7 @@ class SubmapRecord:
 def submap_line(record: SubmapRecord) -> str:
     """The line of a submap, without line end."""
     numbers = (*_numbers(record.world_from_submap), record.share, record.spread)
-    return f"{record.submap} {record.part} {record.first} {_text(numbers)}"
+    return f"{record.submap} {record.part} {record.first} {record.index} {_text(numbers)}"
 
 
 def growth_line(growth: Growth) -> str:
@@ -112,8 +115,8 @@ def read_submaps(path: Path) -> list[SubmapRecord]:
             before[:] = _grown(words, before)
             return None
         _check_width(words, SUBMAP_COLUMNS)
-        submap, part, first = _wholes(words[:3])
-        similarity, (share, spread) = _similarity(words[3:11]), _finite(words[11:])
+        submap, part, first, index = _wholes(words[:4])
+        similarity, (share, spread) = _similarity(words[4:12]), _finite(words[12:])
         last = before[-1] if before else None
         if submap != len(before):
             raise ValueError(f"submap {submap} where {len(before)} is next")
@@ -124,7 +127,7 @@ def read_submaps(path: Path) -> list[SubmapRecord]:
             raise ValueError(f"a submap cannot begin with frame {first} here")
         if not 0 <= share <= 1 or spread < 0:
             raise ValueError("share must be from 0 to 1 and spread not negative")
-        return SubmapRecord(submap, part, first, similarity, share, spread)
+        return SubmapRecord(submap, part, first, index, similarity, share, spread)
 
     return _read(path, SUBMAP_COLUMNS, parse)
 

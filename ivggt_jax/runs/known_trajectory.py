@@ -59,7 +59,9 @@ def checked(frames: Iterator[Frame], path: Path, expected: int | None) -> Iterat
     own = np.array([frame.index if frame.timestamp is None else frame.timestamp for frame in first], np.float64)
     step = np.diff(own).mean() if len(own) > 1 else 0.0
     longer = STATED if first[0].timestamp is None else STATED * SLOWER
-    last = np.inf if expected is None and len(first) == CHECKED else own[0] + longer * step * max(expected or 0, len(own))
+    last = (
+        np.inf if expected is None and len(first) == CHECKED else own[0] + longer * step * max(expected or 0, len(own))
+    )
     if own[0] > times.max() + ASSOCIATION_SECONDS or last < times.min() - ASSOCIATION_SECONDS:
         kind = "numbers (they have no times)" if first[0].timestamp is None else "times"
         raise ValueError(

@@ -16,12 +16,13 @@ DOCS = "(docs/mapping.md)"
 
 
 def begins(out: Path) -> list[int]:
-    """First frames of the parts of the map of a run; empty without submaps, or if the file is damaged."""
+    """First frames of the parts of the map of a run, by their numbers in the source; empty without submaps, or if the file is
+    damaged."""
     try:
         submaps = read_submaps(out / SUBMAPS_FILE)
     except (OSError, ValueError):
         return []
-    return list({record.part: record.first for record in reversed(submaps)}.values())[::-1]
+    return list({record.part: record.index for record in reversed(submaps)}.values())[::-1]
 
 
 def after_joining(record: Mapping[str, Any], parts: list[int]) -> list[int]:

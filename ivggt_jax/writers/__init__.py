@@ -112,7 +112,7 @@ class Writers:
         for writer in self._writers:
             writer.write(result)
         self.evidence.add(result.frame.image, result.intrinsics)
-        self.trust.add(result.map)
+        self.trust.add(result.frame.index, result.map)
 
     def state(self) -> dict[str, np.ndarray]:
         """What a resumed run needs besides the files, as arrays with names like "ply/keys"."""

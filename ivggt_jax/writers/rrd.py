@@ -38,7 +38,7 @@ class RrdWriter(Writer):
 
     def __init__(self, out: Path, options: ExportOptions, frames: int, state: Mapping[str, np.ndarray]):
         rerun = packages()
-        self._rerun, self._options, self._frames = rerun, options, frames
+        self._rerun, self._options, self._frames, self._begin = rerun, options, frames, frames
         self._trails = Trails(state)
         self._before = state.get("position")
         self._unit = float(state["unit"]) if "unit" in state else None
@@ -99,8 +99,10 @@ class RrdWriter(Writer):
         return state | ({} if self._before is None else {"position": self._before}) | self._trails.state()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and remove a further part that no frame was added to, because Rerun finds no recording in it."""
         self._recording.disconnect()
+        if self._frames == self._begin > 0:
+            self._path.unlink(missing_ok=True)
 
     def _log_points(self, result: Result) -> None:
         """Log some of the frame's confident points, sampled at random; nothing in a run without points."""

@@ -29,6 +29,7 @@ class SubmapsWriter(Writer):
         self._submaps = int(state.get("submaps", 0))
         self._part = int(state.get("part", 0))
         self._grown = int(state.get("grown", 0))
+        self._measured_from = int(state.get("measured_from", -1))
         lines = self._submaps + self._grown
         self._file = LineFile(out / SUBMAPS_FILE, lines, f"# {SUBMAP_COLUMNS} (world from submap, OpenCV axes)")
 
@@ -43,20 +44,27 @@ class SubmapsWriter(Writer):
         if seen.submap == self._submaps:
             self._part = int(seen.part)
             share, spread = float(seen.link_share), float(seen.link_spread)
-            record = SubmapRecord(self._submaps, self._part, self._frames, seen.world_from_submap, share, spread)
+            index, placed = result.frame.index, seen.world_from_submap
+            record = SubmapRecord(self._submaps, self._part, self._frames, index, placed, share, spread)
             self._file.append(submap_line(record))
             self._submaps += 1
+        if self._measured_from < 0 and seen.measured:
+            self._measured_from = result.frame.index
         self._frames += 1
         self._refined += bool(seen.refined)
 
     def state(self) -> dict[str, np.ndarray]:
         """The number of lines, and the counts of `record`."""
         counts = {"refined": self._refined, "submaps": self._submaps, "part": self._part, "grown": self._grown}
-        return {name: np.array(count) for name, count in counts.items()}
+        return {name: np.array(count) for name, count in {**counts, "measured_from": self._measured_from}.items()}
 
     def record(self) -> dict[str, int]:
-        """Numbers of submaps and parts of the map, and of frames whose refinement was accepted and rejected."""
+        """Counts of submaps and parts of the map, and of frames whose refinement was accepted and rejected.
+
+        With a depth sensor also the first frame whose depth was used, by its number in the source.
+        """
         return {
+            **({} if self._measured_from < 0 else {"measured_from": self._measured_from}),
             "submaps": self._submaps,
             "parts": self._part + 1,
             "refined": self._refined,

@@ -28,36 +28,40 @@ class Trust:
     def __init__(self, state: Mapping[str, np.ndarray]):
         self._length = int(state.get("length", LENGTH))
         self._sums: np.ndarray = state.get("sums", np.zeros((0, 4)))
+        self._indices: np.ndarray = state.get("indices", np.zeros((0, 2), np.int64))
         self._part = int(state.get("part", 0))
         self._frames = int(state.get("frames", 0))
 
-    def add(self, seen: MapRecord | None) -> None:
-        """Count the next frame; None in a run without submaps, for which there is no record."""
+    def add(self, index: int, seen: MapRecord | None) -> None:
+        """Count the next frame, number `index` in the source; None in a run without submaps, for which there is no record."""
         if seen is None:
             return
         if self._frames == self._length * MOST:
             self._sums = self._sums[::2] + self._sums[1::2]
+            self._indices = np.stack((self._indices[::2, 0], self._indices[1::2, 1]), axis=1)
             self._length *= 2
         if self._frames % self._length == 0:
             self._sums = np.concatenate((self._sums, np.zeros((1, 4))))
+            self._indices = np.concatenate((self._indices, [(index, index)]))
         parts = int(seen.part) - self._part
+        self._indices[-1, 1] = index
         self._sums[-1] += (bool(seen.refined), float(seen.agreement), float(seen.link_spread), parts)
         self._part += parts
         self._frames += 1
 
     def record(self) -> list[dict[str, Any]]:
-        """Each section: its frames, the share of refined poses, the mean agreement of details and spread of the links' log depth
-        ratios, and the parts of the map that began in it."""
+        """Each section: its first and last frame, by their numbers in the source, the share of refined poses, the mean agreement
+        of details and spread of the links' log depth ratios, and the parts of the map that began in it."""
         found = []
-        for first, (refined, agreement, spread, parts) in zip(self._begins(), self._sums.tolist(), strict=True):
-            count = min(self._length, self._frames - first)
+        for frames, count, sums in zip(self._indices.tolist(), self._counts(), self._sums.tolist(), strict=True):
+            refined, agreement, spread, parts = sums
             means = {"refined": refined / count, "agreement": agreement / count, "link_spread": spread / count}
-            found.append({"frames": [first, first + count - 1], **means, "parts_begun": int(parts)})
+            found.append({"frames": frames, **means, "parts_begun": int(parts)})
         return found
 
     def doubt(self) -> str | None:
         """Where the images do not confirm the camera, in a sentence; None if they do."""
-        judged = [x for x in self.record() if x["frames"][1] - x["frames"][0] + 1 >= FEWEST]
+        judged = [x for x, count in zip(self.record(), self._counts(), strict=True) if count >= FEWEST]
         doubted = [x for x in judged if x["refined"] < LEAST_REFINED]
         if not doubted:
             return None
@@ -70,7 +74,8 @@ class Trust:
     def state(self) -> dict[str, np.ndarray]:
         """What a resumed run needs for the same result."""
         counts = {"length": self._length, "part": self._part, "frames": self._frames}
-        return {"sums": self._sums.copy(), **{name: np.array(count) for name, count in counts.items()}}
+        arrays = {"sums": self._sums.copy(), "indices": self._indices.copy()}
+        return {**arrays, **{name: np.array(count) for name, count in counts.items()}}
 
-    def _begins(self) -> range:
-        return range(0, self._frames, self._length)
+    def _counts(self) -> list[int]:
+        return [min(self._length, self._frames - first) for first in range(0, self._frames, self._length)]

@@ -27,9 +27,10 @@ def test_a_run_with_submaps_says_how_its_map_is_made(checkpoint: Path, folder: P
     rows = np.array(lines[1:], np.float64)
     np.testing.assert_array_equal(rows[:, 0], [0, 1])
     np.testing.assert_array_equal(rows[:, 2], [0, 3])
-    np.testing.assert_allclose(rows[0, 3:], (1, 0, 0, 0, 0, 0, 0, 1, 0, 0))
-    np.testing.assert_allclose(np.linalg.norm(rows[:, 7:11], axis=1), 1, atol=1e-6)
-    assert 0 < rows[1, 11] <= 1
+    np.testing.assert_array_equal(rows[:, 3], [0, 3])
+    np.testing.assert_allclose(rows[0, 4:], (1, 0, 0, 0, 0, 0, 0, 1, 0, 0))
+    np.testing.assert_allclose(np.linalg.norm(rows[:, 8:12], axis=1), 1, atol=1e-6)
+    assert 0 < rows[1, 12] <= 1
     record = json.loads((out / "run.json").read_text())
     assert record["submaps"]["frames"] == 3
     assert record["outputs"]["submaps"]["refused"] == FRAMES
