@@ -1,6 +1,7 @@
 """Many videos: what a job is made of, who does it, what dies, and what is recorded. The videos themselves are played by
 `fake_process`; tests/e2e/test_fleet.py runs them."""
 
+import dataclasses
 import functools
 import http.server
 import json
@@ -14,9 +15,11 @@ from ivggt_jax.batch import here, manifest, on_ray, process, worker
 from ivggt_jax.batch.__main__ import batch
 from ivggt_jax.batch.inputs import Input, find_inputs, local
 from ivggt_jax.batch.manifest import Row
-from ivggt_jax.batch.options import BatchConfig, ray_word
+from ivggt_jax.batch.options import BatchConfig, EachSource, ray_word
+from ivggt_jax.inference.earlier import for_records
 from ivggt_jax.runs.output_folder import MARKER
 from ivggt_jax.sources import SourceError
+from ivggt_jax.writers import write_run_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,6 +99,72 @@ def test_a_table_has_options_of_its_own_for_each(tmp_path, ending):
     path.write_bytes(b"{}\n" if ending == "jsonl" else b"nonsense")
     with pytest.raises(SourceError, match="has no source|is not a table"):
         find_inputs((str(path),))
+
+
+def table(folder, *rows):
+    path = folder / "table.jsonl"
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize("column", ["view", "out", "overwrite", "frames", "port", "resume"])
+def test_a_table_does_not_take_over_the_job(tmp_path, column):
+    with pytest.raises(SourceError, match=f"the column {column} is the job's"):
+        find_inputs((table(tmp_path, {"source": "/a.mp4", column: "1"}),))
+
+
+def test_numbers_of_a_table_as_programs_write_them(tmp_path):
+    """Of a column of whole numbers with empty cells they make floats; a line ends only with a line end."""
+    found = find_inputs((table(tmp_path, {"source": "/a\u2028b.mp4", "max_frames": 300.0, "fps": None, "start": 1.5}),))
+    assert found == [Input("/a\u2028b.mp4", ("--max-frames", "300", "--start", "1.5"))]
+
+
+def test_an_empty_cell_may_be_nan(tmp_path):
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    rows = [{"source": "/a.mp4", "max_frames": 300.0}, {"source": "/b.mp4", "max_frames": float("nan")}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "table.parquet")
+    found = find_inputs((str(tmp_path / "table.parquet"),))
+    assert found == [Input("/a.mp4", ("--max-frames", "300")), Input("/b.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"max_frames": 2.5}, "/a.mp4: Error parsing --max-frames: no type matching"),
+        ({"colour": "red"}, "/a.mp4: Unrecognized options: --colour"),
+        ({"export": "foo"}, "invalid choice 'foo' for argument '--export'"),
+        ({"fps": -1}, "fps must be positive, not -1.0"),
+    ],
+)
+def test_what_is_no_option_is_said_before_anything_runs(tmp_path, capfd, row, words):
+    with pytest.raises(ValueError) as error:
+        batch(job(tmp_path / "out", table(tmp_path, {"source": "/b.mp4"}, {"source": "/a.mp4", **row})))
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert capfd.readouterr() == ("", "") and not (tmp_path / "out").exists()
+
+
+def test_finished_sources_with_other_options_are_said(faked, tmp_path):
+    """They stay as they are; what does not decide what is written may change."""
+    touch(tmp_path, "in/a.mp4", "in/b.mp4")
+    rows = [{"source": str(tmp_path / "in" / name), "fps": fps} for name, fps in (("a.mp4", 2), ("b.mp4", 3))]
+    out = tmp_path / "out"
+    assert batch(job(out, table(tmp_path, *rows))) == 0
+    for number, name in ((2, "a"), (3, "b")):
+        config = job(out).of(rows[number - 2]["source"], out / name, ("--fps", str(number)))
+        settings = dataclasses.replace(for_records(config), export=config.outputs)
+        write_run_json(out / name, {"settings": settings})
+    assert batch(job(out, table(tmp_path, *rows), workers=2, save_every=7)) == 0
+    with pytest.raises(
+        ValueError, match=r"2 of 2 finished sources .* such as .*a\.mp4 with --size None, now 28: --overwrite"
+    ):
+        batch(job(out, table(tmp_path, *rows), source=EachSource(size=28)))
+    rows[1]["fps"] = 4
+    with pytest.raises(
+        ValueError, match=r"1 of 2 finished sources .* such as .*b\.mp4 with --fps 3.0, now 4.0: --overwrite"
+    ):
+        batch(job(out, table(tmp_path, *rows)))
+    assert not list(out.glob("*/try2"))
+    assert batch(job(out, table(tmp_path, *rows), overwrite=True)) == 0
 
 
 def test_a_source_has_one_set_of_options(tmp_path):
@@ -250,6 +319,12 @@ def test_addresses(tmp_path, monkeypatch):
                 else:
                     assert Path(place).read_bytes() == content
             assert not Path(place).exists()
+        for name in ("..", ""):
+            memory.pipe({f"/up/{name}": b"0"})
+            touch(tmp_path, "job/inputs/other/copy")
+            with local(f"memory://up/{name}", tmp_path / "job" / "inputs" / "own") as place:
+                assert Path(place).parent == tmp_path / "job" / "inputs" / "own"
+            assert (tmp_path / "job" / "inputs" / "other" / "copy").exists()
         memory.pipe({"/pics/0.png": b"0", "/pics/../../../escaped": b"1"})
         with (
             pytest.raises(SourceError, match="outside the job's folder"),
@@ -293,10 +368,9 @@ def test_what_is_fetched_is_run_and_what_cannot_be_is_recorded(tmp_path, monkeyp
 def test_a_signed_address_has_the_name_of_its_file(tmp_path, monkeypatch):
     fsspec = pytest.importorskip("fsspec")
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(fsspec.get_filesystem_class("https"), "isdir", lambda *_: False)
-    monkeypatch.setattr(
-        fsspec.get_filesystem_class("https"), "get_file", lambda _, path, place: Path(place).write_text(path)
-    )
+    files = fsspec.filesystem("https")
+    monkeypatch.setattr(files, "isdir", lambda *_: False)
+    monkeypatch.setattr(files, "get_file", lambda path, place: Path(place).write_text(path))
     address = f"https://storage.example/videos/a.mcap?X-Amz-Signature={'0' * 300}"
     with local(address, tmp_path / "inputs") as place:
         assert Path(place).name == "a.mcap" and Path(place).read_text() == address
@@ -324,6 +398,14 @@ def test_options_that_make_no_sense(tmp_path, options, words):
         batch(job(**{"out": tmp_path / "out", **options}))
     with pytest.raises(SourceError, match="there are no sources"):
         batch(job(tmp_path / "out"))
+    with pytest.raises(ValueError, match="--ray took list.txt for the cluster's address"):
+        batch(job(tmp_path / "out", ray="list.txt"))
+
+
+@pytest.mark.parametrize("limit", [3e6, 1e300, float("inf")])
+def test_a_time_limit_that_is_none(faked, tmp_path, limit):
+    touch(tmp_path, "in/a.mp4")
+    assert batch(job(tmp_path / "out", tmp_path / "in" / "a.mp4", time_limit=limit)) == 0
 
 
 def test_examples_are_whole():

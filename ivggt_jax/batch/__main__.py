@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,8 +15,10 @@ from ivggt_jax.batch.manifest import Row
 from ivggt_jax.batch.on_ray import rows_on_ray
 from ivggt_jax.batch.options import BatchConfig, ray_word
 from ivggt_jax.batch.worker import Task
+from ivggt_jax.inference.earlier import changed_since
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.runs.output_folder import locked
+from ivggt_jax.writers.run_json import read_run_json, recorded
 
 SECONDS_BETWEEN_WRITES = 2.0
 """Time between two writes of the manifest. Rows that a kill leaves out are recovered from the folders."""
@@ -35,12 +37,21 @@ def batch(config: BatchConfig) -> int:
         raise ValueError("--workers and --fewest must be at least 1")
     if config.time_limit is not None and not config.time_limit > 0:
         raise ValueError(f"--time-limit must be positive, not {config.time_limit:g}")
+    if config.ray and not config.sources:
+        raise ValueError(
+            f"there are no sources: --ray took {config.ray} for the cluster's address; name sources first, or write --ray=auto"
+        )
     inputs = find_inputs(config.sources)
     options = {item.source: item.options for item in inputs}
+    for words, source in {words: source for source, words in options.items() if words}.items():
+        if problem := config.problem_with(words):
+            raise ValueError(f"{source}: {problem}")
     job = config.out.expanduser().absolute()
     with locked(job):
         rows = {row.source: row for row in manifest.with_earlier(options, manifest.read(job))}
         wanted = [rows[source] for source in options]
+        if not config.overwrite:
+            _check_same(config, job, {row: options[row.source] for row in wanted if _done(job, row)})
         tasks = [Task(row, options[row.source]) for row in wanted if config.overwrite or not _done(job, row)]
         if len(tasks) < len(options):
             say(f"{len(options) - len(tasks)} of {len(options)} sources are done already")
@@ -71,6 +82,22 @@ def _run(config: BatchConfig, job: Path, rows: dict[str, Row], tasks: list[Task]
 
 def _done(job: Path, row: Row) -> bool:
     return row.status == "done" and (job / row.path / "run.json").is_file()
+
+
+def _check_same(config: BatchConfig, job: Path, done: Mapping[Row, tuple[str, ...]]) -> None:
+    """Raises ValueError when finished sources, each with its own options, were made with others."""
+    changed: list[str] = []
+    for row, options in done.items():
+        settings = recorded(read_run_json(job / row.path), "settings")
+        frames = recorded(settings, "source", "frames")  # of an address, the copy that was read
+        now = config.of(frames if isinstance(frames, str) else row.source, job / row.path, options)
+        if words := changed_since(now, settings):
+            changed.append(f"{row.source} with {words}")
+    if changed:
+        raise ValueError(
+            f"{len(changed)} of {len(done)} finished sources were made with other options, such as {changed[0]}: --overwrite runs "
+            "all sources again, another --out keeps these; to run one again, remove its folder"
+        )
 
 
 class JobProgress:

@@ -27,6 +27,8 @@ LIVE = ("cam:", "rtsp://", "rtsps://", "udp://")
 TABLES = (".jsonl", ".parquet")
 FILES = ("masks", "depth", "camera", "images", "align-to", "scale-from")
 """Options whose values are, or may be, files and folders."""
+OF_THE_JOB = ("frames", "out", "overwrite", "resume", "view", "port")
+"""Options that no row of a table may set, because the job decides where results go, and what is done again."""
 CALIBRATION = re.compile(r"^(\w+:)?([^#]*)(#.*)?$", re.DOTALL)
 """A kind of lens, a file, and the name of one of its cameras."""
 
@@ -73,7 +75,9 @@ def local(source: str, folder: Path) -> Iterator[str]:
     files, path = _opened(source)
     is_http = source.startswith(HTTP)
     name = PurePosixPath((path.partition("?")[0] if is_http else path).rstrip("/"))  # without a signature
-    place = folder / fitting_name("", name.stem or "input", name.suffix)
+    if name.name in ("", ".."):
+        name = PurePosixPath("input")
+    place = folder / fitting_name("", name.stem, name.suffix)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove(place)  # what a killed process left
@@ -180,6 +184,10 @@ def _of_table(path: Path) -> Iterator[Input]:
         if not isinstance(row, dict) or not isinstance(row.get("source"), str):
             raise SourceError(f"{path}, row {number}: has no source: a column of that name must hold it")
         _check_not_live(row["source"])
+        if refused := [name for name in row if name.replace("_", "-") in OF_THE_JOB]:
+            raise SourceError(
+                f"{path}: the column {refused[0]} is the job's: only options of one source may be columns"
+            )
         yield Input(_from(path.parent, row["source"], path), _words_of(row, path.parent))
 
 
@@ -188,12 +196,16 @@ def _words_of(row: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     words: list[str] = []
     for name, value in row.items():
         option = name.replace("_", "-")
-        if name == "source" or value is None:
+        if (
+            name == "source" or value is None or value != value
+        ):  # NaN is how some programs write an empty cell of numbers
             continue
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            texts = map(str, value if isinstance(value, list) else [value])
+            # Where cells of a column are empty, some programs write its whole numbers as floats.
+            values = value if isinstance(value, list) else [value]
+            texts = (f"{x:.0f}" if isinstance(x, float) and x.is_integer() else str(x) for x in values)
             words += [f"--{option}", *(_there(text, folder) if option in FILES else text for text in texts)]
     return tuple(words)
 
@@ -209,7 +221,7 @@ def _there(text: str, folder: Path) -> str:
 def _lines(path: Path) -> list[str]:
     """Lines of a list in any encoding. Raises SourceError for what is not text."""
     try:
-        return decoded(path.read_bytes()).splitlines()
+        return re.split(r"\r\n?|\n", decoded(path.read_bytes()))  # JSON may hold what else is a line end in Unicode
     except (OSError, ValueError) as error:
         raise SourceError(f"{path}: is not a list of sources ({_words(error)})") from error
 

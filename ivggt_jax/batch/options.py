@@ -1,6 +1,9 @@
 """The options of `batch`: those of `infer`, which apply to every source, and how to divide the work."""
 
+import contextlib
 import dataclasses
+import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +66,18 @@ class BatchConfig(InferConfig):
         try:
             return tyro.cli(InferConfig, args=list(options), default=config, console_outputs=False)
         except SystemExit:
-            raise ValueError(f"{' '.join(options)} are no options of infer: ivggt --help lists them") from None
+            raise ValueError(f"{' '.join(options)} are no options of infer") from None
+
+    def problem_with(self, options: Sequence[str]) -> str | None:
+        """Why `of` does not take these words; None if it does. Not for use while other threads print."""
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                tyro.cli(InferConfig, args=list(options), default=self.of("", Path()))
+        except SystemExit:
+            _, _, *lines = map(str.strip, said.getvalue().splitlines())  # without a heading and a rule
+            return " ".join(itertools.takewhile(lambda line: line.strip("-"), lines))
+        return None
 
 
 def ray_word(words: Sequence[str]) -> list[str]:

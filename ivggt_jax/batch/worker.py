@@ -26,6 +26,8 @@ from ivggt_jax.runs.output_folder import mark_of
 PROCESS = "ivggt_jax.batch.process"
 ATTEMPTS = 3
 """How often a video is tried if its worker dies; each attempt resumes from the last saved state."""
+LONGEST = 24 * 86400.0
+"""Seconds from which a time limit is none: the system's calls take at most 2³¹ milliseconds."""
 SECONDS_TO_SAVE = 60.0
 """Time that a stopped worker has to finish its frame and save."""
 
@@ -74,7 +76,7 @@ class Worker:
     def _attempts(self, config: InferConfig) -> dict[str, Any]:
         deaths: list[str] = []
         assert config.out is not None
-        earlier = mark_of(config.out)
+        earlier, limit = mark_of(config.out), self._config.time_limit
         while len(deaths) < ATTEMPTS:
             channel = None if self._stopping.is_set() else self._started()
             # Asked again, because a process that did not exist could not be signalled.
@@ -82,7 +84,7 @@ class Worker:
                 return {"status": "stopped"}
             try:
                 channel.send(config)
-                if channel.poll(self._config.time_limit):
+                if channel.poll(limit if limit and limit < LONGEST else None):
                     return channel.recv()
             except (EOFError, OSError):
                 deaths.append(self._death())

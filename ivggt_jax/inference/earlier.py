@@ -46,10 +46,7 @@ def is_done(config: InferConfig, out: Path, earlier: EarlierRun) -> bool:
     """Whether the folder holds the run to resume, already finished. Raises ValueError if that had other options, or failed."""
     if not (earlier.finished and config.resume and earlier.source in (None, plain(full_name(config.source.frames)))):
         return False
-    then = _decisive(earlier.settings) if isinstance(earlier.settings, dict) else {}
-    config = as_begun(config, then)
-    now = _decisive(plain(for_records(config))) | {"export": list(config.outputs)}
-    if changed := _changed(now, then):
+    if changed := changed_since(config, earlier.settings):
         raise ValueError(
             f"{out} holds {earlier.description}, made with {changed}: --overwrite begins again; `ivggt export` makes more of "
             "saved frames"
@@ -60,6 +57,13 @@ def is_done(config: InferConfig, out: Path, earlier: EarlierRun) -> bool:
             "`ivggt export` makes more of saved frames"
         )
     return True
+
+
+def changed_since(config: InferConfig, settings: object) -> str:
+    """How options differ from those of a finished run, by the `settings` in its `run.json`, for a message; empty if they do not."""
+    then = _decisive(settings) if isinstance(settings, dict) else {}
+    config = as_begun(config, then)
+    return _changed(_decisive(plain(for_records(config))) | {"export": list(config.outputs)}, then)
 
 
 def decisive_options(config: InferConfig) -> dict[str, Any]:
