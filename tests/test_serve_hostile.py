@@ -142,6 +142,11 @@ def test_a_hello_is_checked(fields: dict):
         parse_hello(msgpack.packb({**HELLO, **fields}))
 
 
+def test_a_word_that_cannot_be_wanted_is_named():
+    with pytest.raises(MessageError, match="want may name depth, confidence, points, tracks, not 'poses'"):
+        parse_hello(msgpack.packb({**HELLO, "want": ["depth", "poses"]}))
+
+
 def header_of(size: int, kind: str) -> bytes:
     """A small file that says it has size × size pixels."""
     data = bytearray(coded(np.zeros((16, 16, 3), np.uint8), kind))
@@ -175,7 +180,7 @@ def test_a_picture_that_is_damaged_is_an_error_of_ours(kind: str):
         try:
             assert pictures.decode(kind, data) is None
         except PictureError as error:
-            assert len(f"{error}") < 300
+            assert len(f"{error}") < 300 and " at 0x" not in f"{error}"
 
 
 def test_nonsense_is_answered_and_then_cut_off(serving, videos: np.ndarray):
@@ -216,6 +221,8 @@ def test_a_wrong_order_or_token_is_not_let_in(serving, videos: np.ndarray):
                 opened(address, additional_headers=headers)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"http://{address}/metrics")
+        bearer = {"Authorization": "Bearer sésame".encode().decode("latin-1")}  # UTF-8, as curl sends it
+        urllib.request.urlopen(urllib.request.Request(f"http://{address}/metrics", headers=bearer)).read()
     held_becomes(made, 0)
 
 
@@ -274,6 +281,12 @@ def test_what_is_too_large_or_too_fast(tiny: Model, serving, videos: np.ndarray)
             with contextlib.suppress(ConnectionClosed):
                 large.send([bytes(50_000)] * 10)  # in fragments
             assert closed_with(large)[1] in TOO_LARGE
+        client, good = Client(f"ws://{address}/stream", "sésame"), coded(videos[0, 1])
+        assert client.send(good, format="webp")["number"] == 0
+        with pytest.raises(ServerError, match="300,0.. bytes, and the server takes 200,000"):
+            client.send(bytes(300_000))
+        assert client.send(good, format="webp")["number"] == 1, "the map goes on"
+        client.close()
     held_becomes(made, 0)
     with running(service(tiny, 3, replace(LIMITS, rate=5.0), heads=("camera",))) as address, entered(address) as fast:
         for number in range(12):
@@ -284,10 +297,13 @@ def test_what_is_too_large_or_too_fast(tiny: Model, serving, videos: np.ndarray)
 
 
 def test_frames_that_wait_too_long_are_dropped(tiny: Model, videos: np.ndarray):
+    """And a client that is refused, here for the name that it gives this machine, does not try again."""
     made = service(tiny, limits=replace(LIMITS, age=1e-9), heads=("camera",))
     with running(made) as address, entered(address) as late:
         late.send(frame(0, coded(videos[0, 0])))
         assert told(late) == {"type": "dropped", "id": 0, "reason": "late"}
+        with pytest.raises(ServerError, match="403"):
+            Client(f"ws://{address.replace('127.0.0.1', '0.0.0.0')}/stream", patience=1e9).send(b"x")
 
 
 def test_whoever_waits_for_each_answer_gets_every_frame_taken(

@@ -7,6 +7,7 @@ in the slow test submaps of four frames, too. Results agree within 1e-4: a batch
 import base64
 import io
 import json
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -175,7 +176,7 @@ def h264(options: list[str], count: int) -> list[bytes]:
 
 
 def test_what_is_counted(videos: np.ndarray, three):
-    address, _ = three
+    address, made = three
     with entered(address) as socket:
         socket.send(frame(0, coded(videos[0, 0])))
         assert told(socket)["type"] == "result"
@@ -186,6 +187,12 @@ def test_what_is_counted(videos: np.ndarray, three):
     assert float(lines['ivggt_slots{state="held"}']) + float(lines['ivggt_slots{state="free"}']) == 3
     assert 0 < max(float(value) for name, value in lines.items() if name.startswith("ivggt_cache_fill")) <= 1
     assert urllib.request.urlopen(f"http://{address}/healthz").read() == b"ok\n"
+    until = time.monotonic() + 10
+    while made.slots.held and time.monotonic() < until:  # the client has left
+        time.sleep(0.02)
+    told_now = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+    fills = [float(line.rsplit(" ", 1)[1]) for line in told_now.splitlines() if line.startswith("ivggt_cache_fill")]
+    assert fills and not any(fills)
 
 
 def test_tracks_are_in_the_pixels_that_were_sent(tiny: Model, videos: np.ndarray):

@@ -54,8 +54,8 @@ def create_application(service: Service) -> Starlette:
         return PlainTextResponse("failed\n", 503) if failed else PlainTextResponse("ok\n")
 
     async def metrics(request: Request) -> Response:
-        wanted = f"Bearer {service.token}".encode()
-        if service.token and not hmac.compare_digest(request.headers.get("authorization", "").encode(), wanted):
+        wanted, given = f"Bearer {service.token}".encode(), request.headers.get("authorization", "")
+        if service.token and not hmac.compare_digest(given.encode("latin-1"), wanted):  # as its bytes were decoded
             return PlainTextResponse("send the token as Authorization: Bearer\n", 401)
         return Response(service.meters.page(), media_type="text/plain; version=0.0.4")
 

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import msgpack
 import numpy as np
 
+from ivggt_jax.serve.options import LONGEST_TOKEN
+
 VERSION = 1
 """Version of the message format."""
 Want = Literal["depth", "confidence", "points", "tracks"]
@@ -21,7 +23,6 @@ DepthFormat = Literal["float16", "png16"]
 FrameFormat = Literal["jpeg", "webp", "h264"]
 LARGEST_ID = 2**53
 """Integers below this are exact in JavaScript, too."""
-LONGEST_TOKEN = 1024
 
 
 class MessageError(ValueError):
@@ -62,8 +63,10 @@ def parse_hello(message: str | bytes) -> Hello:
     token, want = fields.get("token") or "", fields.get("want", [])
     if not isinstance(token, str) or len(token) > LONGEST_TOKEN:
         raise MessageError(f"token must be a string of at most {LONGEST_TOKEN} characters")
-    if not isinstance(want, list) or not all(isinstance(name, str) and name in get_args(Want) for name in want):
-        raise MessageError(f"want must be a list of {', '.join(get_args(Want))}, not {_short(want)}")
+    if not isinstance(want, list):
+        raise MessageError(f"want must be a list, not {_short(want)}")
+    if unknown := [name for name in want if name not in get_args(Want)]:
+        raise MessageError(f"want may name {', '.join(get_args(Want))}, not {_short(unknown[0])}")
     depth = _one_of(fields, "depth", get_args(DepthFormat), "float16")
     return Hello(token, frozenset(want), depth, isinstance(message, str))
 

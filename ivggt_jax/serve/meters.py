@@ -20,7 +20,10 @@ class Meters:
             "ivggt_slots", "Streams of the batch, by whether a client holds them", ["state"], registry=self._registry
         )
         self.cache_fill = Gauge(
-            "ivggt_cache_fill", "Live tokens of a stream over its budget", ["slot"], registry=self._registry
+            "ivggt_cache_fill",
+            "Live tokens of a stream over its budget; 0 if no client holds it",
+            ["slot"],
+            registry=self._registry,
         )
         self.latency = Histogram(
             "ivggt_latency_seconds", "From a frame's arrival to its answer", buckets=SECONDS, registry=self._registry

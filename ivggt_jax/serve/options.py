@@ -10,6 +10,9 @@ from ivggt_jax.config import PolicyName
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.sources.fit import PATCH, usual_size
 
+LONGEST_TOKEN = 1024
+"""Most characters of a token."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -66,6 +69,8 @@ class ServeConfig:
                 raise ValueError(f"--{name.replace('_', '-')} must be more than 0, not {value}")
         if self.token == "":
             raise ValueError("--token is empty, which would let anybody in: give one, or leave the option out")
+        if self.token and len(self.token) > LONGEST_TOKEN:
+            raise ValueError(f"--token has {len(self.token):,} characters, and clients can send {LONGEST_TOKEN:,}")
         if self.track_grid < 0:
             raise ValueError(f"--track-grid must be 0 or more points, not {self.track_grid}")
         for name, side in (("width", self.width), ("height", self.height)):

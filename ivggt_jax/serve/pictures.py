@@ -6,7 +6,7 @@ import av
 import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ivggt_jax.serve.messages import FrameFormat
 from ivggt_jax.sources.fit import Size, fit_image, fit_mask
@@ -55,6 +55,12 @@ class Pictures:
         self._video = None
 
     def _still(self, kind: FrameFormat, data: bytes) -> Image.Image:
+        try:
+            return self._opened(kind, data)
+        except UnidentifiedImageError:  # whose words name an object in memory
+            raise PictureError(f"the data is no {kind} picture") from None
+
+    def _opened(self, kind: FrameFormat, data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as image:  # reads only the header
             self._check(*image.size)
             image.load()

@@ -103,6 +103,7 @@ class Session:
     def close(self) -> None:
         """Release the slot."""
         self._service.slots.release(self._slot)
+        self._service.meters.cache_fill.labels(self._slot.number).set(0)
         self._service.meters.hold(self._service.slots.held, self._service.slots.count)
 
     def end(self, cut: CutOff) -> None:

@@ -86,6 +86,10 @@ class Slots:
                 slot.waiting = None
             return found
 
+    def holds(self, slot: Slot) -> bool:
+        """Whether the slot's client is still there."""
+        return self._held.get(slot.number) is slot
+
     @property
     def held(self) -> int:
         """Number of slots that are held."""

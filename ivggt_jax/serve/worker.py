@@ -105,7 +105,8 @@ class Worker:
             own = jax.tree.map(lambda x, i=slot.number: x[i], predictions)
             slot.answer(Taken(waiting, slot.seen, own))
             slot.seen += 1
-            self._meters.cache_fill.labels(slot.number).set(lengths[slot.number].sum() / self._budget)
+            if self._slots.holds(slot):
+                self._meters.cache_fill.labels(slot.number).set(lengths[slot.number].sum() / self._budget)
 
     def _step(self, images: np.ndarray, where: np.ndarray, masks: np.ndarray) -> Predictions:
         """Predictions on the host, [B,…]."""
