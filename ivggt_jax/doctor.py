@@ -186,7 +186,10 @@ def folders() -> Iterator[Finding]:
     yield Finding("ok", f"{folder} (IVGGT_CACHE) holds {gigabytes(size)}; its disk has {gigabytes(free)} free")
     if not (there.is_dir() and os.access(there, os.W_OK)):
         yield Finding("problem", f"{there} cannot be written: set IVGGT_CACHE to a folder of yours")
-    yield Finding("ok", f"{compiled} (JAX_COMPILATION_CACHE_DIR) keeps compiled programs")
+    if jax.config.values["jax_compilation_cache_dir"]:
+        yield Finding("ok", f"{compiled} (JAX_COMPILATION_CACHE_DIR) keeps compiled programs")
+    else:
+        yield Finding("problem", "no folder keeps compiled programs: the warning above says why and what to set")
     yield Finding("ok", f"{hub} (HF_HOME) keeps downloads")
 
 

@@ -82,7 +82,7 @@ def test_a_mistake_of_ours_shows_where_it_is(error: Exception) -> None:
         run_command(Options, fail, [], "command")
 
 
-@pytest.mark.parametrize("place", ["a file", "below a file", "no home", "home is nowhere", "read-only"])
+@pytest.mark.parametrize("place", ["a file", "below a file", "no home", "home is nowhere", "read-only", "JAX's own"])
 def test_without_a_place_for_compiled_programs_there_is_a_line(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
@@ -102,7 +102,7 @@ def test_without_a_place_for_compiled_programs_there_is_a_line(
             monkeypatch.setenv("IVGGT_CACHE", str(tmp_path))
             monkeypatch.setattr(os, "access", lambda path, mode: False)
     kept = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "file") if place == "JAX's own" else None)
     try:
         assert code_of(lambda _: 0) == 0
         assert jax.config.values["jax_compilation_cache_dir"] is None
@@ -110,6 +110,8 @@ def test_without_a_place_for_compiled_programs_there_is_a_line(
         jax.config.update("jax_compilation_cache_dir", kept)
     shown = capsys.readouterr().err
     assert "warning: compiled programs are not kept" in shown and shown.count("\n") == 1
+    variable = "JAX_COMPILATION_CACHE_DIR" if place == "JAX's own" else "IVGGT_CACHE"
+    assert f"set {variable} to a folder of yours" in shown
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", ">&- 2>&-", "<&- >&- 2>&-"])

@@ -136,6 +136,8 @@ def test_what_cannot_be_loaded(folder: Path, tmp_path: Path):
         (["--out", "new", "--size", "42x30"], "30"),
         (["--out", "new", "--budget", "7"], "a budget of 7 in all is below"),
         (["--out", "new", "--platforms", "cuda", "--executables"], "--executables are for cpu"),
+        (["--out", "new", "--platforms", "cpu", "cpu"], "--platforms needs cpu, cuda or both, each once"),
+        (["--out", "new", "--heads"], "--heads needs at least one of"),
         (["--out", "new", "--heads", "motion"], "no parameters for motion"),
         (["--out", "new", "--heads", "camera", "--submaps", "16"], "--submaps are linked by camera and depth"),
     ],

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import numpy as np
 import pytest
 
@@ -70,6 +71,14 @@ def test_versions_and_folders(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None
     assert "holds 0.1 GB" in next(folders()).text
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert levels(folders()).count("problem") == 1
+    monkeypatch.undo()
+    kept = jax.config.values["jax_compilation_cache_dir"]
+    try:
+        for folder, problems in ((str(tmp_path), 0), (None, 1)):
+            jax.config.update("jax_compilation_cache_dir", folder)
+            assert levels(folders()).count("problem") == problems
+    finally:
+        jax.config.update("jax_compilation_cache_dir", kept)
 
 
 def test_the_self_test_passes_and_notices_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

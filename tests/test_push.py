@@ -95,6 +95,8 @@ def test_the_command_asks_for_the_licence_and_says_how_to_use_it(hub, run, capsy
     assert stopped.value.code == 0
     assert hub.private == {NAME} and hub.commits[0][:2] == (NAME, "half")
     assert f"use it: ivggt my_video.mp4 --checkpoint {NAME}@half" in capsys.readouterr().err
+    card = hub.files[f"{NAME}/README.md"].decode()
+    assert f"ivggt my_video.mp4 --checkpoint {NAME}@half\n" in card and f'load("{NAME}@half")' in card
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from writer_scene import camera, result, saved, tracked
 
 from ivggt_jax import view
 from ivggt_jax.depth_colours import colour
+from ivggt_jax.runs.address import web_address
 from ivggt_jax.runs.resume import begin
 from ivggt_jax.sources import SourceConfig
 from ivggt_jax.viewer import full_size
@@ -150,6 +151,16 @@ def test_the_page_is_served_to_this_machine_alone(tmp_path: Path, capsys) -> Non
         with urllib.request.urlopen(page.address) as response:
             assert response.status == 200 and b"<html" in response.read().lower()
     assert f"look at {page.address}" in capsys.readouterr().err
+
+
+def test_a_page_has_the_runs_name_and_an_address_that_browsers_take(tmp_path: Path, monkeypatch) -> None:
+    """Of the folder that one is in; of IPv6."""
+    labels, make = [], viser.ViserServer
+    monkeypatch.setattr(viser, "ViserServer", lambda **options: labels.append(options["label"]) or make(**options))
+    monkeypatch.chdir(tmp_path)
+    with View(Path("."), 0, lambda: None):
+        assert labels == [f"ivggt_jax · {tmp_path.name}"]
+    assert (web_address("::1", 8080), web_address("localhost", 80)) == ("http://[::1]:8080", "http://localhost:80")
 
 
 def test_a_growing_run_is_followed_and_the_controls_are_obeyed(tmp_path: Path, open_page, monkeypatch) -> None:

@@ -38,7 +38,7 @@ def test_a_failed_block_leaves_the_old_file_and_no_part(tmp_path):
 
 def test_a_full_disk_is_one_error_that_names_the_file(tmp_path, small_disk):
     (tmp_path / "file").write_bytes(b"old")
-    message = r"cannot write .*/file: File too large.*free space.*--resume"
+    message = r"cannot write .*/file: File too large.*Free space.*--resume"
     with pytest.raises(WriteError, match=message), replacing(tmp_path / "file") as file:
         file.write(bytes(2**21))
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"old")]

@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_whole_frames(tmp_path):
     writers = Writers(["mcap"], tmp_path, OPTIONS)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, limits[1]))
     try:
-        with pytest.raises(WriteError, match=r"cannot write .*recording\.mcap.*free space"):
+        with pytest.raises(WriteError, match=r"cannot write .*recording\.mcap.*Free space"):
             for index in range(5):
                 writers.write(result(index))
     finally:

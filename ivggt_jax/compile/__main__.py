@@ -31,6 +31,7 @@ from ivggt_jax.streaming.state import StreamState
 from ivggt_jax.streaming.steps import init_stream
 from ivggt_jax.weights import loading
 from ivggt_jax.weights.tensor_file import write_safetensors
+from ivggt_jax.writers.files import naming
 
 VERSION = 1
 LOADER = "artifact.py"
@@ -49,8 +50,10 @@ def compile_artifact(config: CompileConfig) -> int:
         raise ValueError(f"{config.out} exists: choose another --out")
     if config.batch < 1:
         raise ValueError(f"--batch must be at least 1, not {config.batch}")
-    if not config.platforms:
-        raise ValueError("--platforms needs at least one of cpu and cuda")
+    if not config.platforms or len(set(config.platforms)) < len(config.platforms):
+        raise ValueError("--platforms needs cpu, cuda or both, each once")
+    if not config.heads:
+        raise ValueError("--heads needs at least one of camera, depth, points and motion")
     if config.executables and _here() not in config.platforms:
         raise ValueError(f"--executables are for {_here()}, on which JAX computes here: add it to --platforms")
     if find_spec("flatbuffers") is None:
@@ -77,6 +80,8 @@ def compile_artifact(config: CompileConfig) -> int:
         )
 
     jax.eval_shape(begin)  # reports invalid options before a folder is created
+    with naming(config.out):
+        config.out.parent.mkdir(parents=True, exist_ok=True)
     with written_beside(config.out, folder=True) as folder:
         write_artifact(folder, config, model, begin)
     say(f"{config.out}: {width}×{height} on {', '.join(config.platforms)}, keeping {budget:,} tokens for each stream")

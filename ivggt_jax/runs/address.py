@@ -1,8 +1,13 @@
-"""Checks of where a server is to listen."""
+"""Where a server is to listen."""
 
 import socket
 
 LAST_PORT = 65535
+
+
+def web_address(host: str, port: int) -> str:
+    """The address of a page; one of IPv6 has brackets."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def check_port(port: int) -> None:

@@ -125,7 +125,9 @@ def _keep_compiled_programs() -> None:
     """Enable the cache of compiled programs, if there is a place for it."""
     import jax
 
-    where = "the home directory"
+    where, variable = "the home directory", "IVGGT_CACHE"
+    if jax.config.values["jax_compilation_cache_dir"]:
+        variable = "JAX_COMPILATION_CACHE_DIR"
     try:
         folder = compiled_folder()
         where = str(folder)
@@ -135,7 +137,7 @@ def _keep_compiled_programs() -> None:
     except (OSError, RuntimeError):
         say(
             f"warning: compiled programs are not kept, each run compiles them again: {where} cannot be written; "
-            "set IVGGT_CACHE to a folder of yours"
+            f"set {variable} to a folder of yours"
         )
         jax.config.update("jax_compilation_cache_dir", None)
     else:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ivggt_jax.runs.address import web_address
 from ivggt_jax.runs.command import run_command, say
 from ivggt_jax.serve.options import ServeConfig, is_loopback
 
@@ -25,7 +26,7 @@ def serve(config: ServeConfig) -> int:
         service = load_service(config)
         server = create_server(create_application(service), config.limits)
         host, port = listener.getsockname()[:2]
-        say(f"compiling; then http://{f'[{host}]' if ':' in host else host}:{port} answers, until Ctrl-C")
+        say(f"compiling; then {web_address(host, port)} answers, until Ctrl-C")
         server.run([listener])
     if service.worker.failed:
         say(f"error: {service.worker.failed}")

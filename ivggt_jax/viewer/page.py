@@ -13,7 +13,7 @@ import viser
 from scipy.spatial.transform import Rotation
 
 from ivggt_jax.depth_colours import colour, colour_depth, inverse_depth_range
-from ivggt_jax.runs.address import check_address
+from ivggt_jax.runs.address import check_address, web_address
 from ivggt_jax.runs.command import say
 from ivggt_jax.runs.corrected import MapAt, changes_of, state_of_map
 from ivggt_jax.runs.resume import read_state
@@ -63,11 +63,12 @@ class View:
         self._size = 0.1
         self._measured = False
         check_address(host, port)
+        name = run.resolve().name  # also of "."
         with _quiet():
-            self._server = viser.ViserServer(host=host, port=port, label=f"ivggt_jax · {run.name}", verbose=False)
+            self._server = viser.ViserServer(host=host, port=port, label=f"ivggt_jax · {name}", verbose=False)
         self._server.scene.set_up_direction("-y")
         self._changed, self._closing = threading.Event(), False
-        self._controls = Controls(self._server.gui, run.name, self._changed.set, self._enlarge)
+        self._controls = Controls(self._server.gui, name, self._changed.set, self._enlarge)
         self._cameras: dict[int, Any] = {}
         self._range: np.ndarray | None = None
         self._thread = threading.Thread(target=self._follow, name="view", daemon=True)
@@ -75,7 +76,7 @@ class View:
     @property
     def address(self) -> str:
         """The page's address."""
-        return f"http://{self._server.get_host()}:{self._server.get_port()}"
+        return web_address(self._server.get_host(), self._server.get_port())
 
     def wait(self) -> None:
         """Wait until Ctrl-C."""

@@ -26,11 +26,15 @@ MEASURED = {
 """Names of evaluation measures in words; others keep their names."""
 
 
-def model_card(name: str, licence: str, description: Description, trained: Mapping[str, Any] | None) -> str:
+def model_card(
+    name: str, licence: str, description: Description, trained: Mapping[str, Any] | None, revision: str | None = None
+) -> str:
     """The card, as Markdown with the Hub's header.
 
-    name: owner/name on the Hub; licence: the Hub's identifier; trained: from `training_record`.
+    name: owner/name on the Hub; licence: the Hub's identifier; trained: from `training_record`; revision: a branch, None for the
+    main one.
     """
+    address = f"{name}@{revision}" if revision else name
     config, source = description.config, description.source
     network = f"{config.encoder_depth} encoder layers, {config.depth} pairs of blocks, {config.width} wide, {config.heads} heads"
     lines = [
@@ -43,8 +47,8 @@ def model_card(name: str, licence: str, description: Description, trained: Mappi
         ),
         *("", f"# {name.partition('/')[2]}", ""),
         "Camera poses and depth from video, frame by frame in constant memory. Weights for `ivggt_jax`:",
-        *("", "```bash", f"ivggt my_video.mp4 --checkpoint {name}", "```", ""),
-        *("```python", "import ivggt_jax", f'model = ivggt_jax.load("{name}")', "```", ""),
+        *("", "```bash", f"ivggt my_video.mp4 --checkpoint {address}", "```", ""),
+        *("```python", "import ivggt_jax", f'model = ivggt_jax.load("{address}")', "```", ""),
         *("| | |", "|---|---|", f"| heads | {', '.join(config.predicts)} |"),
         f"| network | {network} |",
         f"| parameters | {description.parameters:,}, trunk in {description.dtype} |",

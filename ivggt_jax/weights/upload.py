@@ -52,7 +52,7 @@ def push_to_hub(
     description, _ = open_directory(checkpoint)  # complete, and with the declared shapes
     card: Path | bytes = checkpoint / CARD
     if not (checkpoint / CARD).is_file():
-        card = model_card(name, licence, description, training_record(checkpoint)).encode()
+        card = model_card(name, licence, description, training_record(checkpoint), revision).encode()
     files = {CARD: card, **{file: place.find(checkpoint, file) for file in (CONFIG_FILE, TENSOR_FILE)}}
     additions = [CommitOperationAdd(path, content) for path, content in files.items() if content is not None]
     api = HfApi(library_name="ivggt_jax")

@@ -36,7 +36,7 @@ def naming(path: Path) -> Iterator[None]:
     except WriteError:
         raise
     except OSError as error:
-        way = ". Frames finished before are on disk; free space, then go on with --resume"
+        way = ". Free space and start again; a run goes on with --resume, because its finished frames are on disk"
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise WriteError(f"cannot write {path}: {error.strerror or error}{way if full else ''}") from error
 
