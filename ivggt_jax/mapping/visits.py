@@ -59,7 +59,8 @@ class PlaceMaker:
                 return None
         self._since = 0
         found = find_features(image, depth, mask)
-        self._features.append(replace(found, pixels=found.pixels * np.float32((1, focal[0] / focal[1]))))
+        square = found.pixels * np.array((1, focal[0] / focal[1]), np.float32)
+        self._features.append(replace(found, pixels=square))
         self._world_from_cam.append(np.asarray(world_from_cam, np.float64))
         return self._finish(record) if len(self._features) == PLACE_FRAMES else None
 
