@@ -88,7 +88,10 @@ def _check_same(config: BatchConfig, job: Path, done: Mapping[Row, tuple[str, ..
     """Raises ValueError when finished sources, each with its own options, were made with others."""
     changed: list[str] = []
     for row, options in done.items():
-        settings = recorded(read_run_json(job / row.path), "settings")
+        try:
+            settings = recorded(read_run_json(job / row.path), "settings")
+        except (OSError, ValueError):  # damaged since: it is done all the same
+            continue
         frames = recorded(settings, "source", "frames")  # of an address, the copy that was read
         now = config.of(frames if isinstance(frames, str) else row.source, job / row.path, options)
         if words := changed_since(now, settings):

@@ -196,14 +196,12 @@ def _words_of(row: Mapping[str, Any], folder: Path) -> tuple[str, ...]:
     words: list[str] = []
     for name, value in row.items():
         option = name.replace("_", "-")
-        if (
-            name == "source" or value is None or value != value
-        ):  # NaN is how some programs write an empty cell of numbers
+        # Of a column of whole numbers with empty cells, some programs make floats, and NaN of the cells.
+        if name == "source" or value is None or value != value:
             continue
         if isinstance(value, bool):
             words.append(f"--{option}" if value else f"--no-{option}")
         else:
-            # Where cells of a column are empty, some programs write its whole numbers as floats.
             values = value if isinstance(value, list) else [value]
             texts = (f"{x:.0f}" if isinstance(x, float) and x.is_integer() else str(x) for x in values)
             words += [f"--{option}", *(_there(text, folder) if option in FILES else text for text in texts)]
