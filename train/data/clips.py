@@ -15,6 +15,8 @@ from ivggt_jax.train.data.scene import Dataset, LabelledFrame, Scene, open_scene
 
 VIDEO_RATE = 10.0
 """Frames per second at which videos are sampled."""
+ROUNDED = 0.02
+"""Share of a sampled frame by which a file's times may be rounded."""
 
 
 class FolderScene(Scene):
@@ -43,10 +45,11 @@ class VideoScene(Scene):
         self.name = str(path)
         self._path = path
         reader = VideoReader(path, fps=VIDEO_RATE)
-        if not reader.expected_length:
+        if not reader.seconds or not reader.rate:
             raise SourceError(f"{path}: its duration is unknown; convert it to MP4 first")
-        self._length = reader.expected_length
-        self._rate = min(VIDEO_RATE, reader.rate or VIDEO_RATE)
+        self._rate = min(VIDEO_RATE, reader.rate)
+        last = reader.seconds - 1 / reader.rate  # when the last frame begins
+        self._length = int(last * self._rate + ROUNDED) + 1
 
     def __len__(self) -> int:
         return self._length
@@ -61,13 +64,20 @@ class VideoScene(Scene):
         found = {}
         # A slower video: all frames, starting half a frame earlier because times may be rounded.
         start = first / VIDEO_RATE if self._rate == VIDEO_RATE else max(0.0, first - 0.5) / self._rate
-        reader = VideoReader(self._path, fps=VIDEO_RATE, start=start)
+        reader = _OpenedBefore(self._path, fps=VIDEO_RATE, start=start)
         for position, raw in enumerate(reader.raw_frames(), start=first):
             if position in positions:
                 found[position] = LabelledFrame(raw.read().image)
             if position == last:
                 return [found[position] for position in positions]
         raise SourceError(f"{self._path}: ends before frame {last} (at {self._rate:g} frames per second)")
+
+
+class _OpenedBefore(VideoReader):
+    """A reader that does not tell again, for every clip, what was told about the video when its scene was opened."""
+
+    def _tell(self, *_: object) -> None:
+        pass
 
 
 def clips(paths: Sequence[Path], sampling: Sampling | None = None) -> Dataset:
