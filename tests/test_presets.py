@@ -68,6 +68,19 @@ def test_a_depth_input_without_depth_is_frozen() -> None:
         assert any("depth_patches" in path for path in flatten(state.trainable)) == sensed
 
 
+def test_frames_are_whole_patches() -> None:
+    """Otherwise the first step fails with a traceback, after the student has been loaded."""
+    config = preset("supervised", "demo_worlds")
+    for changes in (
+        {"synthetic": replace(config.synthetic, width=100)},
+        {"synthetic": replace(config.synthetic, scales=(1.0, 0.25))},
+        {"recorded": replace(config.recorded, resolutions=((224, 160),))},
+        {"recorded": replace(config.recorded, resolutions=((0, 14),))},
+    ):
+        with pytest.raises(ValueError, match="both sides must be multiples of 14"):
+            replace(config, **changes)
+
+
 def test_workers_load_what_was_recorded() -> None:
     """Rendering would take a device in each of them."""
     with pytest.raises(ValueError, match="workers load recorded data"):

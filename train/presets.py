@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ivggt_jax.config import PUBLISHED_HEADS
+from ivggt_jax.sources.fit import PATCH
 from ivggt_jax.train.data.batches import ClipConfig
 from ivggt_jax.train.data.synthetic import SyntheticConfig
 from ivggt_jax.train.distill import StepConfig
@@ -41,11 +42,13 @@ class TrainConfig(RunConfig):
             raise ValueError(f"evaluation_clips must be at least 1, not {self.evaluation_clips}")
         if self.clips.frames[1] < FEWEST_FRAMES:
             raise ValueError(f"frames must reach {FEWEST_FRAMES} for camera paths, not {self.clips.frames}")
+        for size in (*self.recorded.resolutions, *self.synthetic.sizes):
+            if min(size) < PATCH or any(side % PATCH for side in size):
+                raise ValueError(f"frames of {size[0]}×{size[1]}: both sides must be multiples of {PATCH}")
         if "tracks" in self.step.heads and not self.clips.query_points:
             raise ValueError("step.heads include tracks: query_points of the data must be at least 1")
         if "tracks" in self.step.heads and self.data and self.step.loss.distillation_weight <= 0:
             raise ValueError("step.heads include tracks, which recorded data do not have: only a teacher tells them")
-
         if self.workers and not self.data:
             raise ValueError(
                 "workers load recorded data; synthetic scenes are rendered by the training process: leave workers out"

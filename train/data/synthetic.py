@@ -69,6 +69,11 @@ class SyntheticConfig:
         if not self.kinds or not self.looks:
             raise ValueError(f"kinds {self.kinds} and looks {self.looks} need an entry each")
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of frames, for each of the scales."""
+        return [(int(scale * self.width), int(scale * self.height)) for scale in self.scales]
+
 
 class SyntheticBatches:
     """Batches rendered on the fly: a pure function of seed and step. Different seeds give different scenes.
@@ -95,8 +100,8 @@ class SyntheticBatches:
         slowest, fastest = np.log(config.speed)
         speeds = np.exp(generator.uniform(slowest, fastest, config.batch_size)).astype(np.float32)
         if config.scales != (1.0,):
-            scale = generator.choice(config.scales)
-            config = replace(config, width=int(scale * config.width), height=int(scale * config.height), scales=(1.0,))
+            width, height = config.sizes[generator.choice(len(config.scales))]
+            config = replace(config, width=width, height=height, scales=(1.0,))
         parts, names = [], []
         for turn, (kind, look) in enumerate(options):
             rows = [row for row in self._rows if turns[row] == turn]
