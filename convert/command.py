@@ -44,7 +44,7 @@ class Convert:
     dtype: Precision | None = None
     """Type of the trunk, by default the input's if it has 16 bits, else float32; heads are float32. float16 ends at 65,504."""
     to: Literal["safetensors", "orbax", "torch"] = "safetensors"
-    """safetensors: mapped into memory when loaded; orbax: for training; torch: PyTorch's names and layouts."""
+    """safetensors: mapped into memory when loaded; orbax: for other programs; torch: PyTorch's names and layouts."""
     config: Path | None = None
     """For unpublished architectures: a checkpoint's config.json, or JSON with ModelConfig fields; missing ones are full-size."""
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

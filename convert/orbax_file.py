@@ -1,4 +1,4 @@
-"""Orbax checkpoints of parameters, which training reads and writes, one parameter at a time."""
+"""Orbax checkpoints of parameters, for other programs in JAX, one parameter at a time."""
 
 import errno
 import logging

@@ -90,14 +90,16 @@ def test_orbax_and_back_is_exact(folder, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"orbax", "back.pth"}
 
 
-def test_training_reads_the_orbax_checkpoint(folder, tmp_path, tiny):
-    """With Orbax's own plain call, as training does."""
+def test_other_programs_read_the_orbax_checkpoint(folder, tmp_path, tiny):
+    """With Orbax's own plain call. Loading it here says what to do instead."""
     orbax = pytest.importorskip("orbax.checkpoint")
     convert_file(folder / "ours", tmp_path / "orbax", to="orbax")
     with orbax.StandardCheckpointer() as checkpointer:
         restored = checkpointer.restore(tmp_path / "orbax" / "params", tiny.params)
     for path, x in flatten(restored).items():
         np.testing.assert_array_equal(x, flatten(tiny.params)[path])
+    with refused(r"is stored with Orbax, for other programs: `ivggt convert \S+orbax OUTPUT`"):
+        load(tmp_path / "orbax")
 
 
 def test_an_orbax_checkpoint_of_another_model_is_refused(folder, tmp_path):

@@ -92,8 +92,12 @@ def open_directory(directory: Path) -> tuple[Description, dict[str, np.ndarray]]
     description = describe(directory)
     named = "predicts" in _read_config(directory)[1]["model"]
     content = place.find(directory, *place.CONTENTS)
-    if content is None or content.name != TENSOR_FILE:
-        raise CheckpointError(f"{directory} has no {TENSOR_FILE}; if it holds an Orbax checkpoint, convert it")
+    if content is None:
+        raise CheckpointError(f"{directory} has no {TENSOR_FILE}: copy or download it again")
+    if content.name != TENSOR_FILE:
+        raise CheckpointError(
+            f"{directory} is stored with Orbax, for other programs: `ivggt convert {directory} OUTPUT` makes one to load"
+        )
     tensors = open_safetensors(content)
     if not named:  # an older checkpoint, in which only the tensors show which heads there are
         config = dataclasses.replace(description.config, predicts=present_heads(tensors))

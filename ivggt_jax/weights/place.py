@@ -17,7 +17,7 @@ from ivggt_jax.disk.beside import claimed, remove, written_beside
 CONFIG_FILE = "config.json"
 TENSOR_FILE = "model.safetensors"
 ORBAX_FOLDER = "params"
-"""Used instead of the tensor file if Orbax stores the parameters, for training."""
+"""Used instead of the tensor file if Orbax stores the parameters, for other programs."""
 CONTENTS = (TENSOR_FILE, ORBAX_FOLDER)
 _PART = ".part"
 _INCOMING = ".incoming"
