@@ -252,6 +252,14 @@ def test_frames_of_another_size(checkpoint, tmp_path, capsys):
         Stream(size=50)
 
 
+@pytest.mark.parametrize("options", [Stream, Sensing, study.Study])
+@pytest.mark.parametrize("wrong", [{"routes": ("loop", "street", "loop")}, {"seeds": (7, 7)}, {"routes": ()}])
+def test_every_walk_is_named_once(options, wrong):
+    """Its file would be written twice: an error after hours of measuring."""
+    with pytest.raises(ValueError, match="need an entry, and none twice"):
+        options(**wrong)
+
+
 def test_frames_of_a_pass_make_up_a_chunk():
     for options in (Stream, Sensing):
         with pytest.raises(ValueError, match="chunks of 10 frames: cache.frames_per_step must divide that, not be 4"):

@@ -26,6 +26,7 @@ from ivggt_jax.evaluate.walks import (
     Walk,
     WalkPart,
     check_frames_per_step,
+    check_walks,
     depth_errors,
 )
 from ivggt_jax.mapping.moving import View, motion_from_views
@@ -90,6 +91,7 @@ class Sensing:
         if self.frames < 1 + VIEWS[-1] - VIEWS[0]:
             raise ValueError(f"frames must be at least {1 + VIEWS[-1] - VIEWS[0]}, not {self.frames}")
         check_frames_per_step(self.memory.cache.frames_per_step)
+        check_walks(self.routes, self.seeds)
 
 
 def evaluate_sensing(config: Sensing) -> int:

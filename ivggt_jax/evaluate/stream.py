@@ -13,7 +13,15 @@ from ivggt_jax.evaluate.plots import line_plot, path_plot
 from ivggt_jax.evaluate.records import Record, curves, map_measures, measures, run_walks
 from ivggt_jax.evaluate.report import SequenceReport, summary_table, write_report
 from ivggt_jax.evaluate.trajectory import evaluate_trajectory
-from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, DefectName, RouteName, Walk, check_frames_per_step
+from ivggt_jax.evaluate.walks import (
+    CHUNK,
+    HELD_OUT_SEED,
+    DefectName,
+    RouteName,
+    Walk,
+    check_frames_per_step,
+    check_walks,
+)
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.mapping.options import SubmapOptions
 from ivggt_jax.runs.command import say
@@ -52,8 +60,7 @@ class Stream:
         if self.depth_sensor is not None and (self.depth_sensor < 1 or self.mapping.submaps == "off"):
             raise ValueError("depth-sensor is 1 for every frame, n for every n-th, and needs submaps")
         check_frames_per_step(self.memory.cache.frames_per_step)
-        if not self.routes or not self.seeds:
-            raise ValueError("routes and seeds need an entry each")
+        check_walks(self.routes, self.seeds)
 
 
 def evaluate_streams(config: Stream) -> int:

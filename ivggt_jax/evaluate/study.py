@@ -21,7 +21,7 @@ from ivggt_jax.disk.strict_json import JsonError, read_json
 from ivggt_jax.evaluate.options import ModelOptions
 from ivggt_jax.evaluate.records import Record, curves, measures, record_clip, run_walks
 from ivggt_jax.evaluate.study_report import not_compared, write_study
-from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk
+from ivggt_jax.evaluate.walks import CHUNK, HELD_OUT_SEED, RouteName, Walk, check_walks
 from ivggt_jax.mapping.config import SubmapConfig
 from ivggt_jax.memory.policies import POLICIES
 from ivggt_jax.model.parameters import Model
@@ -63,8 +63,9 @@ class Study:
     def __post_init__(self) -> None:
         if list(self.lengths) != sorted(set(self.lengths)) or not self.lengths or self.lengths[0] < 3:
             raise ValueError(f"lengths {self.lengths} must rise from at least 3 frames")
-        if not self.budgets or not self.routes or not self.seeds:
-            raise ValueError("budgets, routes and seeds need an entry each")
+        if not self.budgets:
+            raise ValueError("budgets need an entry")
+        check_walks(self.routes, self.seeds)
 
     @property
     def smallest(self) -> int:

@@ -3,6 +3,7 @@
 A walk is a pure function of route, seed and frame number, so any part of it can be rendered without the frames before.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Literal, NamedTuple
@@ -47,6 +48,13 @@ DEFECTS: dict[DefectName, Defects | None] = {
 }
 """How frames may be spoilt, one way at a time."""
 RouteName = Literal["loop", "return", "corridor", "street", "doors", "crowd"]
+
+
+def check_walks(routes: Sequence[RouteName], seeds: Sequence[int]) -> None:
+    """Raises ValueError unless there are routes and seeds, each of them once: a walk is called by its route and seed."""
+    for name, values in (("routes", routes), ("seeds", seeds)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} need an entry, and none twice: {' '.join(map(str, values)) or 'none are given'}")
 
 
 def check_frames_per_step(frames: int) -> None:
