@@ -1,6 +1,7 @@
 """`evaluate sensing`: its errors on depths that are known, and a run on a model whose branch and head are random."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 from small_training import random_model
 
-from ivggt_jax import save
+from ivggt_jax import CacheConfig, save
 from ivggt_jax.evaluate.__main__ import main
 from ivggt_jax.evaluate.clouds import tree
 from ivggt_jax.evaluate.ghosts import _cloud, _in_world, count_ghosts, overlap
-from ivggt_jax.evaluate.sensing import SensorOptions, _chunk_errors
-from ivggt_jax.evaluate.walks import WalkPart
+from ivggt_jax.evaluate.sensing import SensorOptions, _chunk_errors, _errors
+from ivggt_jax.evaluate.walks import Walk, WalkPart
 from ivggt_jax.runs.run import moving_masked
 from ivggt_jax.sources.frame import Fit, Frame
 from ivggt_jax.train.start import extended
@@ -71,6 +72,22 @@ def test_a_sensor_is_the_same_for_a_part_of_a_walk_and_its_first_frame_has_depth
     np.testing.assert_array_equal(first, sensor.measured(5, 0, depth))
     with pytest.raises(ValueError, match="holes is a share in"):
         SensorOptions(holes=1.2)
+
+
+class Ruined(Walk):
+    """From frame 52 on nothing is a metre away, and everything moves."""
+
+    def part(self, start: int, frames: int) -> WalkPart:
+        found = super().part(start, frames)
+        beyond = (start + np.arange(frames) >= 52)[:, None, None]
+        return replace(found, depth=np.where(beyond, 0.01, found.depth), moving=found.moving | beyond)
+
+
+def test_frames_beyond_the_end_of_a_walk_do_not_count() -> None:
+    model = extended(random_model(0), ("motion",), False, jax.random.key(0))
+    cache = CacheConfig(total_budget=1_000, max_frames=60)
+    whole, ruined = (_errors(model, cache, kind("crowd", 7, 28, 28), 7, None, 52) for kind in (Walk, Ruined))
+    assert whole == ruined
 
 
 @pytest.mark.slow

@@ -135,14 +135,15 @@ def _errors(
         part = walk.part(start, CHUNK)
         told = None if sensor is None else sensor.measured(seed, start, part.depth)
         state, found = scan(model, state, part.images[:, None], depth=None if told is None else told[:, None])
-        seen.append(jax.tree.map(lambda x: np.asarray(x)[:, 0], found))
-        parts.append(part)
-        chunks.append(_chunk_errors(part, seen[-1].depth, told))
+        kept = slice(frames - start)  # the last chunk may reach beyond the walk's end
+        seen.append(jax.tree.map(lambda x, kept=kept: np.asarray(x)[kept, 0], found))
+        parts.append(part.cut(kept))
+        chunks.append(_chunk_errors(parts[-1], seen[-1].depth, None if told is None else told[kept]))
     errors = {name: _mean([chunk[name] for chunk in chunks]) for name in chunks[0]}
     found = jax.tree.map(lambda *x: np.concatenate(x), *seen)
     cam_from_world, intrinsics = map(np.asarray, _cameras(found.pose_encoding, *walk.size))
     truth = np.concatenate([part.world_from_cam for part in parts])
-    path = path_errors(inverse(cam_from_world.astype(np.float64))[:frames], truth[:frames])
+    path = path_errors(inverse(cam_from_world.astype(np.float64)), truth)
     errors["path_error_percent"] = 100 * path.over_length
     if parts[0].moving is None:
         return errors

@@ -103,6 +103,11 @@ class WalkPart:
     moving: np.ndarray | None = None
     """bool [T,H,W]: pixels of moving bodies; None on routes without any."""
 
+    def cut(self, kept: slice) -> "WalkPart":
+        """Some of the frames."""
+        moving = None if self.moving is None else self.moving[kept]
+        return WalkPart(self.images[kept], self.depth[kept], self.world_from_cam[kept], moving)
+
     @cached_property
     def constant_depth_error(self) -> np.ndarray:
         """[T]: AbsRel of the best constant depth for every `CHUNK` frames."""
