@@ -163,7 +163,10 @@ def test_they_run(tmp_path: Path) -> None:
         prepare(place, page)
         if any("OUT" in line for line in commands(page)):
             shell(
-                "ivggt FOLDER --loops --submaps 10 --out OUT && cp OUT/trajectory.txt truth.txt", place, environment, 900
+                "ivggt FOLDER --loops --submaps 10 --out OUT && cp OUT/trajectory.txt truth.txt",
+                place,
+                environment,
+                900,
             )
             (place / "known.txt").write_text((place / "truth.txt").read_text())
         for line in commands(page):
