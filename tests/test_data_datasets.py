@@ -199,8 +199,11 @@ def test_a_tenth_of_many_sequences_is_held_out_whatever_the_others() -> None:
     assert len(held_out(names[:2])) == 1 and not held_out(names[:1])
 
 
-def test_held_out_clips_are_in_order(tmp_path: Path) -> None:
-    """Errors from frame to frame need frames that follow each other; training shuffles two of five clips of this dataset."""
+def test_held_out_clips_are_in_order(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Errors from frame to frame need frames that follow each other; training shuffles two of five clips of this dataset.
+
+    Those that cannot be read are named.
+    """
     make_scannet(tmp_path)
     (tmp_path / "scans_train").rename(tmp_path / "scans_test")
     small = ClipConfig(frames=(3, 3), resolutions=((28, 28),), weights=(1,))
@@ -209,6 +212,7 @@ def test_held_out_clips_are_in_order(tmp_path: Path) -> None:
         name.rpartition(" ")[2].split(",") for batch in held_out_batches(config, slice(None)) for name in batch.names
     ]
     assert len(clips) == 16 and all(clip == sorted(clip) for clip in clips)
+    assert any(line.startswith("held-out clip skipped: scannet") for line in caplog.messages)
 
 
 def test_raw_seven_scenes_depth_is_taken_where_none_is_registered(tmp_path: Path) -> None:

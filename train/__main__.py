@@ -1,5 +1,6 @@
 """`python -m train distill|supervised PRESET …`: train a causal student, or a model from ground truth."""
 
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from ivggt_jax.train.data.synthetic import SyntheticBatches
 from ivggt_jax.train.mesh import make_mesh, process_rows, start_processes
 from ivggt_jax.train.presets import HELD_OUT_SEED, PRESETS, TrainConfig, is_labelled
 from ivggt_jax.train.training import run
+
+logger = logging.getLogger(__name__)
 
 HELP = """usage: {program} OBJECTIVE PRESET [options]
 
@@ -105,9 +108,14 @@ def held_out_batches(config: TrainConfig, rows: slice) -> list[Batch]:
             config.synthetic, batch_size=size, frames=(most, most), query_points=0, sensor=config.depth_input
         )
         source = SyntheticBatches(synthetic, count, HELD_OUT_SEED, rows)
-    # On the host, because they stay for the whole run.
-    batches = (source[step] for step in range(count))
-    return [batch._replace(arrays=jax.device_get(batch.arrays)) for batch in batches]
+    batches = []
+    for step in range(count):
+        batch = source[step]
+        for name in batch.skipped:
+            logger.warning("held-out clip skipped: %s", name)
+        # On the host, because they stay for the whole run.
+        batches.append(batch._replace(arrays=jax.device_get(batch.arrays)))
+    return batches
 
 
 def _datasets(config: TrainConfig, split: str) -> list[tuple[Dataset, float]]:

@@ -30,7 +30,7 @@ class TrainConfig(RunConfig):
     data: tuple[str, ...] = ()
     """Folders of images or videos, or dataset=folder[:weight] with scannet, arkitscenes, co3d, 7scenes, tum; none: synthetic."""
     evaluation_clips: int = 16
-    """Number of held-out clips, from the datasets' test split or synthetic; for unlabelled footage they are synthetic."""
+    """Number of held-out clips, in whole batches: from the datasets' test split or synthetic; always so for unlabelled footage."""
     recorded: ClipConfig = field(default_factory=ClipConfig)
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
 
