@@ -278,3 +278,12 @@ def test_the_loss_of_motion_is_focal_cross_entropy() -> None:
     assert float(motion_loss(jnp.asarray(moving, jnp.float32), moving, valid)["error"]) == pytest.approx(0, abs=1e-6)
     slope = jax.grad(lambda x: motion_loss(jax.nn.sigmoid(x), moving, valid)["error"])(jnp.full(moving.shape, -8.0))
     assert slope[0, 0, 0, 0] < -0.4, "a pixel that is wrong for certain is felt"
+
+
+@pytest.mark.parametrize(("loss", "head"), [("relative", "camera"), ("log_depth", "depth")])
+def test_a_loss_needs_its_head(loss: str, head: str) -> None:
+    """Without it the loss would be nothing, and nothing would say so."""
+    config = LossConfig(task_weight=1.0, **{loss: 1.0})
+    with pytest.raises(ValueError, match=f"step.loss.{loss} is a loss of the head {head}"):
+        StepConfig(heads=("points",), loss=config)
+    StepConfig(heads=("points", head), loss=config)

@@ -369,3 +369,6 @@ def test_errors_name_what_is_missing() -> None:
         LossConfig(distillation_weight=0.0)
     with pytest.raises(ValueError, match="reference"):
         LossConfig(distillation="kl", reference=True)
+    for ignored in ({"distillation": "kl"}, {"reference": True}):
+        with pytest.raises(ValueError, match="ways to distil"):
+            LossConfig(task_weight=1.0, distillation_weight=0.0, **ignored)
