@@ -39,7 +39,7 @@ DENSE_HEADS = (*(name for name, head in HEADS.items() if head.activate is not No
 
 @dataclass(frozen=True, kw_only=True)
 class StepConfig:
-    """What a training step computes."""
+    """What a training step computes. Raises ValueError for a loss whose head is not trained."""
 
     mode: Mode = "causal"
     """Attention of the student's global blocks: causal for a streaming student, offline for a teacher."""
@@ -52,6 +52,11 @@ class StepConfig:
     dense heads too."""
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        for name, head in (("relative", "camera"), ("log_depth", "depth")):
+            if getattr(self.loss, name) > 0 and head not in self.heads:
+                raise ValueError(f"step.loss.{name} is a loss of the head {head}, which step.heads lack")
 
 
 @dataclass(frozen=True, kw_only=True)

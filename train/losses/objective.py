@@ -59,6 +59,8 @@ class LossConfig:
             )
         if self.reference and self.distillation != "distill":
             raise ValueError(f"reference=True is about distillation='distill', not {self.distillation!r}")
+        if (self.reference or self.distillation == "kl") and self.distillation_weight <= 0:
+            raise ValueError("reference and kl are ways to distil: distillation_weight must be above 0")
 
     @property
     def is_guided(self) -> bool:
