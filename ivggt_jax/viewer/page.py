@@ -37,7 +37,7 @@ SECONDS_BETWEEN_PLAYED = 0.1
 SECONDS_BETWEEN_LOOKS = 1.0
 """Time between checks of the folder."""
 LISTING_SHARE = 0.02
-"""Largest share of the time for listing the folder, which takes half a second with 100,000 frames."""
+"""Largest share of the time for listing the folder, which takes half a second with 100,000 frames, and looking at the map."""
 SECONDS_OF_DRAWING = 0.3
 """Time for drawing at once, between reactions to the controls."""
 PATH, NOW = (220, 60, 30), (30, 90, 220)
@@ -109,12 +109,13 @@ class View:
 
     def _look(self) -> bool:
         """Draw new frames of the folder, for a while. Returns whether there are more."""
+        changed = False
         if (began := time.perf_counter()) >= self._next_listing:
-            self._paths = numbered(self._folder, ".npz")
+            self._paths, changed = numbered(self._folder, ".npz"), self._map_changed()
             listed = time.perf_counter()
             self._next_listing = listed + (listed - began) / LISTING_SHARE
         count = len(self._paths)
-        if self._map_changed() or count < self._thinned.count:
+        if changed or count < self._thinned.count:
             self._begin_again()
         if count == 0:
             return False

@@ -1,7 +1,7 @@
 """What bundle adjustment does to the paths of six rendered rooms: python tools/adjustment/rooms.py
 
 Each room has 30 frames of 392×294, of seeds that nothing was chosen on. For a run with submaps and for one stream it prints the
-trajectory error after Sim3, in metres, before and after `ivggt export --refine-ba`, and the median of the focal length's errors.
+trajectory error after Sim3, in metres, before and after `ivggt export --refine-ba`, and how wrong the focal length is.
 """
 
 import json
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ivggt_jax.evaluate.trajectory import evaluate_trajectory
 from ivggt_jax.evaluate.walks import FIELD_OF_VIEW, HELD_OUT_SEED, Walk, WalkPart
-from ivggt_jax.trajectories.alignment import align_trajectory
 from ivggt_jax.trajectories.tables import poses_from_tum, read_table
 
 SEEDS = range(HELD_OUT_SEED + 200, HELD_OUT_SEED + 206)
@@ -30,10 +30,8 @@ def ivggt(*arguments: object) -> None:
 
 
 def error(trajectory: Path, truth: np.ndarray) -> float:
-    """Root mean square distance of positions after Sim3, in metres."""
-    found = poses_from_tum(read_table(trajectory, 8)[0])
-    moved = align_trajectory(found, truth, "sim3").poses(found)
-    return float(np.sqrt(np.mean(np.sum((moved - truth)[:, :, 3] ** 2, axis=1))))
+    """Trajectory error after Sim3 in metres; truth [S,3,4] is world_from_cam."""
+    return evaluate_trajectory(poses_from_tum(read_table(trajectory, 8)[0]), truth).summary()["ate"]
 
 
 def focal_error(intrinsics: Path) -> float:
