@@ -7,7 +7,10 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from ivggt_jax.inference.options import InferConfig  # noqa: F401 (a task is read with it)
+
 channel = Connection(int(sys.argv[1]))
+channel.send(None)
 while True:
     try:
         config = channel.recv()

@@ -153,9 +153,9 @@ def test_a_job_records_each_source_and_does_what_is_missing(faked, tmp_path, wor
 def test_a_video_that_takes_too_long_is_stopped_and_the_next_is_done(faked, tmp_path, monkeypatch, name):
     monkeypatch.setattr(worker, "SECONDS_TO_SAVE", 0.5)
     touch(tmp_path, f"in/{name}", "in/z.mp4")
-    assert batch(job(tmp_path / "out", tmp_path / "in" / name, tmp_path / "in/z.mp4", time_limit=3)) == 1
+    assert batch(job(tmp_path / "out", tmp_path / "in" / name, tmp_path / "in/z.mp4", time_limit=5)) == 1
     rows = rows_of(tmp_path / "out")
-    assert (rows[name].status, rows[name].error) == ("failed", "not done after 3 s")
+    assert (rows[name].status, rows[name].error) == ("failed", "not done after 5 s")
     assert rows["z.mp4"].status == "done"
 
 

@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def serve(options: ProcessConfig) -> int:
-    """Run what comes over the channel. When that is closed, the process ends at once, even in the middle of a video."""
+    """Say that the process is ready, then run what comes over the channel.
+
+    When the channel is closed, the process ends at once, even in the middle of a video.
+    """
     from ivggt_jax.runs.memory import free_memory
     from ivggt_jax.weights import loading
 
@@ -53,6 +56,7 @@ def serve(options: ProcessConfig) -> int:
     def share() -> Share | None:
         return Share(free_memory(), options.among) if options.among > 1 else None
 
+    channel.send(None)  # ready
     while True:
         channel.send(outcome(waiting.get(), load, share))
 

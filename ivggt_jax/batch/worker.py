@@ -126,6 +126,9 @@ class Worker:
                 start_new_session=True,  # Ctrl-C goes to the job, which stops its workers
             )
         self._channel = ours
+        # The time limit counts from here on. If the process dies instead, sending it a task fails.
+        with suppress(EOFError, OSError):
+            ours.recv()
         return ours
 
     def _death(self) -> str:
