@@ -52,8 +52,8 @@ def test_what_comes_before_is_not_decoded(tmp_path: Path, monkeypatch: pytest.Mo
     with open_source(SourceConfig(frames=str(path), size=28)) as source:
         frame = list(source)[80]
         decoded: list[object] = []
-        genuine = video._decode
-        monkeypatch.setattr(video, "_decode", lambda *a: (decoded.append(d) or d for d in genuine(*a)))
+        genuine = video.decode
+        monkeypatch.setattr(video, "decode", lambda *a: (decoded.append(d) or d for d in genuine(*a)))
         assert [found.index for found in source.frames_from(Mark.of(frame, 80))] == list(range(80, 100))
     assert len(decoded) <= 50
 

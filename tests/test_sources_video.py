@@ -72,6 +72,22 @@ def test_the_expected_length_counts_from_the_first_frame(tmp_path):
     assert VideoReader(path).expected_length == COUNT
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a.ts", "a.avi"])
+@pytest.mark.parametrize("silence", [0.5, 4.0])
+def test_the_expected_length_is_that_of_the_pictures(tmp_path, name, silence):
+    """Sound may end earlier or later."""
+    path = write_video(tmp_path / name, COUNT, RATE, silence=silence)
+    with av.open(str(path)) as container:
+        assert len(container.streams.audio) == 1
+    assert VideoReader(path).expected_length == COUNT
+
+
+def test_the_rate_of_a_short_stream_is_read_from_its_frames(tmp_path):
+    """FFmpeg says none for MPEG-TS with few frames."""
+    reader = VideoReader(write_video(tmp_path / "a.ts", 15, 5, codec="mpeg4", silence=3.0))
+    assert (reader.rate, reader.expected_length) == (5, 15)
+
+
 def test_times_rise_where_the_container_knows_no_b_frames(tmp_path):
     path = write_video(tmp_path / "a.avi", COUNT, RATE, codec_options={"bf": "2"})
     with av.open(str(path)) as container:
@@ -176,8 +192,8 @@ def test_other_files_are_not_taken_for_videos(tmp_path, content):
 def test_seeking_skips_what_lies_before(tmp_path, monkeypatch):
     path = write_video(tmp_path / "long.mkv", 100, RATE, codec_options={"g": "10"})
     decoded = []
-    genuine = video._decode
-    monkeypatch.setattr(video, "_decode", lambda *a: (decoded.append(d) or d for d in genuine(*a)))
+    genuine = video.decode
+    monkeypatch.setattr(video, "decode", lambda *a: (decoded.append(d) or d for d in genuine(*a)))
     raw = next(VideoReader(path, start=8.0).raw_frames())
     assert raw.timestamp == pytest.approx(8.0)
     assert len(decoded) <= 30
@@ -223,8 +239,8 @@ def test_orientation(tmp_path, clip, matrix):
 
 def test_only_a_few_frames_are_decoded_ahead(clip, monkeypatch):
     decoded = []
-    genuine = video._decode
-    monkeypatch.setattr(video, "_decode", lambda *a: (decoded.append(d) or d for d in genuine(*a)))
+    genuine = video.decode
+    monkeypatch.setattr(video, "decode", lambda *a: (decoded.append(d) or d for d in genuine(*a)))
     with open_source(SourceConfig(frames=str(clip), size=28)) as source:
         frames = source.frames()
         next(frames)

@@ -2,13 +2,12 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import av
 import av.container
@@ -21,6 +20,7 @@ from av.video.stream import VideoStream
 from ivggt_jax.sources.frame import LARGEST_IMAGE, Mark, Picture, RawFrame, SourceError
 from ivggt_jax.sources.hdr import NAMES
 from ivggt_jax.sources.levels import FIRST, Stretch
+from ivggt_jax.sources.video_decoding import Decoded, decode, rate_of, reason, with_times
 from ivggt_jax.sources.video_frame import grey_16, is_grey_16, to_picture
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,8 @@ SEEK_MARGINS = (1.0, 10.0)
 HEIC_BRANDS = ("heic", "heix", "heim", "heis", "mif1", "avif")
 """Pictures in video containers; FFmpeg would read one of their tiles as a video of one frame."""
 
-WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-"""Decoders that read alpha in these codecs; FFmpeg's own ignore it."""
+CLOCK = re.compile(r"(\d+):(\d+):(\d+\.?\d*)")
+"""How Matroska's tags give the end of a stream."""
 
 THREADS = 4
 """Threads of the decoder; a fixed number, so that every run meets damage in the same place."""
@@ -94,11 +94,11 @@ class VideoReader:
         self._stretch = Stretch(str(path), self._first_grey)
         container, stream = self._open()
         with container:
-            self.rate = float(stream.average_rate) if stream.average_rate else None
+            self.rate = rate_of(stream)
             """Frames per second, according to the file."""
             self.seconds = _seconds(container, stream)
             """Length in seconds, according to the file."""
-            self.expected_length = self._expected_length(stream)
+            self.expected_length = self._expected_length()
             self._aspect = _aspect(stream)
             self._tell(container, stream)
 
@@ -118,7 +118,7 @@ class VideoReader:
             target = None if moment is None or stream.start_time is None else self._seek(container, moment)
             index, last_slot = 0, -1
             sought = None if target is None else mark
-            for decoded in _with_times(self._decoded(container, stream, target), stream):
+            for decoded in with_times(self._decoded(container, stream, target), stream):
                 if decoded.seconds is None and (self._fps or self._start or self._end is not None):
                     raise SourceError(f"{self._path}: has no timestamps; use --stride, not --fps, --start or --end")
                 if sought is not None:
@@ -151,7 +151,7 @@ class VideoReader:
             options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
             container = av.open(str(self._path.absolute()), options=options)  # relative, a colon would end a protocol
         except Exception as error:
-            raise SourceError(f"{self._path}: is not a video that can be read ({_reason(error)})") from error
+            raise SourceError(f"{self._path}: is not a video that can be read ({reason(error)})") from error
         if container.format.name == "mjpeg" and not _begins_with_jpeg(self._path):
             container.close()
             raise SourceError(
@@ -174,8 +174,8 @@ class VideoReader:
 
     def _decoded(
         self, container: av.container.InputContainer, stream: VideoStream, target: int | None
-    ) -> Iterator["_Decoded"]:
-        """`_decode` with threads up to the first damage, and without threads from there on.
+    ) -> Iterator[Decoded]:
+        """`decode` with threads up to the first damage, and without threads from there on.
 
         With threads, the content of a damaged frame differs from run to run, but the frames before it do not. Damage at the very
         end raises no error then; frames are missing instead.
@@ -188,7 +188,7 @@ class VideoReader:
                 sent += packet.size > 0 and not packet.is_discard
                 yield packet
 
-        for decoded in _decode(packets(), stream):
+        for decoded in decode(packets(), stream):
             if decoded.is_damaged:
                 break
             yield decoded
@@ -200,7 +200,7 @@ class VideoReader:
         with again:
             if target is not None:
                 again.seek(target)
-            yield from islice(_decode(again.demux(stream_again), stream_again), count, None)
+            yield from islice(decode(again.demux(stream_again), stream_again), count, None)
 
     def _seek(self, container: av.container.InputContainer, moment: float) -> int | None:
         """Seek to a key frame at or before a moment, in seconds. Returns the target given to FFmpeg.
@@ -212,7 +212,7 @@ class VideoReader:
             trial, stream = self._open()
             with trial, suppress(av.FFmpegError):
                 trial.seek(target)
-                first = next(_decode(trial.demux(stream), stream), None)
+                first = next(decode(trial.demux(stream), stream), None)
                 if first and first.is_key_frame and first.seconds is not None and first.seconds <= moment:
                     container.seek(target)
                     return target
@@ -226,12 +226,12 @@ class VideoReader:
         try:
             return to_picture(frame, self._aspect, self._stretch)
         except Exception as error:  # the scaler may raise anything for a damaged frame
-            raise SourceError(f"{where}: cannot be converted to RGB ({_reason(error)})") from error
+            raise SourceError(f"{where}: cannot be converted to RGB ({reason(error)})") from error
 
     def _first_grey(self) -> Iterator[np.ndarray]:
         container, stream = self._open()
         with container:
-            for decoded in islice(_decode(container.demux(stream), stream), FIRST):
+            for decoded in islice(decode(container.demux(stream), stream), FIRST):
                 if isinstance(decoded.result, VideoFrame) and is_grey_16(decoded.result):
                     yield grey_16(decoded.result)
 
@@ -247,10 +247,10 @@ class VideoReader:
         if self._fps and self.rate and self._fps > self.rate + 0.5:  # 30 may be asked of 29.97
             logger.warning("%s: has %.6g frames per second, not %.6g: all are taken", self._path, self.rate, self._fps)
 
-    def _expected_length(self, stream: VideoStream) -> int | None:
-        if self.seconds is None or not stream.average_rate:
+    def _expected_length(self) -> int | None:
+        if self.seconds is None or self.rate is None:
             return None
-        rate, seconds = float(stream.average_rate), self.seconds
+        rate, seconds = self.rate, self.seconds
         if self._end is not None:
             seconds = min(seconds, self._end)
         rate = min(self._fps, rate) if self._fps else rate / self._stride
@@ -264,11 +264,17 @@ def _begins_with_jpeg(path: Path) -> bool:
 
 
 def _seconds(container: av.container.InputContainer, stream: VideoStream) -> float | None:
-    if not container.duration:
+    """Length of the video, or of the whole file, whose sound may be longer, if only that is stored."""
+    if stream.duration:
+        return float(stream.duration * (stream.time_base or 0))
+    if clock := CLOCK.fullmatch(stream.metadata.get("DURATION", "")):
+        hours, minutes, seconds = map(float, clock.groups())
+        end = (hours * 60 + minutes) * 60 + seconds
+    elif container.duration:
+        end = container.duration / av.time_base
+    else:
         return None
-    seconds = container.duration / av.time_base
-    # Matroska and FLV store the end as the duration.
-    return seconds if stream.duration is not None else seconds - _beginning(stream)
+    return end - _beginning(stream)  # Matroska and FLV store the end as the duration
 
 
 def _beginning(stream: VideoStream) -> float:
@@ -295,56 +301,3 @@ def _aspect(stream: VideoStream) -> float:
     """Width of a stored pixel over its height; 1 if unknown or implausible."""
     aspect = float(stream.sample_aspect_ratio or 1)
     return aspect if 1 / MOST_ASPECT <= aspect <= MOST_ASPECT else 1.0
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """A decoded frame, or the error in its place."""
-
-    seconds: float | None
-    result: VideoFrame | str
-
-    @property
-    def is_damaged(self) -> bool:
-        """Whether the frame is not complete."""
-        return isinstance(self.result, str) or self.result.is_corrupt
-
-    @property
-    def is_key_frame(self) -> bool:
-        """Whether decoding can start here."""
-        return isinstance(self.result, VideoFrame) and bool(self.result.key_frame)
-
-
-def _decode(packets: "Iterator[Packet[VideoStream]]", stream: VideoStream) -> Iterator[_Decoded]:
-    """Frames in presentation order. Decoding continues after a damaged packet, but not after a damaged container."""
-    context: Any = stream.codec_context
-    if stream.metadata.get("alpha_mode") == "1" and context.name in WITH_ALPHA:
-        context = av.codec.CodecContext.create(WITH_ALPHA[context.name], "r")
-    try:
-        for packet in packets:
-            try:
-                yield from (_Decoded(frame.time, frame) for frame in context.decode(packet))
-            except Exception as error:  # FFmpeg's errors, and PyAV's own if a codec did not open
-                seconds = None if packet.pts is None else float(packet.pts * packet.time_base)
-                yield _Decoded(seconds, _reason(error))
-    except Exception as error:
-        yield _Decoded(None, f"the file cannot be read further: {_reason(error)}")
-
-
-def _with_times(items: Iterator[_Decoded], stream: VideoStream) -> Iterator[_Decoded]:
-    """Fill in times that are missing (in raw streams) or do not increase (in AVI with B-frames): one frame interval after the
-    previous frame, if the rate is known."""
-    interval = float(1 / stream.average_rate) if stream.average_rate else None
-    latest: float | None = None
-    for item in items:
-        if isinstance(item.result, str) and item.seconds is not None:
-            yield item  # a damaged packet; packets are not in presentation order
-            continue
-        if interval is not None and (item.seconds is None or (latest is not None and item.seconds <= latest)):
-            item = replace(item, seconds=0.0 if latest is None else latest + interval)
-        latest = item.seconds
-        yield item
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
