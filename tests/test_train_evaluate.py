@@ -87,6 +87,17 @@ def test_what_is_not_finite_is_infinitely_wrong_and_what_is_unknown_is_left_out(
     assert np.isnan(measure(clip, monkeypatch)["position_error"]), "a camera that stands still has no path"
 
 
+def test_a_tripod_that_trembles_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path of a thousandth of the distance to the scene is no measure of an error; a tenth is."""
+    clip = perfect_clip()
+    still = np.tile(clip["cam_from_world"][:1], (FRAMES, 1, 1))
+    distance = np.median(clip["depth"][clip["valid"]])
+    for moved, judged in ((0.001, False), (0.1, True)):
+        clip["cam_from_world"] = still.copy()
+        clip["cam_from_world"][1::2, 0, 3] += moved * distance / (FRAMES - 1)
+        assert np.isfinite(measure(clip, monkeypatch)["position_error"]) == judged
+
+
 def test_positions_are_wrong_where_depth_has_no_scale_or_they_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = perfect_clip()
     clip["predicted_depth"] = np.zeros_like(clip["depth"])

@@ -19,6 +19,8 @@ from ivggt_jax.train.distill import Plan, predict
 from ivggt_jax.train.mesh import each_device, gather, place
 from ivggt_jax.trajectories.alignment import inverse
 
+STILL = 0.01
+"""Length of a path over the median depth, below which a camera stands still: its error has nothing to be compared with."""
 FEWEST_FRAMES = 3
 """Fewest frames of a held-out clip; a shorter path has no shape to compare."""
 TRUTH = ("images", "depth", "valid", "points", "cam_from_world", "intrinsics")
@@ -108,7 +110,7 @@ def _position_error(clip: Clip, scale: float) -> float:
     """Without alignment but for the scale: on both sides the world is the first camera's frame."""
     truth = inverse(clip["cam_from_world"].astype(np.float64))[:, :, 3]
     length = np.linalg.norm(np.diff(truth, axis=0), axis=-1).sum()
-    if not length:
+    if length < STILL * np.median(clip["depth"][clip["valid"]]):
         return np.nan
     if not np.isfinite(scale) or not np.isfinite(clip["predicted_cameras"]).all():
         return np.inf
