@@ -208,12 +208,15 @@ def test_a_wrong_order_or_token_is_not_let_in(serving, videos: np.ndarray):
             (frame(0, coded(videos[0, 1])), "malformed"),
             (msgpack.packb(HELLO), "token"),
             (msgpack.packb({**HELLO, "token": "sesame"}), "token"),
+            (json.dumps({**HELLO, "token": "sesame"}), "token"),
             ("nonsense", "malformed"),
         ]:
             with opened(address) as stranger:
                 stranger.send(first)
-                (message,), code = closed_with(stranger)
-                assert (message["reason"], code) == (reason, 1008)
+                answer = stranger.recv(15)
+                assert type(answer) is type(first), "the browser's page reads JSON only"
+                message = json.loads(answer) if isinstance(answer, str) else msgpack.unpackb(answer)
+                assert (message["reason"], closed_with(stranger)) == (reason, ([], 1008))
         with pytest.raises(ServerError, match="wrong token"):
             Client(f"ws://{address}/stream", "?").send(b"x")
         for headers in ({"Origin": "http://elsewhere.example"}, {"Origin": "null"}, {"Origin": "http://["}):

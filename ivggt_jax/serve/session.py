@@ -46,8 +46,9 @@ async def serve_client(socket: WebSocket, service: Service, sessions: set["Sessi
     await socket.accept()
     text = False
     try:
-        hello = await _hello(socket, service)
-        text = hello.text
+        first = await _first(socket, service)
+        text = isinstance(first, str)
+        hello = _hello(first, service)
         session = Session(socket, service, hello)
         sessions.add(session)
         try:
@@ -66,13 +67,19 @@ async def serve_client(socket: WebSocket, service: Service, sessions: set["Sessi
         pass
 
 
-async def _hello(socket: WebSocket, service: Service) -> Hello:
-    """Receive the first message, with the right token."""
+async def _first(socket: WebSocket, service: Service) -> str | bytes:
+    """Receive the first message."""
     try:
         async with asyncio.timeout(service.limits.patience):
-            hello = parse_hello(await _receive(socket))
+            return await _receive(socket)
     except TimeoutError:
         raise CutOff("silent", f"no hello within {service.limits.patience:g} s") from None
+
+
+def _hello(message: str | bytes, service: Service) -> Hello:
+    """Read the first message, which must have the right token."""
+    try:
+        hello = parse_hello(message)
     except MessageError as error:
         service.meters.malformed.inc()
         raise CutOff("malformed", f"{error}") from None
