@@ -5,6 +5,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -109,8 +110,9 @@ def test_the_example_runs(tiny: Model, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_it_is_told_to_end():
-    """With the demo model at a quarter of its size."""
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT]])
+def test_the_command_serves_until_it_is_told_to_end(signals: list[signal.Signals]):
+    """With the demo model at a quarter of its size. The second Ctrl-C of an impatient person is no error, either."""
     command = [sys.executable, "-m", "ivggt_jax", "serve", "--port", "0", "--clients", "1", "--width", "56"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -119,8 +121,11 @@ def test_the_command_serves_until_it_is_told_to_end():
         assert address is not None
         client = Client(f"ws://{address[1]}/stream", patience=300)
         assert client.send(coded(np.zeros((42, 56, 3), np.uint8)), format="webp")["number"] == 0
-        process.send_signal(signal.SIGTERM)
+        for number in signals:
+            process.send_signal(number)
+            time.sleep(0.05)
         assert process.wait(60) == 130
+        assert "Traceback" not in process.stderr.read()
         client.close()
 
 
