@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dataset_layouts import FRAMES, MAKERS, POSES, write_text
 from PIL import Image
-from test_evaluate_datasets import FRAMES, MAKERS, POSES, write_text
 
 from ivggt_jax import CacheConfig, Model, save
 from ivggt_jax.evaluate import benchmarks

@@ -1,5 +1,6 @@
 """Image files of every kind: what is read, and what is refused in which words."""
 
+import io
 import struct
 import zlib
 
@@ -122,10 +123,12 @@ def test_exif_orientation_of_a_stack(tmp_path, upright):
     for orientation, of_page in zip((6, 1, 8), exif, strict=True):
         of_page[0x0112] = orientation
     pages = [Image.fromarray(stored(PIXELS, orientation)) for orientation in (6, 1, 8)]
-    with TiffImagePlugin.AppendingTiffWriter(tmp_path / "a.tif", True) as file:
+    written = io.BytesIO()  # not a file, which the writer would close twice
+    with TiffImagePlugin.AppendingTiffWriter(written, True) as file:
         for page, of_page in zip(pages, exif, strict=True):
             page.save(file, format="TIFF", exif=of_page)
             file.newFrame()
+    (tmp_path / "a.tif").write_bytes(written.getvalue())
     found = [raw.read().image for raw in StackReader(tmp_path / "a.tif", [0, 1, 2], exif=upright).raw_frames()]
     for picture, page in zip(found, pages, strict=True):
         np.testing.assert_array_equal(np.asarray(picture), PIXELS if upright else np.asarray(page))
