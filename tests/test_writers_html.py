@@ -18,7 +18,8 @@ from writer_scene import ALL, HEIGHT, HIGH, LOW, WIDTH, camera, result, saved
 
 from ivggt_jax.writers import ExportOptions
 from ivggt_jax.writers.drawn import MOST_FRAMES
-from ivggt_jax.writers.frusta import upright
+from ivggt_jax.writers.drawn import facing as drawn_facing
+from ivggt_jax.writers.frusta import first_look, overview, upright
 from ivggt_jax.writers.html import export_html
 
 
@@ -27,17 +28,18 @@ def block(page: str, name: str) -> str:
     return re.search(rf'<script type="[a-z/]+" id="{name}">([^<]*)</script>', page)[1]
 
 
-def read(page: str) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
-    """The scene, positions [N, 3], colours with percentiles [N, 4] and nearness [N]."""
+def read(page: str) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The scene, positions [N, 3], colours with percentiles [N, 4], nearness [N] and the direction of surfaces [N, 3]."""
     scene = json.loads(block(page, "data"))
     data, count = zlib.decompress(base64.b64decode(block(page, "points"))), scene["points"]
-    assert len(data) == 17 * count
+    assert len(data) == 20 * count
     looks = np.frombuffer(data, np.uint8, 4 * count, 12 * count).reshape(-1, 4)
     return (
         scene,
         np.frombuffer(data, "<f4", 3 * count).reshape(-1, 3),
         looks,
         np.frombuffer(data, np.uint8, count, 16 * count),
+        np.frombuffer(data, np.int8, 3 * count, 17 * count).reshape(-1, 3),
     )
 
 
@@ -61,7 +63,7 @@ def test_a_name_that_is_not_utf_8_is_written_escaped(tmp_path):
 
 def test_it_holds_every_frames_points_and_camera(tmp_path):
     items = [result(index) for index in range(3)]
-    scene, points, looks, near = read(write(tmp_path, items))
+    scene, points, looks, near, _ = read(write(tmp_path, items))
     assert scene["points"] == 3 * HEIGHT * WIDTH and [frame["index"] for frame in scene["frames"]] == [0, 1, 2]
     for item, frame in zip(items, scene["frames"], strict=True):
         own = slice(frame["first"], frame["first"] + HEIGHT * WIDTH)
@@ -91,13 +93,41 @@ def test_options_decide_what_becomes_a_point(tmp_path):
     mask[:56] = True
     item = result(0)
     item = dataclasses.replace(item, frame=dataclasses.replace(item.frame, mask=mask))
-    scene, points, _, _ = read(write(tmp_path, [item], ExportOptions(confidence=30, voxel=0.25)))
+    scene, points, *_ = read(write(tmp_path, [item], ExportOptions(confidence=30, voxel=0.25)))
     assert (scene["points"], scene["confidence"], scene["size"]) == (56 * WIDTH, 30, 0.25)
     walls = np.minimum(np.abs(points - LOW), np.abs(points - HIGH)).min(axis=1)
     assert walls.max() < 1e-5
     assert read(write(tmp_path, [item], ExportOptions(max_points=1000)))[0]["points"] <= 1000
     with pytest.raises(ValueError, match="scene.html would have no points"):
         write(tmp_path, [result(0, points=np.full((HEIGHT, WIDTH, 3), np.nan, np.float32))])
+
+
+def test_walls_face_the_room(tmp_path):
+    """Away from corners, each of the six points inwards to 1 in 127; a pixel without a neighbour's depth has no direction."""
+    _, points, _, _, facing = read(write(tmp_path, [result(index) for index in range(0, 40, 10)]))
+    inside = np.concatenate((points - LOW, HIGH - points), axis=1)
+    nearest, second = np.sort(inside, axis=1)[:, :2].T
+    clear = (nearest < 1e-4) & (second > 0.2)
+    wall = np.argmin(inside[clear], axis=1)
+    inwards = np.concatenate((np.eye(3), -np.eye(3)))[wall]
+    assert len(set(wall)) >= 4
+    np.testing.assert_allclose(facing[clear], 127 * inwards, atol=1)
+    item = result(0)
+    points = item.points.copy()
+    points[40, 50] = np.nan
+    facing = drawn_facing(points, item.world_from_cam[:, 3])
+    assert not facing[40, 50].any() and not facing[40, 51].any() and facing[40, 53].any()
+
+
+def test_a_room_seen_on_all_sides_is_shown_from_outside_and_above():
+    """From elsewhere the first look is over the first camera's shoulder."""
+    around = np.random.default_rng(0).uniform((-4, -1, -4), (4, 1, 4), (1000, 3))
+    first, axes = result(0), np.eye(3)
+    eye, middle = overview(around, first, axes)
+    assert np.linalg.norm(eye - middle) > np.linalg.norm(np.percentile(around, 95, axis=0)[[0, 2]])
+    assert middle[1] - eye[1] > 0.3 * np.linalg.norm(eye - middle)
+    ahead = around / 10 + (0, 0, 5)
+    np.testing.assert_array_equal(overview(ahead, first, axes), first_look(ahead, first, axes))
 
 
 def test_a_long_run_is_thinned(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """Make the pictures in this folder: python docs/pictures/make_pictures.py [NAME…]
 
 `demo`, `growing`, `map`, `moving` and `room` are what the demo model predicts; named, only they are made. The others need Chromium,
-though no graphics card, and show the ground truth of examples/room, through the writers: saved frames, scene.html and the page
-of `ivggt view`, which has no cache fill to show.
+though no graphics card: scene.html of examples/walk.mp4, and the page of `ivggt view` for the ground truth of examples/room, which
+has no cache fill to show.
 """
 
 import base64
@@ -31,7 +31,6 @@ from ivggt_jax.trajectories.tables import poses_from_tum, read_table
 from ivggt_jax.viewer.page import View
 from ivggt_jax.writers import ExportOptions, Result, Writers
 from ivggt_jax.writers.fusion import VoxelGrid
-from ivggt_jax.writers.html import export_html
 from ivggt_jax.writers.saved_run import SavedRun
 
 HERE = Path(__file__).parent
@@ -300,13 +299,15 @@ def main() -> None:
             keep(clouds, HERE / "moving_clouds.png")
         if names:
             return
-        run = Path(folder) / "room"
+        run, walk = Path(folder) / "room", Path(folder) / "walk"
         write_truth(run)
-        export_html(SavedRun(run), run, ExportOptions())
+        video = str(make_room.FOLDER.parent / "walk.mp4")
+        options = ["--size", "168", "--loops", "--export", "html", "--out", str(walk)]
+        subprocess.run([sys.executable, "-m", "ivggt_jax", video, *options], check=True)
         with contextlib.closing(Browser(Path(folder) / "chromium", 1200, 800)) as browser:
             with View(run, 0, lambda: None) as page:
                 browser.shoot(page.address, HERE / "view.png")
-            browser.shoot((run / "scene.html").as_uri(), HERE / "html.png")
+            browser.shoot((walk / "corrected" / "scene.html").as_uri(), HERE / "html.png")
 
 
 if __name__ == "__main__":

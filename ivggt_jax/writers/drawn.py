@@ -29,13 +29,18 @@ class DrawnFrame:
     """uint8 [N]: percentage of the frame's pixels that are not more confident than this one."""
     depth: np.ndarray
     """float32 [N]: z in the frame's own camera."""
+    facing: np.ndarray
+    """int8 [N, 3]: direction in the world that the surface faces, 127 long; 0 where it is unknown."""
     pyramid: np.ndarray
     """float64 [5, 3]: the camera's position, and its image's corners at depth 1."""
 
     def first(self, count: int) -> "DrawnFrame":
         """The same frame with at most `count` of its points."""
         own = slice(count)
-        return DrawnFrame(self.points[own], self.colours[own], self.percentile[own], self.depth[own], self.pyramid)
+        return replace(
+            self, points=self.points[own], colours=self.colours[own], percentile=self.percentile[own],
+            depth=self.depth[own], facing=self.facing[own],
+        )  # fmt: skip
 
 
 class Thinned:
@@ -81,7 +86,9 @@ class Thinned:
         pyramid = frustum_corners(result, 1.0)
         if result.points is None:
             none = np.zeros((0, 3), np.float32)
-            return DrawnFrame(none, none.astype(np.uint8), np.zeros(0, np.uint8), none[:, 0], pyramid)
+            return DrawnFrame(
+                none, none.astype(np.uint8), np.zeros(0, np.uint8), none[:, 0], none.astype(np.int8), pyramid
+            )
         valid = point_mask(result, self._options)
         confidence = np.zeros(valid.shape) if result.points_confidence is None else result.points_confidence
         confidence = confidence[valid]
@@ -91,4 +98,20 @@ class Thinned:
         percentile = (100 * no_more // max(1, len(confidence))).astype(np.uint8)
         points, forward = result.points[valid][chosen], result.cam_from_world[2]
         depth = (points @ forward[:3] + forward[3]).astype(np.float32)
-        return DrawnFrame(points, result.frame.image[valid][chosen], percentile, depth, pyramid)
+        directions = facing(result.points, pyramid[0])[valid][chosen]
+        return DrawnFrame(points, result.frame.image[valid][chosen], percentile, depth, directions, pyramid)
+
+
+def facing(points: np.ndarray, camera: np.ndarray) -> np.ndarray:
+    """Direction int8 [H, W, 3] that the surface of points [H, W, 3] faces, 127 long: towards the camera at [3], as it is seen.
+
+    Neighbours give the surface; where one is not finite, the direction is 0.
+    """
+    if min(points.shape[:2]) < 2:
+        return np.zeros(points.shape, np.int8)
+    down, right = np.gradient(points, axis=(0, 1))
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        normal = np.cross(right, down)
+        normal *= np.sign(np.sum(normal * (camera - points), axis=-1, keepdims=True))
+        normal *= 127 / np.linalg.norm(normal, axis=-1, keepdims=True)
+    return np.nan_to_num(np.rint(normal), nan=0, posinf=0, neginf=0).astype(np.int8)

@@ -56,6 +56,17 @@ def first_look(points: np.ndarray, first: Result, axes: np.ndarray) -> tuple[np.
     return here + np.linalg.norm(middle - here) * np.array((0.3, -0.5, -0.6)) @ axes, middle
 
 
+def overview(points: np.ndarray, first: Result, axes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same, but from farther away and steeper above if that is among the points, as in a room seen on all sides."""
+    eye, middle = first_look(points, first, axes)
+    low, high = np.percentile(points, [5, 95], axis=0)
+    away, enough = float(np.linalg.norm(eye - middle)), 0.9 * float(np.linalg.norm(high - low))
+    if away < enough:
+        direction = eye - middle - 0.4 * (away or 1.0) * axes[1]
+        eye = middle + enough * direction / np.linalg.norm(direction)
+    return eye, middle
+
+
 def frustum_corners(result: Result, depth: float) -> np.ndarray:
     """A camera's frustum in the world, float64 [5, 3]: its position, then the image's corners at that depth.
 

@@ -19,7 +19,7 @@ from PIL import Image
 from ivggt_jax.depth_colours import COLOURS, inverse_depth_range, nearness
 from ivggt_jax.writers.drawn import MOST_POINTS, Thinned
 from ivggt_jax.writers.files import replacing
-from ivggt_jax.writers.frusta import first_look, frustum_depth, upright
+from ivggt_jax.writers.frusta import frustum_depth, overview, upright
 from ivggt_jax.writers.fusion import automatic_voxel
 from ivggt_jax.writers.result import Result
 from ivggt_jax.writers.run_json import plain
@@ -56,9 +56,10 @@ def export_html(run: SavedRun, out: Path, options: ExportOptions) -> None:
     points, depth = np.concatenate([frame.points for frame in drawn]), np.concatenate([frame.depth for frame in drawn])
     steps = np.rint(255 * nearness(depth, inverse_depth_range(depth, None)))
     looks = [np.column_stack((frame.colours, frame.percentile)) for frame in drawn]
-    arrays = (points.astype("<f4"), np.concatenate(looks).astype(np.uint8), steps.astype(np.uint8))
+    facing = np.concatenate([frame.facing for frame in drawn])
+    arrays = (points.astype("<f4"), np.concatenate(looks).astype(np.uint8), steps.astype(np.uint8), facing)
     axes = upright(np.stack(cameras))
-    eye, middle = first_look(points, run.camera(0), axes)
+    eye, middle = overview(points, run.camera(0), axes)
     scene = {
         "name": run.out.resolve().name,
         "points": count,
